@@ -1,0 +1,78 @@
+"""Write Episodes to disk, as HDF5 with D4RL's fields or as a Minari dataset."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import gymnasium as gym
+import h5py
+import numpy as np
+
+from envs.datasets import DatasetError, Episodes
+
+
+def write_hdf5(episodes: Episodes, path: str | Path, **attributes: str) -> None:
+    """One row per step under D4RL's field names, plus ``final_observations`` [E, …] and the attribute ``env``.
+
+    Written beside ``path`` and renamed, so that a reader never sees half a file.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    last = episodes.starts + episodes.lengths - 1
+    terminals, timeouts = np.zeros((2, episodes.n_steps), dtype=bool)
+    terminals[last] = episodes.terminated
+    timeouts[last] = ~episodes.terminated  # also where the recording stopped: the file must say where episodes end
+    fields = {
+        "observations": episodes.observations,
+        "actions": episodes.actions,
+        "rewards": episodes.rewards,
+        "terminals": terminals,
+        "timeouts": timeouts,
+    }
+    if episodes.final_observations is not None:
+        fields["final_observations"] = episodes.final_observations
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with h5py.File(temporary, "w") as file:
+        for name, values in fields.items():
+            file.create_dataset(name, data=values, compression="gzip", compression_opts=9, shuffle=True)
+        file.attrs["env"] = episodes.env_id or ""
+        for name, value in attributes.items():
+            file.attrs[name] = value
+    os.replace(temporary, path)
+
+
+def write_minari(episodes: Episodes, dataset_id: str, **metadata: str) -> None:
+    """A Minari dataset ``name-vN`` in Minari's own folder (``MINARI_DATASETS_PATH`` or ``~/.minari/datasets``)."""
+    import minari
+    from minari.data_collector import EpisodeBuffer
+
+    if episodes.final_observations is None or np.isnan(episodes.final_observations).any():
+        raise DatasetError(f"{episodes.name}: Minari needs the observation after each episode's last step, which is unknown here")
+    buffers = []
+    for e, (start, length) in enumerate(zip(episodes.starts, episodes.lengths, strict=True)):
+        rows = slice(start, start + length)
+        terminations, truncations = np.zeros((2, length), dtype=bool)
+        terminations[-1], truncations[-1] = episodes.terminated[e], not episodes.terminated[e]
+        buffers.append(
+            EpisodeBuffer(
+                id=e,
+                observations=np.concatenate([episodes.observations[rows], episodes.final_observations[e, None]]),
+                actions=episodes.actions[rows],
+                rewards=episodes.rewards[rows],
+                terminations=terminations,
+                truncations=truncations,
+            )
+        )
+    unbounded = gym.spaces.Box(-np.inf, np.inf, (episodes.observation_dim,), np.float32)
+    try:
+        minari.create_dataset_from_buffers(
+            dataset_id,
+            buffers,
+            env=episodes.env_id,
+            observation_space=unbounded,
+            action_space=episodes.action_space,
+            **metadata,
+        )
+    except ValueError as error:  # a malformed id, or one that exists
+        raise DatasetError(f"{dataset_id}: {error}") from None
