@@ -1,0 +1,125 @@
+"""Checkpoints: a folder of safetensors and JSON under a SHA-256 manifest, written whole or not at all, read without unpickling."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, damaged or of another model; the message is one line for the user."""
+
+
+def write_checkpoint(folder: str | Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
+    """Write ``folder`` under a temporary name, flush it to the disk and rename it: a crash leaves the old one or the new one."""
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary / TENSORS)
+    (temporary / STATE).write_text(json.dumps(state, indent=1))
+    manifest = {name: {"bytes": (temporary / name).stat().st_size, "sha256": _sha256(temporary / name)} for name in (TENSORS, STATE)}
+    (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    for path in (*temporary.iterdir(), temporary):
+        _flush(path)
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(temporary, folder)
+    _flush(folder.parent)
+
+
+def read_checkpoint(folder: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors (on the CPU) and the state of a checkpoint whose every byte agrees with its manifest.
+
+    Raises:
+        CheckpointError: a file is missing, cut or changed.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such checkpoint folder")
+    manifest = _json(folder / MANIFEST)
+    if set(manifest) != {TENSORS, STATE} or not all(isinstance(entry, dict) for entry in manifest.values()):
+        raise CheckpointError(f"{folder / MANIFEST}: not the manifest of a checkpoint")
+    for name, entry in manifest.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path}: missing")
+        if path.stat().st_size != entry.get("bytes"):
+            raise CheckpointError(f"{path}: {path.stat().st_size} bytes where the manifest says {entry.get('bytes')}")
+        if _sha256(path) != entry.get("sha256"):
+            raise CheckpointError(f"{path}: damaged, its SHA-256 is not the manifest's")
+    try:
+        return load_file(folder / TENSORS), _json(folder / STATE)
+    except SafetensorError as error:
+        raise CheckpointError(f"{folder / TENSORS}: not a safetensors file ({error})") from None
+
+
+def checkpoints(run: str | Path) -> list[Path]:
+    """The checkpoint folders of a run, oldest first."""
+    return sorted((Path(run) / "checkpoints").glob("step_*"))
+
+
+def latest_checkpoint(run: str | Path) -> Path:
+    """The last checkpoint of a run folder; the folder itself if it is a checkpoint.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    run = Path(run)
+    if (run / MANIFEST).is_file():
+        return run
+    if not run.is_dir():
+        raise CheckpointError(f"{run}: no such run folder")
+    if not checkpoints(run):
+        raise CheckpointError(f"{run}: holds no checkpoint; is it the folder of a run?")
+    return checkpoints(run)[-1]
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimizer's state as named tensors; AdamW keeps nothing else."""
+    state = optimizer.state_dict()["state"]
+    return {f"optimizer.{i}.{key}": value for i, slots in state.items() for key, value in slots.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    """Put back what ``optimizer_tensors`` gave; the groups' options stay those of ``optimizer``."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".")
+            state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: missing; the checkpoint is incomplete, or this is not one") from None
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path}: not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: not a JSON object")
+    return content
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)

@@ -1,0 +1,274 @@
+"""DecisionAgent: learns from recorded episodes to act so as to reach the return that it is asked for."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import stable_baselines3 as sb3
+import torch
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+from stable_baselines3.common.logger import Logger, configure
+from stable_baselines3.common.utils import get_device
+from stable_baselines3.common.vec_env import VecEnv
+
+from agents.checkpoint import (
+    CheckpointError,
+    latest_checkpoint,
+    load_optimizer,
+    optimizer_tensors,
+    read_checkpoint,
+    write_checkpoint,
+)
+from envs.datasets import Episodes, SequenceSampler
+from policies.actions import build_space
+from policies.backbones import State, map_state
+from policies.decision import DecisionPolicy
+
+
+class DecisionAgent:
+    """Return-conditioned supervised learning (Chen et al. 2021, arXiv 2106.01345), with the surface of a Stable-Baselines3 algorithm.
+
+    ``num_timesteps`` counts gradient updates. A batch is a function of (seed, update) alone and dropout is seeded by the
+    same pair, so that a run that was interrupted and loaded continues to the same weights, bit for bit.
+
+    Args:
+        episodes: the data; None for an agent that only acts.
+        env: a vector of ReturnToGo environments, for callbacks that ask for ``get_env()``.
+        context: steps of a training sequence, from 1 to whole episodes.
+        top_fraction: learn from the best episodes alone, until they make up this share of the steps (%BC).
+        warmup_steps: updates over which the learning rate rises linearly from 0.
+        schedule: what the learning rate does then: stay ``constant``, or fall to 0 by a ``cosine``.
+        policy_kwargs: for DecisionPolicy: backbone, d_model, n_layers, tokens, condition, dropout …
+    """
+
+    def __init__(
+        self,
+        episodes: Episodes | None,
+        env: VecEnv | None = None,
+        context: int = 20,
+        batch_size: int = 64,
+        learning_rate: float = 1e-3,
+        schedule: Literal["constant", "cosine"] = "cosine",
+        warmup_steps: int = 500,
+        weight_decay: float = 1e-4,
+        max_grad_norm: float = 0.25,
+        top_fraction: float = 1.0,
+        timestep_embedding: bool = False,
+        seed: int = 0,
+        device: str = "auto",
+        policy_kwargs: dict[str, Any] | None = None,
+    ):
+        self.config = dict(
+            context=context,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            schedule=schedule,
+            warmup_steps=warmup_steps,
+            weight_decay=weight_decay,
+            max_grad_norm=max_grad_norm,
+            top_fraction=top_fraction,
+            timestep_embedding=timestep_embedding,
+            seed=seed,
+        )
+        self.env, self.seed, self.device = env, seed, get_device(device)
+        self.num_timesteps, self._total_timesteps = 0, 0
+        self.learning_rate, self.schedule, self.warmup_steps = learning_rate, schedule, warmup_steps
+        self.batch_size, self.max_grad_norm = batch_size, max_grad_norm
+        self.sampler: SequenceSampler | None = None
+        kwargs = dict(policy_kwargs or {}) | {"context": context}
+        if episodes is not None:
+            episodes = episodes.top(top_fraction)
+            kwargs |= {"observation_dim": episodes.observation_dim, "action_space": episodes.action_space}
+            kwargs["max_timestep"] = int(episodes.lengths.max()) if timestep_embedding else 0
+            self.sampler = SequenceSampler(episodes, min(context, int(episodes.lengths.max())), self.device)
+        torch.manual_seed(seed)
+        self.policy = DecisionPolicy(**kwargs)
+        if episodes is not None:
+            self.policy.normalizer.fit(episodes.observations)
+            self.policy.return_scale.fill_(max(float(episodes.returns_to_go.std()), 1e-6))
+        self.policy.to(self.device)
+        self.optimizer = torch.optim.AdamW(
+            self.policy.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True
+        )
+        self.logger: Logger = configure(format_strings=[])
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: BaseCallback | list[BaseCallback] | Any = None,
+        log_interval: int = 100,
+        reset_num_timesteps: bool = True,
+    ) -> DecisionAgent:
+        """Make ``total_timesteps`` gradient updates; ``reset_num_timesteps`` False goes on from those already made.
+
+        Callbacks are called after every update. Losses stay on the device until they are logged, every ``log_interval``.
+        """
+        if self.sampler is None:
+            raise ValueError("this agent has no episodes to learn from: give them to DecisionAgent(episodes) or load(path, episodes)")
+        if reset_num_timesteps:
+            self.num_timesteps = 0
+        self._total_timesteps = self.num_timesteps + total_timesteps
+        listener = _as_callback(callback)
+        listener.init_callback(self)  # type: ignore[arg-type]
+        listener.on_training_start(locals(), globals())
+        self._started, self._marks = time.monotonic(), (time.monotonic(), self.num_timesteps)
+        metrics: list[dict[str, torch.Tensor]] = []
+        while self.num_timesteps < self._total_timesteps:
+            metrics.append(self.update())
+            if self.num_timesteps % log_interval == 0 or self.num_timesteps == self._total_timesteps:
+                self._log(metrics)
+                metrics.clear()
+            if not listener.on_step():
+                break
+        listener.on_training_end()
+        return self
+
+    def update(self) -> dict[str, torch.Tensor]:
+        """One gradient update on batch ``num_timesteps``; returns its loss and gradient norm as tensors on the device."""
+        assert self.sampler is not None
+        self.policy.train()
+        torch.manual_seed(self.seed * 1_000_003 + self.num_timesteps)  # dropout
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        loss = self.policy.loss(self.sampler.sample(self.batch_size, self.seed, self.num_timesteps))
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        self.optimizer.step()
+        self.num_timesteps += 1
+        return {"train/loss": loss.detach(), "train/grad_norm": norm}
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        observation: dict[str, np.ndarray],
+        state: State | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = True,
+    ) -> tuple[np.ndarray, State]:
+        """Actions for observations of ReturnToGo environments, a batch or a single one, and the state for the next call.
+
+        ``state`` None begins anew; ``episode_start`` [B] resets the memory of those environments.
+        """
+        self.policy.eval()
+        values = {key: torch.as_tensor(value, device=self.device) for key, value in observation.items()}
+        single = values["observation"].ndim == 1
+        if single:
+            values = {key: value[None] for key, value in values.items()}
+        inputs = {
+            "observation": values["observation"].float(),
+            "previous_action": values["previous_action"],
+            "return_to_go": values["return_to_go"].float().squeeze(-1),
+            "timestep": values["timestep"].long().squeeze(-1),
+        }
+        n = len(inputs["observation"])
+        if state is None:
+            state = self.policy.initial_state(n)
+        start = np.zeros(n, bool) if episode_start is None else np.asarray(episode_start, bool)
+        prediction, state = self.policy.step(inputs, state, torch.as_tensor(start, device=self.device))
+        actions = self.policy.action.choose(prediction, deterministic).cpu().numpy()
+        return (actions[0] if single else actions), state
+
+    def save(self, path: str | Path) -> None:
+        """A checkpoint folder (see agents/checkpoint.py) that acts and learns on by itself."""
+        tensors = {f"policy.{name}": value for name, value in self.policy.state_dict().items()}
+        state = {
+            "format": 1,
+            "agent": "DecisionAgent",
+            "num_timesteps": self.num_timesteps,
+            "total_timesteps": self._total_timesteps,
+            "config": self.config,
+            "policy": self.policy.config,
+            "memory": self.policy.memory,
+            "versions": versions(),
+        }
+        write_checkpoint(path, tensors | optimizer_tensors(self.optimizer), state)
+
+    @classmethod
+    def load(
+        cls, path: str | Path, episodes: Episodes | None = None, env: VecEnv | None = None, device: str = "auto"
+    ) -> DecisionAgent:
+        """The agent of a checkpoint, or of the last one of a run folder. Without ``episodes`` it can act but not learn on."""
+        path = latest_checkpoint(path)
+        tensors, state = read_checkpoint(path)
+        if state.get("agent") != "DecisionAgent" or state.get("format") != 1:
+            raise CheckpointError(f"{path}: not a checkpoint of a DecisionAgent of this version")
+        policy = dict(state["policy"])
+        policy["action_space"] = build_space(policy["action_space"])
+        agent = cls(None, env=env, device=device, policy_kwargs=policy, **state["config"])
+        try:
+            agent.policy.load_state_dict({k.removeprefix("policy."): v for k, v in tensors.items() if k.startswith("policy.")})
+        except RuntimeError as error:
+            raise CheckpointError(f"{path}: weights of another model ({' '.join(str(error).split())[:200]})") from None
+        load_optimizer(agent.optimizer, tensors)
+        agent.num_timesteps, agent._total_timesteps = state["num_timesteps"], state["total_timesteps"]
+        agent.policy.memory = state["memory"]
+        if episodes is not None:
+            agent.set_episodes(episodes)
+        return agent
+
+    def set_episodes(self, episodes: Episodes) -> None:
+        """Learn from these episodes from now on; the policy keeps its statistics."""
+        episodes = episodes.top(float(self.config["top_fraction"]))  # type: ignore[arg-type]
+        context = min(int(self.config["context"]), int(episodes.lengths.max()))  # type: ignore[call-overload]
+        self.sampler = SequenceSampler(episodes, context, self.device)
+
+    def set_logger(self, logger: Logger) -> None:
+        self.logger = logger
+
+    def get_env(self) -> VecEnv | None:
+        return self.env
+
+    def get_vec_normalize_env(self) -> None:
+        """None: the policy holds its own observation statistics (asked for by Stable-Baselines3's callbacks)."""
+
+    def _learning_rate(self) -> float:
+        warm = min(1.0, (self.num_timesteps + 1) / max(1, self.warmup_steps))
+        if self.schedule == "constant" or self.num_timesteps < self.warmup_steps:
+            return self.learning_rate * warm
+        done = (self.num_timesteps - self.warmup_steps) / max(1, self._total_timesteps - self.warmup_steps)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+    def _log(self, metrics: list[dict[str, torch.Tensor]]) -> None:
+        assert self.sampler is not None
+        for key in metrics[0]:
+            self.logger.record(key, torch.stack([m[key] for m in metrics]).mean().item())
+        now = time.monotonic()
+        then, step = self._marks
+        rate = (self.num_timesteps - step) / max(now - then, sys.float_info.epsilon)
+        tokens = self.batch_size * self.sampler.context * self.policy.tokens_per_step
+        self._marks = now, self.num_timesteps
+        self.logger.record("train/learning_rate", self.optimizer.param_groups[0]["lr"])
+        self.logger.record("time/updates_per_s", rate)
+        self.logger.record("time/time_elapsed", now - self._started)
+        self.logger.record("time/total_timesteps", self.num_timesteps)
+        self.logger.record("perf/train_tokens_per_s", rate * tokens)
+        self.logger.dump(self.num_timesteps)
+
+
+def versions() -> dict[str, str]:
+    """What a number depends on."""
+    import gymnasium
+    import mujoco
+
+    return {
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "gymnasium": gymnasium.__version__,
+        "mujoco": mujoco.__version__,
+        "stable_baselines3": sb3.__version__,
+    }
+
+
+def _as_callback(callback: Any) -> BaseCallback:
+    if callback is None:
+        return CallbackList([])
+    if isinstance(callback, list):
+        return CallbackList(callback)
+    return callback if isinstance(callback, BaseCallback) else ConvertCallback(callback)

@@ -1,0 +1,112 @@
+"""Actions as a policy sees them: embedded when they are past, predicted and scored when they are next."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Action(nn.Module, ABC):
+    """One kind of action space."""
+
+    @abstractmethod
+    def embedding(self) -> nn.Module:
+        """A new module from ``encode(action)`` to vectors [B, …, d_model]."""
+
+    @abstractmethod
+    def encode(self, action: Tensor) -> Tensor:
+        """Actions in the units of the environment as the embedding and the error take them."""
+
+    @abstractmethod
+    def predict(self, features: Tensor) -> Tensor:
+        """features [B, …, d_model] → what ``error`` and ``choose`` take."""
+
+    @abstractmethod
+    def error(self, prediction: Tensor, action: Tensor) -> Tensor:
+        """The loss of each prediction, [B, …]."""
+
+    @abstractmethod
+    def choose(self, prediction: Tensor, deterministic: bool) -> Tensor:
+        """The actions to take, in the units of the environment."""
+
+
+class BoxAction(Action):
+    """Continuous actions: a tanh, scaled to the bounds; squared error, averaged over the dimensions. There is no
+    distribution, so a stochastic choice is the deterministic one."""
+
+    center: Tensor
+    scale: Tensor
+
+    def __init__(self, space: gym.spaces.Box, d_model: int):
+        super().__init__()
+        self.register_buffer("center", torch.from_numpy((space.high + space.low) / 2).float())
+        self.register_buffer("scale", torch.from_numpy((space.high - space.low) / 2).float())
+        self.head = nn.Linear(d_model, space.shape[0])
+
+    def embedding(self) -> nn.Module:
+        return nn.Linear(self.head.out_features, self.head.in_features)
+
+    def encode(self, action: Tensor) -> Tensor:
+        return (action - self.center) / self.scale
+
+    def predict(self, features: Tensor) -> Tensor:
+        return torch.tanh(self.head(features))
+
+    def error(self, prediction: Tensor, action: Tensor) -> Tensor:
+        return (prediction - self.encode(action)).square().mean(-1)
+
+    def choose(self, prediction: Tensor, deterministic: bool) -> Tensor:
+        return self.center + self.scale * prediction
+
+
+class DiscreteAction(Action):
+    """One of n actions: logits and cross-entropy. The class n stands for "no action came before"."""
+
+    def __init__(self, space: gym.spaces.Discrete, d_model: int):
+        super().__init__()
+        self.head = nn.Linear(d_model, int(space.n))
+
+    def embedding(self) -> nn.Module:
+        return nn.Embedding(self.head.out_features + 1, self.head.in_features)
+
+    def encode(self, action: Tensor) -> Tensor:
+        return action
+
+    def predict(self, features: Tensor) -> Tensor:
+        return self.head(features)
+
+    def error(self, prediction: Tensor, action: Tensor) -> Tensor:
+        return F.cross_entropy(prediction.flatten(0, -2), action.flatten(), reduction="none").view(action.shape)
+
+    def choose(self, prediction: Tensor, deterministic: bool) -> Tensor:
+        return prediction.argmax(-1) if deterministic else torch.distributions.Categorical(logits=prediction).sample()
+
+
+def make_action(space: gym.Space, d_model: int) -> Action:
+    """The Action for a space; Box and Discrete are known."""
+    if isinstance(space, gym.spaces.Discrete):
+        return DiscreteAction(space, d_model)
+    if isinstance(space, gym.spaces.Box) and len(space.shape) == 1 and space.is_bounded():
+        return BoxAction(space, d_model)
+    raise ValueError(f"action space {space} is not supported: a bounded Box of one axis or a Discrete is needed")
+
+
+def describe_space(space: gym.Space) -> dict[str, Any]:
+    """The space as plain data, for a checkpoint."""
+    if isinstance(space, gym.spaces.Discrete):
+        return {"type": "Discrete", "n": int(space.n)}
+    assert isinstance(space, gym.spaces.Box)
+    return {"type": "Box", "low": space.low.tolist(), "high": space.high.tolist()}
+
+
+def build_space(description: dict[str, Any]) -> gym.spaces.Box | gym.spaces.Discrete:
+    """The space that ``describe_space`` described."""
+    if description["type"] == "Discrete":
+        return gym.spaces.Discrete(int(description["n"]))
+    return gym.spaces.Box(np.array(description["low"], np.float32), np.array(description["high"], np.float32))

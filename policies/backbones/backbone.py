@@ -1,0 +1,124 @@
+"""What every backbone is: one function of a sequence, computed for all steps at once or one step at a time."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+State = Tensor | tuple["State", ...]  # nested; the first axis of every tensor is the batch
+
+
+class BackboneError(ValueError):
+    """An unknown backbone or option; the message is one line for the user."""
+
+
+def map_state(function: Callable[..., Tensor], state: State, *others: State) -> Any:
+    """The state with ``function`` applied to each of its tensors (and to those at the same place in ``others``)."""
+    if isinstance(state, Tensor):
+        return function(state, *others)
+    return tuple(map_state(function, *parts) for parts in zip(state, *others, strict=True))
+
+
+def select_rows(state: State, rows: Tensor) -> Any:
+    """The state of some of the batch's rows: ``rows`` are indices or a boolean mask over the batch."""
+    return map_state(lambda x: x[rows], state)
+
+
+class Memory(nn.Module, ABC):
+    """The contract: ``forward`` over whole sequences and ``step`` are the same function.
+
+    * ``T`` calls of ``step`` give what one ``forward`` gives, outputs and final state; so does any cut into pieces.
+    * Where ``reset`` is true the state becomes the initial state before that step is seen.
+    * Rows of the batch are independent, and no output depends on a later input.
+    """
+
+    @abstractmethod
+    def initial_state(self, batch_size: int) -> State:
+        """The state before anything was seen."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, state: State | None = None, reset: Tensor | None = None) -> tuple[Tensor, State]:
+        """x [B, T, D] → y [B, T, D] and the state after the last step.
+
+        ``state`` None means that nothing came before; ``reset`` [B, T] bool is true at an episode's first step.
+        """
+
+    def step(self, x: Tensor, state: State, reset: Tensor | None = None) -> tuple[Tensor, State]:
+        """One step: x [B, D], reset [B] → y [B, D] and the next state; the same function as ``forward`` with T = 1."""
+        y, state = self(x[:, None], state, None if reset is None else reset[:, None])
+        return y[:, 0], state
+
+
+class Backbone(Memory):
+    """A sequence model of width ``d_model`` that a policy acts through."""
+
+    d_model: int
+
+
+class Mixer(Memory):
+    """The part of a block that moves information through time: all in which most backbones differ. Built as ``Mixer(d_model, **options)``."""
+
+
+class ResidualStack(Backbone):
+    """``n_layers`` blocks of x + mixer(norm(x)), x + mlp(norm(x)), then a norm: the same around every mixer, so that a
+    comparison of backbones compares memories and not norms."""
+
+    def __init__(
+        self,
+        mixer: type[Mixer],
+        d_model: int,
+        n_layers: int,
+        dropout: float = 0.0,
+        mlp_ratio: float = 4.0,
+        **mixer_options: Any,
+    ):
+        super().__init__()
+        self.d_model = d_model
+        self.blocks = nn.ModuleList(Block(mixer(d_model, **mixer_options), d_model, dropout, mlp_ratio) for _ in range(n_layers))
+        self.norm = nn.LayerNorm(d_model)
+
+    def initial_state(self, batch_size: int) -> State:
+        return tuple(block.mixer.initial_state(batch_size) for block in self.blocks)
+
+    def forward(self, x: Tensor, state: State | None = None, reset: Tensor | None = None) -> tuple[Tensor, State]:
+        after = []
+        for i, block in enumerate(self.blocks):
+            x, next_state = block(x, None if state is None else state[i], reset)
+            after.append(next_state)
+        return self.norm(x), tuple(after)
+
+    def step(self, x: Tensor, state: State, reset: Tensor | None = None) -> tuple[Tensor, State]:
+        after = []
+        for i, block in enumerate(self.blocks):
+            x, next_state = block.step(x, state[i], reset)
+            after.append(next_state)
+        return self.norm(x), tuple(after)
+
+
+class Block(nn.Module):
+    """x + mixer(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, mixer: Mixer, d_model: int, dropout: float, mlp_ratio: float):
+        super().__init__()
+        hidden = int(mlp_ratio * d_model)
+        self.mixer = mixer
+        self.mixer_norm = nn.LayerNorm(d_model)
+        self.mlp_norm = nn.LayerNorm(d_model)
+        self.mlp = nn.Sequential(nn.Linear(d_model, hidden), nn.GELU(), nn.Linear(hidden, d_model))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, state: State | None, reset: Tensor | None) -> tuple[Tensor, State]:
+        mixed, state = self.mixer(self.mixer_norm(x), state, reset)
+        return self._residual(x, mixed), state
+
+    def step(self, x: Tensor, state: State, reset: Tensor | None) -> tuple[Tensor, State]:
+        mixed, state = self.mixer.step(self.mixer_norm(x), state, reset)
+        return self._residual(x, mixed), state
+
+    def _residual(self, x: Tensor, mixed: Tensor) -> Tensor:
+        x = x + self.dropout(mixed)
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))

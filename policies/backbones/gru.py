@@ -1,0 +1,41 @@
+"""The GRU (Cho et al. 2014, arXiv 1406.1078) as PyTorch's fused kernels compute it: the control for minGRU."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from policies.backbones.backbone import Mixer, State
+from policies.backbones.mingru import remember_bias
+from policies.backbones.packing import run_packed
+
+
+class GRU(Mixer):
+    """n = tanh(W_n x + r·(U_n h)), z and r = σ(W x + U h), h[t] = (1 - z)·n + z·h[t-1]. The state is h [B, d_model].
+
+    ``memory_span``: the update gates start so that the channels forget over 2 to this many steps, as in minGRU.
+    """
+
+    def __init__(self, d_model: int, memory_span: float = 100.0):
+        super().__init__()
+        self.gru = nn.GRU(d_model, d_model, batch_first=True)
+        with torch.no_grad():  # PyTorch's order of gates is r, z, n, and its z keeps the old state
+            self.gru.bias_ih_l0[d_model : 2 * d_model] = remember_bias(d_model, memory_span)
+            self.gru.bias_hh_l0[d_model : 2 * d_model] = 0
+
+    def initial_state(self, batch_size: int) -> State:
+        return self.gru.weight_hh_l0.new_zeros(batch_size, self.gru.hidden_size)
+
+    def forward(self, x: Tensor, state: State | None = None, reset: Tensor | None = None) -> tuple[Tensor, State]:
+        if reset is None:
+            y, h = self.gru(x, None if state is None else state[None])  # type: ignore[index]
+            return y, h[0]
+        y, (h,) = run_packed(self.gru, x, (self.initial_state(len(x)) if state is None else state,), reset)  # type: ignore[arg-type]
+        return y, h
+
+    def step(self, x: Tensor, state: State, reset: Tensor | None = None) -> tuple[Tensor, State]:
+        if reset is not None:
+            state = state * (~reset)[:, None]  # type: ignore[operator]
+        gru = self.gru
+        h = torch.gru_cell(x, state, gru.weight_ih_l0, gru.weight_hh_l0, gru.bias_ih_l0, gru.bias_hh_l0)  # type: ignore[arg-type]
+        return h, h

@@ -1,0 +1,60 @@
+"""minGRU of "Were RNNs All We Needed?" (Feng et al. 2024, arXiv 2410.01201, section 3.1), in linear space."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from policies.backbones.backbone import Mixer, State
+from policies.backbones.scan import linear_scan
+
+
+class MinGRU(Mixer):
+    """z = σ(W_z x);  h̃ = g(W_h x);  h[t] = (1 - z)·h[t-1] + z·h̃;  y = W_o h.
+
+    The state is h [B, expansion·d_model]. ``memory_span``: the channels' gates start so that they forget over 2 to this
+    many steps, spaced evenly in the logarithm; with gates that start half open, minGRU stays at chance on memory tasks.
+    """
+
+    def __init__(self, d_model: int, expansion: float = 1.0, memory_span: float = 100.0):
+        super().__init__()
+        self.d_inner = int(expansion * d_model)
+        self.gate_and_candidate = nn.Linear(d_model, 2 * self.d_inner)
+        self.out = nn.Linear(self.d_inner, d_model)
+        with torch.no_grad():
+            self.gate_and_candidate.bias[: self.d_inner] = -remember_bias(self.d_inner, memory_span)
+
+    def initial_state(self, batch_size: int) -> State:
+        return self.out.weight.new_zeros(batch_size, self.d_inner)
+
+    def forward(self, x: Tensor, state: State | None = None, reset: Tensor | None = None) -> tuple[Tensor, State]:
+        keep, update = self._gates(x)
+        h = linear_scan(keep, update, state, reset)  # type: ignore[arg-type]
+        return self.out(h.to(x.dtype)), h[:, -1]
+
+    def step(self, x: Tensor, state: State, reset: Tensor | None = None) -> tuple[Tensor, State]:
+        keep, update = self._gates(x)
+        if reset is not None:
+            keep = keep * (~reset)[:, None].to(keep.dtype)
+        h = torch.addcmul(update, keep, state)  # type: ignore[arg-type]
+        return self.out(h.to(x.dtype)), h
+
+    def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        gate, candidate = self.gate_and_candidate(x).chunk(2, -1)
+        # 1 - z as σ(-k): no digits are lost where z is near 1
+        return torch.sigmoid(-gate), torch.sigmoid(gate) * positive(candidate)
+
+
+def positive(x: Tensor) -> Tensor:
+    """g(x) = x + 0.5 where x ≥ 0, else σ(x) (the paper's appendix B), written without a branch."""
+    return F.relu(x) + torch.sigmoid(-F.relu(-x))
+
+
+def remember_bias(channels: int, span: float) -> Tensor:
+    """Biases u of a retention gate σ(u) that decays over 2 … ``span`` steps: σ(u) = 1 - 1/τ, log τ evenly spaced.
+
+    A deterministic form of the chrono initialisation (Tallec & Ollivier 2018, arXiv 1804.11188).
+    """
+    tau = torch.logspace(0, 1, channels, base=max(span - 1.0, 1.0))  # τ - 1 from 1 to span - 1
+    return tau.log()

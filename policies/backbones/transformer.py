@@ -1,0 +1,32 @@
+"""A pre-norm Transformer (Vaswani et al. 2017, arXiv 1706.03762) with rotary positions and a sliding window."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from policies.backbones.attention import Cache, WindowedAttention
+from policies.backbones.backbone import BackboneError, Mixer, State
+
+
+class Transformer(Mixer):
+    """Multi-head causal self-attention over the last ``window`` steps. The state is the cache of those steps' keys and values."""
+
+    def __init__(self, d_model: int, n_heads: int = 4, window: int = 64):
+        super().__init__()
+        if d_model % (2 * n_heads):
+            raise BackboneError(f"transformer: d_model {d_model} must be divisible by 2 × n_heads = {2 * n_heads}")
+        if window < 1:
+            raise BackboneError(f"transformer: window must be at least 1, not {window}")
+        self.attention = WindowedAttention(n_heads, d_model // n_heads, window)
+        self.query_key_value = nn.Linear(d_model, 3 * d_model)
+        self.out = nn.Linear(d_model, d_model)
+
+    def initial_state(self, batch_size: int) -> State:
+        return self.attention.empty_cache(self.out.weight, batch_size)
+
+    def forward(self, x: Tensor, state: State | None = None, reset: Tensor | None = None) -> tuple[Tensor, State]:
+        heads = (self.attention.n_heads, self.attention.head_dim)
+        query, key, value = (part.unflatten(-1, heads) for part in self.query_key_value(x).chunk(3, -1))
+        cache: Cache | None = state  # type: ignore[assignment]
+        attended, after = self.attention(query, key, value, cache, reset)
+        return self.out(attended.flatten(-2)), after

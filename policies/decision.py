@@ -1,0 +1,150 @@
+"""DecisionPolicy: (previous action, return-to-go, observation) → action, with any backbone as its memory."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import gymnasium as gym
+import torch
+from torch import Tensor, nn
+
+from policies.actions import describe_space, make_action
+from policies.backbones import Backbone, State, make_backbone, options_of
+from policies.normalizer import Normalizer
+from policies.window import Window
+
+
+class DecisionPolicy(nn.Module):
+    """A sequence model of actions, conditioned on the return that is asked for (Chen et al. 2021, arXiv 2106.01345).
+
+    One environment step is one group of tokens: (previous action, return-to-go, observation), the information of the
+    paper's (return, observation, action) triples, shifted so that a step is known whole before its action is read off.
+
+    Args:
+        tokens: ``interleaved`` gives the backbone up to three tokens per step and reads the action off the last;
+            ``fused`` gives it their sum, one token per step.
+        condition: ``return``, or ``none``: no return-to-go, which is behaviour cloning.
+        previous_action: whether a step shows the action before it.
+        context: how many environment steps a training sequence has; an attention window is as long.
+        max_timestep: embed the timestep up to this one (later ones as this one); 0: no timestep embedding.
+        memory: while acting, ``carried`` keeps the backbone's state through the whole episode, O(1) per step;
+            ``window`` encodes the last ``context`` steps anew for every action, the published protocol.
+    """
+
+    return_scale: Tensor
+
+    def __init__(
+        self,
+        observation_dim: int,
+        action_space: gym.spaces.Box | gym.spaces.Discrete,
+        backbone: str = "mingru",
+        d_model: int = 128,
+        n_layers: int = 3,
+        backbone_options: dict[str, Any] | None = None,
+        context: int = 20,
+        tokens: Literal["fused", "interleaved"] = "fused",
+        condition: Literal["return", "none"] = "return",
+        previous_action: bool = True,
+        max_timestep: int = 0,
+        dropout: float = 0.1,
+        memory: Literal["carried", "window"] = "carried",
+    ):
+        super().__init__()
+        self.config = dict(
+            observation_dim=observation_dim,
+            action_space=describe_space(action_space),
+            backbone=backbone,
+            d_model=d_model,
+            n_layers=n_layers,
+            backbone_options=backbone_options,
+            context=context,
+            tokens=tokens,
+            condition=condition,
+            previous_action=previous_action,
+            max_timestep=max_timestep,
+            dropout=dropout,
+        )
+        self.fused, self.max_timestep = tokens == "fused", max_timestep
+        self.normalizer = Normalizer(observation_dim)
+        self.register_buffer("return_scale", torch.ones(()))
+        self.action = make_action(action_space, d_model)
+
+        self.embed = nn.ModuleDict()  # in the order of the tokens
+        if previous_action:
+            self.embed["previous_action"] = self.action.embedding()
+        if condition == "return":
+            self.embed["return_to_go"] = nn.Linear(1, d_model)
+        self.embed["observation"] = nn.Linear(observation_dim, d_model)
+        self.tokens_per_step = 1 if self.fused else len(self.embed)
+        self.embed_timestep = nn.Embedding(max_timestep + 1, d_model) if max_timestep else None
+        self.embed_norm = nn.LayerNorm(d_model)
+        self.dropout = nn.Dropout(dropout)
+
+        options = dict(backbone_options or {})
+        known = options_of(backbone)
+        for name, default in (("window", context * self.tokens_per_step), ("dropout", dropout)):
+            if name in known:
+                options.setdefault(name, default)
+        self.backbone = make_backbone(backbone, d_model, n_layers, **options)
+        self.memory = memory
+
+    @property
+    def memory(self) -> str:
+        return self._memory
+
+    @memory.setter
+    def memory(self, memory: Literal["carried", "window"]) -> None:
+        if memory not in ("carried", "window"):
+            raise ValueError(f"memory must be carried or window, not {memory!r}")
+        self._memory = memory
+        length = self.config["context"] * self.tokens_per_step  # type: ignore[operator]
+        # in a tuple, so that the module is not registered twice
+        self._acting: tuple[Backbone] = (self.backbone if memory == "carried" else Window(self.backbone, length),)
+
+    def forward(
+        self, inputs: dict[str, Tensor], state: State | None = None, episode_start: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Predictions [B, T, …] for whole sequences of ``SEQUENCE_KEYS`` [B, T, …], and the backbone's state."""
+        tokens, reset = self._tokens(inputs, episode_start)
+        features, state = self.backbone(tokens, state, reset)
+        return self.action.predict(features[:, self.tokens_per_step - 1 :: self.tokens_per_step]), state
+
+    def step(self, inputs: dict[str, Tensor], state: State, episode_start: Tensor) -> tuple[Tensor, State]:
+        """Predictions [B, …] for one step of ``SEQUENCE_KEYS`` [B, …]; the same function as ``forward`` when memory is carried."""
+        tokens, reset = self._tokens({key: value[:, None] for key, value in inputs.items()}, episode_start[:, None])
+        acting = self._acting[0]
+        if self.tokens_per_step == 1:
+            features, state = acting.step(tokens[:, 0], state, reset[:, 0])  # type: ignore[index]
+        else:
+            features, state = acting(tokens, state, reset)
+            features = features[:, -1]
+        return self.action.predict(features), state
+
+    def initial_state(self, batch_size: int) -> State:
+        """The state of ``step`` before anything was seen."""
+        return self._acting[0].initial_state(batch_size)
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Mean error of the predicted actions over the steps that are not padding (``mask`` [B, T])."""
+        prediction, _ = self(batch)
+        mask = batch["mask"]
+        return (self.action.error(prediction, batch["action"]) * mask).sum() / mask.sum()
+
+    def _tokens(self, inputs: dict[str, Tensor], episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Tokens [B, T · tokens_per_step, d_model] and their resets."""
+        parts = [embed(self._encode(name, inputs[name])) for name, embed in self.embed.items()]
+        time = 0
+        if self.embed_timestep is not None:
+            time = self.embed_timestep(inputs["timestep"].clamp_max(self.max_timestep))
+        if self.fused:
+            return self.dropout(self.embed_norm(sum(parts) + time)), episode_start
+        x = torch.stack([part + time for part in parts], 2).flatten(1, 2)
+        if episode_start is not None:  # an episode begins with the first token of its first step
+            first = torch.arange(self.tokens_per_step, device=x.device) == 0
+            episode_start = (episode_start[..., None] & first).flatten(1)
+        return self.dropout(self.embed_norm(x)), episode_start
+
+    def _encode(self, name: str, value: Tensor) -> Tensor:
+        if name == "observation":
+            return self.normalizer(value)
+        return self.action.encode(value) if name == "previous_action" else (value / self.return_scale)[..., None]

@@ -1,0 +1,29 @@
+"""Observation statistics that are saved with the weights, so that a policy can never be used without them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class Normalizer(nn.Module):
+    """(x - mean) / std per dimension; a dimension that never varied in the data is only centred."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("std", torch.ones(dim))
+
+    def fit(self, x: np.ndarray) -> None:
+        """Take the statistics of x [N, dim], computed in float64."""
+        mean, std = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
+        std[std < 1e-6 * np.maximum(1.0, np.abs(mean))] = 1.0
+        self.mean.copy_(torch.from_numpy(mean))
+        self.std.copy_(torch.from_numpy(std))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std

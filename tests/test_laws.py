@@ -1,0 +1,214 @@
+"""The laws of a backbone, over the registry: a new backbone is tested by being registered."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policies.backbones import BACKBONES, make_backbone, map_state, select_rows
+
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-4}
+WINDOW = 5  # shorter than most of the sequences below
+CASES = [(name, dtype) for name in BACKBONES for dtype in TOLERANCE]
+every_backbone = pytest.mark.parametrize(("name", "dtype"), CASES, ids=lambda value: str(value).removeprefix("torch."))
+few = settings(max_examples=25, deadline=None)
+
+
+def make(name, dtype=torch.float64, d_model=16, n_layers=2):
+    torch.manual_seed(0)
+    options = {"window": WINDOW} if name == "transformer" else {}
+    return make_backbone(name, d_model, n_layers, **options).to(dtype).eval()
+
+
+@st.composite
+def sequences(draw, dtype, d_model=16):
+    """x [B, T, D] and reset [B, T], of random sizes, with episodes that begin anywhere."""
+    batch, time = draw(st.integers(1, 4)), draw(st.integers(1, 20))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
+    x = torch.randn(batch, time, d_model, dtype=dtype, generator=generator)
+    reset = torch.rand(batch, time, generator=generator) < draw(st.sampled_from([0.0, 0.1, 0.5]))
+    return x, reset
+
+
+def assert_same(a, b, dtype):
+    map_state(lambda p, q: torch.testing.assert_close(p, q, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype]) or p, a, b)
+
+
+def meaningful(state):
+    """A cache may hold anything in the slots that are not valid; blank them before states are compared."""
+    if isinstance(state, tuple) and len(state) == 3 and isinstance(state[2], torch.Tensor) and state[2].ndim == 1:
+        keys, values, valid = state
+        mask = torch.arange(keys.shape[1]) >= keys.shape[1] - valid[:, None]
+        return keys * mask[..., None, None], values * mask[..., None, None], valid
+    return tuple(meaningful(part) for part in state) if isinstance(state, tuple) else state
+
+
+@every_backbone
+@few
+@given(data=st.data())
+def test_steps_are_the_sequence(name, dtype, data):
+    backbone = make(name, dtype)
+    x, reset = data.draw(sequences(dtype))
+    y, final = backbone(x, None, reset)
+    state, outputs = backbone.initial_state(len(x)), []
+    for t in range(x.shape[1]):
+        output, state = backbone.step(x[:, t], state, reset[:, t])
+        outputs.append(output)
+    assert_same(torch.stack(outputs, 1), y, dtype)
+    assert_same(meaningful(state), meaningful(final), dtype)
+
+
+@every_backbone
+@few
+@given(data=st.data())
+def test_a_sequence_may_be_cut_anywhere(name, dtype, data):
+    backbone = make(name, dtype)
+    x, reset = data.draw(sequences(dtype))
+    cut = data.draw(st.integers(0, x.shape[1]))
+    y, final = backbone(x, None, reset)
+    parts, state = [], backbone.initial_state(len(x))
+    for piece in (slice(0, cut), slice(cut, None)):
+        if x[:, piece].shape[1]:
+            output, state = backbone(x[:, piece], state, reset[:, piece])
+            parts.append(output)
+    assert_same(torch.cat(parts, 1), y, dtype)
+    assert_same(meaningful(state), meaningful(final), dtype)
+
+
+@every_backbone
+@few
+@given(data=st.data())
+def test_no_reset_is_the_same_as_a_reset_that_is_never_true(name, dtype, data):
+    backbone = make(name, dtype)
+    x, _ = data.draw(sequences(dtype))
+    y, final = backbone(x)
+    z, also = backbone(x, backbone.initial_state(len(x)), torch.zeros(x.shape[:2], dtype=torch.bool))
+    assert_same(y, z, dtype)
+    assert_same(meaningful(final), meaningful(also), dtype)
+
+
+@every_backbone
+@few
+@given(data=st.data())
+def test_an_episode_is_blind_to_the_one_before(name, dtype, data):
+    backbone = make(name, dtype)
+    x, reset = data.draw(sequences(dtype))
+    start = data.draw(st.integers(0, x.shape[1] - 1))
+    reset[:, start] = True
+    x.requires_grad_()
+    _, before = backbone(torch.randn(len(x), 7, 16, dtype=dtype))
+    y, final = backbone(x, before, reset)
+    alone, also = backbone(x[:, start:], None, reset[:, start:])
+    assert_same(y[:, start:], alone, dtype)
+    assert_same(meaningful(final), meaningful(also), dtype)
+    gradient = torch.autograd.grad(y[:, start:].square().sum(), x)[0]
+    assert (gradient[:, :start] == 0).all()
+    assert torch.isfinite(gradient).all()
+
+
+@every_backbone
+@few
+@given(data=st.data())
+def test_the_future_does_not_leak(name, dtype, data):
+    backbone = make(name, dtype)
+    x, reset = data.draw(sequences(dtype))
+    t = data.draw(st.integers(0, x.shape[1] - 1))
+    y, _ = backbone(x, None, reset)
+    changed = x.clone()
+    changed[:, t, 0] += 3  # one channel: the norm would hide a shift of all
+    z, _ = backbone(changed, None, reset)
+    assert_same(y[:, :t], z[:, :t], dtype)
+    assert not torch.allclose(y[:, t], z[:, t], atol=1e-6)
+
+
+@every_backbone
+def test_the_past_matters_long_after(name, dtype):
+    backbone = make(name, dtype)
+    x = torch.randn(2, 30, 16, dtype=dtype)
+    changed = x.clone()
+    changed[:, 0, 0] += 5
+    reach = (WINDOW - 1) * 2 if name == "transformer" else 29  # two layers of a window
+    difference = (backbone(x)[0] - backbone(changed)[0]).abs().amax((0, 2))
+    assert (difference[: reach + 1] > 1e-7).all()
+
+
+@every_backbone
+@few
+@given(data=st.data())
+def test_rows_of_the_batch_are_independent(name, dtype, data):
+    backbone = make(name, dtype)
+    x, reset = data.draw(sequences(dtype))
+    state = backbone(torch.randn(len(x), 3, 16, dtype=dtype))[1]
+    rows = torch.tensor(data.draw(st.permutations(range(len(x)))))[: max(1, len(x) - 1)]
+    y, final = backbone(x, state, reset)
+    z, also = backbone(x[rows], select_rows(state, rows), reset[rows])
+    assert_same(y[rows], z, dtype)
+    assert_same(meaningful(select_rows(final, rows)), meaningful(also), dtype)
+
+
+@every_backbone
+def test_every_tensor_of_a_state_has_the_batch_first(name, dtype):
+    backbone = make(name, dtype)
+    for state in (backbone.initial_state(3), backbone(torch.randn(3, 4, 16, dtype=dtype))[1]):
+        map_state(lambda x: pytest.fail(f"{x.shape}") if x.shape[0] != 3 else x, state)
+
+
+@every_backbone
+def test_padding_on_the_right_changes_nothing_before_it(name, dtype):
+    backbone = make(name, dtype)
+    x = torch.randn(2, 12, 16, dtype=dtype)
+    padded = torch.cat([x, torch.full((2, 6, 16), 1e3, dtype=dtype)], 1)
+    weights = list(backbone.parameters())
+    plain, with_padding = backbone(x)[0], backbone(padded)[0][:, :12]
+    assert_same(plain, with_padding, dtype)
+    for g, h in zip(
+        torch.autograd.grad(plain.square().sum(), weights), torch.autograd.grad(with_padding.square().sum(), weights), strict=True
+    ):
+        assert_same(g, h, dtype)
+
+
+@every_backbone
+def test_every_parameter_gets_a_gradient_and_no_state_is_written_to(name, dtype):
+    backbone = make(name, dtype)
+    state = backbone.initial_state(2)
+    before = map_state(torch.clone, state)
+    for parameter, gradient in zip(
+        dict(backbone.named_parameters()), torch.autograd.grad(backbone(torch.randn(2, 9, 16, dtype=dtype), state)[0].cos().sum(), list(backbone.parameters())), strict=True
+    ):
+        assert torch.isfinite(gradient).all(), parameter
+        assert gradient.abs().sum() > 0, parameter
+    backbone.step(torch.randn(2, 16, dtype=dtype), state)
+    assert_same(state, before, dtype)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize(("d_model", "window"), [(16, 1), (16, 64), (128, 7), (512, 3)])
+def test_steps_are_the_sequence_in_the_sizes_that_users_run(name, d_model, window):
+    torch.manual_seed(1)
+    backbone = make_backbone(name, d_model, 2, **({"window": window} if name == "transformer" else {})).eval()
+    x, reset = torch.randn(3, 17, d_model), torch.rand(3, 17) < 0.15
+    y, _ = backbone(x, None, reset)
+    state = backbone.initial_state(3)
+    for t in range(17):
+        output, state = backbone.step(x[:, t], state, reset[:, t])
+        assert_same(output, y[:, t], torch.float32)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_short_sequence_in_bfloat16_keeps_the_recurrence_in_float32(name):
+    backbone = make(name, torch.float32)
+    x = torch.randn(2, 40, 16)
+    y, _ = backbone(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        z, _ = backbone(x)
+    assert (y - z.float()).abs().max() < 0.15
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", BACKBONES)
+def test_the_gpu_computes_what_the_cpu_computes(name):
+    backbone = make(name)
+    x, reset = torch.randn(3, 20, 16, dtype=torch.float64), torch.rand(3, 20) < 0.2
+    y, _ = backbone(x, None, reset)
+    z, _ = backbone.cuda()(x.cuda(), None, reset.cuda())
+    torch.testing.assert_close(z.cpu(), y)
