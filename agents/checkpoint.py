@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import os
+import platform
 import shutil
 from pathlib import Path
 from typing import Any
@@ -100,6 +102,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Te
             _, index, key = name.split(".")
             state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def installed_versions() -> dict[str, str]:
+    """The versions that a result depends on, MuJoCo's above all: contact physics differs between releases."""
+    packages = ("torch", "numpy", "gymnasium", "mujoco", "minari", "stable-baselines3")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
 
 
 def _json(path: Path) -> dict[str, Any]:

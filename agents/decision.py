@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import stable_baselines3 as sb3
 import torch
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.logger import Logger, configure
@@ -18,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.checkpoint import (
     CheckpointError,
+    installed_versions,
     latest_checkpoint,
     load_optimizer,
     optimizer_tensors,
@@ -28,6 +28,10 @@ from envs.datasets import Episodes, SequenceSampler
 from policies.actions import build_space
 from policies.backbones import State, map_state
 from policies.decision import DecisionPolicy
+
+
+class TrainingError(RuntimeError):
+    """Learning that cannot go on; the message is one line for the user."""
 
 
 class DecisionAgent:
@@ -80,6 +84,7 @@ class DecisionAgent:
         self.learning_rate, self.schedule, self.warmup_steps = learning_rate, schedule, warmup_steps
         self.batch_size, self.max_grad_norm = batch_size, max_grad_norm
         self.sampler: SequenceSampler | None = None
+        self.last_metrics: dict[str, float] = {}
         kwargs = dict(policy_kwargs or {}) | {"context": context}
         if episodes is not None:
             episodes = episodes.top(top_fraction)
@@ -91,6 +96,7 @@ class DecisionAgent:
         if episodes is not None:
             self.policy.normalizer.fit(episodes.observations)
             self.policy.return_scale.fill_(max(float(episodes.returns_to_go.std()), 1e-6))
+        self.task = {} if episodes is None else describe_task(episodes)
         self.policy.to(self.device)
         self.optimizer = torch.optim.AdamW(
             self.policy.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True
@@ -185,7 +191,8 @@ class DecisionAgent:
             "config": self.config,
             "policy": self.policy.config,
             "memory": self.policy.memory,
-            "versions": versions(),
+            "task": self.task,
+            "versions": installed_versions(),
         }
         write_checkpoint(path, tensors | optimizer_tensors(self.optimizer), state)
 
@@ -207,7 +214,7 @@ class DecisionAgent:
             raise CheckpointError(f"{path}: weights of another model ({' '.join(str(error).split())[:200]})") from None
         load_optimizer(agent.optimizer, tensors)
         agent.num_timesteps, agent._total_timesteps = state["num_timesteps"], state["total_timesteps"]
-        agent.policy.memory = state["memory"]
+        agent.policy.memory, agent.task = state["memory"], state["task"]
         if episodes is not None:
             agent.set_episodes(episodes)
         return agent
@@ -237,7 +244,13 @@ class DecisionAgent:
     def _log(self, metrics: list[dict[str, torch.Tensor]]) -> None:
         assert self.sampler is not None
         for key in metrics[0]:
-            self.logger.record(key, torch.stack([m[key] for m in metrics]).mean().item())
+            value = torch.stack([m[key] for m in metrics]).mean().item()
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"{key} became {value} at or before update {self.num_timesteps}, learning rate "
+                    f"{self.optimizer.param_groups[0]['lr']:.3g}: lower the learning rate or max_grad_norm"
+                )
+            self.logger.record(key, value)
         now = time.monotonic()
         then, step = self._marks
         rate = (self.num_timesteps - step) / max(now - then, sys.float_info.epsilon)
@@ -248,21 +261,20 @@ class DecisionAgent:
         self.logger.record("time/time_elapsed", now - self._started)
         self.logger.record("time/total_timesteps", self.num_timesteps)
         self.logger.record("perf/train_tokens_per_s", rate * tokens)
+        self.last_metrics = {key: float(value) for key, value in self.logger.name_to_value.items()}
         self.logger.dump(self.num_timesteps)
 
 
-def versions() -> dict[str, str]:
-    """What a number depends on."""
-    import gymnasium
-    import mujoco
-
+def describe_task(episodes: Episodes) -> dict[str, Any]:
+    """What an evaluation needs to know of the data, kept in the checkpoint."""
+    returns = episodes.returns
     return {
-        "python": sys.version.split()[0],
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "gymnasium": gymnasium.__version__,
-        "mujoco": mujoco.__version__,
-        "stable_baselines3": sb3.__version__,
+        "dataset": episodes.name,
+        "env": episodes.env_id,
+        "reference_returns": episodes.reference_returns,
+        "reference_name": episodes.reference_name,
+        "return_mean": float(returns.mean()),
+        "return_quantiles": {str(q): float(np.quantile(returns, q)) for q in (0, 0.1, 0.5, 0.9, 1)},
     }
 
 

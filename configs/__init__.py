@@ -1,0 +1,159 @@
+"""Configuration: typed dataclasses ← YAML files ← flags. A file holds only what differs from the defaults and names no code."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import yaml
+from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, restricted_number_type
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+Share = restricted_number_type("Share", float, [(">", 0), ("<=", 1)])
+Probability = restricted_number_type("Probability", float, [(">=", 0), ("<", 1)])
+STARTING = ("run_dir", "resume", "download")  # how a run was started, not what it computes
+
+
+@dataclasses.dataclass
+class BackboneConfig:
+    """The sequence model that is compared."""
+
+    name: str = "mingru"
+    """mingru, gru or transformer"""
+    d_model: PositiveInt = 128
+    """width"""
+    n_layers: PositiveInt = 3
+    """number of residual blocks"""
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """the backbone's own options, e.g. --backbone.options.expansion 2"""
+
+
+@dataclasses.dataclass
+class EvaluationConfig:
+    """Playing episodes with the trained agent."""
+
+    env: str | None = None
+    """environment id; null: the dataset's own"""
+    episodes: PositiveInt = 20
+    """episodes for each target return"""
+    targets: list[float] | None = None
+    """returns to ask for; null: the median, 90 % quantile and maximum of the dataset's returns"""
+    memory: Literal["carried", "window"] = "carried"
+    """keep the state through an episode, or encode the last `context` steps anew for every action"""
+    every: NonNegativeInt = 0
+    """updates between evaluations while training; 0: at the end alone"""
+    seed: NonNegativeInt = 1_000_000
+    """reset seed of the first episode; the others count up. The same for every backbone"""
+    video: bool = False
+    """also record a GIF of one episode, where rendering works"""
+
+
+@dataclasses.dataclass
+class TrainConfig:
+    """Train a decision agent on recorded episodes, evaluate it, and leave everything in a run folder."""
+
+    dataset: str = "embedded:hopper-v5-replay"
+    """minari:ID, d4rl:ID, embedded:NAME or the path of an HDF5 file with D4RL's fields"""
+    experiment: str | None = None
+    """first part of the run's name runs/<experiment>/<backbone>/seed<k>; null: the dataset's name"""
+    backbone: BackboneConfig = dataclasses.field(default_factory=BackboneConfig)
+    """the sequence model"""
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+    """playing episodes"""
+    steps: PositiveInt = 3000
+    """gradient updates"""
+    context: PositiveInt = 20
+    """environment steps of a training sequence, from 1 to whole episodes"""
+    batch_size: PositiveInt = 64
+    """sequences of a batch"""
+    learning_rate: PositiveFloat = 1e-3
+    """AdamW's learning rate after the warm-up"""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """the learning rate after the warm-up: constant, or falling to 0"""
+    warmup_steps: NonNegativeInt = 300
+    """updates over which the learning rate rises from 0"""
+    weight_decay: NonNegativeFloat = 1e-4
+    """AdamW's weight decay"""
+    max_grad_norm: PositiveFloat = 0.25
+    """gradients are clipped to this norm"""
+    dropout: Probability = 0.1
+    """dropout of the embedding and of every residual branch"""
+    tokens: Literal["fused", "interleaved"] = "fused"
+    """one token per step, or one each for previous action, return-to-go and observation"""
+    condition: Literal["return", "none"] = "return"
+    """return: Decision Transformer; none: behaviour cloning"""
+    previous_action: bool = True
+    """show each step the action before it"""
+    timestep_embedding: bool = False
+    """add an embedding of the absolute timestep to the tokens"""
+    top_fraction: Share = 1.0
+    """learn from the best episodes alone, up to this share of the steps (0.1 with condition none: 10 % BC)"""
+    seed: NonNegativeInt = 0
+    """of the weights, the batches and the dropout"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: the GPU if there is one"""
+    threads: NonNegativeInt = 0
+    """CPU threads; 0: as many as cores. Results are equal bit for bit only at equal numbers of threads"""
+    log_every: PositiveInt = 100
+    """updates between two points in TensorBoard and metrics.jsonl"""
+    checkpoint_every: PositiveInt = 1000
+    """updates between two checkpoints"""
+    keep: PositiveInt = 2
+    """how many checkpoints are kept"""
+    run_dir: str | None = None
+    """the run's folder; null: runs/<experiment>/<backbone>/seed<k>"""
+    resume: bool = False
+    """go on with the run in the run folder from its last checkpoint, under its saved config"""
+    download: bool = False
+    """fetch a d4rl: dataset that is not on the disk"""
+
+
+class Parser(ArgumentParser):
+    """Errors are one line on standard error and exit code 2."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
+        line = " ".join(message.split()).replace("typing.Literal", "one of ")
+        flags = [option for action in self._actions for option in action.option_strings]
+        if match := re.search(r"nrecognized arguments: (\S+)", line):
+            word = match[1].split("=")[0]
+            line = f"no option {word}{_suggest(word, flags)}"
+        elif match := re.search(r"Option '(\S+)' is not accepted", line):
+            line = f"no key {match[1]!r} in a config{_suggest(match[1], [flag[2:] for flag in flags])}"
+        self.exit(2, f"{self.prog}: {line}; see --help\n")
+
+
+def train_parser() -> Parser:
+    parser = Parser(prog="train.py", description=TrainConfig.__doc__, allow_abbrev=False)
+    parser.add_argument("--config", action="config", help="a YAML file; given twice, the second goes on top of the first")
+    parser.add_class_arguments(TrainConfig, None)
+    return parser
+
+
+def load_config(arguments: list[str]) -> TrainConfig:
+    """The config of ``train.py``'s arguments. A run that is resumed takes its saved config, with the flags on top."""
+    parser = train_parser()
+    parsed = parser.parse_args(arguments)
+    saved = Path(parsed.run_dir, "config.yaml") if parsed.run_dir else None
+    if parsed.resume and saved is not None and saved.is_file():
+        parsed = parser.parse_args(["--config", str(saved), *arguments])
+    fields = vars(parser.instantiate(parsed))
+    return TrainConfig(**{key: value for key, value in fields.items() if key != "config"})
+
+
+def save_config(config: TrainConfig, path: Path) -> None:
+    """Write what repeats the run: all fields but how it was started."""
+    fields = {key: value for key, value in dataclasses.asdict(config).items() if key not in STARTING}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(yaml.safe_dump(fields, sort_keys=False))
+    os.replace(temporary, path)
+
+
+def _suggest(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""

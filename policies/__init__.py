@@ -1,0 +1,1 @@
+"""How to act: networks from observations to actions, with a backbone as their memory."""

@@ -1,0 +1,72 @@
+"""Play a trained run and score it: python evaluate.py runs/… [--episodes N] [--targets 3600 1800] [--memory window]"""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from configs import Parser, load_config
+
+
+def main(arguments: list[str]) -> int:
+    parser = Parser(prog="evaluate.py", description=__doc__, allow_abbrev=False)
+    parser.add_argument("run", help="a run folder, or one of its checkpoints")
+    parser.add_argument("--episodes", type=int, help="episodes for each target return; default: the run's config")
+    parser.add_argument("--targets", type=float, nargs="+", help="returns to ask for; default: the run's config")
+    parser.add_argument("--memory", choices=["carried", "window"], help="default: the run's config")
+    parser.add_argument("--env", help="environment id; default: the dataset's own")
+    parser.add_argument("--seed", type=int, help="reset seed of the first episode; default: the run's config")
+    parser.add_argument("--video", action="store_true", help="also write evaluation.gif, where rendering works")
+    parser.add_argument("--output", help="JSON file; default: evaluation.json in the run folder")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    options = parser.parse_args(arguments)
+    if options.episodes is not None and options.episodes < 1:
+        parser.error("--episodes must be at least 1")
+    from agents.errors import USER_ERRORS
+
+    try:
+        return evaluate(options)
+    except USER_ERRORS as error:
+        print(f"evaluate.py: {error}", file=sys.stderr)
+        return 2
+
+
+def evaluate(options: Namespace) -> int:
+    from rich.console import Console
+
+    from agents import DecisionAgent, scoring
+    from agents.checkpoint import latest_checkpoint
+    from envs.make import EnvironmentError
+
+    console = Console()
+    checkpoint = latest_checkpoint(options.run)
+    run = Path(options.run) if checkpoint != Path(options.run) else checkpoint.parents[1]
+    agent = DecisionAgent.load(checkpoint, device=options.device)
+    saved = run / "config.yaml"
+    declared = load_config(["--config", str(saved)] if saved.is_file() else []).evaluation
+    env_id = options.env or declared.env or agent.task.get("env")
+    if env_id is None:
+        raise EnvironmentError(f"{run}: its dataset names no environment; give one with --env")
+    result = scoring.evaluate(
+        agent,
+        env_id,
+        options.targets or declared.targets,
+        options.episodes or declared.episodes,
+        declared.seed if options.seed is None else options.seed,
+        options.memory or declared.memory,
+    )
+    output = Path(options.output) if options.output else run / "evaluation.json"
+    scoring.write_evaluation(result, output)
+    console.print(scoring.score_table(result))
+    console.print(f"written to {output}", highlight=False)
+    if options.video:
+        gif = scoring.try_gif(agent, result, console.print)
+        if gif is not None:
+            output.with_suffix(".gif").write_bytes(gif)
+            console.print(f"video: {output.with_suffix('.gif')}", highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
