@@ -13,6 +13,11 @@ class DatasetError(ValueError):
     """A dataset that cannot be found, read or trained on; the message is one line for the user."""
 
 
+def one_line(error: BaseException) -> str:
+    """What another library said, fit for a one-line message."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Episodes:
     """Recorded episodes as flat arrays: N steps of E episodes, one after the other.
@@ -64,14 +69,16 @@ class Episodes:
 
     def select(self, episodes: np.ndarray) -> Episodes:
         """The given episodes (indices), in the given order."""
-        rows = np.concatenate([np.arange(self.starts[e], self.starts[e] + self.lengths[e]) for e in episodes])
+        starts, lengths = self.starts[episodes], self.lengths[episodes]
+        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        rows = np.repeat(starts, lengths) + within
         final = self.final_observations
         return dataclasses.replace(
             self,
             observations=self.observations[rows],
             actions=self.actions[rows],
             rewards=self.rewards[rows],
-            lengths=self.lengths[episodes],
+            lengths=lengths,
             terminated=self.terminated[episodes],
             truncated=self.truncated[episodes],
             final_observations=None if final is None else final[episodes],

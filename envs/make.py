@@ -8,7 +8,7 @@ import logging
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.wrappers import FilterObservation, FlattenObservation
+from gymnasium.wrappers import FlattenObservation, TransformObservation
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from envs.wrappers import ReturnToGo
@@ -31,7 +31,9 @@ def make_env(env_id: str, **kwargs: Any) -> gym.Env:
         _log_mujoco_warnings()
     space = env.observation_space
     if isinstance(space, gym.spaces.Dict) and "desired_goal" in space.spaces and "observation" in space.spaces:
-        env = FilterObservation(env, ["observation", "desired_goal"])
+        # not FilterObservation: a Dict space would sort the goal to the front
+        pair = gym.spaces.Tuple([space["observation"], space["desired_goal"]])
+        env = TransformObservation(env, lambda obs: (obs["observation"], obs["desired_goal"]), pair)
     if not (isinstance(space, gym.spaces.Box) and len(space.shape) == 1):
         env = FlattenObservation(env)
     return env

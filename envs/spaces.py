@@ -1,0 +1,90 @@
+"""What a registered environment expects of a dataset, and observations of any space as flat float32 rows."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import warnings
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from envs.make import EnvironmentError, find_env, make_env
+
+log = logging.getLogger(__name__)
+
+
+@functools.cache
+def env_spaces(env_id: str | None) -> tuple[int | None, gym.Space] | None:
+    """(observation width, action space) of a registered environment; None where there is none or it cannot be built.
+
+    The width is None for dict observations: which of their entries a dataset keeps is its own affair.
+    """
+    if not env_id:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about old versions of environments: only their spaces are wanted
+            env = make_env(env_id)
+            spaces = env.unwrapped.observation_space, env.observation_space.shape, env.action_space
+            env.close()
+    except Exception as error:  # a simulator that cannot start raises anything; the data can be trained on without it
+        log.debug("%s cannot be built: %s", env_id, error)
+        return None
+    raw, shape, action_space = spaces
+    return None if isinstance(raw, gym.spaces.Dict) or shape is None else shape[0], action_space
+
+
+def is_registered(env_id: str) -> bool:
+    try:
+        find_env(env_id)
+    except EnvironmentError:
+        return False
+    return True
+
+
+def step_limit(env_id: str | None) -> int | None:
+    """``max_episode_steps`` of a registered environment."""
+    return gym.registry[env_id].max_episode_steps if env_id and is_registered(env_id) else None
+
+
+def flatten(space: gym.Space, values: Any) -> np.ndarray:
+    """T values of ``space`` (arrays [T, …], dicts or tuples of such) as [T, width] float32, laid out as by make_env.
+
+    A goal environment's dict is observation ⊕ desired_goal; other dicts are in the space's order, which is sorted.
+    Discrete values become one-hot, as in Gymnasium's own flattening. Raises ValueError for other spaces.
+    """
+    if isinstance(space, gym.spaces.Dict):
+        goal = {"observation", "desired_goal"} <= set(space.spaces)
+        keys = ("observation", "desired_goal") if goal else tuple(space.spaces)
+        return np.concatenate([flatten(space[key], values[key]) for key in keys], axis=1)
+    if isinstance(space, gym.spaces.Tuple):
+        return np.concatenate([flatten(s, v) for s, v in zip(space.spaces, values, strict=True)], axis=1)
+    if isinstance(space, gym.spaces.Discrete):
+        rows = np.asarray(values).reshape(-1) - space.start
+        if ((rows < 0) | (rows >= space.n)).any():
+            raise ValueError(f"a discrete observation lies outside of {space}")
+        one_hot = np.zeros((len(rows), int(space.n)), np.float32)
+        one_hot[np.arange(len(rows)), rows] = 1
+        return one_hot
+    if isinstance(space, gym.spaces.Box | gym.spaces.MultiBinary):
+        values = np.asarray(values)
+        if values.shape[1:] != space.shape:
+            raise ValueError(f"observations are {values.shape[1:]}, their space says {space.shape}")
+        return as_float32(values.reshape(len(values), int(np.prod(space.shape))))
+    raise ValueError(f"observations of {type(space).__name__} cannot be made flat")
+
+
+def as_float32(values: np.ndarray) -> np.ndarray:
+    """A cast in which a float64 too large for float32 becomes infinite, to be found among the non-finite values."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def box_of(actions: np.ndarray) -> gym.spaces.Box:
+    """The box for actions [N, A] that no environment describes: ±1 if they fit, else their own range."""
+    finite = np.where(np.isfinite(actions), actions, 0)
+    if np.abs(finite).max(initial=0) <= 1 + 1e-6:
+        return gym.spaces.Box(-1, 1, actions.shape[1:], np.float32)
+    return gym.spaces.Box(finite.min(0), finite.max(0), dtype=np.float32)
