@@ -28,6 +28,7 @@ class RunLogger(Logger):
         """Into the run's own events, so that the HParams table shows the run and the last value of ``metrics``."""
         plain = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in values.items()}
         self.record("hparams", HParam(plain, dict.fromkeys(metrics, 0.0)), exclude=("json",))
+        self.dump(0)
 
     def text(self, tag: str, markdown: str, step: int) -> None:
         self.writer.add_text(tag, markdown, step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import os
 import re
 from pathlib import Path
@@ -149,6 +150,7 @@ def load_config(arguments: list[str]) -> TrainConfig:
 def save_config(config: TrainConfig, path: Path) -> None:
     """Write what repeats the run: all fields but how it was started."""
     fields = {key: value for key, value in dataclasses.asdict(config).items() if key not in STARTING}
+    fields = json.loads(json.dumps(fields))  # jsonargparse's checked numbers become plain ones
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(yaml.safe_dump(fields, sort_keys=False))
     os.replace(temporary, path)
