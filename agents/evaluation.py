@@ -13,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from envs.scores import normalized_score
 from policies.backbones import State, select_rows
 
 
@@ -84,9 +85,8 @@ def summarize(returns: Sequence[float], reference: tuple[float, float] | None) -
     low, high = np.quantile(resampled, [0.025, 0.975])
     summary: dict[str, Any] = {"return_mean": values.mean(), "return_interval": [low, high], "normalized_score": None}
     if reference is not None:
-        scale = 100 / (reference[1] - reference[0])
-        summary["normalized_score"] = (values.mean() - reference[0]) * scale
-        summary["normalized_interval"] = [(low - reference[0]) * scale, (high - reference[0]) * scale]
+        summary["normalized_score"] = normalized_score(values.mean(), reference)
+        summary["normalized_interval"] = [normalized_score(bound, reference) for bound in (low, high)]
     return {key: _plain(value) for key, value in summary.items()}
 
 

@@ -1,49 +1,157 @@
 """Record a dataset: an agent of Stable-Baselines3 while it learns, or a trained run of ours while it plays.
 
     python -m envs.collect --algorithm sac --env Hopper-v5 --steps 100000 --output hopper.hdf5
-    python -m envs.collect --run runs/… --episodes 200 --noise 0.2 --target 3000 --output minari:hopper/mine-v0
+    python -m envs.collect --run runs/… --episodes 200 --noise 0.2 --targets 1000 3000 --output minari:hopper/mine-v0
 
 This is a command: like train.py it stands above the packages, so it alone in ``envs`` may import ``agents``.
 """
 
 from __future__ import annotations
 
-import argparse
+import sys
+from argparse import Namespace
+from typing import Any
 
-import gymnasium
-import stable_baselines3
-import torch
-from rich import print
+import gymnasium as gym
+import numpy as np
 
-from envs.datasets import Episodes
-from envs.make import make_env
-from envs.recorder import Recorder
+from envs.datasets import DatasetError, Episodes
+from envs.make import EnvironmentError, make_env
+from envs.recorder import Recorded, Recorder, to_episodes
 from envs.writers import write_hdf5, write_minari
 
-ALGORITHMS = {name.lower(): getattr(stable_baselines3, name) for name in ("A2C", "DQN", "PPO", "SAC", "TD3")}
+ALGORITHMS = ("a2c", "dqn", "ppo", "sac", "td3")
 
 
-def record_learning(algorithm: str, env_id: str, steps: int, seed: int) -> Episodes:
-    """All finished episodes of an agent that learns from scratch: a replay set, from untrained to good, in order."""
-    env = Recorder(make_env(env_id))
-    agent = ALGORITHMS[algorithm]("MlpPolicy", env, seed=seed, device="cpu")
-    agent.learn(steps, progress_bar=False)
-    return env.episodes(f"{env_id} {algorithm} replay")
+def record_learning(algorithm: str, env_id: str, steps: int, seed: int, n_envs: int = 1) -> Episodes:
+    """Every finished episode of an agent that learns from scratch: a replay set, from untrained to good, in order.
+
+    The agent has Stable-Baselines3's default hyperparameters. On-policy ones see normalised observations and rewards, as
+    is usual for MuJoCo; the recording holds what the environment gave.
+    """
+    import stable_baselines3
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+
+    done: list[Recorded] = []
+    vector: VecEnv = DummyVecEnv([lambda: Recorder(make_env(env_id), done)] * n_envs)
+    if algorithm in ("a2c", "ppo"):
+        vector = VecNormalize(vector)
+    agent = getattr(stable_baselines3, algorithm.upper())("MlpPolicy", vector, seed=seed, device="cpu")
+    agent.learn(steps)
+    return to_episodes(done, make_env(env_id), f"{env_id} {algorithm} replay")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m envs.collect", description=__doc__.split("\n")[0])
-    parser.add_argument("--algorithm", choices=sorted(ALGORITHMS))
-    parser.add_argument("--env")
-    parser.add_argument("--steps", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", required=True)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    episodes = record_learning(options.algorithm, options.env, options.steps, options.seed)
-    write_hdf5(episodes, options.output)
-    print(len(episodes), episodes.n_steps, episodes.returns.mean(), episodes.returns.max())
+def record_run(run: str, episodes: int, noise: float, targets: list[float] | None, seed: int, memory: str | None) -> Episodes:
+    """A trained run of ours plays ``episodes`` episodes, cycling through the target returns.
+
+    ``noise``: continuous actions get a normal error of this standard deviation, in units of half the action range, and
+    are clipped; discrete ones are replaced by a random action with this probability.
+    """
+    from agents import DecisionAgent, scoring
+    from agents.evaluation import Episode, play
+    from envs.wrappers import ReturnToGo
+
+    agent = DecisionAgent.load(run, device="cpu")
+    env_id = agent.task.get("env")
+    if env_id is None:
+        raise EnvironmentError(f"{run}: its dataset names no environment, so there is nowhere to play")
+    if memory is not None:
+        agent.policy.memory = memory  # type: ignore[assignment]
+    done: list[Recorded] = []
+    asked: list[Any] = [None] if agent.policy.config["condition"] == "none" else targets or scoring.default_targets(agent)
+    plan = [Episode(seed + i, asked[i % len(asked)]) for i in range(episodes)]
+    play(agent, lambda: ReturnToGo(NoisyActions(Recorder(make_env(env_id), done), noise, seed)), plan, n_envs=32)
+    return to_episodes(done, make_env(env_id), f"{env_id} {run}")
+
+
+class NoisyActions(gym.ActionWrapper):
+    """Disturbs what the agent chose; the recording holds what was done."""
+
+    def __init__(self, env: gym.Env, noise: float, seed: int):
+        super().__init__(env)
+        self.noise = noise
+        self._random = np.random.default_rng(seed)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        if seed is not None:  # an episode's noise depends on its seed alone
+            self._random = np.random.default_rng(seed)
+        return super().reset(seed=seed, options=options)
+
+    def action(self, action: Any) -> Any:
+        space = self.env.action_space
+        if isinstance(space, gym.spaces.Discrete):
+            return self._random.integers(space.n) if self._random.random() < self.noise else action
+        assert isinstance(space, gym.spaces.Box)
+        error = self._random.normal(scale=self.noise, size=space.shape) * (space.high - space.low) / 2
+        return np.clip(action + error, space.low, space.high).astype(np.float32)
+
+
+def subset(episodes: Episodes, steps: int, seed: int) -> Episodes:
+    """A random choice of episodes, in their order, of at most ``steps`` steps together."""
+    shuffled = np.random.default_rng(seed).permutation(len(episodes))
+    n = int(np.searchsorted(np.cumsum(episodes.lengths[shuffled]), steps, side="right"))
+    if n == 0:
+        raise DatasetError(f"{episodes.name}: no episode has as few as {steps} steps")
+    return episodes.select(np.sort(shuffled[:n]))
+
+
+def main(arguments: list[str]) -> int:
+    from configs import Parser
+
+    parser = Parser(prog="python -m envs.collect", description=__doc__.split("\n")[0])
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--algorithm", choices=ALGORITHMS, help="a Stable-Baselines3 agent that learns from scratch in --env")
+    source.add_argument("--run", help="a run folder of train.py")
+    parser.add_argument("--output", required=True, help="file.hdf5, or minari:NAME-vN")
+    parser.add_argument("--env", help="with --algorithm: environment id")
+    parser.add_argument("--steps", type=int, default=100_000, help="with --algorithm: steps to learn for")
+    parser.add_argument("--n_envs", type=int, default=1, help="with --algorithm: environments to learn in")
+    parser.add_argument("--keep", type=int, help="record a random subset of the episodes, of at most this many steps")
+    parser.add_argument("--episodes", type=int, default=100, help="with --run: episodes to play")
+    parser.add_argument("--noise", type=float, default=0.0, help="with --run: error of the actions, 0 (none) to 1")
+    parser.add_argument("--targets", type=float, nargs="+", help="with --run: returns to ask for, in turn")
+    parser.add_argument("--memory", choices=["carried", "window"], help="with --run: default the run's own")
+    parser.add_argument("--seed", type=int, default=0, help="of the agent and the environments")
+    options = parser.parse_args(arguments)
+    if options.algorithm and not options.env:
+        parser.error("--algorithm needs --env")
+    if not options.output.startswith("minari:") and not options.output.endswith((".hdf5", ".h5")):
+        parser.error(f"--output {options.output}: must end in .hdf5, or be minari:NAME-vN")
+    from agents.errors import USER_ERRORS
+
+    try:
+        collect(options, " ".join(["python -m envs.collect", *arguments]))
+    except USER_ERRORS as error:
+        print(f"envs.collect: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def collect(options: Namespace, command: str) -> None:
+    import torch
+
+    torch.set_num_threads(1)  # networks this small are faster so
+    if options.run:
+        episodes = record_run(
+            options.run, options.episodes, options.noise, options.targets, options.seed, options.memory
+        )
+    else:
+        episodes = record_learning(options.algorithm, options.env, options.steps, options.seed, options.n_envs)
+    if options.keep:
+        episodes = subset(episodes, options.keep, options.seed)
+    if options.output.startswith("minari:"):
+        write_minari(episodes, options.output.removeprefix("minari:"), description=f"recorded by: {command}")
+    else:
+        from agents.checkpoint import installed_versions
+
+        versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items())
+        write_hdf5(episodes, options.output, command=command, versions=versions)
+    returns = episodes.returns
+    print(
+        f"{len(episodes):,} episodes, {episodes.n_steps:,} steps, returns {returns.min():.1f} … {np.median(returns):.1f} (median) "
+        f"… {returns.max():.1f}, written to {options.output}"
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))
