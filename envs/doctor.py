@@ -55,9 +55,9 @@ def _bad_values(episodes: Episodes) -> list[str]:
             found.append(f"{name} is NaN or infinite in {bad.sum()} rows, first in row {np.argmax(bad)}")
     space, actions = episodes.action_space, episodes.actions
     if isinstance(space, gym.spaces.Discrete):
-        outside: np.ndarray = (actions < 0) | (actions >= space.n)
+        outside = np.asarray((actions < 0) | (actions >= space.n))
     else:
-        outside = ((actions < space.low - TOLERANCE) | (actions > space.high + TOLERANCE)).any(axis=1)
+        outside = np.any((actions < space.low - TOLERANCE) | (actions > space.high + TOLERANCE), axis=1)
     if outside.any():
         where = f"in {outside.sum()} rows, first in row {np.argmax(outside)}"
         found.append(f"actions lies outside of {_describe(space)} {where}")
@@ -89,7 +89,8 @@ def print_report(episodes: Episodes, source: str, console: Console | None = None
     found = problems(episodes)
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
-    rows = {"dataset": source} | ({} if _inconsistencies(episodes) else _facts(episodes))
+    with np.errstate(all="ignore"):  # statistics of NaN are NaN, and the last line says where they are
+        rows = {"dataset": source} | ({} if _inconsistencies(episodes) else _facts(episodes))
     for label, value in rows.items():
         table.add_row(label, Text(value))
     console.print(table)
@@ -102,6 +103,7 @@ def _facts(episodes: Episodes) -> dict[str, str]:
     """Label → value, for episodes whose arrays fit each other."""
     returns, reference = episodes.returns, episodes.reference_returns
     ended, cut = int(episodes.terminated.sum()), int(episodes.truncated.sum())
+    unfinished = len(episodes) - ended - cut
     env = "none named"
     if episodes.env_id:
         env = f"{episodes.env_id} ({'registered' if is_registered(episodes.env_id) else 'not registered here'})"
@@ -110,10 +112,11 @@ def _facts(episodes: Episodes) -> dict[str, str]:
     score = "no reference returns, so no score"
     if reference:
         mean, best = (normalized_score(float(value), reference) for value in (returns.mean(), returns.max()))
-        score = f"mean {mean:.1f}, max {best:.1f}, by {episodes.reference_name}: {reference[0]:.6g} is 0, {reference[1]:.6g} 100"
+        score = f"mean {mean:.1f}, max {best:.1f} (by {episodes.reference_name}: 0 to 100 is "
+        score += f"{reference[0]:.6g} to {reference[1]:.6g})"
     return {
         "environment": env,
-        "episodes": f"{len(episodes):,} ({ended:,} terminated, {cut:,} truncated, {len(episodes) - ended - cut:,} unfinished)",
+        "episodes": f"{len(episodes):,} ({ended:,} terminated, {cut:,} truncated, {unfinished:,} unfinished)",
         "steps": f"{episodes.n_steps:,}",
         "lengths": _quantiles(episodes.lengths),
         "returns": _quantiles(returns),
