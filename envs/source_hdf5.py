@@ -153,7 +153,7 @@ def _actions(values: np.ndarray, env_id: str | None) -> tuple[np.ndarray, gym.sp
 
 
 def _observations(values: np.ndarray, env_id: str | None) -> np.ndarray:
-    """[N, width] float32; where the environment's observations are discrete, numbers become one-hot as they do there."""
+    """[N, width] float32; numbers become one-hot where they do so in the environment, whose states are discrete."""
     if int(np.prod(values.shape[1:])) == 1 and values.dtype.kind in "iu":
         spaces = env_spaces(env_id)
         width = spaces[0] if spaces else None

@@ -111,8 +111,8 @@ def test_before_the_first_action_of_an_episode_there_was_none(make_episodes):
     for discrete in (False, True):
         episodes = make_episodes([3, 1, 4], discrete=discrete)
         sampler = SequenceSampler(episodes, 4)
-        firsts = sampler.previous_action[torch.as_tensor(episodes.starts)]
+        firsts = sampler.windows(torch.as_tensor(episodes.starts))["previous_action"][:, 0]
         assert (firsts == (3 if discrete else 0)).all()
         if discrete:
             assert isinstance(episodes.action_space, gym.spaces.Discrete)
-            assert sampler.previous_action.max() == episodes.action_space.n
+            assert sampler.sample(99, 0, 0)["previous_action"].max() == episodes.action_space.n

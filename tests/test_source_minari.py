@@ -51,9 +51,7 @@ def create(lengths, observation, observation_space=UNBOUNDED, action_space=UNIT,
         )
 
 
-META = {
-    "author": "a", "author_email": "a@b.c", "code_permalink": "https://example.org", "algorithm_name": "a", "description": "a"
-}  # fmt: skip
+META = {key: "a" for key in ("author", "author_email", "code_permalink", "algorithm_name", "description")}
 
 
 def file_of(tmp_path, name="main_data.hdf5"):
@@ -89,9 +87,8 @@ def test_our_own_minari_sets_come_back_as_they_were_written(make_episodes):
         assert read.action_space == written.action_space
 
 
-GOAL = gym.spaces.Dict(
-    observation=gym.spaces.Box(-9, 9, (2,)), achieved_goal=gym.spaces.Box(-9, 9, (1,)), desired_goal=gym.spaces.Box(-9, 9, (1,))
-)  # fmt: skip
+ONE, TWO = (gym.spaces.Box(-9, 9, (width,)) for width in (1, 2))
+GOAL = gym.spaces.Dict(observation=TWO, achieved_goal=ONE, desired_goal=ONE)
 
 
 def test_goal_observations_are_observation_then_desired_goal():
