@@ -3,8 +3,8 @@
     python -m benchmarks.data [--dataset SOURCE]          run from the root of the repository
 
 The loop does what the original Decision Transformer's ``get_batch`` does (Chen et al. 2021): episodes are lists of
-numpy arrays, and each sample is cut, padded and given its returns-to-go by itself. It is timed with the original's sum of
-rewards (a Python loop from the episode's end) and with ``np.cumsum``. All give the same fields.
+numpy arrays, and each sample is cut, padded and given its returns-to-go by itself. It is timed with the original's sum
+of rewards (a Python loop from the episode's end) and with ``np.cumsum``. All give the same fields.
 Without ``--dataset`` the data are random, of Hopper's shape (100,000 steps; episodes of 20 to 1,000 steps).
 """
 
