@@ -109,11 +109,11 @@ def _facts(episodes: Episodes) -> dict[str, str]:
         env = f"{episodes.env_id} ({'registered' if is_registered(episodes.env_id) else 'not registered here'})"
     constant = np.flatnonzero(np.ptp(episodes.observations, axis=0) == 0)
     width = f"{episodes.observation_dim} wide" + (f", constant: {_list(constant)}" if len(constant) else "")
-    score = "no reference returns, so no score"
+    score, origin = "no reference returns, so no score", "none"
     if reference:
         mean, best = (normalized_score(float(value), reference) for value in (returns.mean(), returns.max()))
-        score = f"mean {mean:.1f}, max {best:.1f} (by {episodes.reference_name}: 0 to 100 is "
-        score += f"{reference[0]:.6g} to {reference[1]:.6g})"
+        score = f"mean {mean:.1f}, max {best:.1f}"
+        origin = f"{reference[0]:.6g} is 0, {reference[1]:.6g} is 100 ({episodes.reference_name})"
     return {
         "environment": env,
         "episodes": f"{len(episodes):,} ({ended:,} terminated, {cut:,} truncated, {unfinished:,} unfinished)",
@@ -121,6 +121,7 @@ def _facts(episodes: Episodes) -> dict[str, str]:
         "lengths": _quantiles(episodes.lengths),
         "returns": _quantiles(returns),
         "normalized": score,
+        "reference": origin,
         "observations": width,
         "actions": f"{_describe(episodes.action_space)}, {_saturation(episodes)}",
         "after the end": _final(episodes),
