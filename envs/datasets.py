@@ -23,7 +23,7 @@ class Episodes:
     """Recorded episodes as flat arrays: N steps of E episodes, one after the other.
 
     Row ``t`` holds the observation that the action was chosen on, that action, and the reward that it brought.
-    Only the last step of an episode can be ``terminated`` or ``truncated``; if it is neither, the recording stopped there.
+    Only the last step of an episode can be ``terminated`` or ``truncated``; if it is neither, the recording stopped.
     """
 
     observations: np.ndarray  # [N, observation_dim] float32
@@ -85,7 +85,7 @@ class Episodes:
         )
 
     def top(self, fraction: float) -> Episodes:
-        """The best episodes by return until they make up ``fraction`` of the steps: the data of "10 % BC" (Chen et al. 2021, 5.1)."""
+        """The best episodes by return that make up ``fraction`` of the steps, as in "10 % BC" (Chen et al. 2021)."""
         if not 0 < fraction <= 1:
             raise ValueError(f"top fraction must be in (0, 1], not {fraction}")
         best = np.argsort(-self.returns, kind="stable")
@@ -94,7 +94,7 @@ class Episodes:
 
 
 class SequenceSampler:
-    """Windows of ``context`` steps from flat tensors that stay on ``device``; a batch is a function of (seed, step) alone.
+    """Windows of ``context`` steps from tensors that stay on ``device``; a batch is a function of (seed, step) alone.
 
     A window starts at a step drawn uniformly (so an episode is drawn in proportion to its length, as in the Decision
     Transformer) and is padded on the right where the episode ends. An episode that fits into the window is taken whole.
@@ -105,35 +105,46 @@ class SequenceSampler:
             return torch.as_tensor(x).to(device=device, dtype=dtype)
 
         starts, lengths = episodes.starts, episodes.lengths
+        rows = np.arange(episodes.n_steps)
+        timestep = rows - np.repeat(starts, lengths)
+        left = np.repeat(lengths, lengths) - timestep  # steps to the episode's end, this one included
         discrete = isinstance(episodes.action_space, gym.spaces.Discrete)
+        action = on_device(episodes.actions, torch.int64 if discrete else torch.float32)
+        previous_action = action.roll(1, 0)
+        # no action came before an episode's first: zeros, or for discrete actions one more class
+        nothing = int(episodes.action_space.n) if discrete else 0  # type: ignore[union-attr]
+        previous_action[on_device(starts, torch.int64)] = nothing
+        flat = {
+            "observation": on_device(episodes.observations, torch.float32),
+            "previous_action": previous_action,
+            "return_to_go": on_device(episodes.returns_to_go, torch.float32),
+            "timestep": on_device(timestep, torch.int64),
+            "action": action,
+        }
         self.context = context
         self.n_steps = episodes.n_steps
-        self.observation = on_device(episodes.observations, torch.float32)
-        self.action = on_device(episodes.actions, torch.int64 if discrete else torch.float32)
-        self.previous_action = self.action.roll(1, 0)
-        # no action came before an episode's first: zeros, or for discrete actions one more class
-        self.previous_action[on_device(starts, torch.int64)] = int(episodes.action_space.n) if discrete else 0  # type: ignore[union-attr]
-        self.return_to_go = on_device(episodes.returns_to_go, torch.float32)
-        self.timestep = on_device(np.arange(self.n_steps) - np.repeat(starts, lengths), torch.int64)
-        self.end = on_device(np.repeat(starts + lengths, lengths), torch.int64)
-        fits = np.repeat(lengths <= context, lengths)
-        rows = np.arange(self.n_steps)
-        self.first = on_device(np.where(fits, np.repeat(starts, lengths), rows), torch.int64)
-        self.offsets = torch.arange(context, device=device)
+        self.sequences = {key: _windows(values, context) for key, values in flat.items()}
+        self.masks = torch.ones(context + 1, context, dtype=torch.bool, device=device).tril(-1)  # row n: n steps valid
+        self.valid = on_device(np.minimum(left, context), torch.int64)
+        self.first = on_device(np.where(np.repeat(lengths <= context, lengths), rows - timestep, rows), torch.int64)
 
     def sample(self, batch_size: int, seed: int, step: int) -> dict[str, torch.Tensor]:
-        """Batch ``step`` of the run with ``seed``: tensors [B, context, …] and ``mask`` [B, context], false on padding."""
+        """Batch ``step`` of the run ``seed``: tensors [B, context, …] and ``mask`` [B, context], false on padding."""
         random = np.random.Generator(np.random.Philox(key=seed, counter=step))
         drawn = torch.from_numpy(random.integers(self.n_steps, size=batch_size)).to(self.first.device)
-        return self.windows(self.first[drawn])
+        return self.windows(self.first.index_select(0, drawn))
 
     def windows(self, first: torch.Tensor) -> dict[str, torch.Tensor]:
         """The windows that start at the rows ``first`` [B]."""
-        rows = first[:, None] + self.offsets
-        mask = rows < self.end[first][:, None]
-        rows = rows.clamp_max(self.n_steps - 1)
-        batch = {key: getattr(self, key)[rows] for key in SEQUENCE_KEYS}
-        return batch | {"action": self.action[rows], "mask": mask}
+        batch = {key: sequences.index_select(0, first) for key, sequences in self.sequences.items()}
+        return batch | {"mask": self.masks.index_select(0, self.valid.index_select(0, first))}
 
 
-SEQUENCE_KEYS = ("observation", "previous_action", "return_to_go", "timestep")  # also the keys of ReturnToGo's observation
+def _windows(values: torch.Tensor, context: int) -> torch.Tensor:
+    """[N, …] seen as [N, context, …], where row t holds the rows t, t + 1, …: a view, so that a window is one copy."""
+    padded = torch.cat([values, values[-1:].expand(context - 1, *values.shape[1:])])
+    return padded.unfold(0, context, 1).movedim(-1, 1)
+
+
+# what a decision policy sees; also the keys of ReturnToGo's observation
+SEQUENCE_KEYS = ("observation", "previous_action", "return_to_go", "timestep")

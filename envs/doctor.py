@@ -55,9 +55,9 @@ def _bad_values(episodes: Episodes) -> list[str]:
             found.append(f"{name} is NaN or infinite in {bad.sum()} rows, first in row {np.argmax(bad)}")
     space, actions = episodes.action_space, episodes.actions
     if isinstance(space, gym.spaces.Discrete):
-        outside: np.ndarray = (actions < 0) | (actions >= space.n)
+        outside = np.asarray((actions < 0) | (actions >= space.n))
     else:
-        outside = ((actions < space.low - TOLERANCE) | (actions > space.high + TOLERANCE)).any(axis=1)
+        outside = np.any((actions < space.low - TOLERANCE) | (actions > space.high + TOLERANCE), axis=1)
     if outside.any():
         where = f"in {outside.sum()} rows, first in row {np.argmax(outside)}"
         found.append(f"actions lies outside of {_describe(space)} {where}")
@@ -89,7 +89,8 @@ def print_report(episodes: Episodes, source: str, console: Console | None = None
     found = problems(episodes)
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
-    rows = {"dataset": source} | ({} if _inconsistencies(episodes) else _facts(episodes))
+    with np.errstate(all="ignore"):  # statistics of NaN are NaN, and the last line says where they are
+        rows = {"dataset": source} | ({} if _inconsistencies(episodes) else _facts(episodes))
     for label, value in rows.items():
         table.add_row(label, Text(value))
     console.print(table)
@@ -102,22 +103,25 @@ def _facts(episodes: Episodes) -> dict[str, str]:
     """Label → value, for episodes whose arrays fit each other."""
     returns, reference = episodes.returns, episodes.reference_returns
     ended, cut = int(episodes.terminated.sum()), int(episodes.truncated.sum())
+    unfinished = len(episodes) - ended - cut
     env = "none named"
     if episodes.env_id:
         env = f"{episodes.env_id} ({'registered' if is_registered(episodes.env_id) else 'not registered here'})"
     constant = np.flatnonzero(np.ptp(episodes.observations, axis=0) == 0)
     width = f"{episodes.observation_dim} wide" + (f", constant: {_list(constant)}" if len(constant) else "")
-    score = "no reference returns, so no score"
+    score, origin = "no reference returns, so no score", "none"
     if reference:
         mean, best = (normalized_score(float(value), reference) for value in (returns.mean(), returns.max()))
-        score = f"mean {mean:.1f}, max {best:.1f}, by {episodes.reference_name}: {reference[0]:.6g} is 0, {reference[1]:.6g} 100"
+        score = f"mean {mean:.1f}, max {best:.1f}"
+        origin = f"{reference[0]:.6g} is 0, {reference[1]:.6g} is 100 ({episodes.reference_name})"
     return {
         "environment": env,
-        "episodes": f"{len(episodes):,} ({ended:,} terminated, {cut:,} truncated, {len(episodes) - ended - cut:,} unfinished)",
+        "episodes": f"{len(episodes):,} ({ended:,} terminated, {cut:,} truncated, {unfinished:,} unfinished)",
         "steps": f"{episodes.n_steps:,}",
         "lengths": _quantiles(episodes.lengths),
         "returns": _quantiles(returns),
         "normalized": score,
+        "reference": origin,
         "observations": width,
         "actions": f"{_describe(episodes.action_space)}, {_saturation(episodes)}",
         "after the end": _final(episodes),

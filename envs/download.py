@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -42,6 +43,8 @@ def download_hdf5(url: str, path: Path) -> None:
     except (OSError, http.client.HTTPException, ValueError) as error:
         if isinstance(error, DatasetError):
             raise
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it is also the server's answer
         raise DatasetError(f"{url}: download failed ({one_line(error)})") from None
     finally:
         temporary.unlink(missing_ok=True)

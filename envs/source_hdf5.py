@@ -135,7 +135,7 @@ def _actions(values: np.ndarray, env_id: str | None) -> tuple[np.ndarray, gym.sp
     spaces = env_spaces(env_id)
     expected = spaces[1] if spaces else None
     discrete = isinstance(expected, gym.spaces.Discrete) and expected.start == 0
-    column = values.size == len(values)
+    column = int(np.prod(values.shape[1:])) == 1
     if values.dtype.kind == "f" and discrete and column and np.array_equal(values, np.rint(values)):
         values = values.astype(np.int64)  # some tools store action 1 as 1.0
     if values.dtype.kind == "f":
@@ -148,16 +148,16 @@ def _actions(values: np.ndarray, env_id: str | None) -> tuple[np.ndarray, gym.sp
     values = values.reshape(-1).astype(np.int64)
     n = max(int(values.max()) + 1, int(expected.n) if discrete else 1)  # type: ignore[union-attr]
     if n > MAX_DISCRETE or values.min() < 0:
-        raise DatasetError(f"discrete actions from {values.min()} to {values.max()}, outside of 0 to {MAX_DISCRETE - 1}")
+        raise DatasetError(f"discrete actions from {values.min()} to {values.max()} are outside of 0 to {MAX_DISCRETE}")
     return values, gym.spaces.Discrete(int(expected.n) if discrete else n)  # type: ignore[union-attr]
 
 
 def _observations(values: np.ndarray, env_id: str | None) -> np.ndarray:
-    """[N, width] float32; where the environment's observations are discrete, numbers become one-hot as they do there."""
-    if values.size == len(values) and values.dtype.kind in "iu":
+    """[N, width] float32; numbers become one-hot where they do so in the environment, whose states are discrete."""
+    if int(np.prod(values.shape[1:])) == 1 and values.dtype.kind in "iu":
         spaces = env_spaces(env_id)
         width = spaces[0] if spaces else None
-        if width is not None and width > 1 and 0 <= values.min() and values.max() < width:
+        if width is not None and width > 1 and values.min() >= 0 and values.max() < width:
             return flatten(gym.spaces.Discrete(width), values)
     return as_float32(values.reshape(len(values), -1))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import gymnasium as gym
@@ -66,13 +67,15 @@ def write_minari(episodes: Episodes, dataset_id: str, **metadata: str) -> None:
         )
     unbounded = gym.spaces.Box(-np.inf, np.inf, (episodes.observation_dim,), np.float32)
     try:
-        minari.create_dataset_from_buffers(
-            dataset_id,
-            buffers,
-            env=episodes.env_id,
-            observation_space=unbounded,
-            action_space=episodes.action_space,
-            **metadata,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice about metadata that the caller left out
+            minari.create_dataset_from_buffers(
+                dataset_id,
+                buffers,
+                env=episodes.env_id,
+                observation_space=unbounded,
+                action_space=episodes.action_space,
+                **metadata,
+            )
     except ValueError as error:  # a malformed id, or one that exists
         raise DatasetError(f"{dataset_id}: {error}") from None

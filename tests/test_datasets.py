@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from envs.datasets import SequenceSampler
+
+many = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+episode_lengths = st.lists(st.integers(1, 12), min_size=1, max_size=8)
+
+
+@many
+@given(lengths=episode_lengths, seed=st.integers(0, 100))
+def test_returns_and_returns_to_go_are_sums_over_the_episode(make_episodes, lengths, seed):
+    episodes = make_episodes(lengths, seed)
+    to_go, returns = [], []
+    for start, length in zip(np.cumsum([0, *lengths]), lengths, strict=False):
+        rewards = episodes.rewards[start : start + length].astype(np.float64)
+        returns.append(rewards.sum())
+        to_go += [rewards[t:].sum() for t in range(length)]
+    np.testing.assert_allclose(episodes.returns, returns, atol=1e-10)
+    np.testing.assert_allclose(episodes.returns_to_go, to_go, atol=1e-10)
+
+
+@many
+@given(lengths=episode_lengths, data=st.data())
+def test_selected_episodes_are_whole_and_in_the_order_asked_for(make_episodes, lengths, data):
+    episodes = make_episodes(lengths)
+    chosen = data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, max_size=5))
+    selected = episodes.select(np.array(chosen))
+    rows = np.concatenate([np.arange(sum(lengths[:e]), sum(lengths[: e + 1])) for e in chosen])
+    assert selected.observations[:, 0].tolist() == rows.tolist()
+    assert selected.lengths.tolist() == [lengths[e] for e in chosen]
+    np.testing.assert_array_equal(selected.actions, episodes.actions[rows])
+    np.testing.assert_array_equal(selected.final_observations, episodes.final_observations[chosen])
+    np.testing.assert_array_equal(selected.returns, episodes.returns[chosen])
+
+
+@many
+@given(lengths=episode_lengths, fraction=st.floats(0.01, 1))
+def test_the_top_fraction_are_the_best_episodes_and_no_more_than_needed(make_episodes, lengths, fraction):
+    episodes = make_episodes(lengths)
+    top = episodes.top(fraction)
+    n = len(top)
+    assert sorted(top.returns) == sorted(np.sort(episodes.returns)[::-1][:n])
+    assert top.n_steps >= fraction * episodes.n_steps - 1e-6
+    worst = int(np.argmin(top.returns))
+    assert top.n_steps - top.lengths[worst] < fraction * episodes.n_steps + 1e-6
+
+
+@pytest.mark.parametrize("fraction", [0, -1, 1.5])
+def test_impossible_fractions_are_refused(make_episodes, fraction):
+    with pytest.raises(ValueError, match="top fraction"):
+        make_episodes([3]).top(fraction)
+
+
+@many
+@given(lengths=episode_lengths, context=st.integers(1, 8), discrete=st.booleans(), step=st.integers(0, 5))
+def test_windows_are_those_of_a_loop_over_samples(make_episodes, lengths, context, discrete, step):
+    episodes = make_episodes(lengths, discrete=discrete)
+    sampler = SequenceSampler(episodes, context)
+    batch = sampler.sample(16, seed=3, step=step)
+    n = episodes.n_steps
+    drawn = np.random.Generator(np.random.Philox(key=3, counter=step)).integers(n, size=16)
+    nothing = 3 if discrete else np.zeros(2)
+    starts = np.cumsum([0, *lengths])
+    for b, row in enumerate(drawn):
+        e = np.searchsorted(starts, row, side="right") - 1
+        first = starts[e] if lengths[e] <= context else row
+        end = starts[e + 1]
+        valid = min(context, end - first)
+        assert batch["mask"][b].tolist() == [True] * valid + [False] * (context - valid)
+        for i in range(valid):
+            t = first + i
+            assert batch["observation"][b, i, 0] == t
+            assert batch["timestep"][b, i] == t - starts[e]
+            np.testing.assert_array_equal(batch["action"][b, i], episodes.actions[t])
+            previous = nothing if t == starts[e] else episodes.actions[t - 1]
+            np.testing.assert_array_equal(batch["previous_action"][b, i], previous)
+            expected = episodes.rewards[t:end].astype(np.float64).sum()
+            np.testing.assert_allclose(batch["return_to_go"][b, i], expected, atol=1e-5)
+
+
+def test_an_episode_that_fits_into_the_window_is_taken_whole(make_episodes):
+    batch = SequenceSampler(make_episodes([4, 5, 3]), 5).sample(64, seed=0, step=0)
+    assert (batch["timestep"][:, 0] == 0).all()
+    assert set(batch["mask"].sum(1).tolist()) == {3, 4, 5}
+
+
+def test_longer_episodes_are_cut_and_may_run_into_their_end(make_episodes):
+    batch = SequenceSampler(make_episodes([10]), 4).sample(256, seed=0, step=0)
+    assert set(batch["timestep"][:, 0].tolist()) == set(range(10))
+    assert batch["mask"].sum(1).min() == 1
+
+
+def test_a_batch_is_a_function_of_seed_and_step(make_episodes):
+    sampler = SequenceSampler(make_episodes([50, 60]), 5)
+    again = SequenceSampler(make_episodes([50, 60]), 5)
+    again.sample(8, seed=9, step=0)
+    for key, value in sampler.sample(8, seed=1, step=7).items():
+        assert torch.equal(value, again.sample(8, seed=1, step=7)[key])
+    rows = [tuple(sampler.sample(8, s, t)["observation"][:, 0, 0].tolist()) for s, t in ((1, 7), (1, 8), (2, 7))]
+    assert len(set(rows)) == 3
+
+
+def test_before_the_first_action_of_an_episode_there_was_none(make_episodes):
+    for discrete in (False, True):
+        episodes = make_episodes([3, 1, 4], discrete=discrete)
+        sampler = SequenceSampler(episodes, 4)
+        firsts = sampler.windows(torch.as_tensor(episodes.starts))["previous_action"][:, 0]
+        assert (firsts == (3 if discrete else 0)).all()
+        if discrete:
+            assert isinstance(episodes.action_space, gym.spaces.Discrete)
+            assert sampler.sample(99, 0, 0)["previous_action"].max() == episodes.action_space.n
