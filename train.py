@@ -52,7 +52,13 @@ def train(config: TrainConfig) -> int:
     save_config(config, run / "config.yaml")
     agent.set_logger(logger)
     if not config.resume:
-        tags = ["eval/normalized_score", "eval/return_mean", "perf/train_tokens_per_s", "perf/step_latency_us", "train/loss"]
+        tags = [
+            "eval/normalized_score",
+            "eval/return_mean",
+            "perf/train_tokens_per_s",
+            "perf/step_latency_us",
+            "train/loss",
+        ]
         logger.hyperparameters(_flat(dataclasses.asdict(config)), tags)
         rows = "\n".join(f"| {key} | `{value}` |" for key, value in _flat(dataclasses.asdict(config)).items())
         logger.text("config", f"| key | value |\n|---|---|\n{rows}", 0)
@@ -76,7 +82,9 @@ def train(config: TrainConfig) -> int:
         callbacks.insert(0, Every(config.evaluation.every, config.steps, evaluate))
     agent.learn(config.steps - agent.num_timesteps, callbacks, log_interval=config.log_every, reset_num_timesteps=False)
     if stop.received is not None:
-        console.print(f"stopped at update {agent.num_timesteps}; to go on: python train.py --resume true --run_dir {run}")
+        console.print(
+            f"stopped at update {agent.num_timesteps}; to go on: python train.py --resume true --run_dir {run}"
+        )
         return 128 + stop.received
 
     if env_id is not None:
@@ -128,8 +136,8 @@ def new_agent(config: TrainConfig, episodes: Any) -> Any:
 
 
 def run_folder(config: TrainConfig, dataset_name: str) -> Path:
-    """The folder to write to, made. A run that is there is never overwritten: a name of ours gets a number, one that was
-    given is an error.
+    """The folder to write to, made. A run that is there is never overwritten: a name of ours gets a number, one that
+    was given is an error.
 
     Raises:
         CheckpointError: the given folder holds a run already, or there is none to resume.
@@ -144,7 +152,9 @@ def run_folder(config: TrainConfig, dataset_name: str) -> Path:
         return folder
     if (folder / "config.yaml").exists():
         if config.run_dir is not None:
-            raise CheckpointError(f"{folder}: holds a run already; --resume true goes on with it, another --run_dir starts a new one")
+            raise CheckpointError(
+                f"{folder}: holds a run already; --resume true goes on with it, another --run_dir starts a new one"
+            )
         number = 2
         while folder.with_name(f"{folder.name}-{number}").exists():
             number += 1

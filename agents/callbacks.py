@@ -18,7 +18,8 @@ from agents.checkpoint import checkpoints
 
 
 class ShowProgress(BaseCallback):
-    """A bar with the loss and the updates per second; one line for every tenth of the run where there is no terminal."""
+    """A bar with the loss and the updates per second; one line for every tenth of the run where there is no
+    terminal."""
 
     def __init__(self, total: int, console: Console):
         super().__init__()
@@ -89,7 +90,8 @@ class Every(BaseCallback):
 
 
 class StopOnSignal(BaseCallback):
-    """Ctrl-C and SIGTERM end the learning after the current update, so that it can be saved; a second one ends the program."""
+    """Ctrl-C and SIGTERM end the learning after the current update, so that it can be saved; a second one ends the
+    program."""
 
     def __init__(self) -> None:
         super().__init__()

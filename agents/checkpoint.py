@@ -1,4 +1,5 @@
-"""Checkpoints: a folder of safetensors and JSON under a SHA-256 manifest, written whole or not at all, read without unpickling."""
+"""Checkpoints: a folder of safetensors and JSON under a SHA-256 manifest, written whole or not at all, read without
+unpickling."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ class CheckpointError(ValueError):
 
 
 def write_checkpoint(folder: str | Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
-    """Write ``folder`` under a temporary name, flush it to the disk and rename it: a crash leaves the old one or the new one."""
+    """Write ``folder`` under a temporary name, flush it to the disk and rename it: a crash leaves the old one or the
+    new one."""
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
@@ -31,7 +33,10 @@ def write_checkpoint(folder: str | Path, tensors: dict[str, torch.Tensor], state
     temporary.mkdir()
     save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary / TENSORS)
     (temporary / STATE).write_text(json.dumps(state, indent=1))
-    manifest = {name: {"bytes": (temporary / name).stat().st_size, "sha256": _sha256(temporary / name)} for name in (TENSORS, STATE)}
+    manifest = {
+        name: {"bytes": (temporary / name).stat().st_size, "sha256": _sha256(temporary / name)}
+        for name in (TENSORS, STATE)
+    }
     (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
     for path in (*temporary.iterdir(), temporary):
         _flush(path)

@@ -26,7 +26,7 @@ from agents.checkpoint import (
 )
 from envs.datasets import Episodes, SequenceSampler
 from policies.actions import build_space
-from policies.backbones import State, map_state
+from policies.backbones import State
 from policies.decision import DecisionPolicy
 
 
@@ -35,10 +35,11 @@ class TrainingError(RuntimeError):
 
 
 class DecisionAgent:
-    """Return-conditioned supervised learning (Chen et al. 2021, arXiv 2106.01345), with the surface of a Stable-Baselines3 algorithm.
+    """Return-conditioned supervised learning (Chen et al. 2021, arXiv 2106.01345), with the surface of a
+    Stable-Baselines3 algorithm.
 
-    ``num_timesteps`` counts gradient updates. A batch is a function of (seed, update) alone and dropout is seeded by the
-    same pair, so that a run that was interrupted and loaded continues to the same weights, bit for bit.
+    ``num_timesteps`` counts gradient updates. A batch is a function of (seed, update) alone and dropout is seeded by
+    the same pair, so that a run that was interrupted and loaded continues to the same weights, bit for bit.
 
     Args:
         episodes: the data; None for an agent that only acts.
@@ -67,7 +68,7 @@ class DecisionAgent:
         device: str = "auto",
         policy_kwargs: dict[str, Any] | None = None,
     ):
-        self.config = dict(
+        self.config: dict[str, Any] = dict(
             context=context,
             batch_size=batch_size,
             learning_rate=learning_rate,
@@ -112,10 +113,13 @@ class DecisionAgent:
     ) -> DecisionAgent:
         """Make ``total_timesteps`` gradient updates; ``reset_num_timesteps`` False goes on from those already made.
 
-        Callbacks are called after every update. Losses stay on the device until they are logged, every ``log_interval``.
+        Callbacks are called after every update. Losses stay on the device until they are logged, every
+        ``log_interval``.
         """
         if self.sampler is None:
-            raise ValueError("this agent has no episodes to learn from: give them to DecisionAgent(episodes) or load(path, episodes)")
+            raise ValueError(
+                "this agent has no episodes to learn from: give them to DecisionAgent(episodes) or load(path, episodes)"
+            )
         if reset_num_timesteps:
             self.num_timesteps = 0
         self._total_timesteps = self.num_timesteps + total_timesteps
@@ -135,7 +139,8 @@ class DecisionAgent:
         return self
 
     def update(self) -> dict[str, torch.Tensor]:
-        """One gradient update on batch ``num_timesteps``; returns its loss and gradient norm as tensors on the device."""
+        """One gradient update on batch ``num_timesteps``; returns its loss and gradient norm as tensors on the
+        device."""
         assert self.sampler is not None
         self.policy.train()
         torch.manual_seed(self.seed * 1_000_003 + self.num_timesteps)  # dropout
@@ -157,7 +162,8 @@ class DecisionAgent:
         episode_start: np.ndarray | None = None,
         deterministic: bool = True,
     ) -> tuple[np.ndarray, State]:
-        """Actions for observations of ReturnToGo environments, a batch or a single one, and the state for the next call.
+        """Actions for observations of ReturnToGo environments, a batch or a single one, and the state for the next
+        call.
 
         ``state`` None begins anew; ``episode_start`` [B] resets the memory of those environments.
         """
@@ -200,7 +206,8 @@ class DecisionAgent:
     def load(
         cls, path: str | Path, episodes: Episodes | None = None, env: VecEnv | None = None, device: str = "auto"
     ) -> DecisionAgent:
-        """The agent of a checkpoint, or of the last one of a run folder. Without ``episodes`` it can act but not learn on."""
+        """The agent of a checkpoint, or of the last one of a run folder. Without ``episodes`` it can act but not
+        learn on."""
         path = latest_checkpoint(path)
         tensors, state = read_checkpoint(path)
         if state.get("agent") != "DecisionAgent" or state.get("format") != 1:
@@ -209,7 +216,9 @@ class DecisionAgent:
         policy["action_space"] = build_space(policy["action_space"])
         agent = cls(None, env=env, device=device, policy_kwargs=policy, **state["config"])
         try:
-            agent.policy.load_state_dict({k.removeprefix("policy."): v for k, v in tensors.items() if k.startswith("policy.")})
+            agent.policy.load_state_dict(
+                {k.removeprefix("policy."): v for k, v in tensors.items() if k.startswith("policy.")}
+            )
         except RuntimeError as error:
             raise CheckpointError(f"{path}: weights of another model ({' '.join(str(error).split())[:200]})") from None
         load_optimizer(agent.optimizer, tensors)
@@ -221,8 +230,8 @@ class DecisionAgent:
 
     def set_episodes(self, episodes: Episodes) -> None:
         """Learn from these episodes from now on; the policy keeps its statistics."""
-        episodes = episodes.top(float(self.config["top_fraction"]))  # type: ignore[arg-type]
-        context = min(int(self.config["context"]), int(episodes.lengths.max()))  # type: ignore[call-overload]
+        episodes = episodes.top(self.config["top_fraction"])
+        context = min(self.config["context"], int(episodes.lengths.max()))
         self.sampler = SequenceSampler(episodes, context, self.device)
 
     def set_logger(self, logger: Logger) -> None:

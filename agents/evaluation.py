@@ -45,9 +45,9 @@ def play(
 ) -> None:
     """Play every episode from its own reset seed and fill in its total reward and length.
 
-    ``n_envs`` environments of this process step together, so that the policy sees one batch. An environment that is done
-    takes the next episode, with its row of the memory reset; when none is left its row leaves the batch. What an episode
-    is given depends on its seed and target alone, not on its neighbours.
+    ``n_envs`` environments of this process step together, so that the policy sees one batch. An environment that is
+    done takes the next episode, with its row of the memory reset; when none is left its row leaves the batch. What an
+    episode is given depends on its seed and target alone, not on its neighbours.
     """
     waiting = deque(episodes)
     envs = [make_env() for _ in range(min(n_envs, len(episodes)))]
@@ -79,7 +79,8 @@ def play(
 
 
 def summarize(returns: Sequence[float], reference: tuple[float, float] | None) -> dict[str, Any]:
-    """Mean and 95 % bootstrap interval of the mean over episodes, raw and (None without a reference) normalised to 0 … 100."""
+    """Mean and 95 % bootstrap interval of the mean over episodes, raw and (None without a reference) normalised to 0
+    … 100."""
     values = np.asarray(returns, np.float64)
     resampled = np.random.default_rng(0).choice(values, (2000, len(values))).mean(1)
     low, high = np.quantile(resampled, [0.025, 0.975])
@@ -91,9 +92,10 @@ def summarize(returns: Sequence[float], reference: tuple[float, float] | None) -
 
 
 def step_latency(agent: Predictor, env: gym.Env, calls: int = 100) -> float:
-    """Microseconds that one action takes in one environment: the median over ``calls`` steps, without the environment's own."""
+    """Microseconds that one action takes in one environment: the median over ``calls`` steps, without the
+    environment's own."""
     observation = _stack([env.reset(seed=0)[0]])
-    actions, state = agent.predict(observation, None, np.ones(1, bool))
+    _, state = agent.predict(observation, None, np.ones(1, bool))
     times = []
     for _ in range(calls):
         begin = time.perf_counter()

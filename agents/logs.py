@@ -16,7 +16,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 
 class RunLogger(Logger):
-    """Stable-Baselines3's logger for one run folder. A run that goes on at ``first_step`` replaces what came after it."""
+    """Stable-Baselines3's logger for one run folder. A run that goes on at ``first_step`` replaces what came after
+    it."""
 
     def __init__(self, folder: Path, first_step: int = 0):
         folder.mkdir(parents=True, exist_ok=True)
@@ -26,7 +27,9 @@ class RunLogger(Logger):
 
     def hyperparameters(self, values: dict[str, Any], metrics: list[str]) -> None:
         """Into the run's own events, so that the HParams table shows the run and the last value of ``metrics``."""
-        plain = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in values.items()}
+        plain = {
+            key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in values.items()
+        }
         self.record("hparams", HParam(plain, dict.fromkeys(metrics, 0.0)), exclude=("json",))
         self.dump(0)
 
@@ -41,7 +44,8 @@ class RunLogger(Logger):
 
 
 class Events(TensorBoardOutputFormat):
-    """Stable-Baselines3's TensorBoard output, with ``purge_step``: points of a run that was cut off are hidden when it goes on."""
+    """Stable-Baselines3's TensorBoard output, with ``purge_step``: points of a run that was cut off are hidden when
+    it goes on."""
 
     def __init__(self, folder: Path, first_step: int):
         self.writer = SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None, flush_secs=10)

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 from rich.table import Table
@@ -26,11 +26,17 @@ def default_targets(agent: DecisionAgent) -> list[float]:
 
 
 def evaluate(
-    agent: DecisionAgent, env_id: str, targets: list[float] | None, n_episodes: int, seed: int, memory: str
+    agent: DecisionAgent,
+    env_id: str,
+    targets: list[float] | None,
+    n_episodes: int,
+    seed: int,
+    memory: Literal["carried", "window"],
 ) -> dict[str, Any]:
     """Play ``n_episodes`` for each target return (an agent without a return condition: once) and score them.
 
-    Reset seeds are seed, seed + 1, …, the same for every target and every agent, so that results can be compared in pairs.
+    Reset seeds are seed, seed + 1, …, the same for every target and every agent, so that results can be compared in
+    pairs.
     """
     agent.policy.memory = memory
     asked: list[float | None] = [None]
@@ -79,7 +85,9 @@ def headline(evaluation: dict[str, Any]) -> dict[str, float]:
 def score_table(evaluation: dict[str, Any]) -> Table:
     """The evaluation as a table for the terminal."""
     mujoco = f", MuJoCo {evaluation['versions']['mujoco']}"
-    table = Table(title=f"{evaluation['env']}{mujoco}: {evaluation['episodes']} episodes each, {evaluation['memory']} memory")
+    table = Table(
+        title=f"{evaluation['env']}{mujoco}: {evaluation['episodes']} episodes each, {evaluation['memory']} memory"
+    )
     for column in ("target return", "return", "95 % interval", "normalised score", "length"):
         table.add_column(column, justify="right")
     for result in evaluation["results"]:
@@ -106,7 +114,8 @@ def write_evaluation(evaluation: dict[str, Any], path: Path) -> None:
 
 
 def try_gif(agent: DecisionAgent, evaluation: dict[str, Any], tell: Callable[[str], Any]) -> bytes | None:
-    """A GIF of the beginning of one episode at the highest target, every third step; where rendering is missing, None and why."""
+    """A GIF of the beginning of one episode at the highest target, every third step; where rendering is missing,
+    None and why."""
     frames: list[Any] = []
 
     def keep(env: gym.Env) -> None:
@@ -117,7 +126,9 @@ def try_gif(agent: DecisionAgent, evaluation: dict[str, Any], tell: Callable[[st
     reason = prepare_rendering()
     if reason is None:
         try:
-            play(agent, lambda: ReturnToGo(make_env(evaluation["env"], render_mode="rgb_array")), [episode], on_step=keep)
+            play(
+                agent, lambda: ReturnToGo(make_env(evaluation["env"], render_mode="rgb_array")), [episode], on_step=keep
+            )
             return make_gif(frames, fps=20)
         except Exception as error:  # OpenGL and its bindings raise whatever they like, and a picture is not worth a run
             reason = " ".join(str(error).split())

@@ -1,4 +1,5 @@
-"""Configuration: typed dataclasses ← YAML files ← flags. A file holds only what differs from the defaults and names no code."""
+"""Configuration: typed dataclasses ← YAML files ← flags. A file holds only what differs from the defaults and names
+no code."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
@@ -16,8 +17,11 @@ from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat,
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
-Share = restricted_number_type("Share", float, [(">", 0), ("<=", 1)])
-Probability = restricted_number_type("Probability", float, [(">=", 0), ("<", 1)])
+if TYPE_CHECKING:
+    Share = Probability = float
+else:
+    Share = restricted_number_type("Share", float, [(">", 0), ("<=", 1)])
+    Probability = restricted_number_type("Probability", float, [(">=", 0), ("<", 1)])
 STARTING = ("run_dir", "resume", "download")  # how a run was started, not what it computes
 
 
@@ -26,7 +30,7 @@ class BackboneConfig:
     """The sequence model that is compared."""
 
     name: str = "mingru"
-    """mingru, gru or transformer"""
+    """which one; a wrong name lists those that exist"""
     d_model: PositiveInt = 128
     """width"""
     n_layers: PositiveInt = 3
@@ -118,7 +122,7 @@ class TrainConfig:
 class Parser(ArgumentParser):
     """Errors are one line on standard error and exit code 2."""
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         line = " ".join(message.split()).replace("typing.Literal", "one of ")
         flags = [option for action in self._actions for option in action.option_strings]
         if match := re.search(r"nrecognized arguments: (\S+)", line):
@@ -131,7 +135,9 @@ class Parser(ArgumentParser):
 
 def train_parser() -> Parser:
     parser = Parser(prog="train.py", description=TrainConfig.__doc__, allow_abbrev=False)
-    parser.add_argument("--config", action="config", help="a YAML file; given twice, the second goes on top of the first")
+    parser.add_argument(
+        "--config", action="config", help="a YAML file; given twice, the second goes on top of the first"
+    )
     parser.add_class_arguments(TrainConfig, None)
     return parser
 

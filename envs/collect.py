@@ -26,8 +26,8 @@ ALGORITHMS = ("a2c", "dqn", "ppo", "sac", "td3")
 def record_learning(algorithm: str, env_id: str, steps: int, seed: int, n_envs: int = 1) -> Episodes:
     """Every finished episode of an agent that learns from scratch: a replay set, from untrained to good, in order.
 
-    The agent has Stable-Baselines3's default hyperparameters. On-policy ones see normalised observations and rewards, as
-    is usual for MuJoCo; the recording holds what the environment gave.
+    The agent has Stable-Baselines3's default hyperparameters. On-policy ones see normalised observations and
+    rewards, as is usual for MuJoCo; the recording holds what the environment gave.
     """
     import stable_baselines3
     from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
@@ -41,7 +41,7 @@ def record_learning(algorithm: str, env_id: str, steps: int, seed: int, n_envs: 
     return to_episodes(done, make_env(env_id), f"{env_id} {algorithm} replay")
 
 
-def record_run(run: str, episodes: int, noise: float, targets: list[float] | None, seed: int, memory: str | None) -> Episodes:
+def record_run(run: str, episodes: int, noise: float, targets: list[float] | None, seed: int, memory: Any) -> Episodes:
     """A trained run of ours plays ``episodes`` episodes, cycling through the target returns.
 
     ``noise``: continuous actions get a normal error of this standard deviation, in units of half the action range, and
@@ -56,9 +56,11 @@ def record_run(run: str, episodes: int, noise: float, targets: list[float] | Non
     if env_id is None:
         raise EnvironmentError(f"{run}: its dataset names no environment, so there is nowhere to play")
     if memory is not None:
-        agent.policy.memory = memory  # type: ignore[assignment]
+        agent.policy.memory = memory
     done: list[Recorded] = []
-    asked: list[Any] = [None] if agent.policy.config["condition"] == "none" else targets or scoring.default_targets(agent)
+    asked: list[Any] = (
+        [None] if agent.policy.config["condition"] == "none" else targets or scoring.default_targets(agent)
+    )
     plan = [Episode(seed + i, asked[i % len(asked)]) for i in range(episodes)]
     play(agent, lambda: ReturnToGo(NoisyActions(Recorder(make_env(env_id), done), noise, seed)), plan, n_envs=32)
     return to_episodes(done, make_env(env_id), f"{env_id} {run}")
@@ -100,7 +102,9 @@ def main(arguments: list[str]) -> int:
 
     parser = Parser(prog="python -m envs.collect", description=__doc__.split("\n")[0])
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--algorithm", choices=ALGORITHMS, help="a Stable-Baselines3 agent that learns from scratch in --env")
+    source.add_argument(
+        "--algorithm", choices=ALGORITHMS, help="a Stable-Baselines3 agent that learns from scratch in --env"
+    )
     source.add_argument("--run", help="a run folder of train.py")
     parser.add_argument("--output", required=True, help="file.hdf5, or minari:NAME-vN")
     parser.add_argument("--env", help="with --algorithm: environment id")
@@ -146,10 +150,10 @@ def collect(options: Namespace, command: str) -> None:
 
         versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items())
         write_hdf5(episodes, options.output, command=command, versions=versions)
-    returns = episodes.returns
+    low, median, high = np.quantile(episodes.returns, [0, 0.5, 1])
     print(
-        f"{len(episodes):,} episodes, {episodes.n_steps:,} steps, returns {returns.min():.1f} … {np.median(returns):.1f} (median) "
-        f"… {returns.max():.1f}, written to {options.output}"
+        f"{len(episodes):,} episodes, {episodes.n_steps:,} steps, returns {low:.1f} … {median:.1f} (median) … {high:.1f}, "
+        f"written to {options.output}"
     )
 
 

@@ -21,7 +21,8 @@ class EnvironmentError(ValueError):
 
 
 def make_env(env_id: str, **kwargs: Any) -> gym.Env:
-    """``gym.make`` with flat float observations: a goal environment's is observation ⊕ desired_goal, as in the datasets."""
+    """``gym.make`` with flat float observations: a goal environment's is observation ⊕ desired_goal, as in the
+    datasets."""
     find_env(env_id)
     try:
         env = gym.make(env_id, **kwargs)
@@ -57,8 +58,11 @@ def find_env(env_id: str) -> None:
         raise EnvironmentError(f"environment {env_id!r} is not registered; {hint}")
 
 
-def make_vec_env(env_id: str, n_envs: int = 1, seed: int = 0, target_return: float | None = None, **kwargs: Any) -> DummyVecEnv:
-    """``n_envs`` environments in this process as a Stable-Baselines3 vector; with ``target_return``, each under ReturnToGo."""
+def make_vec_env(
+    env_id: str, n_envs: int = 1, seed: int = 0, target_return: float | None = None, **kwargs: Any
+) -> DummyVecEnv:
+    """``n_envs`` environments in this process as a Stable-Baselines3 vector; with ``target_return``, each under
+    ReturnToGo."""
 
     def one() -> gym.Env:
         env = make_env(env_id, **kwargs)
@@ -70,7 +74,8 @@ def make_vec_env(env_id: str, n_envs: int = 1, seed: int = 0, target_return: flo
 
 
 def _log_mujoco_warnings() -> None:
-    """MuJoCo writes its warnings to MUJOCO_LOG.TXT in the user's folder unless it is given somewhere else to put them."""
+    """MuJoCo writes its warnings to MUJOCO_LOG.TXT in the user's folder unless it is given somewhere else to put
+    them."""
     import mujoco
 
     mujoco.set_mju_user_warning(lambda message: log.debug("MuJoCo: %s", message))

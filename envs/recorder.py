@@ -21,7 +21,8 @@ class Recorded(NamedTuple):
 
 
 class Recorder(gym.Wrapper):
-    """Appends each finished episode to ``done``, a list that several environments may share. An unfinished one is dropped."""
+    """Appends each finished episode to ``done``, a list that several environments may share. An unfinished one is
+    dropped."""
 
     def __init__(self, env: gym.Env, done: list[Recorded]):
         super().__init__(env)

@@ -25,7 +25,7 @@ class ReturnToGo(gym.Wrapper):
             action = gym.spaces.Discrete(int(action.n) + 1)
             self._no_action: Any = np.int64(action.n - 1)
         else:
-            self._no_action = np.zeros(action.shape, np.float32)  # type: ignore[arg-type]
+            self._no_action = np.zeros(action.shape, np.float32)
         unbounded = gym.spaces.Box(-np.inf, np.inf, (1,), np.float32)
         self.observation_space = gym.spaces.Dict(
             observation=env.observation_space,
@@ -34,7 +34,9 @@ class ReturnToGo(gym.Wrapper):
             timestep=gym.spaces.Box(0, np.iinfo(np.int64).max, (1,), np.int64),
         )
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         options = dict(options or {})
         self._return_to_go = float(options.pop("target_return", self.target_return))
         self._timestep, self._previous_action = 0, self._no_action

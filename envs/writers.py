@@ -49,7 +49,9 @@ def write_minari(episodes: Episodes, dataset_id: str, **metadata: str) -> None:
     from minari.data_collector import EpisodeBuffer
 
     if episodes.final_observations is None or np.isnan(episodes.final_observations).any():
-        raise DatasetError(f"{episodes.name}: Minari needs the observation after each episode's last step, which is unknown here")
+        raise DatasetError(
+            f"{episodes.name}: Minari needs the observation after each episode's last step, which is unknown here"
+        )
     buffers = []
     for e, (start, length) in enumerate(zip(episodes.starts, episodes.lengths, strict=True)):
         rows = slice(start, start + length)

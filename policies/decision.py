@@ -50,7 +50,7 @@ class DecisionPolicy(nn.Module):
         memory: Literal["carried", "window"] = "carried",
     ):
         super().__init__()
-        self.config = dict(
+        self.config: dict[str, Any] = dict(
             observation_dim=observation_dim,
             action_space=describe_space(action_space),
             backbone=backbone,
@@ -97,7 +97,7 @@ class DecisionPolicy(nn.Module):
         if memory not in ("carried", "window"):
             raise ValueError(f"memory must be carried or window, not {memory!r}")
         self._memory = memory
-        length = self.config["context"] * self.tokens_per_step  # type: ignore[operator]
+        length = self.config["context"] * self.tokens_per_step
         # in a tuple, so that the module is not registered twice
         self._acting: tuple[Backbone] = (self.backbone if memory == "carried" else Window(self.backbone, length),)
 
@@ -110,11 +110,12 @@ class DecisionPolicy(nn.Module):
         return self.action.predict(features[:, self.tokens_per_step - 1 :: self.tokens_per_step]), state
 
     def step(self, inputs: dict[str, Tensor], state: State, episode_start: Tensor) -> tuple[Tensor, State]:
-        """Predictions [B, …] for one step of ``SEQUENCE_KEYS`` [B, …]; the same function as ``forward`` when memory is carried."""
+        """Predictions [B, …] for one step of ``SEQUENCE_KEYS`` [B, …]; the same function as ``forward`` when memory
+        is carried."""
         tokens, reset = self._tokens({key: value[:, None] for key, value in inputs.items()}, episode_start[:, None])
         acting = self._acting[0]
         if self.tokens_per_step == 1:
-            features, state = acting.step(tokens[:, 0], state, reset[:, 0])  # type: ignore[index]
+            features, state = acting.step(tokens[:, 0], state, episode_start)
         else:
             features, state = acting(tokens, state, reset)
             features = features[:, -1]

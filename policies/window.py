@@ -28,8 +28,6 @@ class Window(Backbone):
 
     def forward(self, x: Tensor, state: State | None = None, reset: Tensor | None = None) -> tuple[Tensor, State]:
         tokens, filled = self.initial_state(len(x)) if state is None else state
-        assert isinstance(tokens, Tensor)
-        assert isinstance(filled, Tensor)
         new = x.shape[1]
         if reset is not None:  # only the first token of an environment step can begin an episode
             filled = torch.where(reset[:, 0], 0, filled)

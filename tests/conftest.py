@@ -9,8 +9,11 @@ import gymnasium as gym
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from envs.datasets import Episodes
+
+torch.set_num_threads(1)  # the models are tiny; more threads would only wait for one another
 
 
 @pytest.fixture(autouse=True)

@@ -26,8 +26,20 @@ SMALL = dict(d_model=16, n_layers=2)
 
 
 def make_agent(episodes=None, context=6, **kwargs):
-    policy = SMALL | {key: kwargs.pop(key) for key in list(kwargs) if key in ("backbone", "tokens", "condition", "previous_action", "memory", "dropout")}
-    return DecisionAgent(episodes or toy_episodes(), context=context, warmup_steps=10, batch_size=16, device="cpu", policy_kwargs=policy, **kwargs)
+    policy = SMALL | {
+        key: kwargs.pop(key)
+        for key in list(kwargs)
+        if key in ("backbone", "tokens", "condition", "previous_action", "memory", "dropout")
+    }
+    return DecisionAgent(
+        episodes or toy_episodes(),
+        context=context,
+        warmup_steps=10,
+        batch_size=16,
+        device="cpu",
+        policy_kwargs=policy,
+        **kwargs,
+    )
 
 
 def whole_episode(episodes, index):
@@ -130,7 +142,8 @@ def test_padding_changes_no_loss_and_no_gradient(backbone, discrete):
 
     # the mean is over the steps that are there: each window alone, weighted by its length
     alone = [
-        agent.policy.loss({key: value[i : i + 1, :n] for key, value in batch.items()}).item() for i, n in ((0, 3), (1, 5))
+        agent.policy.loss({key: value[i : i + 1, :n] for key, value in batch.items()}).item()
+        for i, n in ((0, 3), (1, 5))
     ]
     assert loss == pytest.approx((3 * alone[0] + 5 * alone[1]) / 8, rel=1e-5)
 
@@ -151,12 +164,16 @@ def test_the_wrapper_shows_the_return_to_go_that_training_saw():
     observation, _ = env.reset(seed=1, options={"target_return": float(episodes.returns[1])})
     for t in range(LENGTH):
         for key in SEQUENCE_KEYS:
-            np.testing.assert_allclose(np.squeeze(observation[key]), steps[key][0, t].numpy().squeeze(), atol=1e-4, err_msg=key)
+            np.testing.assert_allclose(
+                np.squeeze(observation[key]), steps[key][0, t].numpy().squeeze(), atol=1e-4, err_msg=key
+            )
         assert env.observation_space.contains(observation)
         observation = env.step(episodes.actions[LENGTH + t])[0]
 
 
-@pytest.mark.parametrize(("backbone", "discrete"), [(name, discrete) for name in BACKBONES for discrete in (False, True)])
+@pytest.mark.parametrize(
+    ("backbone", "discrete"), [(name, discrete) for name in BACKBONES for discrete in (False, True)]
+)
 def test_an_agent_that_is_asked_for_more_gets_more(backbone, discrete):
     agent = make_agent(toy_episodes(200, discrete), context=LENGTH, backbone=backbone, dropout=0.0, learning_rate=3e-3)
     agent.learn(250)
@@ -210,7 +227,10 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
 def test_the_callbacks_and_the_evaluation_of_stable_baselines3_work_unchanged(tmp_path):
     agent = make_agent()
     env = make_vec_env("ToyBox-v0", 3, target_return=5.0)
-    callbacks = [EvalCallback(env, eval_freq=5, n_eval_episodes=3, verbose=0), CheckpointCallback(5, str(tmp_path), name_prefix="agent")]
+    callbacks = [
+        EvalCallback(env, eval_freq=5, n_eval_episodes=3, verbose=0),
+        CheckpointCallback(5, str(tmp_path), name_prefix="agent"),
+    ]
     agent.learn(10, callbacks)
     assert callbacks[0].last_mean_reward != -np.inf
     assert DecisionAgent.load(tmp_path / "agent_10_steps.zip").num_timesteps == 10

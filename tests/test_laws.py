@@ -162,7 +162,9 @@ def test_padding_on_the_right_changes_nothing_before_it(name, dtype):
     plain, with_padding = backbone(x)[0], backbone(padded)[0][:, :12]
     assert_same(plain, with_padding, dtype)
     for g, h in zip(
-        torch.autograd.grad(plain.square().sum(), weights), torch.autograd.grad(with_padding.square().sum(), weights), strict=True
+        torch.autograd.grad(plain.square().sum(), weights),
+        torch.autograd.grad(with_padding.square().sum(), weights),
+        strict=True,
     ):
         assert_same(g, h, dtype)
 
@@ -173,7 +175,11 @@ def test_every_parameter_gets_a_gradient_and_no_state_is_written_to(name, dtype)
     state = backbone.initial_state(2)
     before = map_state(torch.clone, state)
     for parameter, gradient in zip(
-        dict(backbone.named_parameters()), torch.autograd.grad(backbone(torch.randn(2, 9, 16, dtype=dtype), state)[0].cos().sum(), list(backbone.parameters())), strict=True
+        dict(backbone.named_parameters()),
+        torch.autograd.grad(
+            backbone(torch.randn(2, 9, 16, dtype=dtype), state)[0].cos().sum(), list(backbone.parameters())
+        ),
+        strict=True,
     ):
         assert torch.isfinite(gradient).all(), parameter
         assert gradient.abs().sum() > 0, parameter

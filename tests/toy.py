@@ -11,7 +11,8 @@ LENGTH = 12
 
 
 class Toy(gym.Env):
-    """Observes the step's number and a constant of the episode; continuous actions pay themselves, discrete ones 0, 1 or 2."""
+    """Observes the step's number and a constant of the episode; continuous actions pay themselves, discrete ones 0,
+    1 or 2."""
 
     def __init__(self, discrete: bool = False, render_mode: str | None = None):
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)

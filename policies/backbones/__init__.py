@@ -11,7 +11,17 @@ from policies.backbones.gru import GRU
 from policies.backbones.mingru import MinGRU
 from policies.backbones.transformer import Transformer
 
-__all__ = ["BACKBONES", "Backbone", "BackboneError", "Mixer", "State", "make_backbone", "map_state", "options_of", "select_rows"]
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "BackboneError",
+    "Mixer",
+    "State",
+    "make_backbone",
+    "map_state",
+    "options_of",
+    "select_rows",
+]
 
 BACKBONES: dict[str, type[Mixer] | type[Backbone]] = {
     "mingru": MinGRU,

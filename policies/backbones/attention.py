@@ -13,8 +13,8 @@ class WindowedAttention(nn.Module):
     """Each query sees its own step and the ``window - 1`` before it, of its own episode.
 
     Positions enter by rotation (RoPE, Su et al. 2021, arXiv 2104.09864), which depends on distances alone. So the cache
-    keeps keys as they were before rotation, in order of time, and needs no absolute position: nothing grows in an episode
-    without end, and ``step`` and ``forward`` agree exactly also after the window is full.
+    keeps keys as they were before rotation, in order of time, and needs no absolute position: nothing grows in an
+    episode without end, and ``step`` and ``forward`` agree exactly also after the window is full.
     """
 
     cos: Tensor
@@ -29,7 +29,11 @@ class WindowedAttention(nn.Module):
     def empty_cache(self, like: Tensor, batch_size: int) -> Cache:
         """A cache of zeros with the type and device of ``like``."""
         shape = (batch_size, self.window - 1, self.n_heads, self.head_dim)
-        return like.new_zeros(shape), like.new_zeros(shape), torch.zeros(batch_size, dtype=torch.int64, device=like.device)
+        return (
+            like.new_zeros(shape),
+            like.new_zeros(shape),
+            torch.zeros(batch_size, dtype=torch.int64, device=like.device),
+        )
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, cache: Cache | None, reset: Tensor | None
@@ -67,7 +71,8 @@ class WindowedAttention(nn.Module):
         return attended.transpose(1, 2), (keys[:, kept], values[:, kept], valid.clamp_max(old))
 
     def _mask(self, time: int, old: int, valid: Tensor | None, reset: Tensor | None, device: torch.device) -> Tensor:
-        """What a query may see, bool [B or 1, 1, T, old + T]: slot ``old + t`` holds step t, the slots before it the cache."""
+        """What a query may see, bool [B or 1, 1, T, old + T]: slot ``old + t`` holds step t, the slots before it the
+        cache."""
         slot = torch.arange(old + time, device=device)
         query = slot[old:, None]
         seen = ((slot <= query) & (slot > query - self.window))[None]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias, cast
 
-import torch
 from torch import Tensor, nn
 
-State = Tensor | tuple["State", ...]  # nested; the first axis of every tensor is the batch
+# A tensor, or a nested tuple of them: Tensor | tuple[State, ...]. The first axis of every tensor is the batch.
+State: TypeAlias = Any
 
 
 class BackboneError(ValueError):
@@ -60,7 +60,8 @@ class Backbone(Memory):
 
 
 class Mixer(Memory):
-    """The part of a block that moves information through time: all in which most backbones differ. Built as ``Mixer(d_model, **options)``."""
+    """The part of a block that moves information through time: all in which most backbones differ. Built as
+    ``Mixer(d_model, **options)``."""
 
 
 class ResidualStack(Backbone):
@@ -78,11 +79,13 @@ class ResidualStack(Backbone):
     ):
         super().__init__()
         self.d_model = d_model
-        self.blocks = nn.ModuleList(Block(mixer(d_model, **mixer_options), d_model, dropout, mlp_ratio) for _ in range(n_layers))
+        self.blocks = nn.ModuleList(
+            Block(mixer(d_model, **mixer_options), d_model, dropout, mlp_ratio) for _ in range(n_layers)
+        )
         self.norm = nn.LayerNorm(d_model)
 
     def initial_state(self, batch_size: int) -> State:
-        return tuple(block.mixer.initial_state(batch_size) for block in self.blocks)
+        return tuple(cast(Block, block).mixer.initial_state(batch_size) for block in self.blocks)
 
     def forward(self, x: Tensor, state: State | None = None, reset: Tensor | None = None) -> tuple[Tensor, State]:
         after = []
@@ -94,7 +97,7 @@ class ResidualStack(Backbone):
     def step(self, x: Tensor, state: State, reset: Tensor | None = None) -> tuple[Tensor, State]:
         after = []
         for i, block in enumerate(self.blocks):
-            x, next_state = block.step(x, state[i], reset)
+            x, next_state = cast(Block, block).step(x, state[i], reset)
             after.append(next_state)
         return self.norm(x), tuple(after)
 

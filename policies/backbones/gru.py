@@ -19,23 +19,24 @@ class GRU(Mixer):
     def __init__(self, d_model: int, memory_span: float = 100.0):
         super().__init__()
         self.gru = nn.GRU(d_model, d_model, batch_first=True)
+        _, _, input_bias, hidden_bias = self.gru.all_weights[0]
         with torch.no_grad():  # PyTorch's order of gates is r, z, n, and its z keeps the old state
-            self.gru.bias_ih_l0[d_model : 2 * d_model] = remember_bias(d_model, memory_span)
-            self.gru.bias_hh_l0[d_model : 2 * d_model] = 0
+            input_bias[d_model : 2 * d_model] = remember_bias(d_model, memory_span)
+            hidden_bias[d_model : 2 * d_model] = 0
 
     def initial_state(self, batch_size: int) -> State:
-        return self.gru.weight_hh_l0.new_zeros(batch_size, self.gru.hidden_size)
+        return next(self.parameters()).new_zeros(batch_size, self.gru.hidden_size)
 
     def forward(self, x: Tensor, state: State | None = None, reset: Tensor | None = None) -> tuple[Tensor, State]:
         if reset is None:
-            y, h = self.gru(x, None if state is None else state[None])  # type: ignore[index]
+            y, h = self.gru(x, None if state is None else state[None])
             return y, h[0]
-        y, (h,) = run_packed(self.gru, x, (self.initial_state(len(x)) if state is None else state,), reset)  # type: ignore[arg-type]
-        return y, h
+        before = self.initial_state(len(x)) if state is None else state
+        y, (after,) = run_packed(self.gru, x, (before,), reset)
+        return y, after
 
     def step(self, x: Tensor, state: State, reset: Tensor | None = None) -> tuple[Tensor, State]:
         if reset is not None:
-            state = state * (~reset)[:, None]  # type: ignore[operator]
-        gru = self.gru
-        h = torch.gru_cell(x, state, gru.weight_ih_l0, gru.weight_hh_l0, gru.bias_ih_l0, gru.bias_hh_l0)  # type: ignore[arg-type]
+            state = state * (~reset)[:, None]
+        h = torch.gru_cell(x, state, *self.gru.all_weights[0])
         return h, h

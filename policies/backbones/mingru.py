@@ -30,14 +30,14 @@ class MinGRU(Mixer):
 
     def forward(self, x: Tensor, state: State | None = None, reset: Tensor | None = None) -> tuple[Tensor, State]:
         keep, update = self._gates(x)
-        h = linear_scan(keep, update, state, reset)  # type: ignore[arg-type]
+        h = linear_scan(keep, update, state, reset)
         return self.out(h.to(x.dtype)), h[:, -1]
 
     def step(self, x: Tensor, state: State, reset: Tensor | None = None) -> tuple[Tensor, State]:
         keep, update = self._gates(x)
         if reset is not None:
             keep = keep * (~reset)[:, None].to(keep.dtype)
-        h = torch.addcmul(update, keep, state)  # type: ignore[arg-type]
+        h = torch.addcmul(update, keep, state)
         return self.out(h.to(x.dtype)), h
 
     def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,5 @@
-"""Run a fused recurrent kernel over sequences that contain resets: rows are cut at episode starts and packed, in one call."""
+"""Run a fused recurrent kernel over sequences that contain resets: rows are cut at episode starts and packed, in one
+call."""
 
 from __future__ import annotations
 
@@ -10,10 +11,11 @@ from torch.nn.utils.rnn import PackedSequence
 def run_packed(
     rnn: nn.RNNBase, x: Tensor, state: tuple[Tensor, ...], reset: Tensor
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """y [B, T, H] and the final states of a one-layer, batch-first ``rnn`` whose state starts anew where ``reset`` [B, T].
+    """y [B, T, H] and the final states of a one-layer, batch-first ``rnn`` whose state starts anew where ``reset``
+    [B, T].
 
-    x [B, T, D]; ``state`` holds one [B, H] (GRU) or two (LSTM). Nothing loops over time in Python: every segment between
-    two resets becomes a row of its own, and the rows are sorted by length as PackedSequence wants them.
+    x [B, T, D]; ``state`` holds one [B, H] (GRU) or two (LSTM). Nothing loops over time in Python: every segment
+    between two resets becomes a row of its own, and the rows are sorted by length as PackedSequence wants them.
     """
     batch, time = reset.shape
     begins = reset.clone()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from policies.backbones.attention import Cache, WindowedAttention
+from policies.backbones.attention import WindowedAttention
 from policies.backbones.backbone import BackboneError, Mixer, State
 
 
 class Transformer(Mixer):
-    """Multi-head causal self-attention over the last ``window`` steps. The state is the cache of those steps' keys and values."""
+    """Multi-head causal self-attention over the last ``window`` steps. The state is the cache of those steps' keys
+    and values."""
 
     def __init__(self, d_model: int, n_heads: int = 4, window: int = 64):
         super().__init__()
@@ -27,6 +28,5 @@ class Transformer(Mixer):
     def forward(self, x: Tensor, state: State | None = None, reset: Tensor | None = None) -> tuple[Tensor, State]:
         heads = (self.attention.n_heads, self.attention.head_dim)
         query, key, value = (part.unflatten(-1, heads) for part in self.query_key_value(x).chunk(3, -1))
-        cache: Cache | None = state  # type: ignore[assignment]
-        attended, after = self.attention(query, key, value, cache, reset)
+        attended, after = self.attention(query, key, value, state, reset)
         return self.out(attended.flatten(-2)), after
