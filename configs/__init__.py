@@ -18,7 +18,8 @@ from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat,
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 if TYPE_CHECKING:
-    Share = Probability = float
+    Share = float
+    Probability = float
 else:
     Share = restricted_number_type("Share", float, [(">", 0), ("<=", 1)])
     Probability = restricted_number_type("Probability", float, [(">=", 0), ("<", 1)])

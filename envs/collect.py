@@ -152,8 +152,8 @@ def collect(options: Namespace, command: str) -> None:
         write_hdf5(episodes, options.output, command=command, versions=versions)
     low, median, high = np.quantile(episodes.returns, [0, 0.5, 1])
     print(
-        f"{len(episodes):,} episodes, {episodes.n_steps:,} steps, returns {low:.1f} … {median:.1f} (median) … {high:.1f}, "
-        f"written to {options.output}"
+        f"{len(episodes):,} episodes, {episodes.n_steps:,} steps, returns {low:.1f} … {median:.1f} (median) … "
+        f"{high:.1f}, written to {options.output}"
     )
 
 
