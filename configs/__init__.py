@@ -9,20 +9,14 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, restricted_number_type
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
-if TYPE_CHECKING:
-    Share = float
-    Probability = float
-else:
-    Share = restricted_number_type("Share", float, [(">", 0), ("<=", 1)])
-    Probability = restricted_number_type("Probability", float, [(">=", 0), ("<", 1)])
 STARTING = ("run_dir", "resume", "download")  # how a run was started, not what it computes
 
 
@@ -88,7 +82,7 @@ class TrainConfig:
     """AdamW's weight decay"""
     max_grad_norm: PositiveFloat = 0.25
     """gradients are clipped to this norm"""
-    dropout: Probability = 0.1
+    dropout: ClosedUnitInterval = 0.1
     """dropout of the embedding and of every residual branch"""
     tokens: Literal["fused", "interleaved"] = "fused"
     """one token per step, or one each for previous action, return-to-go and observation"""
@@ -98,7 +92,7 @@ class TrainConfig:
     """show each step the action before it"""
     timestep_embedding: bool = False
     """add an embedding of the absolute timestep to the tokens"""
-    top_fraction: Share = 1.0
+    top_fraction: ClosedUnitInterval = 1.0
     """learn from the best episodes alone, up to this share of the steps (0.1 with condition none: 10 % BC)"""
     seed: NonNegativeInt = 0
     """of the weights, the batches and the dropout"""
@@ -124,7 +118,7 @@ class Parser(ArgumentParser):
     """Errors are one line on standard error and exit code 2."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        line = " ".join(message.split()).replace("typing.Literal", "one of ")
+        line = " ".join(message.split()).replace("a typing.Literal", "one of ")
         flags = [option for action in self._actions for option in action.option_strings]
         if match := re.search(r"nrecognized arguments: (\S+)", line):
             word = match[1].split("=")[0]

@@ -87,7 +87,7 @@ class Episodes:
     def top(self, fraction: float) -> Episodes:
         """The best episodes by return that make up ``fraction`` of the steps, as in "10 % BC" (Chen et al. 2021)."""
         if not 0 < fraction <= 1:
-            raise ValueError(f"top fraction must be in (0, 1], not {fraction}")
+            raise DatasetError(f"top fraction must be in (0, 1], not {fraction}")
         best = np.argsort(-self.returns, kind="stable")
         n = 1 + int(np.searchsorted(np.cumsum(self.lengths[best]), fraction * self.n_steps))
         return self if n >= len(self) else self.select(best[:n])

@@ -1,8 +1,6 @@
 """The decision agent: acting is training, padding is nothing, an interrupted run ends where an undisturbed one does."""
 
 import itertools
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +16,6 @@ from envs.datasets import SEQUENCE_KEYS, SequenceSampler
 from envs.make import make_env, make_vec_env
 from envs.wrappers import ReturnToGo
 from policies.backbones import BACKBONES
-
-sys.path.insert(0, str(Path(__file__).parent))
 from toy import LENGTH, toy_episodes
 
 SMALL = dict(d_model=16, n_layers=2)
@@ -225,8 +221,8 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
 
 
 def test_the_callbacks_and_the_evaluation_of_stable_baselines3_work_unchanged(tmp_path):
-    agent = make_agent()
     env = make_vec_env("ToyBox-v0", 3, target_return=5.0)
+    agent = make_agent(env=env)
     callbacks = [
         EvalCallback(env, eval_freq=5, n_eval_episodes=3, verbose=0),
         CheckpointCallback(5, str(tmp_path), name_prefix="agent"),

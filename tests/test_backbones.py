@@ -1,0 +1,41 @@
+"""The registry: names, options and their errors."""
+
+import pytest
+import torch
+
+from policies.backbones import BACKBONES, BackboneError, make_backbone, options_of
+
+
+def test_an_unknown_backbone_is_an_error_that_lists_those_that_exist():
+    with pytest.raises(
+        BackboneError, match=r"unknown backbone 'mingrus' \(did you mean mingru\?\); there are mingru, "
+    ):
+        make_backbone("mingrus")
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_an_unknown_option_is_an_error_that_lists_the_options_with_their_defaults(name):
+    with pytest.raises(BackboneError, match=rf"backbone {name} has no option 'foo'; it has .*dropout=0.0"):
+        make_backbone(name, 16, 1, foo=1)
+
+
+@pytest.mark.parametrize("value", ["2", None, True, [2]])
+def test_an_option_of_the_wrong_type_is_an_error(value):
+    with pytest.raises(BackboneError, match="option expansion is a float"):
+        make_backbone("mingru", 16, 1, expansion=value)
+
+
+def test_a_width_that_the_heads_do_not_divide_is_an_error():
+    with pytest.raises(BackboneError, match="d_model 20 must be divisible"):
+        make_backbone("transformer", 20, 1, n_heads=4)
+    with pytest.raises(BackboneError, match="window must be at least 1"):
+        make_backbone("transformer", 16, 1, window=0)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_options_reach_the_mixer_and_the_stack(name):
+    assert {"dropout", "mlp_ratio"} < set(options_of(name))
+    small, large = (make_backbone(name, 16, 1, mlp_ratio=ratio) for ratio in (1, 4))
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in large.parameters())
+    y, _ = large(torch.randn(2, 3, 16))
+    assert y.shape == (2, 3, 16)
