@@ -14,7 +14,7 @@ from rich.table import Table
 from agents.checkpoint import installed_versions
 from agents.decision import DecisionAgent
 from agents.evaluation import Episode, play, step_latency, summarize
-from envs.make import make_env
+from envs.make import EnvironmentError, make_env
 from envs.rendering import make_gif, prepare_rendering
 from envs.wrappers import ReturnToGo
 
@@ -118,6 +118,13 @@ def try_gif(agent: DecisionAgent, evaluation: dict[str, Any], tell: Callable[[st
     None and why."""
     frames: list[Any] = []
 
+    def make() -> gym.Env:
+        try:  # off-screen rendering without a GPU takes a tenth of a second for a large picture
+            env = make_env(evaluation["env"], render_mode="rgb_array", width=240, height=240)
+        except EnvironmentError:
+            env = make_env(evaluation["env"], render_mode="rgb_array")
+        return ReturnToGo(env)
+
     def keep(env: gym.Env) -> None:
         if episode.length % 3 == 0 and episode.length < 300:
             frames.append(env.render())
@@ -126,9 +133,7 @@ def try_gif(agent: DecisionAgent, evaluation: dict[str, Any], tell: Callable[[st
     reason = prepare_rendering()
     if reason is None:
         try:
-            play(
-                agent, lambda: ReturnToGo(make_env(evaluation["env"], render_mode="rgb_array")), [episode], on_step=keep
-            )
+            play(agent, make, [episode], on_step=keep)
             return make_gif(frames, fps=20)
         except Exception as error:  # OpenGL and its bindings raise whatever they like, and a picture is not worth a run
             reason = " ".join(str(error).split())

@@ -82,7 +82,9 @@ def main() -> None:
         table.add_column(column, justify="right" if "×" in column else "left")
     for row in rows:
         row["ratio"] = row["carried × 100"] / row["window × 1"]
-        table.add_row(*(f"{v:,.0f}" if isinstance(v, float) else v for v in list(row.values())[:-1]), f"{row['ratio']:.1f}")
+        table.add_row(
+            *(f"{v:,.0f}" if isinstance(v, float) else v for v in list(row.values())[:-1]), f"{row['ratio']:.1f}"
+        )
     print(table)
     if options.output:
         with open(options.output, "w") as file:
