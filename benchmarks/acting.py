@@ -1,6 +1,6 @@
-"""Environment steps per second of an evaluation: the batched carried path against re-encoding, one environment at a time.
+"""Environment steps per second of an evaluation: the batched carried path against re-encoding one environment at a time.
 
-python -m benchmarks.acting [--steps 200] [--output FILE.json]
+    python -m benchmarks.acting [--output FILE.json]          run from the root of the repository
 
 The reference is what research code for the Decision Transformer does: one environment, and the last ``context`` steps
 encoded anew for every action. The policies are untrained and act in Hopper-v5 (whose episodes then are short, so that

@@ -83,7 +83,7 @@ class DecisionPolicy(nn.Module):
         options = dict(backbone_options or {})
         known = options_of(backbone)
         length = context * self.tokens_per_step
-        # a memory that reaches further than a training sequence would hold, when it is carried, what it never held there
+        # a memory that reaches further than a training sequence holds, when it is carried, what it never held there
         for name, default in (("window", length), ("memory_span", max(2.0, length / 2)), ("dropout", dropout)):
             if name in known:
                 options.setdefault(name, default)
