@@ -268,7 +268,6 @@ class DecisionAgent:
         self.logger.record("train/learning_rate", self.optimizer.param_groups[0]["lr"])
         self.logger.record("time/updates_per_s", rate)
         self.logger.record("time/time_elapsed", now - self._started)
-        self.logger.record("time/total_timesteps", self.num_timesteps)
         self.logger.record("perf/train_tokens_per_s", rate * tokens)
         self.last_metrics = {key: float(value) for key, value in self.logger.name_to_value.items()}
         self.logger.dump(self.num_timesteps)

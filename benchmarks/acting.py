@@ -1,4 +1,4 @@
-"""Environment steps per second of an evaluation: the batched carried path against re-encoding one environment at a time.
+"""Environment steps per second of an evaluation: the batched carried path against re-encoding in one environment.
 
     python -m benchmarks.acting [--output FILE.json]          run from the root of the repository
 

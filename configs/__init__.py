@@ -46,7 +46,7 @@ class EvaluationConfig:
     """returns to ask for; null: the median, 90 % quantile and maximum of the dataset's returns"""
     memory: Literal["carried", "window"] = "carried"
     """keep the state through an episode, or encode the last `context` steps anew for every action"""
-    every: NonNegativeInt = 0
+    every: NonNegativeInt = 1000
     """updates between evaluations while training; 0: at the end alone"""
     seed: NonNegativeInt = 1_000_000
     """reset seed of the first episode; the others count up. The same for every backbone"""
