@@ -48,6 +48,8 @@ def train(config: TrainConfig) -> int:
 
     run = run_folder(config, episodes.name)
     agent = DecisionAgent.load(run, episodes, device=config.device) if config.resume else new_agent(config, episodes)
+    if env_id is not None:
+        scoring.check_fit(agent, env_id)
     logger = RunLogger(run, agent.num_timesteps)
     save_config(config, run / "config.yaml")
     agent.set_logger(logger)
@@ -136,7 +138,7 @@ def new_agent(config: TrainConfig, episodes: Any) -> Any:
 
 
 def run_folder(config: TrainConfig, dataset_name: str) -> Path:
-    """The folder to write to, made. A run that is there is never overwritten: a name of ours gets a number, one that
+    """The folder to write to. A run that is there is never overwritten: a name of ours gets a number, one that
     was given is an error.
 
     Raises:
@@ -159,7 +161,6 @@ def run_folder(config: TrainConfig, dataset_name: str) -> Path:
         while folder.with_name(f"{folder.name}-{number}").exists():
             number += 1
         folder = folder.with_name(f"{folder.name}-{number}")
-    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 

@@ -59,7 +59,7 @@ class DecisionAgent:
         batch_size: int = 64,
         learning_rate: float = 1e-3,
         schedule: Literal["constant", "cosine"] = "cosine",
-        warmup_steps: int = 500,
+        warmup_steps: int = 300,
         weight_decay: float = 1e-4,
         max_grad_norm: float = 0.25,
         top_fraction: float = 1.0,
@@ -86,18 +86,18 @@ class DecisionAgent:
         self.batch_size, self.max_grad_norm = batch_size, max_grad_norm
         self.sampler: SequenceSampler | None = None
         self.last_metrics: dict[str, float] = {}
+        self.task = {} if episodes is None else describe_task(episodes)
         kwargs = dict(policy_kwargs or {}) | {"context": context}
         if episodes is not None:
             episodes = episodes.top(top_fraction)
             kwargs |= {"observation_dim": episodes.observation_dim, "action_space": episodes.action_space}
             kwargs["max_timestep"] = int(episodes.lengths.max()) if timestep_embedding else 0
             self.sampler = SequenceSampler(episodes, min(context, int(episodes.lengths.max())), self.device)
-        torch.manual_seed(seed)
+        torch.manual_seed(seed % 2**63)
         self.policy = DecisionPolicy(**kwargs)
         if episodes is not None:
             self.policy.normalizer.fit(episodes.observations)
             self.policy.return_scale.fill_(max(float(episodes.returns_to_go.std()), 1e-6))
-        self.task = {} if episodes is None else describe_task(episodes)
         self.policy.to(self.device)
         self.optimizer = torch.optim.AdamW(
             self.policy.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True
@@ -143,7 +143,7 @@ class DecisionAgent:
         device."""
         assert self.sampler is not None
         self.policy.train()
-        torch.manual_seed(self.seed * 1_000_003 + self.num_timesteps)  # dropout
+        torch.manual_seed((self.seed * 1_000_003 + self.num_timesteps) % 2**63)  # dropout
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
         loss = self.policy.loss(self.sampler.sample(self.batch_size, self.seed, self.num_timesteps))

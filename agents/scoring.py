@@ -17,6 +17,7 @@ from agents.evaluation import Episode, play, step_latency, summarize
 from envs.make import EnvironmentError, make_env
 from envs.rendering import make_gif, prepare_rendering
 from envs.wrappers import ReturnToGo
+from policies.actions import build_space
 
 
 def default_targets(agent: DecisionAgent) -> list[float]:
@@ -38,6 +39,7 @@ def evaluate(
     Reset seeds are seed, seed + 1, …, the same for every target and every agent, so that results can be compared in
     pairs.
     """
+    env = check_fit(agent, env_id)
     agent.policy.memory = memory
     asked: list[float | None] = [None]
     if agent.policy.config["condition"] == "return":
@@ -45,7 +47,6 @@ def evaluate(
     episodes = {target: [Episode(seed + i, target) for i in range(n_episodes)] for target in asked}
     play(agent, lambda: ReturnToGo(make_env(env_id)), [episode for played in episodes.values() for episode in played])
     reference = agent.task.get("reference_returns") if env_id == agent.task.get("env") else None
-    env = ReturnToGo(make_env(env_id))
     results = [
         {
             "target_return": target,
@@ -68,6 +69,22 @@ def evaluate(
         "step_latency_us": step_latency(agent, env),
         "results": results,
     }
+
+
+def check_fit(agent: DecisionAgent, env_id: str) -> ReturnToGo:
+    """The environment, as the agent sees it.
+
+    Raises:
+        EnvironmentError: it does not exist, or does not show and take what the policy was trained on.
+    """
+    env = ReturnToGo(make_env(env_id))
+    width, space = env.env.observation_space.shape, build_space(agent.policy.config["action_space"])
+    if width != (agent.policy.config["observation_dim"],):
+        expected = agent.policy.config["observation_dim"]
+        raise EnvironmentError(f"{env_id} observes {width}, the policy was trained on {expected} numbers")
+    if type(env.action_space) is not type(space) or env.action_space.shape != space.shape:
+        raise EnvironmentError(f"{env_id} takes actions of {env.action_space}, the policy was trained on {space}")
+    return env
 
 
 def headline(evaluation: dict[str, Any]) -> dict[str, float]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 from gymnasium.wrappers import FlattenObservation, TransformObservation
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from envs.wrappers import ReturnToGo
@@ -66,7 +67,7 @@ def make_vec_env(
 
     def one() -> gym.Env:
         env = make_env(env_id, **kwargs)
-        return env if target_return is None else ReturnToGo(env, target_return)
+        return Monitor(env if target_return is None else ReturnToGo(env, target_return))
 
     vector = DummyVecEnv([one] * n_envs)
     vector.seed(seed)

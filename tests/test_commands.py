@@ -184,6 +184,7 @@ def test_a_file_that_is_no_dataset_is_one_line(dataset, kind, tmp_path, capsys):
         (["--backbone.options.expansoin", "2"], "did you mean expansion?"),
         (["--evaluation.env", "Hoper-v5"], "did you mean Hopper-v"),
         (["--evaluation.env", "os:system"], "without a module"),
+        (["--evaluation.env", "CartPole-v1"], "CartPole-v1 observes (4,), the policy was trained on 2 numbers"),
         (["--resume", "true", "--run_dir", "nowhere"], "no such run folder"),
     ],
 )
