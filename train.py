@@ -99,7 +99,7 @@ def train(config: TrainConfig) -> int:
                 (run / "evaluation.gif").write_bytes(gif)
                 logger.gif("eval/episode", gif, agent.num_timesteps)
     logger.close()
-    root = run.parents[2] if len(run.parts) > 3 else run
+    root = "runs" if config.run_dir is None else run
     console.print(f"run folder    {run}\nwatch         tensorboard --logdir {root}", highlight=False)
     if env_id is not None:
         console.print(f"score again   python evaluate.py {run}", highlight=False)
