@@ -7,6 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from configs import Parser, load_config
+from configs.commands import run_command
 
 
 def main(arguments: list[str]) -> int:
@@ -23,13 +24,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.episodes is not None and options.episodes < 1:
         parser.error("--episodes must be at least 1")
-    from agents.errors import USER_ERRORS
-
-    try:
-        return evaluate(options)
-    except USER_ERRORS as error:
-        print(f"evaluate.py: {error}", file=sys.stderr)
-        return 2
+    return run_command("evaluate.py", evaluate, options)
 
 
 def evaluate(options: Namespace) -> int:

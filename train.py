@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from configs import TrainConfig, load_config, save_config
+from configs.commands import run_command
 
 
 def main(arguments: list[str]) -> int:
-    """The exit code: 0, 2 for a mistake of the user's, 128 + n when signal n stopped the run."""
-    config = load_config(arguments)
-    from agents.errors import USER_ERRORS  # torch and the rest are imported once the arguments are known to be right
-
-    try:
-        return train(config)
-    except USER_ERRORS as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 2
+    return run_command("train.py", train, load_config(arguments))
 
 
 def train(config: TrainConfig) -> int:
+    """The exit code: 0, or 128 + n when signal n stopped the run, which can be resumed then."""
     import torch
     from rich.console import Console
 
@@ -30,22 +25,12 @@ def train(config: TrainConfig) -> int:
     from agents.callbacks import Every, SaveCheckpoints, ShowProgress, StopOnSignal
     from agents.logs import RunLogger
     from envs import load_episodes
-    from envs.make import EnvironmentError, find_env
 
     console = Console()
     if config.threads:
         torch.set_num_threads(config.threads)
     episodes = load_episodes(config.dataset, download=config.download)
-    env_id = config.evaluation.env or episodes.env_id
-    if env_id is not None:
-        try:
-            find_env(env_id)
-        except EnvironmentError as error:
-            if config.evaluation.env:
-                raise
-            console.print(f"no evaluation: {error}")
-            env_id = None
-
+    env_id = evaluation_env(config, episodes.env_id, console.print)
     run = run_folder(config, episodes.name)
     agent = DecisionAgent.load(run, episodes, device=config.device) if config.resume else new_agent(config, episodes)
     if env_id is not None:
@@ -104,6 +89,24 @@ def train(config: TrainConfig) -> int:
     if env_id is not None:
         console.print(f"score again   python evaluate.py {run}", highlight=False)
     return 0
+
+
+def evaluation_env(config: TrainConfig, dataset_env: str | None, tell: Callable[[str], Any]) -> str | None:
+    """The environment to evaluate in. A dataset may name one that is not installed, and be trained on all the same."""
+    from envs.make import EnvironmentError, find_env
+
+    env_id = config.evaluation.env or dataset_env
+    if env_id is None:
+        tell("no evaluation: the dataset names no environment; --evaluation.env gives one")
+        return None
+    try:
+        find_env(env_id)
+    except EnvironmentError as error:
+        if config.evaluation.env:
+            raise
+        tell(f"no evaluation: {error}")
+        return None
+    return env_id
 
 
 def new_agent(config: TrainConfig, episodes: Any) -> Any:

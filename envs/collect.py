@@ -3,7 +3,7 @@
     python -m envs.collect --algorithm sac --env Hopper-v5 --steps 100000 --output hopper.hdf5
     python -m envs.collect --run runs/… --episodes 200 --noise 0.2 --targets 1000 3000 --output minari:hopper/mine-v0
 
-This is a command: like train.py it stands above the packages, so it alone in ``envs`` may import ``agents``.
+This is a command: like train.py it stands above the packages, so it alone in ``envs`` imports from them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from configs import Parser
+from configs.commands import run_command
 from envs.datasets import DatasetError, Episodes
 from envs.make import EnvironmentError, make_env
 from envs.recorder import Recorded, Recorder, to_episodes
@@ -98,8 +100,6 @@ def subset(episodes: Episodes, steps: int, seed: int) -> Episodes:
 
 
 def main(arguments: list[str]) -> int:
-    from configs import Parser
-
     parser = Parser(prog="python -m envs.collect", description=__doc__.split("\n")[0])
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
@@ -121,17 +121,10 @@ def main(arguments: list[str]) -> int:
         parser.error("--algorithm needs --env")
     if not options.output.startswith("minari:") and not options.output.endswith((".hdf5", ".h5")):
         parser.error(f"--output {options.output}: must end in .hdf5, or be minari:NAME-vN")
-    from agents.errors import USER_ERRORS
-
-    try:
-        collect(options, " ".join(["python -m envs.collect", *arguments]))
-    except USER_ERRORS as error:
-        print(f"envs.collect: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command("envs.collect", collect, options, " ".join(["python -m envs.collect", *arguments]))
 
 
-def collect(options: Namespace, command: str) -> None:
+def collect(options: Namespace, command: str) -> int:
     import torch
 
     torch.set_num_threads(1)  # networks this small are faster so
@@ -155,6 +148,7 @@ def collect(options: Namespace, command: str) -> None:
         f"{len(episodes):,} episodes, {episodes.n_steps:,} steps, returns {low:.1f} … {median:.1f} (median) … "
         f"{high:.1f}, written to {options.output}"
     )
+    return 0
 
 
 if __name__ == "__main__":

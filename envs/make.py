@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib.util
+import io
 import logging
+import warnings
 from typing import Any
 
 import gymnasium as gym
@@ -46,9 +49,11 @@ def find_env(env_id: str) -> None:
     if ":" in env_id:
         raise EnvironmentError(f"{env_id}: an environment is named by its registered id, without a module")
     if env_id not in gym.registry and importlib.util.find_spec("gymnasium_robotics"):
-        import gymnasium_robotics
+        # it prints advice about versions of environments that nobody asked for
+        with warnings.catch_warnings(action="ignore"), contextlib.redirect_stderr(io.StringIO()):
+            import gymnasium_robotics
 
-        gym.register_envs(gymnasium_robotics)
+            gym.register_envs(gymnasium_robotics)
     if env_id not in gym.registry:
         near = difflib.get_close_matches(env_id, list(gym.registry), n=3)
         robotics = ("Adroit", "Fetch", "PointMaze", "AntMaze", "FrankaKitchen", "Hand")

@@ -1,0 +1,24 @@
+"""How a command ends: 0, or one line on standard error and 2 for what the user can mend, 130 after Ctrl-C."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+def run_command(name: str, function: Callable[..., int], *arguments: Any) -> int:
+    """The exit code of ``function(*arguments)``; torch is imported only now, when the arguments are right."""
+    try:
+        from agents.errors import USER_ERRORS
+
+        try:
+            return function(*arguments)
+        except USER_ERRORS as error:
+            print(f"{name}: {error}", file=sys.stderr)
+        except OSError as error:  # a folder that cannot be written, a full disk
+            print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
