@@ -130,7 +130,8 @@ class SequenceSampler:
 
     def sample(self, batch_size: int, seed: int, step: int) -> dict[str, torch.Tensor]:
         """Batch ``step`` of the run ``seed``: tensors [B, context, …] and ``mask`` [B, context], false on padding."""
-        random = np.random.Generator(np.random.Philox(key=seed, counter=step))
+        # the step is the counter's second word: in the first, one step's numbers would be the next one's, shifted
+        random = np.random.Generator(np.random.Philox(key=seed, counter=[0, step, 0, 0]))
         drawn = torch.from_numpy(random.integers(self.n_steps, size=batch_size)).to(self.first.device)
         return self.windows(self.first.index_select(0, drawn))
 

@@ -1,0 +1,91 @@
+"""Scores of decision agents on one dataset: backbones and behaviour cloning, carried and window memory, five targets.
+
+    python -m benchmarks.offline --dataset SOURCE --output FOLDER [--seeds 2] [--steps 10000] [--jobs 2]
+
+Ordinary runs of train.py in FOLDER/<agent>/seed<k>, the last checkpoint of each evaluated by evaluate.py; what is there
+already is not run again. Prints the table in Markdown: mean over seeds of the normalised score (its range in brackets),
+and the rank correlation of the achieved with the requested return, which is 1 if who is asked for more gets more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.machine import machine
+from policies.backbones import BACKBONES
+
+AGENTS = {name: ["--backbone.name", name] for name in BACKBONES} | {"BC (mingru)": ["--condition", "none"]}
+MEMORIES = ("carried", "window")
+
+
+def run(options: argparse.Namespace, agent: str, seed: int) -> None:
+    """Train and evaluate one agent, unless that was done."""
+    folder = options.output / agent.replace(" ", "-") / f"seed{seed}"
+    threads = ["--threads", "1"]
+    train = ["train.py", "--dataset", options.dataset, "--steps", str(options.steps), "--seed", str(seed), *threads]
+    commands = [[*train, "--run_dir", str(folder), "--evaluation.every", "0", *AGENTS[agent]]]
+    if folder.exists():
+        commands = [["train.py", "--resume", "true", "--run_dir", str(folder), *threads]]
+    if (folder / "evaluation.json").exists():
+        commands = []
+    for memory in MEMORIES:
+        output = folder / f"{memory}.json"
+        if not output.exists():
+            targets = ["--targets", *map(str, options.targets)]
+            commands.append(["evaluate.py", str(folder), "--memory", memory, "--output", str(output), *targets])
+    for command in commands:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL, env=environment)
+
+
+def table(options: argparse.Namespace) -> str:
+    """The results in Markdown."""
+    targets = [f"{target:g}" for target in options.targets]
+    lines = [f"| agent | memory | {' | '.join(targets)} | rank correlation |", "|---" * (len(targets) + 3) + "|"]
+    for agent in AGENTS:
+        for memory in MEMORIES:
+            files = [
+                options.output / agent.replace(" ", "-") / f"seed{k}" / f"{memory}.json" for k in range(options.seeds)
+            ]
+            results = [json.loads(file.read_text())["results"] for file in files]
+            scores = np.array([[result["normalized_score"] for result in one] for one in results])
+            cells = [f"{s.mean():.1f} ({s.min():.1f} … {s.max():.1f})" for s in scores.T]
+            if scores.shape[1] == 1:  # behaviour cloning is not asked for a return
+                cells, rank = cells * len(targets), "–"
+            else:
+                ranks = [
+                    np.corrcoef(s.argsort().argsort(), np.argsort(np.argsort(options.targets)))[0, 1] for s in scores
+                ]
+                rank = ", ".join(f"{r:.2f}" for r in ranks)
+            lines.append(f"| {agent} | {memory} | {' | '.join(cells)} | {rank} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.offline", description=__doc__.split("\n")[0])
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--targets", type=float, nargs="+", default=[600, 1200, 1800, 2700, 3600])
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    with ThreadPoolExecutor(options.jobs) as pool:
+        jobs = [pool.submit(run, options, agent, seed) for agent in AGENTS for seed in range(options.seeds)]
+        for job in jobs:
+            job.result()
+    name = Path(options.dataset).stem
+    print(f"{name}, {options.steps} updates, {options.seeds} seeds, last checkpoint, 20 episodes for each target\n")
+    print(f"{table(options)}\n\n{machine()}")
+
+
+if __name__ == "__main__":
+    main()
