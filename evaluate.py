@@ -6,24 +6,31 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from configs import Parser, load_config
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+
+from configs import EvaluationConfig, Parser, check_targets, load_config
 from configs.commands import run_command
 
 
 def main(arguments: list[str]) -> int:
     parser = Parser(prog="evaluate.py", description=__doc__, allow_abbrev=False)
     parser.add_argument("run", help="a run folder, or one of its checkpoints")
-    parser.add_argument("--episodes", type=int, help="episodes for each target return; default: the run's config")
+    parser.add_argument("--episodes", type=PositiveInt, help="for each target return; default: the run's config")
     parser.add_argument("--targets", type=float, nargs="+", help="returns to ask for; default: the run's config")
     parser.add_argument("--memory", choices=["carried", "window"], help="default: the run's config")
     parser.add_argument("--env", help="environment id; default: the dataset's own")
-    parser.add_argument("--seed", type=int, help="reset seed of the first episode; default: the run's config")
-    parser.add_argument("--video", action="store_true", help="also write evaluation.gif, where rendering works")
+    parser.add_argument(
+        "--seed", type=NonNegativeInt, help="reset seed of the first episode; default: the run's config"
+    )
+    parser.add_argument("--video", action="store_true", help="also write a GIF beside the JSON, where rendering works")
     parser.add_argument("--output", help="JSON file; default: evaluation.json in the run folder")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     options = parser.parse_args(arguments)
-    if options.episodes is not None and options.episodes < 1:
-        parser.error("--episodes must be at least 1")
+    if options.output is not None and (
+        not options.output.endswith(".json") or not Path(options.output).parent.is_dir()
+    ):
+        parser.error(f"--output {options.output}: must end in .json and be in a folder that exists")
+    check_targets(parser, options.targets)
     return run_command("evaluate.py", evaluate, options)
 
 
@@ -34,15 +41,19 @@ def evaluate(options: Namespace) -> int:
     from agents.checkpoint import latest_checkpoint
     from envs.make import EnvironmentError
 
-    console = Console()
-    checkpoint = latest_checkpoint(options.run)
-    run = Path(options.run) if checkpoint != Path(options.run) else checkpoint.parents[1]
+    console = Console(markup=False, highlight=False, soft_wrap=True)
+    checkpoint = latest_checkpoint(Path(options.run).absolute())
+    run = checkpoint.parents[1] if checkpoint.parent.name == "checkpoints" else checkpoint.parent
     agent = DecisionAgent.load(checkpoint, device=options.device)
     saved = run / "config.yaml"
-    declared = load_config(["--config", str(saved)] if saved.is_file() else []).evaluation
+    if saved.is_file():
+        declared = load_config(["--config", str(saved)], prog=f"evaluate.py: {saved}").evaluation
+    else:  # a checkpoint by itself
+        run, declared = checkpoint, EvaluationConfig(memory=agent.policy.memory)
     env_id = options.env or declared.env or agent.task.get("env")
     if env_id is None:
-        raise EnvironmentError(f"{run}: its dataset names no environment; give one with --env")
+        raise EnvironmentError(f"{options.run}: its dataset names no environment; give one with --env")
+    output = Path(options.output) if options.output else run / "evaluation.json"
     result = scoring.evaluate(
         agent,
         env_id,
@@ -51,15 +62,14 @@ def evaluate(options: Namespace) -> int:
         declared.seed if options.seed is None else options.seed,
         options.memory or declared.memory,
     )
-    output = Path(options.output) if options.output else run / "evaluation.json"
     scoring.write_evaluation(result, output)
     console.print(scoring.score_table(result))
-    console.print(f"written to {output}", highlight=False)
+    console.print(f"written to {output}")
     if options.video:
         gif = scoring.try_gif(agent, result, console.print)
         if gif is not None:
             output.with_suffix(".gif").write_bytes(gif)
-            console.print(f"video: {output.with_suffix('.gif')}", highlight=False)
+            console.print(f"video: {output.with_suffix('.gif')}")
     return 0
 
 

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from configs import TrainConfig, load_config, save_config
 from configs.commands import run_command
+
+if TYPE_CHECKING:  # torch and the rest are imported once the arguments are known to be right
+    from rich.console import Console
+
+    from agents import DecisionAgent
+    from agents.logs import RunLogger
+    from envs import Episodes
+
+HEADLINES = [
+    "eval/normalized_score",
+    "eval/return_mean",
+    "perf/train_tokens_per_s",
+    "perf/step_latency_us",
+    "train/loss",
+]
 
 
 def main(arguments: list[str]) -> int:
@@ -21,73 +39,70 @@ def train(config: TrainConfig) -> int:
     import torch
     from rich.console import Console
 
-    from agents import DecisionAgent, scoring
-    from agents.callbacks import Every, SaveCheckpoints, ShowProgress, StopOnSignal
-    from agents.logs import RunLogger
+    from agents import scoring
     from envs import load_episodes
 
-    console = Console()
+    console = Console(markup=False, highlight=False, soft_wrap=True)
     if config.threads:
         torch.set_num_threads(config.threads)
     episodes = load_episodes(config.dataset, download=config.download)
     env_id = evaluation_env(config, episodes.env_id, console.print)
-    run = run_folder(config, episodes.name)
-    agent = DecisionAgent.load(run, episodes, device=config.device) if config.resume else new_agent(config, episodes)
+    agent = resumed_agent(config, episodes) if config.resume else new_agent(config, episodes)
     if env_id is not None:
         scoring.check_fit(agent, env_id)
-    logger = RunLogger(run, agent.num_timesteps)
-    save_config(config, run / "config.yaml")
-    agent.set_logger(logger)
-    if not config.resume:
-        tags = [
-            "eval/normalized_score",
-            "eval/return_mean",
-            "perf/train_tokens_per_s",
-            "perf/step_latency_us",
-            "train/loss",
-        ]
-        logger.hyperparameters(_flat(dataclasses.asdict(config)), tags)
-        rows = "\n".join(f"| {key} | `{value}` |" for key, value in _flat(dataclasses.asdict(config)).items())
-        logger.text("config", f"| key | value |\n|---|---|\n{rows}", 0)
+    run = Path(config.run_dir or "") if config.resume else claim_folder(config, episodes.name)
+    parameters = sum(parameter.numel() for parameter in agent.policy.parameters())
+    console.print(f"{config.backbone.name}, {parameters:,} parameters, on {agent.device}; ", end="")
+    console.print(f"{len(episodes):,} episodes, {episodes.n_steps:,} steps of {episodes.name}")
+    with contextlib.closing(start_logs(config, agent, run)) as logger:
+        return learn_and_score(config, agent, run, env_id, logger, console)
+
+
+def learn_and_score(
+    config: TrainConfig, agent: DecisionAgent, run: Path, env_id: str | None, logger: RunLogger, console: Console
+) -> int:
+    """Learn to the last update or the first signal, then play, and say what came of it and what to type next."""
+    from agents import scoring
+    from agents.callbacks import Every, SaveCheckpoints, ShowProgress, StopOnSignal
+
+    options = config.evaluation
 
     def evaluate() -> dict[str, Any]:
-        assert env_id is not None
-        options = config.evaluation
-        result = scoring.evaluate(agent, env_id, options.targets, options.episodes, options.seed, options.memory)
+        result = scoring.evaluate(agent, env_id or "", options.targets, options.episodes, options.seed, options.memory)
         for tag, value in scoring.headline(result).items():
             logger.record(tag, value)
         logger.dump(agent.num_timesteps)
         return result
 
-    console.print(
-        f"{config.backbone.name}, {sum(p.numel() for p in agent.policy.parameters()):,} parameters, on {agent.device}; "
-        f"{len(episodes):,} episodes, {episodes.n_steps:,} steps of {episodes.name}"
-    )
-    stop = StopOnSignal()
-    callbacks = [ShowProgress(config.steps, console), stop, SaveCheckpoints(run, config.checkpoint_every, config.keep)]
-    if env_id is not None and config.evaluation.every:
-        callbacks.insert(0, Every(config.evaluation.every, config.steps, evaluate))
-    agent.learn(config.steps - agent.num_timesteps, callbacks, log_interval=config.log_every, reset_num_timesteps=False)
+    with ShowProgress(config.steps, console) as progress, StopOnSignal() as stop:
+        callbacks = [progress, stop, SaveCheckpoints(run, config.checkpoint_every, config.keep)]
+        if env_id is not None and options.every:
+            callbacks.insert(0, Every(options.every, config.steps, evaluate))
+        steps = config.steps - agent.num_timesteps
+        agent.learn(steps, callbacks, log_interval=config.log_every, reset_num_timesteps=False)
     if stop.received is not None:
-        console.print(
-            f"stopped at update {agent.num_timesteps}; to go on: python train.py --resume true --run_dir {run}"
-        )
+        hint = f"python train.py --resume true --run_dir {shlex.quote(str(run))}"
+        console.print(f"stopped at update {agent.num_timesteps}; to go on: {hint}")
         return 128 + stop.received
 
+    result = None
     if env_id is not None:
-        result = evaluate()
-        scoring.write_evaluation(result, run / "evaluation.json")
+        if steps > 0 or not (run / "evaluation.json").is_file():
+            result = evaluate()
+            scoring.write_evaluation(result, run / "evaluation.json")
+        else:  # a finished run that is "resumed" has nothing left to do
+            result = json.loads((run / "evaluation.json").read_text())
         console.print(scoring.score_table(result))
-        if config.evaluation.video:
-            gif = scoring.try_gif(agent, result, console.print)
-            if gif is not None:
-                (run / "evaluation.gif").write_bytes(gif)
-                logger.gif("eval/episode", gif, agent.num_timesteps)
-    logger.close()
-    root = "runs" if config.run_dir is None else run
-    console.print(f"run folder    {run}\nwatch         tensorboard --logdir {root}", highlight=False)
-    if env_id is not None:
-        console.print(f"score again   python evaluate.py {run}", highlight=False)
+        gif = scoring.try_gif(agent, result, console.print) if options.video else None
+        if gif is not None:
+            (run / "evaluation.gif").write_bytes(gif)
+            logger.gif("eval/episode", gif, agent.num_timesteps)
+    quoted = shlex.quote(str(run))
+    console.print(
+        f"run folder    {run}\nwatch         tensorboard --logdir {'runs' if config.run_dir is None else quoted}"
+    )
+    if result is not None:
+        console.print(f"score again   python evaluate.py {quoted}")
     return 0
 
 
@@ -109,7 +124,7 @@ def evaluation_env(config: TrainConfig, dataset_env: str | None, tell: Callable[
     return env_id
 
 
-def new_agent(config: TrainConfig, episodes: Any) -> Any:
+def new_agent(config: TrainConfig, episodes: Episodes) -> DecisionAgent:
     """The untrained agent of a config."""
     from agents import DecisionAgent
 
@@ -140,31 +155,58 @@ def new_agent(config: TrainConfig, episodes: Any) -> Any:
     )
 
 
-def run_folder(config: TrainConfig, dataset_name: str) -> Path:
-    """The folder to write to. A run that is there is never overwritten: a name of ours gets a number, one that
-    was given is an error.
+def resumed_agent(config: TrainConfig, episodes: Episodes) -> DecisionAgent:
+    """The agent of the run's last checkpoint; the untrained one where a crash came before the first."""
+    from agents import DecisionAgent
+    from agents.checkpoint import checkpoints
+
+    assert config.run_dir is not None
+    if not checkpoints(config.run_dir):
+        return new_agent(config, episodes)
+    return DecisionAgent.load(config.run_dir, device=config.device, episodes=episodes)
+
+
+def claim_folder(config: TrainConfig, dataset_name: str) -> Path:
+    """The new folder of the run, made by this call. What is there is never overwritten: a name of ours gets a number, a
+    folder that was given and holds anything is an error.
 
     Raises:
-        CheckpointError: the given folder holds a run already, or there is none to resume.
+        CheckpointError: the given folder is not empty.
     """
-    from agents.checkpoint import CheckpointError, latest_checkpoint
+    from agents.checkpoint import CheckpointError
 
-    folder = Path("runs", config.experiment or dataset_name, config.backbone.name, f"seed{config.seed}")
     if config.run_dir is not None:
         folder = Path(config.run_dir)
-    if config.resume:
-        latest_checkpoint(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            hint = "--resume true goes on with a run, another --run_dir starts a new one"
+            raise CheckpointError(f"{folder}: is not empty; {hint}")
         return folder
-    if (folder / "config.yaml").exists():
-        if config.run_dir is not None:
-            raise CheckpointError(
-                f"{folder}: holds a run already; --resume true goes on with it, another --run_dir starts a new one"
-            )
-        number = 2
-        while folder.with_name(f"{folder.name}-{number}").exists():
+    first = Path("runs", config.experiment or dataset_name, config.backbone.name, f"seed{config.seed}")
+    first.parent.mkdir(parents=True, exist_ok=True)
+    folder, number = first, 1
+    while True:
+        try:
+            folder.mkdir()  # fails where another process was faster
+            return folder
+        except FileExistsError:
             number += 1
-        folder = folder.with_name(f"{folder.name}-{number}")
-    return folder
+            folder = first.with_name(f"{first.name}-{number}")
+
+
+def start_logs(config: TrainConfig, agent: DecisionAgent, run: Path) -> RunLogger:
+    """Events, metrics.jsonl and the saved config, with the hyperparameters of a new run."""
+    from agents.logs import RunLogger
+
+    logger = RunLogger(run, agent.num_timesteps)
+    save_config(config, run / "config.yaml")
+    agent.set_logger(logger)
+    if not config.resume:
+        flat = _flat(dataclasses.asdict(config))
+        logger.hyperparameters(flat, HEADLINES)
+        rows = "\n".join(f"| {key} | `{value}` |" for key, value in flat.items())
+        logger.text("config", f"| key | value |\n|---|---|\n{rows}", 0)
+    return logger
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -12,27 +12,33 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 
 from agents.checkpoint import checkpoints
 
 
 class ShowProgress(BaseCallback):
-    """A bar with the loss and the updates per second; one line for every tenth of the run where there is no
-    terminal."""
+    """A bar with the loss and the updates per second; one line for every tenth of the run where there is no terminal.
+    To be used in a ``with``, so that the terminal is left in order."""
 
-    def __init__(self, total: int, console: Console):
+    def __init__(self, total: int, console: Console | None = None):
         super().__init__()
-        self.total, self.console = total, console
+        self.total, self.console = total, console or Console()
         self.bar = Progress(
             TextColumn("training"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[metrics]}"),
             TimeRemainingColumn(),
-            console=console,
+            console=self.console,
             transient=True,
         )
+
+    def __enter__(self) -> ShowProgress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
 
     def _on_training_start(self) -> None:
         self.task = self.bar.add_task("training", total=self.total, completed=self.num_timesteps, metrics="")
@@ -48,9 +54,6 @@ class ShowProgress(BaseCallback):
         if not self.console.is_terminal and self.num_timesteps % max(1, self.total // 10) == 0:
             self.console.print(f"update {self.num_timesteps}/{self.total}  {text}")
         return True
-
-    def _on_training_end(self) -> None:
-        self.bar.stop()
 
 
 class SaveCheckpoints(BaseCallback):
@@ -90,15 +93,20 @@ class Every(BaseCallback):
 
 
 class StopOnSignal(BaseCallback):
-    """Ctrl-C and SIGTERM end the learning after the current update, so that it can be saved; a second one ends the
-    program."""
+    """While its ``with`` lasts, Ctrl-C and SIGTERM end the learning after the current update, so that it can be saved;
+    a second one ends the program."""
 
     def __init__(self) -> None:
         super().__init__()
         self.received: int | None = None
 
-    def _on_training_start(self) -> None:
+    def __enter__(self) -> StopOnSignal:
         self._old = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         self.received = number
@@ -108,6 +116,9 @@ class StopOnSignal(BaseCallback):
     def _on_step(self) -> bool:
         return self.received is None
 
-    def _on_training_end(self) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
+
+def as_callback(callback: Any) -> BaseCallback:
+    """What ``learn`` takes as a callback (none, one, a list, a function), as one callback."""
+    if callback is None or isinstance(callback, list):
+        return CallbackList(callback or [])
+    return callback if isinstance(callback, BaseCallback) else ConvertCallback(callback)

@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -24,26 +25,39 @@ class CheckpointError(ValueError):
 
 
 def write_checkpoint(folder: str | Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
-    """Write ``folder`` under a temporary name, flush it to the disk and rename it: a crash leaves the old one or the
-    new one."""
+    """Write ``folder`` under a temporary name, flush it to the disk and rename it: a crash leaves the old one, at worst
+    under the name ``.<name>.old``, or the new one.
+
+    Raises:
+        CheckpointError: something that is not a checkpoint has that name.
+    """
     folder = Path(folder)
+    if folder.exists() and not (folder / MANIFEST).is_file():
+        raise CheckpointError(f"{folder}: exists and is not a checkpoint, so it is left alone; choose another name")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    temporary, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in (os.getpid(), "old"))
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary / TENSORS)
-    (temporary / STATE).write_text(json.dumps(state, indent=1))
-    manifest = {
-        name: {"bytes": (temporary / name).stat().st_size, "sha256": _sha256(temporary / name)}
-        for name in (TENSORS, STATE)
-    }
-    (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
-    for path in (*temporary.iterdir(), temporary):
-        _flush(path)
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(temporary, folder)
+    try:
+        _write_files(temporary, tensors, state)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(folder, old)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # gone after the rename; left where writing failed
     _flush(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_files(folder: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, folder / TENSORS)
+    (folder / STATE).write_text(json.dumps(state, indent=1))
+    files = (folder / TENSORS, folder / STATE)
+    manifest = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    for path in (*folder.iterdir(), folder):
+        _flush(path)
 
 
 def read_checkpoint(folder: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -73,8 +87,9 @@ def read_checkpoint(folder: str | Path) -> tuple[dict[str, torch.Tensor], dict[s
 
 
 def checkpoints(run: str | Path) -> list[Path]:
-    """The checkpoint folders of a run, oldest first."""
-    return sorted((Path(run) / "checkpoints").glob("step_*"))
+    """The checkpoint folders of a run, ``step_<n>``, oldest first."""
+    found = [(re.fullmatch(r"step_(\d+)", path.name), path) for path in (Path(run) / "checkpoints").glob("step_*")]
+    return [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
 
 
 def latest_checkpoint(run: str | Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
@@ -10,11 +11,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.callbacks import ShowProgress, as_callback
 from agents.checkpoint import (
     CheckpointError,
     installed_versions,
@@ -24,6 +26,7 @@ from agents.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from agents.task import check_same_spaces, describe_task, return_scale
 from envs.datasets import Episodes, SequenceSampler
 from policies.actions import build_space
 from policies.backbones import State
@@ -80,6 +83,8 @@ class DecisionAgent:
             timestep_embedding=timestep_embedding,
             seed=seed,
         )
+        if device == "cuda" and not torch.cuda.is_available():
+            raise TrainingError("device cuda: PyTorch finds no CUDA device here; use auto or cpu")
         self.env, self.seed, self.device = env, seed, get_device(device)
         self.num_timesteps, self._total_timesteps = 0, 0
         self.learning_rate, self.schedule, self.warmup_steps = learning_rate, schedule, warmup_steps
@@ -87,17 +92,18 @@ class DecisionAgent:
         self.sampler: SequenceSampler | None = None
         self.last_metrics: dict[str, float] = {}
         self.task = {} if episodes is None else describe_task(episodes)
-        kwargs = dict(policy_kwargs or {}) | {"context": context}
+        kwargs = {"context": context} | dict(policy_kwargs or {})
         if episodes is not None:
             episodes = episodes.top(top_fraction)
+            longest = int(episodes.lengths.max())
             kwargs |= {"observation_dim": episodes.observation_dim, "action_space": episodes.action_space}
-            kwargs["max_timestep"] = int(episodes.lengths.max()) if timestep_embedding else 0
-            self.sampler = SequenceSampler(episodes, min(context, int(episodes.lengths.max())), self.device)
+            kwargs |= {"context": min(context, longest), "max_timestep": (longest - 1) * timestep_embedding}
+            self.sampler = SequenceSampler(episodes, kwargs["context"], self.device)
         torch.manual_seed(seed % 2**63)
         self.policy = DecisionPolicy(**kwargs)
         if episodes is not None:
             self.policy.normalizer.fit(episodes.observations)
-            self.policy.return_scale.fill_(max(float(episodes.returns_to_go.std()), 1e-6))
+            self.policy.return_scale.fill_(return_scale(episodes))
         self.policy.to(self.device)
         self.optimizer = torch.optim.AdamW(
             self.policy.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True
@@ -110,37 +116,42 @@ class DecisionAgent:
         callback: BaseCallback | list[BaseCallback] | Any = None,
         log_interval: int = 100,
         reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
     ) -> DecisionAgent:
         """Make ``total_timesteps`` gradient updates; ``reset_num_timesteps`` False goes on from those already made.
 
-        Callbacks are called after every update. Losses stay on the device until they are logged, every
-        ``log_interval``.
+        Callbacks are called after every update. Losses stay on the device until they are logged.
         """
         if self.sampler is None:
-            raise ValueError(
-                "this agent has no episodes to learn from: give them to DecisionAgent(episodes) or load(path, episodes)"
-            )
+            raise ValueError("no episodes to learn from: give them to DecisionAgent(…) or DecisionAgent.load(…)")
         if reset_num_timesteps:
             self.num_timesteps = 0
         self._total_timesteps = self.num_timesteps + total_timesteps
-        listener = _as_callback(callback)
-        listener.init_callback(self)  # type: ignore[arg-type]
-        listener.on_training_start(locals(), globals())
-        self._started, self._marks = time.monotonic(), (time.monotonic(), self.num_timesteps)
-        metrics: list[dict[str, torch.Tensor]] = []
-        while self.num_timesteps < self._total_timesteps:
-            metrics.append(self.update())
-            if self.num_timesteps % log_interval == 0 or self.num_timesteps == self._total_timesteps:
-                self._log(metrics)
-                metrics.clear()
-            if not listener.on_step():
-                break
-        listener.on_training_end()
+        with contextlib.ExitStack() as stack:
+            bar = [stack.enter_context(ShowProgress(self._total_timesteps))] if progress_bar else []
+            listener = CallbackList([*bar, as_callback(callback)])
+            listener.init_callback(self)  # type: ignore[arg-type]
+            listener.on_training_start(locals(), globals())
+            self._started, self._learning_time = time.monotonic(), 0.0
+            metrics: list[dict[str, torch.Tensor]] = []
+            while self.num_timesteps < self._total_timesteps:
+                begin = time.monotonic()
+                metrics.append(self.update())
+                last = self.num_timesteps == self._total_timesteps
+                due = last or self.num_timesteps % log_interval == 0
+                means = self._means(metrics) if due else {}
+                self._learning_time += time.monotonic() - begin
+                if due:
+                    self._log(means, len(metrics))
+                    metrics.clear()
+                listener.update_locals(locals())
+                if not listener.on_step():
+                    break
+            listener.on_training_end()
         return self
 
     def update(self) -> dict[str, torch.Tensor]:
-        """One gradient update on batch ``num_timesteps``; returns its loss and gradient norm as tensors on the
-        device."""
+        """One gradient update on batch ``num_timesteps``; its loss and gradient norm, still on the device."""
         assert self.sampler is not None
         self.policy.train()
         torch.manual_seed((self.seed * 1_000_003 + self.num_timesteps) % 2**63)  # dropout
@@ -162,8 +173,7 @@ class DecisionAgent:
         episode_start: np.ndarray | None = None,
         deterministic: bool = True,
     ) -> tuple[np.ndarray, State]:
-        """Actions for observations of ReturnToGo environments, a batch or a single one, and the state for the next
-        call.
+        """Actions for observations of ReturnToGo environments, a batch or one, and the state for the next call.
 
         ``state`` None begins anew; ``episode_start`` [B] resets the memory of those environments.
         """
@@ -181,13 +191,19 @@ class DecisionAgent:
         n = len(inputs["observation"])
         if state is None:
             state = self.policy.initial_state(n)
-        start = np.zeros(n, bool) if episode_start is None else np.asarray(episode_start, bool)
+        start = np.zeros(n, bool) if episode_start is None else np.atleast_1d(np.asarray(episode_start, bool))
         prediction, state = self.policy.step(inputs, state, torch.as_tensor(start, device=self.device))
         actions = self.policy.action.choose(prediction, deterministic).cpu().numpy()
         return (actions[0] if single else actions), state
 
     def save(self, path: str | Path) -> None:
-        """A checkpoint folder (see agents/checkpoint.py) that acts and learns on by itself."""
+        """A checkpoint folder (see agents/checkpoint.py) that acts and learns on by itself.
+
+        Raises:
+            TrainingError: a weight is not finite; nothing is written.
+        """
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.policy.parameters()):
+            raise TrainingError(f"a weight is not finite at update {self.num_timesteps}, so {path} was not written")
         tensors = {f"policy.{name}": value for name, value in self.policy.state_dict().items()}
         state = {
             "format": 1,
@@ -204,35 +220,37 @@ class DecisionAgent:
 
     @classmethod
     def load(
-        cls, path: str | Path, episodes: Episodes | None = None, env: VecEnv | None = None, device: str = "auto"
+        cls, path: str | Path, env: VecEnv | None = None, device: str = "auto", episodes: Episodes | None = None
     ) -> DecisionAgent:
-        """The agent of a checkpoint, or of the last one of a run folder. Without ``episodes`` it can act but not
-        learn on."""
+        """The agent of a checkpoint, or of a run folder's last one. Without ``episodes`` it acts but cannot learn."""
         path = latest_checkpoint(path)
         tensors, state = read_checkpoint(path)
         if state.get("agent") != "DecisionAgent" or state.get("format") != 1:
             raise CheckpointError(f"{path}: not a checkpoint of a DecisionAgent of this version")
-        policy = dict(state["policy"])
-        policy["action_space"] = build_space(policy["action_space"])
-        agent = cls(None, env=env, device=device, policy_kwargs=policy, **state["config"])
         try:
-            agent.policy.load_state_dict(
-                {k.removeprefix("policy."): v for k, v in tensors.items() if k.startswith("policy.")}
-            )
-        except RuntimeError as error:
-            raise CheckpointError(f"{path}: weights of another model ({' '.join(str(error).split())[:200]})") from None
-        load_optimizer(agent.optimizer, tensors)
-        agent.num_timesteps, agent._total_timesteps = state["num_timesteps"], state["total_timesteps"]
-        agent.policy.memory, agent.task = state["memory"], state["task"]
+            policy = dict(state["policy"]) | {"action_space": build_space(state["policy"]["action_space"])}
+            agent = cls(None, env=env, device=device, policy_kwargs=policy, **state["config"])
+            weights = {k.removeprefix("policy."): v for k, v in tensors.items() if k.startswith("policy.")}
+            agent.policy.load_state_dict(weights)
+            load_optimizer(agent.optimizer, tensors)
+            agent.num_timesteps, agent._total_timesteps = state["num_timesteps"], state["total_timesteps"]
+            agent.policy.memory, agent.task = state["memory"], state["task"]
+        except (KeyError, TypeError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(f"{path}: of another model or version ({reason})") from None
         if episodes is not None:
             agent.set_episodes(episodes)
         return agent
 
     def set_episodes(self, episodes: Episodes) -> None:
-        """Learn from these episodes from now on; the policy keeps its statistics."""
+        """Learn from these episodes from now on; the policy keeps its statistics.
+
+        Raises:
+            DatasetError: their observations or actions are not those of the policy.
+        """
+        check_same_spaces(episodes, self.policy.config)
         episodes = episodes.top(self.config["top_fraction"])
-        context = min(self.config["context"], int(episodes.lengths.max()))
-        self.sampler = SequenceSampler(episodes, context, self.device)
+        self.sampler = SequenceSampler(episodes, self.policy.config["context"], self.device)
 
     def set_logger(self, logger: Logger) -> None:
         self.logger = logger
@@ -250,45 +268,29 @@ class DecisionAgent:
         done = (self.num_timesteps - self.warmup_steps) / max(1, self._total_timesteps - self.warmup_steps)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
-    def _log(self, metrics: list[dict[str, torch.Tensor]]) -> None:
-        assert self.sampler is not None
-        for key in metrics[0]:
-            value = torch.stack([m[key] for m in metrics]).mean().item()
+    def _means(self, metrics: list[dict[str, torch.Tensor]]) -> dict[str, float]:
+        """The mean of each metric, read from the device at once."""
+        names = list(metrics[0])
+        values = torch.stack([torch.stack([m[name] for m in metrics]).mean() for name in names]).tolist()
+        for name, value in zip(names, values, strict=True):
             if not math.isfinite(value):
                 raise TrainingError(
-                    f"{key} became {value} at or before update {self.num_timesteps}, learning rate "
+                    f"{name} became {value} at or before update {self.num_timesteps}, learning rate "
                     f"{self.optimizer.param_groups[0]['lr']:.3g}: lower the learning rate or max_grad_norm"
                 )
-            self.logger.record(key, value)
-        now = time.monotonic()
-        then, step = self._marks
-        rate = (self.num_timesteps - step) / max(now - then, sys.float_info.epsilon)
+        return dict(zip(names, values, strict=True))
+
+    def _log(self, means: dict[str, float], updates: int) -> None:
+        assert self.sampler is not None
+        rate = updates / max(self._learning_time, sys.float_info.epsilon)
         tokens = self.batch_size * self.sampler.context * self.policy.tokens_per_step
-        self._marks = now, self.num_timesteps
-        self.logger.record("train/learning_rate", self.optimizer.param_groups[0]["lr"])
-        self.logger.record("time/updates_per_s", rate)
-        self.logger.record("time/time_elapsed", now - self._started)
-        self.logger.record("perf/train_tokens_per_s", rate * tokens)
-        self.last_metrics = {key: float(value) for key, value in self.logger.name_to_value.items()}
+        self.last_metrics = means | {
+            "train/learning_rate": self.optimizer.param_groups[0]["lr"],
+            "time/updates_per_s": rate,
+            "time/time_elapsed": time.monotonic() - self._started,
+            "perf/train_tokens_per_s": rate * tokens,
+        }
+        self._learning_time = 0.0
+        for name, value in self.last_metrics.items():
+            self.logger.record(name, value)
         self.logger.dump(self.num_timesteps)
-
-
-def describe_task(episodes: Episodes) -> dict[str, Any]:
-    """What an evaluation needs to know of the data, kept in the checkpoint."""
-    returns = episodes.returns
-    return {
-        "dataset": episodes.name,
-        "env": episodes.env_id,
-        "reference_returns": episodes.reference_returns,
-        "reference_name": episodes.reference_name,
-        "return_mean": float(returns.mean()),
-        "return_quantiles": {str(q): float(np.quantile(returns, q)) for q in (0, 0.1, 0.5, 0.9, 1)},
-    }
-
-
-def _as_callback(callback: Any) -> BaseCallback:
-    if callback is None:
-        return CallbackList([])
-    if isinstance(callback, list):
-        return CallbackList(callback)
-    return callback if isinstance(callback, BaseCallback) else ConvertCallback(callback)

@@ -46,8 +46,8 @@ def play(
     """Play every episode from its own reset seed and fill in its total reward and length.
 
     ``n_envs`` environments of this process step together, so that the policy sees one batch. An environment that is
-    done takes the next episode, with its row of the memory reset; when none is left its row leaves the batch. What an
-    episode is given depends on its seed and target alone, not on its neighbours.
+    done takes the next episode, with its row of the memory reset; when none is left its row leaves the batch. An
+    episode depends on its seed and target alone, but for the last bits of sums over batches of different size.
     """
     waiting = deque(episodes)
     envs = [make_env() for _ in range(min(n_envs, len(episodes)))]
@@ -91,11 +91,13 @@ def summarize(returns: Sequence[float], reference: tuple[float, float] | None) -
     return {key: _plain(value) for key, value in summary.items()}
 
 
-def step_latency(agent: Predictor, env: gym.Env, calls: int = 100) -> float:
-    """Microseconds that one action takes in one environment: the median over ``calls`` steps, without the
-    environment's own."""
+def step_latency(agent: Predictor, env: gym.Env, warm: int, calls: int = 100) -> float:
+    """Microseconds that one action takes in one environment: the median over ``calls`` steps that follow ``warm``
+    others (which fill a window), without the environment's own."""
     observation = _stack([env.reset(seed=0)[0]])
     _, state = agent.predict(observation, None, np.ones(1, bool))
+    for _ in range(warm):
+        _, state = agent.predict(observation, state, np.zeros(1, bool))
     times = []
     for _ in range(calls):
         begin = time.perf_counter()

@@ -43,7 +43,7 @@ def evaluate(
     agent.policy.memory = memory
     asked: list[float | None] = [None]
     if agent.policy.config["condition"] == "return":
-        asked = list(default_targets(agent) if targets is None else targets)
+        asked = list(dict.fromkeys(default_targets(agent) if targets is None else targets))
     episodes = {target: [Episode(seed + i, target) for i in range(n_episodes)] for target in asked}
     play(agent, lambda: ReturnToGo(make_env(env_id)), [episode for played in episodes.values() for episode in played])
     reference = agent.task.get("reference_returns") if env_id == agent.task.get("env") else None
@@ -56,6 +56,8 @@ def evaluate(
         }
         for target, played in episodes.items()
     ]
+    latency = step_latency(agent, env, warm=agent.policy.config["context"])
+    env.close()
     return {
         "env": env_id,
         "versions": installed_versions(),
@@ -66,7 +68,7 @@ def evaluate(
         "memory": memory,
         "episodes": n_episodes,
         "seeds": [seed + i for i in range(n_episodes)],
-        "step_latency_us": step_latency(agent, env),
+        "step_latency_us": latency,
         "results": results,
     }
 
@@ -146,7 +148,8 @@ def try_gif(agent: DecisionAgent, evaluation: dict[str, Any], tell: Callable[[st
         if episode.length % 3 == 0 and episode.length < 300:
             frames.append(env.render())
 
-    episode = Episode(evaluation["seeds"][0], evaluation["results"][-1]["target_return"])
+    highest = max(evaluation["results"], key=lambda result: result["target_return"] or 0)
+    episode = Episode(evaluation["seeds"][0], highest["target_return"])
     reason = prepare_rendering()
     if reason is None:
         try:

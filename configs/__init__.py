@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -18,6 +19,8 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativ
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 STARTING = ("run_dir", "resume", "download")  # how a run was started, not what it computes
+# what may change when a run goes on: the rest is what its weights depend on
+RESUMABLE = (*STARTING, "dataset", "evaluation", "steps", "device", "threads", "log_every", "checkpoint_every", "keep")
 
 
 @dataclasses.dataclass
@@ -109,7 +112,7 @@ class TrainConfig:
     run_dir: str | None = None
     """the run's folder; null: runs/<experiment>/<backbone>/seed<k>"""
     resume: bool = False
-    """go on with the run in the run folder from its last checkpoint, under its saved config"""
+    """go on with the run in run_dir from its last checkpoint, under its saved config"""
     download: bool = False
     """fetch a d4rl: dataset that is not on the disk"""
 
@@ -128,8 +131,8 @@ class Parser(ArgumentParser):
         self.exit(2, f"{self.prog}: {line}; see --help\n")
 
 
-def train_parser() -> Parser:
-    parser = Parser(prog="train.py", description=TrainConfig.__doc__, allow_abbrev=False)
+def train_parser(prog: str = "train.py") -> Parser:
+    parser = Parser(prog=prog, description=TrainConfig.__doc__, allow_abbrev=False)
     parser.add_argument(
         "--config", action="config", help="a YAML file; given twice, the second goes on top of the first"
     )
@@ -137,14 +140,40 @@ def train_parser() -> Parser:
     return parser
 
 
-def load_config(arguments: list[str]) -> TrainConfig:
-    """The config of ``train.py``'s arguments. A run that is resumed takes its saved config, with the flags on top."""
-    parser = train_parser()
-    parsed = parser.parse_args(arguments)
-    saved = Path(parsed.run_dir, "config.yaml") if parsed.run_dir else None
-    if parsed.resume and saved is not None and saved.is_file():
-        parsed = parser.parse_args(["--config", str(saved), *arguments])
-    fields = vars(parser.instantiate(parsed))
+def load_config(arguments: list[str], prog: str = "train.py") -> TrainConfig:
+    """The config of ``train.py``'s arguments. A run that is resumed takes its saved config, with the flags on top, as
+    long as they change nothing that its weights depend on."""
+    parser = train_parser(prog)
+    config = _build(parser, arguments)
+    if config.run_dir == "":
+        parser.error("run_dir is empty; it is the folder of a run")
+    if any(part == ".." for part in Path(config.experiment or "").parts) or Path(config.experiment or "").is_absolute():
+        parser.error(f"experiment {config.experiment!r} is part of a name below runs/; --run_dir takes any folder")
+    check_targets(parser, config.evaluation.targets)
+    if not config.resume:
+        return config
+    if config.run_dir is None:
+        parser.error("--resume true needs --run_dir, the folder of the run that goes on")
+    saved = Path(config.run_dir, "config.yaml")
+    if not saved.is_file():
+        parser.error(f"{config.run_dir}: no such run folder, or no config.yaml in it")
+    before = _build(parser, ["--config", str(saved)])
+    config = _build(parser, ["--config", str(saved), *arguments])
+    given = dataclasses.asdict(config)
+    for key, value in dataclasses.asdict(before).items():
+        if key not in RESUMABLE and given[key] != value:
+            parser.error(f"{key} of a run that goes on cannot be changed from {value} to {given[key]}")
+    return config
+
+
+def check_targets(parser: Parser, targets: list[float] | None) -> None:
+    """An error unless there is something to ask for."""
+    if targets is not None and not (targets and all(map(math.isfinite, targets))):
+        parser.error(f"targets {targets}: one finite number or more is needed, or none for the default")
+
+
+def _build(parser: Parser, arguments: list[str]) -> TrainConfig:
+    fields = vars(parser.instantiate(parser.parse_args(arguments)))
     return TrainConfig(**{key: value for key, value in fields.items() if key != "config"})
 
 

@@ -8,19 +8,24 @@ This is a command: like train.py it stands above the packages, so it alone in ``
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 
 from configs import Parser
 from configs.commands import run_command
-from envs.datasets import DatasetError, Episodes
+from envs.datasets import DatasetError, Episodes, one_line
 from envs.make import EnvironmentError, make_env
 from envs.recorder import Recorded, Recorder, to_episodes
-from envs.writers import write_hdf5, write_minari
+from envs.wrappers import ReturnToGo
+from envs.writers import check_output, write_hdf5, write_minari
 
 ALGORITHMS = ("a2c", "dqn", "ppo", "sac", "td3")
 
@@ -28,8 +33,8 @@ ALGORITHMS = ("a2c", "dqn", "ppo", "sac", "td3")
 def record_learning(algorithm: str, env_id: str, steps: int, seed: int, n_envs: int = 1) -> Episodes:
     """Every finished episode of an agent that learns from scratch: a replay set, from untrained to good, in order.
 
-    The agent has Stable-Baselines3's default hyperparameters. On-policy ones see normalised observations and
-    rewards, as is usual for MuJoCo; the recording holds what the environment gave.
+    The agent has Stable-Baselines3's default hyperparameters. On-policy ones see normalised observations and rewards,
+    as is usual for MuJoCo; the recording holds what the environment gave. Ctrl-C ends the learning, not the recording.
     """
     import stable_baselines3
     from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
@@ -38,12 +43,18 @@ def record_learning(algorithm: str, env_id: str, steps: int, seed: int, n_envs: 
     vector: VecEnv = DummyVecEnv([lambda: Recorder(make_env(env_id), done)] * n_envs)
     if algorithm in ("a2c", "ppo"):
         vector = VecNormalize(vector)
-    agent = getattr(stable_baselines3, algorithm.upper())("MlpPolicy", vector, seed=seed, device="cpu")
-    agent.learn(steps)
+    try:
+        agent = getattr(stable_baselines3, algorithm.upper())("MlpPolicy", vector, seed=seed, device="cpu")
+    except AssertionError as error:  # how Stable-Baselines3 says that an action space does not suit the algorithm
+        raise EnvironmentError(f"{algorithm} cannot learn in {env_id}: {one_line(error)}") from None
+    with keep_on_interrupt():
+        agent.learn(steps)
     return to_episodes(done, make_env(env_id), f"{env_id} {algorithm} replay")
 
 
-def record_run(run: str, episodes: int, noise: float, targets: list[float] | None, seed: int, memory: Any) -> Episodes:
+def record_run(
+    run: str, episodes: int, noise: float, targets: list[float] | None, seed: int, memory: Any = None
+) -> Episodes:
     """A trained run of ours plays ``episodes`` episodes, cycling through the target returns.
 
     ``noise``: continuous actions get a normal error of this standard deviation, in units of half the action range, and
@@ -51,30 +62,47 @@ def record_run(run: str, episodes: int, noise: float, targets: list[float] | Non
     """
     from agents import DecisionAgent, scoring
     from agents.evaluation import Episode, play
-    from envs.wrappers import ReturnToGo
 
     agent = DecisionAgent.load(run, device="cpu")
     env_id = agent.task.get("env")
     if env_id is None:
         raise EnvironmentError(f"{run}: its dataset names no environment, so there is nowhere to play")
+    scoring.check_fit(agent, env_id)
     if memory is not None:
         agent.policy.memory = memory
     done: list[Recorded] = []
-    asked: list[Any] = (
-        [None] if agent.policy.config["condition"] == "none" else targets or scoring.default_targets(agent)
-    )
+    asked: list[Any] = [None]
+    if agent.policy.config["condition"] == "return":
+        asked = list(targets or scoring.default_targets(agent))
     plan = [Episode(seed + i, asked[i % len(asked)]) for i in range(episodes)]
-    play(agent, lambda: ReturnToGo(NoisyActions(Recorder(make_env(env_id), done), noise, seed)), plan, n_envs=32)
+
+    def make() -> gym.Env:  # the policy sees, as its previous action, the one that was carried out
+        return NoisyActions(ReturnToGo(Recorder(make_env(env_id), done)), noise)
+
+    with keep_on_interrupt():
+        play(agent, make, plan, n_envs=32)
     return to_episodes(done, make_env(env_id), f"{env_id} {run}")
+
+
+@contextlib.contextmanager
+def keep_on_interrupt() -> Iterator[None]:
+    """Ctrl-C or SIGTERM ends the block, and what was recorded so far goes on to be written."""
+    old = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted: writing the episodes that are finished", file=sys.stderr)
+    finally:
+        signal.signal(signal.SIGTERM, old)
 
 
 class NoisyActions(gym.ActionWrapper):
     """Disturbs what the agent chose; the recording holds what was done."""
 
-    def __init__(self, env: gym.Env, noise: float, seed: int):
+    def __init__(self, env: gym.Env, noise: float):
         super().__init__(env)
         self.noise = noise
-        self._random = np.random.default_rng(seed)
+        self._random = np.random.default_rng()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         if seed is not None:  # an episode's noise depends on its seed alone
@@ -106,21 +134,21 @@ def main(arguments: list[str]) -> int:
         "--algorithm", choices=ALGORITHMS, help="a Stable-Baselines3 agent that learns from scratch in --env"
     )
     source.add_argument("--run", help="a run folder of train.py")
-    parser.add_argument("--output", required=True, help="file.hdf5, or minari:NAME-vN")
+    parser.add_argument("--output", required=True, help="file.hdf5, or minari:NAME-vN; it must not exist")
     parser.add_argument("--env", help="with --algorithm: environment id")
-    parser.add_argument("--steps", type=int, default=100_000, help="with --algorithm: steps to learn for")
-    parser.add_argument("--n_envs", type=int, default=1, help="with --algorithm: environments to learn in")
-    parser.add_argument("--keep", type=int, help="record a random subset of the episodes, of at most this many steps")
-    parser.add_argument("--episodes", type=int, default=100, help="with --run: episodes to play")
-    parser.add_argument("--noise", type=float, default=0.0, help="with --run: error of the actions, 0 (none) to 1")
+    parser.add_argument("--steps", type=PositiveInt, default=100_000, help="with --algorithm: steps to learn for")
+    parser.add_argument("--n_envs", type=PositiveInt, default=1, help="with --algorithm: environments to learn in")
+    parser.add_argument("--keep", type=PositiveInt, help="a random subset of the episodes, of at most this many steps")
+    parser.add_argument("--episodes", type=PositiveInt, default=100, help="with --run: episodes to play")
+    parser.add_argument(
+        "--noise", type=ClosedUnitInterval, default=0.0, help="with --run: error of the actions, 0 to 1"
+    )
     parser.add_argument("--targets", type=float, nargs="+", help="with --run: returns to ask for, in turn")
     parser.add_argument("--memory", choices=["carried", "window"], help="with --run: default the run's own")
-    parser.add_argument("--seed", type=int, default=0, help="of the agent and the environments")
+    parser.add_argument("--seed", type=NonNegativeInt, default=0, help="of the agent and the environments")
     options = parser.parse_args(arguments)
     if options.algorithm and not options.env:
         parser.error("--algorithm needs --env")
-    if not options.output.startswith("minari:") and not options.output.endswith((".hdf5", ".h5")):
-        parser.error(f"--output {options.output}: must end in .hdf5, or be minari:NAME-vN")
     return run_command("envs.collect", collect, options, " ".join(["python -m envs.collect", *arguments]))
 
 
@@ -128,6 +156,7 @@ def collect(options: Namespace, command: str) -> int:
     import torch
 
     torch.set_num_threads(1)  # networks this small are faster so
+    check_output(options.output)  # now, and not after hours of recording
     if options.run:
         episodes = record_run(
             options.run, options.episodes, options.noise, options.targets, options.seed, options.memory

@@ -54,6 +54,8 @@ def _bad_values(episodes: Episodes) -> list[str]:
         if bad.any():
             found.append(f"{name} is NaN or infinite in {bad.sum()} rows, first in row {np.argmax(bad)}")
     space, actions = episodes.action_space, episodes.actions
+    if isinstance(space, gym.spaces.Box) and not space.is_bounded():
+        found.append(f"actions has no bounds in its space {space}")
     if isinstance(space, gym.spaces.Discrete):
         outside = np.asarray((actions < 0) | (actions >= space.n))
     else:

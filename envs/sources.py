@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         episodes = read_episodes(options.source, options.download)
-    except DatasetError as error:
+    except (DatasetError, OSError) as error:  # OSError: a name that the file system does not allow
         print(error, file=sys.stderr)
         return 2
     return 0 if print_report(episodes, options.source) else 2

@@ -13,6 +13,30 @@ import numpy as np
 from envs.datasets import DatasetError, Episodes
 
 
+def check_output(output: str) -> None:
+    """Raise DatasetError unless ``output`` (file.hdf5 or minari:NAME-vN) is new and can be written."""
+    if output.startswith("minari:"):
+        from minari.dataset.minari_dataset import parse_dataset_id
+
+        name = output.removeprefix("minari:")
+        root = Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
+        try:
+            parse_dataset_id(name)
+        except (ValueError, TypeError):
+            raise DatasetError(f"{output}: a Minari id reads namespace/name-v0, e.g. hopper/mine-v0") from None
+        if (root / name).exists():
+            raise DatasetError(f"{output}: exists in {root}; choose another version")
+        return
+    path = Path(output)
+    if path.suffix not in (".hdf5", ".h5"):
+        raise DatasetError(f"{output}: must end in .hdf5, or be minari:NAME-vN")
+    if path.exists():
+        raise DatasetError(f"{output}: exists; choose another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise DatasetError(f"{output}: its folder cannot be written")
+
+
 def write_hdf5(episodes: Episodes, path: str | Path, **attributes: str) -> None:
     """One row per step under D4RL's field names, plus ``final_observations`` [E, …] and the attribute ``env``.
 

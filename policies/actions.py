@@ -38,22 +38,24 @@ class Action(nn.Module, ABC):
 
 class BoxAction(Action):
     """Continuous actions: a tanh, scaled to the bounds; squared error, averaged over the dimensions. There is no
-    distribution, so a stochastic choice is the deterministic one."""
+    distribution, so a stochastic choice is the deterministic one. Where both bounds are the same there is no choice."""
 
     center: Tensor
     scale: Tensor
+    unit: Tensor
 
     def __init__(self, space: gym.spaces.Box, d_model: int):
         super().__init__()
         self.register_buffer("center", torch.from_numpy((space.high + space.low) / 2).float())
         self.register_buffer("scale", torch.from_numpy((space.high - space.low) / 2).float())
+        self.register_buffer("unit", torch.where(self.scale > 0, self.scale, 1.0), persistent=False)
         self.head = nn.Linear(d_model, space.shape[0])
 
     def embedding(self) -> nn.Module:
         return nn.Linear(self.head.out_features, self.head.in_features)
 
     def encode(self, action: Tensor) -> Tensor:
-        return (action - self.center) / self.scale
+        return (action - self.center) / self.unit
 
     def predict(self, features: Tensor) -> Tensor:
         return torch.tanh(self.head(features))

@@ -91,7 +91,7 @@ class DecisionPolicy(nn.Module):
         self.memory = memory
 
     @property
-    def memory(self) -> str:
+    def memory(self) -> Literal["carried", "window"]:
         return self._memory
 
     @memory.setter

@@ -21,7 +21,7 @@ def test_an_unknown_option_is_an_error_that_lists_the_options_with_their_default
 
 @pytest.mark.parametrize("value", ["2", None, True, [2]])
 def test_an_option_of_the_wrong_type_is_an_error(value):
-    with pytest.raises(BackboneError, match="option expansion is a float"):
+    with pytest.raises(BackboneError, match="option expansion is a finite float"):
         make_backbone("mingru", 16, 1, expansion=value)
 
 

@@ -29,6 +29,17 @@ def test_writing_again_replaces_it(saved):
     assert read_checkpoint(saved)[1] == {"step": 2}
 
 
+def test_nothing_but_a_checkpoint_is_ever_replaced(tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "precious.txt").write_text("years")
+    (tmp_path / "file").write_text("years")
+    for name in ("thesis", "file"):
+        with pytest.raises(CheckpointError, match="left alone"):
+            write_checkpoint(tmp_path / name, {"a": torch.zeros(1)}, {})
+    assert (tmp_path / "thesis" / "precious.txt").read_text() == "years"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "thesis"]
+
+
 def test_a_crash_while_writing_leaves_the_old_checkpoint(saved, monkeypatch):
     def crash(*_):
         raise OSError("No space left on device")
@@ -37,6 +48,7 @@ def test_a_crash_while_writing_leaves_the_old_checkpoint(saved, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         write_checkpoint(saved, {"a": torch.zeros(1)}, {"step": 2})
     assert read_checkpoint(saved)[1]["step"] == 1
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
 
 
 def test_no_damaged_checkpoint_is_accepted(saved, tmp_path):
@@ -70,7 +82,9 @@ def _same(path, other):
 
 
 def test_the_latest_checkpoint_of_a_run_is_found(saved, tmp_path):
-    later = saved.with_name("step_00000010")
+    later = saved.with_name("step_100000000")
+    write_checkpoint(saved.with_name("step_99999999"), {"a": torch.zeros(1)}, {"step": 10})
+    write_checkpoint(saved.with_name("step_best"), {"a": torch.zeros(1)}, {"step": 10})
     write_checkpoint(later, {"a": torch.zeros(1)}, {"step": 10})
     assert latest_checkpoint(tmp_path / "run") == later
     assert latest_checkpoint(saved) == saved

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import evaluate
 import train
 from agents.checkpoint import read_checkpoint
 from agents.logs import RunLogger
+from configs import load_config
 from envs import collect, load_episodes
 from envs.rendering import make_gif
 from envs.writers import write_hdf5
@@ -96,7 +98,54 @@ def test_a_run_is_never_overwritten(dataset, tmp_path, capsys):
         assert train.main([*dataset, "--steps", "2"]) == 0
         assert (tmp_path / "runs/toy/mingru" / expected / "evaluation.json").exists()
     assert train.main([*dataset, "--steps", "2", "--run_dir", "runs/toy/mingru/seed0"]) == 2
-    assert "holds a run already" in capsys.readouterr().err
+    assert "is not empty" in capsys.readouterr().err
+
+
+def test_two_runs_that_start_together_get_folders_of_their_own(dataset, tmp_path):
+    config = load_config(dataset)
+    assert [train.claim_folder(config, "toy").name for _ in range(3)] == ["seed0", "seed0-2", "seed0-3"]
+
+
+def test_a_run_that_goes_on_keeps_its_config(dataset, tmp_path, capsys):
+    assert train.main([*dataset, "--steps", "4", "--run_dir", "run"]) == 0
+    capsys.readouterr()
+    for change in (["--learning_rate", "0.5"], ["--backbone.name", "gru"], ["--context", "5"]):
+        with pytest.raises(SystemExit):
+            train.main(["--resume", "true", "--run_dir", "run", *change])
+        assert "cannot be changed" in capsys.readouterr().err
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert train.main(["--resume", "true", "--run_dir", "run"]) == 0  # finished: nothing is left to do
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+    assert train.main(["--resume", "true", "--run_dir", "run", "--steps", "6"]) == 0
+    assert load_config(["--config", "run/config.yaml"]) == load_config([*dataset, "--steps", "6"])
+    assert (tmp_path / "run" / "checkpoints" / "step_00000006").is_dir()
+
+
+def test_a_run_that_crashed_before_its_first_checkpoint_can_go_on(dataset, tmp_path, monkeypatch):
+    with monkeypatch.context() as crash:
+        crash.setattr("agents.DecisionAgent.learn", lambda *_, **__: (_ for _ in ()).throw(OSError("no space left")))
+        assert train.main([*dataset, "--steps", "4", "--run_dir", "run"]) == 2
+    assert train.main(["--resume", "true", "--run_dir", "run"]) == 0
+    assert (tmp_path / "run" / "evaluation.json").exists()
+
+
+def test_ctrl_c_outside_of_learning_is_one_line(dataset, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("agents.scoring.evaluate", interrupt)
+    assert train.main([*dataset, "--steps", "2"]) == 130
+    assert capsys.readouterr().err == "train.py: interrupted\n"
+
+
+def test_weights_that_are_not_finite_do_not_replace_a_good_checkpoint(dataset, tmp_path, capsys):
+    arguments = ["--steps", "40", "--learning_rate", "1e30", "--log_every", "40", "--checkpoint_every", "1"]
+    assert train.main([*dataset, *arguments, "--run_dir", "run"]) == 2
+    assert "not finite" in capsys.readouterr().err
+    for path in (tmp_path / "run" / "checkpoints").glob("step_*"):
+        assert all(
+            np.isfinite(value.numpy()).all() for name, value in read_checkpoint(path)[0].items() if "policy" in name
+        )
 
 
 def test_evaluate_plays_a_run_again_with_the_same_returns(dataset, tmp_path, capsys):
@@ -109,7 +158,23 @@ def test_evaluate_plays_a_run_again_with_the_same_returns(dataset, tmp_path, cap
     again = json.loads((tmp_path / "again.json").read_text())
     assert [result["target_return"] for result in again["results"]] == [3, -4.5]
     assert (again["episodes"], again["memory"]) == (2, "window")
-    capsys.readouterr()
+    assert (tmp_path / "run" / "evaluation.json").exists()
+
+    shutil.copytree("run/checkpoints/step_00000005", "alone/checkpoint")  # a checkpoint by itself keeps to itself
+    assert evaluate.main(["alone/checkpoint"]) == 0
+    assert (tmp_path / "alone/checkpoint/evaluation.json").exists()
+    assert evaluate.main(["alone/checkpoint"]) == 0
+    assert evaluate.main(["run", "--env", "CartPole-v1"]) == 2
+    for wrong in (
+        ["--targets", "nan"],
+        ["--seed", "-1"],
+        ["--episodes", "0"],
+        ["--output", "x.gif"],
+        ["--output", "nowhere/x.json"],
+    ):
+        with pytest.raises(SystemExit):
+            evaluate.main(["run", *wrong])
+    assert len(capsys.readouterr().err.strip().splitlines()) == 6
 
 
 @pytest.mark.parametrize("condition", ["return", "none"])
@@ -185,7 +250,15 @@ def test_a_file_that_is_no_dataset_is_one_line(dataset, kind, tmp_path, capsys):
         (["--evaluation.env", "Hoper-v5"], "did you mean Hopper-v"),
         (["--evaluation.env", "os:system"], "without a module"),
         (["--evaluation.env", "CartPole-v1"], "CartPole-v1 observes (4,), the policy was trained on 2 numbers"),
+        (["--backbone.options.expansion", "-1"], "without a channel"),
+        (["--backbone.name", "transformer", "--backbone.options.n_heads", "0"], "n_heads must be at least 1"),
+        (["--evaluation.targets", "[.nan]"], "finite"),
+        (["--evaluation.targets", "[]"], "one finite number or more"),
+        (["--run_dir", "toy.hdf5"], "toy.hdf5"),
         (["--resume", "true", "--run_dir", "nowhere"], "no such run folder"),
+        (["--resume", "true"], "needs --run_dir"),
+        (["--run_dir", ""], "run_dir is empty"),
+        (["--experiment", "../x"], "--run_dir takes any folder"),
     ],
 )
 def test_a_wrong_argument_is_one_line(dataset, arguments, expected, capsys):
@@ -193,11 +266,16 @@ def test_a_wrong_argument_is_one_line(dataset, arguments, expected, capsys):
 
 
 def assert_one_line(arguments, expected, capsys):
-    assert train.main(arguments) == 2
+    """Exit code 2, one line, and no run folder."""
+    try:
+        code = train.main(arguments)
+    except SystemExit as stopped:
+        code = stopped.code
+    assert code == 2
     error = capsys.readouterr().err
     assert len(error.strip().splitlines()) == 1, error
     assert expected in error
-    assert not list(Path("runs").rglob("checkpoints"))
+    assert not Path("runs").exists()
 
 
 def test_a_run_or_checkpoint_that_cannot_be_read_is_one_line_for_evaluate(dataset, tmp_path, capsys):
@@ -248,7 +326,8 @@ def test_a_learning_agent_is_recorded_and_the_recording_can_be_trained_on(tmp_pa
     [
         ["--output", "x.hdf5"],
         ["--algorithm", "ppo", "--output", "x.hdf5"],
-        ["--algorithm", "ppo", "--env", "CartPole-v1", "--output", "x.csv"],
+        ["--algorithm", "ppo", "--env", "CartPole-v1", "--output", "x.hdf5", "--n_envs", "0"],
+        ["--run", "x", "--noise", "-1", "--output", "x.hdf5"],
         ["--algorithm", "ppoo", "--env", "CartPole-v1", "--output", "x.hdf5"],
     ],
 )
@@ -259,18 +338,51 @@ def test_a_wrong_recording_is_one_line(arguments, capsys):
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("output", ["there.hdf5", "x.csv", "minari:bad", "minari:there/already-v0"])
+def test_a_recording_that_could_not_be_written_is_refused_before_it_begins(output, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.hdf5").write_text("precious")
+    (tmp_path / "minari" / "there" / "already-v0").mkdir(parents=True)
+    monkeypatch.setattr(collect, "record_learning", lambda *_: pytest.fail("it began"))
+    assert collect.main(["--algorithm", "ppo", "--env", "CartPole-v1", "--output", output]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert (tmp_path / "there.hdf5").read_text() == "precious"
+
+
+def test_an_algorithm_that_does_not_suit_the_actions_is_one_line(tmp_path, capsys):
+    assert collect.main(["--algorithm", "sac", "--env", "CartPole-v1", "--output", str(tmp_path / "x.hdf5")]) == 2
+    assert "sac cannot learn in CartPole-v1" in capsys.readouterr().err
+
+
+def test_an_interrupted_recording_is_written(tmp_path, monkeypatch, capsys):
+    def interrupted(self, steps):
+        self.env.reset()
+        for _ in range(100):
+            self.env.step(np.zeros(1, int))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stable_baselines3.PPO.learn", interrupted)
+    output = tmp_path / "x.hdf5"
+    assert collect.main(["--algorithm", "ppo", "--env", "CartPole-v1", "--output", str(output)]) == 0
+    assert len(load_episodes(str(output))) >= 5
+    capsys.readouterr()
+
+
 def test_noise_disturbs_what_is_done_and_the_recording_holds_it():
     from envs.collect import NoisyActions
     from envs.make import make_env
     from envs.recorder import Recorder, to_episodes
+    from envs.wrappers import ReturnToGo
 
     for env_id, quiet in (("ToyBox-v0", np.zeros(1)), ("ToyDiscrete-v0", np.int64(0))):
         done = []
-        env = NoisyActions(Recorder(make_env(env_id), done), noise=0.5, seed=0)
+        env = NoisyActions(ReturnToGo(Recorder(make_env(env_id), done)), noise=0.5)
         for seed in (3, 3):
             env.reset(seed=seed)
-            while not env.step(quiet)[3]:
-                pass
+            ended = False
+            while not ended:
+                observation, _, _, ended, _ = env.step(quiet)
+            assert observation["previous_action"] == done[-1].actions[-1]  # the policy sees what was carried out
         episodes = to_episodes(done, make_env(env_id), "noisy")
         assert (episodes.actions != 0).any()
         assert episodes.rewards == pytest.approx(episodes.actions.reshape(-1))

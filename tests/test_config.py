@@ -46,6 +46,7 @@ def test_a_saved_config_repeats_the_run_under_a_new_folder(tmp_path):
     save_config(config, tmp_path / "config.yaml")
     assert load_config(["--config", str(tmp_path / "config.yaml")]) == load_config(arguments)
     assert load_config(["--resume", "true", "--run_dir", str(tmp_path)]).steps == 7
+    assert load_config(["--resume", "true", "--run_dir", str(tmp_path), "--steps", "9"]).steps == 9
 
 
 MISTAKES = {

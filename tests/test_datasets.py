@@ -65,7 +65,7 @@ def test_windows_are_those_of_a_loop_over_samples(make_episodes, lengths, contex
     sampler = SequenceSampler(episodes, context)
     batch = sampler.sample(16, seed=3, step=step)
     n = episodes.n_steps
-    drawn = np.random.Generator(np.random.Philox(key=3, counter=step)).integers(n, size=16)
+    drawn = np.random.Generator(np.random.Philox(key=3, counter=[0, step, 0, 0])).integers(n, size=16)
     nothing = 3 if discrete else np.zeros(2)
     starts = np.cumsum([0, *lengths])
     for b, row in enumerate(drawn):
@@ -116,3 +116,10 @@ def test_before_the_first_action_of_an_episode_there_was_none(make_episodes):
         if discrete:
             assert isinstance(episodes.action_space, gym.spaces.Discrete)
             assert sampler.sample(99, 0, 0)["previous_action"].max() == episodes.action_space.n
+
+
+def test_batches_of_consecutive_updates_are_independent(make_episodes):
+    """Counters that differ by one in Philox' first word would give the same numbers, shifted."""
+    sampler = SequenceSampler(make_episodes([1000] * 20), 2)
+    rows = [sampler.sample(64, 0, step)["observation"][:, 0, 0] for step in range(50)]
+    assert len(torch.unique(torch.cat(rows))) > 2800  # of 3,200 draws from 20,000, some 2,960 are distinct

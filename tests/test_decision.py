@@ -1,7 +1,9 @@
 """The decision agent: acting is training, padding is nothing, an interrupted run ends where an undisturbed one does."""
 
+import dataclasses
 import itertools
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -184,7 +186,6 @@ def test_an_interrupted_run_ends_with_the_same_weights_bit_for_bit(tmp_path):
     episodes = toy_episodes()
     whole = make_agent(episodes, dropout=0.2).learn(12)
     part = make_agent(episodes, dropout=0.2)
-    part._total_timesteps = 12
 
     class Stop(BaseCallback):
         def _on_step(self):
@@ -194,7 +195,7 @@ def test_an_interrupted_run_ends_with_the_same_weights_bit_for_bit(tmp_path):
     assert part.num_timesteps == 5
     part.save(tmp_path / "checkpoint")
     torch.randn(100)  # the random state of the process does not matter
-    resumed = DecisionAgent.load(tmp_path / "checkpoint", episodes, device="cpu")
+    resumed = DecisionAgent.load(tmp_path / "checkpoint", device="cpu", episodes=episodes)
     resumed.learn(12 - 5, reset_num_timesteps=False)
     for (name, a), b in zip(whole.policy.state_dict().items(), resumed.policy.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
@@ -216,7 +217,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     agent = make_agent()
     agent.policy.config["d_model"] = 32
     agent.save(tmp_path / "checkpoint")
-    with pytest.raises(CheckpointError, match="another model"):
+    with pytest.raises(CheckpointError, match="of another model or version"):
         DecisionAgent.load(tmp_path / "checkpoint")
 
 
@@ -229,7 +230,8 @@ def test_the_callbacks_and_the_evaluation_of_stable_baselines3_work_unchanged(tm
     ]
     agent.learn(10, callbacks)
     assert callbacks[0].last_mean_reward != -np.inf
-    assert DecisionAgent.load(tmp_path / "agent_10_steps.zip").num_timesteps == 10
+    assert DecisionAgent.load(tmp_path / "agent_10_steps.zip", env).num_timesteps == 10
+    agent.learn(2, lambda *_: True, progress_bar=True)
     mean, _ = evaluate_policy(agent, env, n_eval_episodes=5)
     episodes = [Episode(seed, 5.0) for seed in range(5)]
     play(agent, lambda: ReturnToGo(make_env("ToyBox-v0")), episodes)
@@ -249,7 +251,7 @@ def test_an_episode_does_not_depend_on_how_many_play_beside_it():
     assert totals(1) == pytest.approx(totals(100), abs=1e-4)
 
 
-def test_a_batch_and_the_learning_rate_depend_on_the_update_alone():
+def test_the_learning_rate_rises_linearly_and_falls_by_a_cosine():
     agent = make_agent(learning_rate=1e-2)
     agent._total_timesteps = 100
     rates = []
@@ -271,8 +273,39 @@ def test_a_context_longer_than_every_episode_trains_on_whole_episodes():
 def test_timesteps_beyond_the_longest_episode_are_clamped():
     agent = make_agent(toy_episodes(5), timestep_embedding=True)
     steps = whole_episode(toy_episodes(5), 0)
-    steps["timestep"] = steps["timestep"] + 10_000
-    assert torch.isfinite(agent.policy(steps)[0]).all()
+    agent.policy.eval()
+    last = steps | {"timestep": torch.full_like(steps["timestep"], LENGTH - 1)}  # the last one that the data know
+    beyond = steps | {"timestep": steps["timestep"] + 10_000}
+    assert torch.equal(agent.policy(last)[0], agent.policy(beyond)[0])
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("tokens", ["fused", "interleaved"])
+@pytest.mark.parametrize("context", [1, 4, 1000])
+def test_an_agent_can_learn_on_after_it_has_acted(backbone, tokens, context):
+    agent = make_agent(toy_episodes(5), context=context, backbone=backbone, tokens=tokens)
+    for memory in ("carried", "window"):
+        agent.policy.memory = memory
+        agent.learn(1)
+        play(agent, lambda: ReturnToGo(make_env("ToyBox-v0")), [Episode(0, 1.0), Episode(1, 1.0)])
+    agent.learn(1)
+
+
+def test_returns_that_never_vary_and_actions_without_a_choice_leave_a_policy_that_sees():
+    episodes = toy_episodes(5)
+    episodes.rewards[:] = 0
+    episodes.actions[:] = 2.0
+    episodes = dataclasses.replace(episodes, action_space=gym.spaces.Box(np.float32([2]), np.float32([2])))
+    agent = make_agent(episodes).learn(3)
+    assert agent.policy.return_scale == 1
+    assert replay(agent, episodes, 0) == pytest.approx(2.0)
+
+
+def test_the_control_of_the_best_episodes_is_told_of_the_whole_dataset():
+    episodes = toy_episodes(20)
+    agent = make_agent(episodes, top_fraction=0.1, condition="none")
+    assert agent.task["return_mean"] == pytest.approx(episodes.returns.mean())
+    assert agent.sampler.n_steps < episodes.n_steps / 5
 
 
 def test_behaviour_cloning_does_not_see_the_return():

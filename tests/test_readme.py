@@ -28,7 +28,7 @@ def test_the_python_code_runs(code, tmp_path, monkeypatch, capsys):
 def test_a_training_command_parses(command, monkeypatch):
     monkeypatch.chdir(ROOT)
     arguments = [word.replace("runs/…", "runs/x") for word in shlex.split(command)[2:]]
-    if "--help" not in arguments and "runs/x/config.yaml" not in arguments:
+    if "--help" not in arguments and "runs/x" not in " ".join(arguments):
         load_config(arguments)
 
 

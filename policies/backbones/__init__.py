@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from typing import Any
 
 from policies.backbones.backbone import Backbone, BackboneError, Mixer, ResidualStack, State, map_state, select_rows
@@ -41,8 +42,10 @@ def make_backbone(name: str, d_model: int = 128, n_layers: int = 3, **options: A
         if option not in known:
             listed = ", ".join(f"{key}={default}" for key, default in known.items())
             raise BackboneError(f"backbone {name} has no option {option!r}{_suggest(option, known)}; it has {listed}")
-        if isinstance(value, bool) != isinstance(known[option], bool) or not isinstance(value, bool | int | float):
-            raise BackboneError(f"backbone {name}: option {option} is a {type(known[option]).__name__}, not {value!r}")
+        kind = type(known[option])
+        fits = isinstance(value, int | float if kind is float else kind) and isinstance(value, bool) == (kind is bool)
+        if not fits or not math.isfinite(value):
+            raise BackboneError(f"backbone {name}: option {option} is a finite {kind.__name__}, not {value!r}")
     cls = BACKBONES[name]
     if issubclass(cls, Mixer):
         return ResidualStack(cls, d_model, n_layers, **options)

@@ -87,9 +87,10 @@ class WindowedAttention(nn.Module):
     def _rotation(self, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin [length, C/2] of position · frequency, made in float64 and kept for the next call."""
         if len(self.cos) < length or self.cos.dtype != like.dtype or self.cos.device != like.device:
-            exponent = torch.arange(0, self.head_dim, 2, dtype=torch.float64) / self.head_dim
-            angle = torch.arange(length, dtype=torch.float64)[:, None] * self.rotary_base**-exponent
-            self.cos, self.sin = angle.cos().to(like), angle.sin().to(like)
+            with torch.inference_mode(False):  # made while acting, they must serve learning as well
+                exponent = torch.arange(0, self.head_dim, 2, dtype=torch.float64) / self.head_dim
+                angle = torch.arange(length, dtype=torch.float64)[:, None] * self.rotary_base**-exponent
+                self.cos, self.sin = (x.to(like.device, like.dtype) for x in (angle.cos(), angle.sin()))
         return self.cos[:length], self.sin[:length]
 
 

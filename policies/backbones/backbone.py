@@ -16,6 +16,12 @@ class BackboneError(ValueError):
     """An unknown backbone or option; the message is one line for the user."""
 
 
+def require(condition: bool, message: str) -> None:
+    """Raise BackboneError unless ``condition``."""
+    if not condition:
+        raise BackboneError(message)
+
+
 def map_state(function: Callable[..., Tensor], state: State, *others: State) -> Any:
     """The state with ``function`` applied to each of its tensors (and to those at the same place in ``others``)."""
     if isinstance(state, Tensor):
@@ -78,6 +84,8 @@ class ResidualStack(Backbone):
         **mixer_options: Any,
     ):
         super().__init__()
+        require(0 <= dropout < 1, f"dropout must be at least 0 and less than 1, not {dropout}")
+        require(int(mlp_ratio * d_model) >= 1, f"mlp_ratio {mlp_ratio} leaves the MLP without a channel")
         self.d_model = d_model
         self.blocks = nn.ModuleList(
             Block(mixer(d_model, **mixer_options), d_model, dropout, mlp_ratio) for _ in range(n_layers)

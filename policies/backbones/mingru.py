@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from policies.backbones.backbone import Mixer, State
+from policies.backbones.backbone import Mixer, State, require
 from policies.backbones.scan import linear_scan
 
 
@@ -20,6 +22,7 @@ class MinGRU(Mixer):
     def __init__(self, d_model: int, expansion: float = 1.0, memory_span: float = 100.0):
         super().__init__()
         self.d_inner = int(expansion * d_model)
+        require(self.d_inner >= 1, f"expansion {expansion} leaves minGRU without a channel")
         self.gate_and_candidate = nn.Linear(d_model, 2 * self.d_inner)
         self.out = nn.Linear(self.d_inner, d_model)
         with torch.no_grad():
@@ -56,5 +59,5 @@ def remember_bias(channels: int, span: float) -> Tensor:
 
     A deterministic form of the chrono initialisation (Tallec & Ollivier 2018, arXiv 1804.11188).
     """
-    tau = torch.logspace(0, 1, channels, base=max(span - 1.0, 1.0))  # τ - 1 from 1 to span - 1
-    return tau.log()
+    require(span >= 2, f"memory_span must be at least 2 steps, not {span}")
+    return torch.linspace(0, math.log(span - 1), channels)  # σ(u) = 1 - 1/τ where u = log(τ - 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from policies.backbones.attention import WindowedAttention
-from policies.backbones.backbone import BackboneError, Mixer, State
+from policies.backbones.backbone import Mixer, State, require
 
 
 class Transformer(Mixer):
@@ -14,10 +14,10 @@ class Transformer(Mixer):
 
     def __init__(self, d_model: int, n_heads: int = 4, window: int = 64):
         super().__init__()
-        if d_model % (2 * n_heads):
-            raise BackboneError(f"transformer: d_model {d_model} must be divisible by 2 × n_heads = {2 * n_heads}")
-        if window < 1:
-            raise BackboneError(f"transformer: window must be at least 1, not {window}")
+        require(n_heads >= 1, f"transformer: n_heads must be at least 1, not {n_heads}")
+        fits = d_model % (2 * n_heads) == 0
+        require(fits, f"transformer: d_model {d_model} must be divisible by 2 × n_heads = {2 * n_heads}")
+        require(window >= 1, f"transformer: window must be at least 1, not {window}")
         self.attention = WindowedAttention(n_heads, d_model // n_heads, window)
         self.query_key_value = nn.Linear(d_model, 3 * d_model)
         self.out = nn.Linear(d_model, d_model)

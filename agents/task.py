@@ -1,0 +1,38 @@
+"""What is kept of a dataset with the agent that learned from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from envs.datasets import DatasetError, Episodes
+from policies.actions import describe_space
+
+
+def describe_task(episodes: Episodes) -> dict[str, Any]:
+    """What an evaluation needs to know of the data, as plain values for a checkpoint."""
+    returns = episodes.returns
+    return {
+        "dataset": episodes.name,
+        "env": episodes.env_id,
+        "reference_returns": episodes.reference_returns,
+        "reference_name": episodes.reference_name,
+        "return_mean": float(returns.mean()),
+        "return_quantiles": {str(q): float(np.quantile(returns, q)) for q in (0, 0.1, 0.5, 0.9, 1)},
+    }
+
+
+def return_scale(episodes: Episodes) -> float:
+    """The standard deviation of the returns-to-go, or 1 where they do not vary: such a return tells nothing."""
+    values = episodes.returns_to_go
+    std = float(values.std())
+    return std if std > 1e-6 * max(1.0, float(np.abs(values).max())) else 1.0
+
+
+def check_same_spaces(episodes: Episodes, policy: dict[str, Any]) -> None:
+    """Raise DatasetError unless the episodes observe and act as the policy of this config."""
+    have = {"observation_dim": episodes.observation_dim, "action_space": describe_space(episodes.action_space)}
+    for key, value in have.items():
+        if policy[key] != value:
+            raise DatasetError(f"{episodes.name}: {key} is {value}, the agent was trained on {policy[key]}")
