@@ -60,10 +60,11 @@ class ReencodingLoop:
         new = {key: torch.as_tensor(observation[key]) for key in SEQUENCE_KEYS}
         new["observation"] = new["observation"].float()
         new["return_to_go"], new["timestep"] = new["return_to_go"].squeeze(-1), new["timestep"].squeeze(-1)
-        new = {key: value[:, None] for key, value in new.items()}
-        state = new if episode_start[0] else {key: torch.cat([state[key], new[key]], 1)[:, -CONTEXT:] for key in new}
-        prediction, _ = self.agent.policy(state)
-        return self.agent.policy.action.choose(prediction[:, -1], deterministic).numpy(), state
+        history = tuple(new[key][:, None] for key in SEQUENCE_KEYS)
+        if not episode_start[0]:
+            history = tuple(torch.cat([old, x], 1)[:, -CONTEXT:] for old, x in zip(state, history, strict=True))
+        prediction, _ = self.agent.policy(dict(zip(SEQUENCE_KEYS, history, strict=True)))
+        return self.agent.policy.action.choose(prediction[:, -1], deterministic).numpy(), history
 
 
 def make() -> gym.Env:

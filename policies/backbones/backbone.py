@@ -26,6 +26,8 @@ def map_state(function: Callable[..., Tensor], state: State, *others: State) -> 
     """The state with ``function`` applied to each of its tensors (and to those at the same place in ``others``)."""
     if isinstance(state, Tensor):
         return function(state, *others)
+    if not isinstance(state, tuple):
+        raise TypeError(f"a state is a tensor or a nested tuple of tensors, not {type(state).__name__}")
     return tuple(map_state(function, *parts) for parts in zip(state, *others, strict=True))
 
 
