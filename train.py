@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs import TrainConfig, load_config, save_config
+from configs import RESUMABLE, TrainConfig, load_config, save_config
 from configs.commands import run_command
 
 if TYPE_CHECKING:  # torch and the rest are imported once the arguments are known to be right
@@ -203,7 +203,8 @@ def start_logs(config: TrainConfig, agent: DecisionAgent, run: Path) -> RunLogge
     agent.set_logger(logger)
     if not config.resume:
         flat = _flat(dataclasses.asdict(config))
-        logger.hyperparameters(flat, HEADLINES)
+        hidden = set(RESUMABLE) - {"dataset", "steps"}  # what does not bear on the result
+        logger.hyperparameters({k: v for k, v in flat.items() if k.split(".")[0] not in hidden}, HEADLINES)
         rows = "\n".join(f"| {key} | `{value}` |" for key, value in flat.items())
         logger.text("config", f"| key | value |\n|---|---|\n{rows}", 0)
     return logger
