@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.envs.mujoco import MujocoEnv
 
 from envs.scores import normalized_score
 from policies.backbones import State, select_rows
@@ -48,6 +51,7 @@ def play(
     ``n_envs`` environments of this process step together, so that the policy sees one batch. An environment that is
     done takes the next episode, with its row of the memory reset; when none is left its row leaves the batch. An
     episode depends on its seed and target alone, but for the last bits of sums over batches of different size.
+    MuJoCo's environments are stepped by as many threads as PyTorch uses: the simulator lets go of Python's lock.
     """
     waiting = deque(episodes)
     envs = [make_env() for _ in range(min(n_envs, len(episodes)))]
@@ -55,25 +59,28 @@ def play(
     observations = [_reset(env, episode) for env, episode in rows]
     state: Any = None
     start = np.ones(len(rows), bool)
-    while rows:
-        actions, state = agent.predict(_stack(observations), state, start, deterministic)
-        start = np.zeros(len(rows), bool)
-        kept = []
-        for i, (env, episode) in enumerate(rows):
-            observations[i], reward, terminated, truncated, _ = env.step(actions[i])
-            if on_step is not None:
-                on_step(env)
-            episode.total += float(reward)
-            episode.length += 1
-            if terminated or truncated:
-                if not waiting:
-                    continue
-                rows[i] = env, waiting.popleft()
-                observations[i], start[i] = _reset(*rows[i]), True
-            kept.append(i)
-        if len(kept) < len(rows):
-            rows, observations, start = [rows[i] for i in kept], [observations[i] for i in kept], start[kept]
-            state = select_rows(state, torch.tensor(kept, dtype=torch.int64))
+    threads = torch.get_num_threads() if isinstance(envs[0].unwrapped, MujocoEnv) else 1
+    with ThreadPoolExecutor(threads) as pool:
+        while rows:
+            actions, state = agent.predict(_stack(observations), state, start, deterministic)
+            start = np.zeros(len(rows), bool)
+            kept = []
+            for i, outcome in enumerate(_step([env for env, _ in rows], actions, pool, threads)):
+                observations[i], reward, terminated, truncated, _ = outcome
+                env, episode = rows[i]
+                if on_step is not None:
+                    on_step(env)
+                episode.total += float(reward)
+                episode.length += 1
+                if terminated or truncated:
+                    if not waiting:
+                        continue
+                    rows[i] = env, waiting.popleft()
+                    observations[i], start[i] = _reset(*rows[i]), True
+                kept.append(i)
+            if len(kept) < len(rows):
+                rows, observations, start = [rows[i] for i in kept], [observations[i] for i in kept], start[kept]
+                state = select_rows(state, torch.tensor(kept, dtype=torch.int64))
     for env in envs:
         env.close()
 
@@ -104,6 +111,17 @@ def step_latency(agent: Predictor, env: gym.Env, warm: int, calls: int = 100) ->
         _, state = agent.predict(observation, state, np.zeros(1, bool))
         times.append(time.perf_counter() - begin)
     return 1e6 * statistics.median(times)
+
+
+def _step(envs: list[gym.Env], actions: np.ndarray, pool: ThreadPoolExecutor, threads: int) -> Iterator[Any]:
+    """What each environment's ``step`` gives, in order; every thread steps a share of them."""
+
+    def share(part: np.ndarray) -> list[Any]:
+        return [envs[i].step(actions[i]) for i in part]
+
+    if threads == 1 or len(envs) < 2 * threads:
+        return iter(share(np.arange(len(envs))))
+    return itertools.chain.from_iterable(pool.map(share, np.array_split(np.arange(len(envs)), threads)))
 
 
 def _reset(env: gym.Env, episode: Episode) -> Any:

@@ -1,4 +1,4 @@
-"""Find out whether pictures of MuJoCo can be drawn here, before MuJoCo is imported."""
+"""Find out whether pictures of MuJoCo can be drawn here, before one is asked for."""
 
 from __future__ import annotations
 
