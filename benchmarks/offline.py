@@ -4,7 +4,8 @@
 
 Ordinary runs of train.py in FOLDER/<agent>/seed<k>, the last checkpoint of each evaluated by evaluate.py; what is there
 already is not run again. Prints the table in Markdown: mean over seeds of the normalised score (its range in brackets),
-and the rank correlation of the achieved with the requested return, which is 1 if who is asked for more gets more.
+and the rank correlation of the achieved with the requested return (1: who is asked for more gets more), of the mean
+over seeds and, in brackets, of each seed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -46,6 +48,11 @@ def run(options: argparse.Namespace, agent: str, seed: int) -> None:
         subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL, env=environment)
 
 
+def rank_correlation(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> float:
+    """Spearman's, for values without ties."""
+    return float(np.corrcoef(np.argsort(np.argsort(a)), np.argsort(np.argsort(b)))[0, 1])
+
+
 def table(options: argparse.Namespace) -> str:
     """The results in Markdown."""
     targets = [f"{target:g}" for target in options.targets]
@@ -61,10 +68,8 @@ def table(options: argparse.Namespace) -> str:
             if scores.shape[1] == 1:  # behaviour cloning is not asked for a return
                 cells, rank = cells * len(targets), "–"
             else:
-                ranks = [
-                    np.corrcoef(s.argsort().argsort(), np.argsort(np.argsort(options.targets)))[0, 1] for s in scores
-                ]
-                rank = ", ".join(f"{r:.2f}" for r in ranks)
+                rank = f"{rank_correlation(scores.mean(0), options.targets):.2f}"
+                rank += f" ({', '.join(f'{rank_correlation(s, options.targets):.2f}' for s in scores)})"
             lines.append(f"| {agent} | {memory} | {' | '.join(cells)} | {rank} |")
     return "\n".join(lines)
 
