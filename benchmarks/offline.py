@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -24,13 +25,21 @@ import numpy as np
 from benchmarks.machine import machine
 from policies.backbones import BACKBONES
 
-AGENTS = {name: ["--backbone.name", name] for name in BACKBONES} | {"BC (mingru)": ["--condition", "none"]}
-MEMORIES = ("carried", "window")
+AGENTS = {name: ["--backbone.name", name] for name in BACKBONES} | {
+    "sequence BC (mingru)": ["--condition", "none"],
+    "BC": ["--config", "configs/decision/bc.yaml"],
+    "10 % BC": ["--config", "configs/decision/bc10.yaml"],
+}
+MEMORIES = {name: ("carried", "window") for name in AGENTS} | {"BC": ("window",), "10 % BC": ("window",)}
+
+
+def run_folder(options: argparse.Namespace, agent: str, seed: int) -> Path:
+    return options.output / re.sub("[^a-z0-9]+", "-", agent.lower()).strip("-") / f"seed{seed}"
 
 
 def run(options: argparse.Namespace, agent: str, seed: int) -> None:
     """Train and evaluate one agent, unless that was done."""
-    folder = options.output / agent.replace(" ", "-") / f"seed{seed}"
+    folder = run_folder(options, agent, seed)
     threads = ["--threads", "1"]
     train = ["train.py", "--dataset", options.dataset, "--steps", str(options.steps), "--seed", str(seed), *threads]
     commands = [[*train, "--run_dir", str(folder), "--evaluation.every", "0", *AGENTS[agent]]]
@@ -38,7 +47,7 @@ def run(options: argparse.Namespace, agent: str, seed: int) -> None:
         commands = [["train.py", "--resume", "true", "--run_dir", str(folder), *threads]]
     if (folder / "evaluation.json").exists():
         commands = []
-    for memory in MEMORIES:
+    for memory in MEMORIES[agent]:
         output = folder / f"{memory}.json"
         if not output.exists():
             targets = ["--targets", *map(str, options.targets)]
@@ -58,10 +67,8 @@ def table(options: argparse.Namespace) -> str:
     targets = [f"{target:g}" for target in options.targets]
     lines = [f"| agent | memory | {' | '.join(targets)} | rank correlation |", "|---" * (len(targets) + 3) + "|"]
     for agent in AGENTS:
-        for memory in MEMORIES:
-            files = [
-                options.output / agent.replace(" ", "-") / f"seed{k}" / f"{memory}.json" for k in range(options.seeds)
-            ]
+        for memory in MEMORIES[agent]:
+            files = [run_folder(options, agent, k) / f"{memory}.json" for k in range(options.seeds)]
             results = [json.loads(file.read_text())["results"] for file in files]
             scores = np.array([[result["normalized_score"] for result in one] for one in results])
             cells = [f"{s.mean():.1f} ({s.min():.1f} … {s.max():.1f})" for s in scores.T]
