@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import time
 from types import SimpleNamespace
@@ -30,7 +31,7 @@ from envs.wrappers import ReturnToGo
 from policies.backbones import BACKBONES
 
 CONTEXT = 20
-LENGTH = 200
+LENGTH = 100
 
 
 def episodes_like_hopper() -> Episodes:
@@ -93,8 +94,8 @@ def physics(repeats: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.acting", description=__doc__.split("\n")[0])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--output", help="write the numbers to this JSON file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
