@@ -1,4 +1,4 @@
-"""train.py, evaluate.py and envs.collect as a user runs them: what they leave behind, and one line for a mistake."""
+"""train.py and evaluate.py as a user runs them: what they leave behind, and one line for a mistake."""
 
 import dataclasses
 import json
@@ -20,25 +20,13 @@ import train
 from agents.checkpoint import read_checkpoint
 from agents.logs import RunLogger
 from configs import load_config
-from envs import collect, load_episodes
 from envs.rendering import make_gif
 from envs.writers import write_hdf5
-from toy import toy_episodes
+from toy import TINY, toy_episodes
 
 ROOT = Path(__file__).parents[1]
 
-TINY = [
-    "--backbone.d_model",
-    "16",
-    "--backbone.n_layers",
-    "1",
-    "--batch_size",
-    "8",
-    "--context",
-    "6",
-    "--log_every",
-    "5",
-]
+
 TINY += ["--evaluation.episodes", "3", "--device", "cpu", "--warmup_steps", "2"]
 
 
@@ -301,94 +289,6 @@ def test_a_dataset_without_an_environment_is_trained_on_and_not_evaluated(tmp_pa
     assert evaluate.main(["run", "--env", "ToyBox-v0"]) == 0
 
 
-def test_a_learning_agent_is_recorded_and_the_recording_can_be_trained_on(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    options = ["--algorithm", "ppo", "--env", "CartPole-v1", "--steps", "2048", "--keep", "1500", "--n_envs", "2"]
-    assert collect.main([*options, "--output", "cartpole.hdf5"]) == 0
-    assert "python -m envs.collect" in h5py.File("cartpole.hdf5").attrs["command"]
-    episodes = load_episodes("cartpole.hdf5")
-    assert 1000 < episodes.n_steps <= 1500
-    assert episodes.env_id == "CartPole-v1"
-    assert (episodes.returns == episodes.lengths).all()
-    assert train.main(["--dataset", "cartpole.hdf5", *TINY, "--steps", "3", "--run_dir", "run"]) == 0
-
-    played = ["--run", "run", "--episodes", "6", "--noise", "0.3", "--targets", "20", "50", "--seed", "7"]
-    assert collect.main([*played, "--output", "minari:cartpole/played-v0"]) == 0
-    assert len(load_episodes("minari:cartpole/played-v0")) == 6
-    assert collect.main([*played, "--output", "played.hdf5"]) == 0
-    again = load_episodes("played.hdf5")
-    np.testing.assert_array_equal(np.sort(again.returns), np.sort(load_episodes("minari:cartpole/played-v0").returns))
-    capsys.readouterr()
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--output", "x.hdf5"],
-        ["--algorithm", "ppo", "--output", "x.hdf5"],
-        ["--algorithm", "ppo", "--env", "CartPole-v1", "--output", "x.hdf5", "--n_envs", "0"],
-        ["--run", "x", "--noise", "-1", "--output", "x.hdf5"],
-        ["--algorithm", "ppoo", "--env", "CartPole-v1", "--output", "x.hdf5"],
-    ],
-)
-def test_a_wrong_recording_is_one_line(arguments, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        collect.main(arguments)
-    assert stopped.value.code == 2
-    assert len(capsys.readouterr().err.strip().splitlines()) == 1
-
-
-@pytest.mark.parametrize("output", ["there.hdf5", "x.csv", "minari:bad", "minari:there/already-v0"])
-def test_a_recording_that_could_not_be_written_is_refused_before_it_begins(output, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "there.hdf5").write_text("precious")
-    (tmp_path / "minari" / "there" / "already-v0").mkdir(parents=True)
-    monkeypatch.setattr(collect, "record_learning", lambda *_: pytest.fail("it began"))
-    assert collect.main(["--algorithm", "ppo", "--env", "CartPole-v1", "--output", output]) == 2
-    assert len(capsys.readouterr().err.strip().splitlines()) == 1
-    assert (tmp_path / "there.hdf5").read_text() == "precious"
-
-
-def test_an_algorithm_that_does_not_suit_the_actions_is_one_line(tmp_path, capsys):
-    assert collect.main(["--algorithm", "sac", "--env", "CartPole-v1", "--output", str(tmp_path / "x.hdf5")]) == 2
-    assert "sac cannot learn in CartPole-v1" in capsys.readouterr().err
-
-
-def test_an_interrupted_recording_is_written(tmp_path, monkeypatch, capsys):
-    def interrupted(self, steps):
-        self.env.reset()
-        for _ in range(100):
-            self.env.step(np.zeros(1, int))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("stable_baselines3.PPO.learn", interrupted)
-    output = tmp_path / "x.hdf5"
-    assert collect.main(["--algorithm", "ppo", "--env", "CartPole-v1", "--output", str(output)]) == 0
-    assert len(load_episodes(str(output))) >= 5
-    capsys.readouterr()
-
-
-def test_noise_disturbs_what_is_done_and_the_recording_holds_it():
-    from envs.collect import NoisyActions
-    from envs.make import make_env
-    from envs.recorder import Recorder, to_episodes
-    from envs.wrappers import ReturnToGo
-
-    for env_id, quiet in (("ToyBox-v0", np.zeros(1)), ("ToyDiscrete-v0", np.int64(0))):
-        done = []
-        env = NoisyActions(ReturnToGo(Recorder(make_env(env_id), done)), noise=0.5)
-        for seed in (3, 3):
-            env.reset(seed=seed)
-            ended = False
-            while not ended:
-                observation, _, _, ended, _ = env.step(quiet)
-            assert observation["previous_action"] == done[-1].actions[-1]  # the policy sees what was carried out
-        episodes = to_episodes(done, make_env(env_id), "noisy")
-        assert (episodes.actions != 0).any()
-        assert episodes.rewards == pytest.approx(episodes.actions.reshape(-1))
-        np.testing.assert_array_equal(episodes.actions[:12], episodes.actions[12:])  # the same seed, the same noise
-
-
 def test_a_gif_is_logged_and_a_black_one_is_refused(tmp_path):
     frames = [np.full((20, 20, 3), 200, np.uint8) for _ in range(3)]
     with pytest.raises(ValueError, match="one colour"):
@@ -400,8 +300,3 @@ def test_a_gif_is_logged_and_a_black_one_is_refused(tmp_path):
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     assert events.Images("eval/episode")[0].encoded_image_string.startswith(b"GIF")
-
-
-def test_help_is_quick_because_it_imports_no_torch():
-    code = "import sys, configs; configs.train_parser(); assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -1,5 +1,7 @@
 """Configs: every file loads, a saved config is the same config, and a mistake is one line that names it."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,8 @@ def test_help_explains_every_field(capsys):
     text = " ".join(capsys.readouterr().out.split())
     for words in ("gradient updates", "dropout of the embedding", "returns to ask for", "width"):
         assert words in text
+
+
+def test_help_is_quick_because_it_imports_no_torch():
+    code = "import sys, configs; configs.train_parser(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=True)

@@ -4,10 +4,13 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 
-from envs.datasets import Episodes
+from agents import DecisionAgent
+from envs.datasets import SEQUENCE_KEYS, Episodes, SequenceSampler
 
 LENGTH = 12
+SMALL = dict(d_model=16, n_layers=2)
 
 
 class Toy(gym.Env):
@@ -67,3 +70,52 @@ def toy_episodes(n: int = 60, discrete: bool = False, seed: int = 0) -> Episodes
         reference_returns=(0.0, 24.0),
         reference_name="toy",
     )
+
+
+def make_agent(episodes=None, context=6, **kwargs):
+    policy = SMALL | {
+        key: kwargs.pop(key)
+        for key in list(kwargs)
+        if key in ("backbone", "tokens", "condition", "previous_action", "memory", "dropout")
+    }
+    return DecisionAgent(
+        episodes or toy_episodes(),
+        context=context,
+        warmup_steps=10,
+        batch_size=16,
+        device="cpu",
+        policy_kwargs=policy,
+        **kwargs,
+    )
+
+
+def whole_episode(episodes, index):
+    sampler = SequenceSampler(episodes, int(episodes.lengths.max()))
+    return sampler.windows(torch.tensor([int(episodes.starts[index])]))
+
+
+def replay(agent, episodes, index, n_copies=2):
+    """What the rollout path predicts along a recorded episode, for a batch of copies of it."""
+    steps, state, predictions = whole_episode(episodes, index), None, []
+    for t in range(int(episodes.lengths[index])):
+        observation = {key: steps[key][0, t].numpy()[None].repeat(n_copies, 0) for key in SEQUENCE_KEYS}
+        observation["return_to_go"] = observation["return_to_go"][:, None]
+        observation["timestep"] = observation["timestep"][:, None]
+        actions, state = agent.predict(observation, state, np.full(n_copies, t == 0))
+        predictions.append(actions)
+    return np.stack(predictions, 1)
+
+
+# the arguments of a run that takes no time
+TINY = [
+    "--backbone.d_model",
+    "16",
+    "--backbone.n_layers",
+    "1",
+    "--batch_size",
+    "8",
+    "--context",
+    "6",
+    "--log_every",
+    "5",
+]
