@@ -190,11 +190,6 @@ def test_a_sigterm_leaves_a_run_that_resumes_to_the_same_weights(dataset, tmp_pa
     assert [step for step, _ in scalars(tmp_path / "cut")[0]["train/loss"]] == sorted({s for s in steps if s})
 
 
-def _spoil(path, change):
-    with h5py.File(path, "a") as file:
-        change(file)
-
-
 def _replace(file, name, values):
     del file[name]
     file[name] = values
@@ -210,7 +205,8 @@ SPOILED = {
 @pytest.mark.parametrize("kind", SPOILED)
 def test_a_dataset_that_cannot_be_trained_on_is_one_line(dataset, kind, tmp_path, capsys):
     change, expected = SPOILED[kind]
-    _spoil(tmp_path / "toy.hdf5", change)
+    with h5py.File(tmp_path / "toy.hdf5", "a") as file:
+        change(file)
     assert_one_line([*dataset, "--steps", "2"], expected, capsys)
 
 
