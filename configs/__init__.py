@@ -96,7 +96,7 @@ class TrainConfig:
     timestep_embedding: bool = False
     """add an embedding of the absolute timestep to the tokens"""
     top_fraction: ClosedUnitInterval = 1.0
-    """learn from the best episodes alone, until they make up this share of the steps (0.1 with condition none: 10 % BC)"""
+    """learn from the best episodes alone, until they make up this share of the steps"""
     seed: NonNegativeInt = 0
     """of the weights, the batches and the dropout"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
