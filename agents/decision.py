@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
-from stable_baselines3.common.logger import Logger, configure
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -108,7 +108,7 @@ class DecisionAgent:
         self.optimizer = torch.optim.AdamW(
             self.policy.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True
         )
-        self.logger: Logger = configure(format_strings=[])
+        self.logger: Logger = Logger(folder=None, output_formats=[])
 
     def learn(
         self,

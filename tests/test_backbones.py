@@ -34,8 +34,8 @@ def test_a_width_that_the_heads_do_not_divide_is_an_error():
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_options_reach_the_mixer_and_the_stack(name):
-    assert {"dropout", "mlp_ratio"} < set(options_of(name))
-    small, large = (make_backbone(name, 16, 1, mlp_ratio=ratio) for ratio in (1, 4))
+    assert {"dropout", "mlp_ratio", "activation"} < set(options_of(name))
+    small, large = (make_backbone(name, 16, 1, mlp_ratio=ratio) for ratio in (0.0, 4.0))
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in large.parameters())
     y, _ = large(torch.randn(2, 3, 16))
     assert y.shape == (2, 3, 16)

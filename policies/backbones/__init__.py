@@ -44,8 +44,9 @@ def make_backbone(name: str, d_model: int = 128, n_layers: int = 3, **options: A
             raise BackboneError(f"backbone {name} has no option {option!r}{_suggest(option, known)}; it has {listed}")
         kind = type(known[option])
         fits = isinstance(value, int | float if kind is float else kind) and isinstance(value, bool) == (kind is bool)
-        if not fits or not math.isfinite(value):
-            raise BackboneError(f"backbone {name}: option {option} is a finite {kind.__name__}, not {value!r}")
+        if not fits or (kind is float and not math.isfinite(value)):
+            wanted = "finite float" if kind is float else kind.__name__
+            raise BackboneError(f"backbone {name}: option {option} is a {wanted}, not {value!r}")
     cls = BACKBONES[name]
     if issubclass(cls, Mixer):
         return ResidualStack(cls, d_model, n_layers, **options)

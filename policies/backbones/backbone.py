@@ -83,14 +83,16 @@ class ResidualStack(Backbone):
         n_layers: int,
         dropout: float = 0.0,
         mlp_ratio: float = 4.0,
+        activation: str = "gelu",
         **mixer_options: Any,
     ):
         super().__init__()
         require(0 <= dropout < 1, f"dropout must be at least 0 and less than 1, not {dropout}")
-        require(int(mlp_ratio * d_model) >= 1, f"mlp_ratio {mlp_ratio} leaves the MLP without a channel")
+        require(mlp_ratio >= 0, f"mlp_ratio must be at least 0, not {mlp_ratio}")
+        require(activation in ACTIVATIONS, f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
         self.d_model = d_model
         self.blocks = nn.ModuleList(
-            Block(mixer(d_model, **mixer_options), d_model, dropout, mlp_ratio) for _ in range(n_layers)
+            Block(mixer(d_model, **mixer_options), d_model, dropout, mlp_ratio, activation) for _ in range(n_layers)
         )
         self.norm = nn.LayerNorm(d_model)
 
@@ -112,16 +114,21 @@ class ResidualStack(Backbone):
         return self.norm(x), tuple(after)
 
 
-class Block(nn.Module):
-    """x + mixer(norm(x)), then x + mlp(norm(x))."""
+ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
 
-    def __init__(self, mixer: Mixer, d_model: int, dropout: float, mlp_ratio: float):
+
+class Block(nn.Module):
+    """x + mixer(norm(x)), then x + mlp(norm(x)), unless the MLP has no channel."""
+
+    def __init__(self, mixer: Mixer, d_model: int, dropout: float, mlp_ratio: float, activation: str):
         super().__init__()
-        hidden = int(mlp_ratio * d_model)
+        hidden = round(mlp_ratio * d_model)
         self.mixer = mixer
         self.mixer_norm = nn.LayerNorm(d_model)
-        self.mlp_norm = nn.LayerNorm(d_model)
-        self.mlp = nn.Sequential(nn.Linear(d_model, hidden), nn.GELU(), nn.Linear(hidden, d_model))
+        self.mlp: nn.Sequential | None = None
+        if hidden:
+            self.mlp_norm = nn.LayerNorm(d_model)
+            self.mlp = nn.Sequential(nn.Linear(d_model, hidden), ACTIVATIONS[activation](), nn.Linear(hidden, d_model))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, state: State | None, reset: Tensor | None) -> tuple[Tensor, State]:
@@ -134,4 +141,6 @@ class Block(nn.Module):
 
     def _residual(self, x: Tensor, mixed: Tensor) -> Tensor:
         x = x + self.dropout(mixed)
+        if self.mlp is None:
+            return x
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
