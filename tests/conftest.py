@@ -7,12 +7,16 @@ from pathlib import Path
 
 import gymnasium as gym
 import h5py
+import hypothesis
 import numpy as np
 import pytest
 import torch
 
 from envs.datasets import Episodes
 
+hypothesis.settings.register_profile("fast", max_examples=25, deadline=None)
+hypothesis.settings.register_profile("thorough", max_examples=200, deadline=None)
+hypothesis.settings.load_profile("fast")
 torch.set_num_threads(1)  # the models are tiny; more threads would only wait for one another
 
 

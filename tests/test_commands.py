@@ -234,7 +234,7 @@ def test_a_file_that_is_no_dataset_is_one_line(dataset, kind, tmp_path, capsys):
         (["--evaluation.env", "Hoper-v5"], "did you mean Hopper-v"),
         (["--evaluation.env", "os:system"], "without a module"),
         (["--evaluation.env", "CartPole-v1"], "CartPole-v1 observes (4,), the policy was trained on 2 numbers"),
-        (["--backbone.options.expansion", "-1"], "without a channel"),
+        (["--backbone.options.expansion", "-1"], "leaves no channel"),
         (["--backbone.name", "transformer", "--backbone.options.n_heads", "0"], "n_heads must be at least 1"),
         (["--evaluation.targets", "[.nan]"], "finite"),
         (["--evaluation.targets", "[]"], "one finite number or more"),

@@ -1,22 +1,25 @@
-"""The laws of a backbone, over the registry: a new backbone is tested by being registered."""
+"""The laws of a backbone, over the registry: a new backbone is tested by being registered.
+
+25 random cases each; ``--hypothesis-profile thorough`` draws 200.
+"""
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.backbones import BACKBONES, make_backbone, map_state, select_rows
+from policies.backbones import BACKBONES, make_backbone, map_state, options_of, select_rows
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-4}
 WINDOW = 5  # shorter than most of the sequences below
 CASES = [(name, dtype) for name in BACKBONES for dtype in TOLERANCE]
 every_backbone = pytest.mark.parametrize(("name", "dtype"), CASES, ids=lambda value: str(value).removeprefix("torch."))
-few = settings(max_examples=25, deadline=None)
+every_dtype = pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda value: str(value).removeprefix("torch."))
 
 
 def make(name, dtype=torch.float64, d_model=16, n_layers=2):
     torch.manual_seed(0)
-    options = {"window": WINDOW} if name == "transformer" else {}
+    options = {"window": WINDOW} if "window" in options_of(name) else {}
     return make_backbone(name, d_model, n_layers, **options).to(dtype).eval()
 
 
@@ -36,15 +39,15 @@ def assert_same(a, b, dtype):
 
 def meaningful(state):
     """A cache may hold anything in the slots that are not valid; blank them before states are compared."""
-    if isinstance(state, tuple) and len(state) == 3 and isinstance(state[2], torch.Tensor) and state[2].ndim == 1:
-        keys, values, valid = state
-        mask = torch.arange(keys.shape[1]) >= keys.shape[1] - valid[:, None]
-        return keys * mask[..., None, None], values * mask[..., None, None], valid
+    if isinstance(state, tuple) and isinstance(state[-1], torch.Tensor) and state[-1].dtype == torch.int64:
+        *parts, past = state
+        caches = [part.ndim == 4 for part in parts]
+        filled = [torch.arange(part.shape[1]) >= part.shape[1] - past[:, None] for part in parts]
+        return (*(p * f[..., None, None] if c else p for p, f, c in zip(parts, filled, caches, strict=True)), past)
     return tuple(meaningful(part) for part in state) if isinstance(state, tuple) else state
 
 
 @every_backbone
-@few
 @given(data=st.data())
 def test_steps_are_the_sequence(name, dtype, data):
     backbone = make(name, dtype)
@@ -59,7 +62,6 @@ def test_steps_are_the_sequence(name, dtype, data):
 
 
 @every_backbone
-@few
 @given(data=st.data())
 def test_a_sequence_may_be_cut_anywhere(name, dtype, data):
     backbone = make(name, dtype)
@@ -76,7 +78,6 @@ def test_a_sequence_may_be_cut_anywhere(name, dtype, data):
 
 
 @every_backbone
-@few
 @given(data=st.data())
 def test_no_reset_is_the_same_as_a_reset_that_is_never_true(name, dtype, data):
     backbone = make(name, dtype)
@@ -88,7 +89,6 @@ def test_no_reset_is_the_same_as_a_reset_that_is_never_true(name, dtype, data):
 
 
 @every_backbone
-@few
 @given(data=st.data())
 def test_an_episode_is_blind_to_the_one_before(name, dtype, data):
     backbone = make(name, dtype)
@@ -107,7 +107,6 @@ def test_an_episode_is_blind_to_the_one_before(name, dtype, data):
 
 
 @every_backbone
-@few
 @given(data=st.data())
 def test_the_future_does_not_leak(name, dtype, data):
     backbone = make(name, dtype)
@@ -133,7 +132,6 @@ def test_the_past_matters_long_after(name, dtype):
 
 
 @every_backbone
-@few
 @given(data=st.data())
 def test_rows_of_the_batch_are_independent(name, dtype, data):
     backbone = make(name, dtype)
@@ -191,7 +189,7 @@ def test_every_parameter_gets_a_gradient_and_no_state_is_written_to(name, dtype)
 @pytest.mark.parametrize(("d_model", "window"), [(16, 1), (16, 64), (128, 7), (512, 3)])
 def test_steps_are_the_sequence_in_the_sizes_that_users_run(name, d_model, window):
     torch.manual_seed(1)
-    backbone = make_backbone(name, d_model, 2, **({"window": window} if name == "transformer" else {})).eval()
+    backbone = make_backbone(name, d_model, 2, **({"window": window} if "window" in options_of(name) else {})).eval()
     x, reset = torch.randn(3, 17, d_model), torch.rand(3, 17) < 0.15
     y, _ = backbone(x, None, reset)
     state = backbone.initial_state(3)

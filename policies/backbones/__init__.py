@@ -9,7 +9,11 @@ from typing import Any
 
 from policies.backbones.backbone import Backbone, BackboneError, Mixer, ResidualStack, State, map_state, select_rows
 from policies.backbones.gru import GRU
+from policies.backbones.lstm import LSTM
+from policies.backbones.mamba import Mamba
 from policies.backbones.mingru import MinGRU
+from policies.backbones.minlstm import MinLSTM
+from policies.backbones.sharnn import SHARNN
 from policies.backbones.transformer import Transformer
 
 __all__ = [
@@ -26,8 +30,12 @@ __all__ = [
 
 BACKBONES: dict[str, type[Mixer] | type[Backbone]] = {
     "mingru": MinGRU,
+    "minlstm": MinLSTM,
     "gru": GRU,
+    "lstm": LSTM,
+    "sharnn": SHARNN,
     "transformer": Transformer,
+    "mamba": Mamba,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, TypeAlias, cast
+from typing import Any, ClassVar, TypeAlias, cast
 
 from torch import Tensor, nn
 
@@ -64,12 +64,15 @@ class Memory(nn.Module, ABC):
 class Backbone(Memory):
     """A sequence model of width ``d_model`` that a policy acts through."""
 
+    paper: ClassVar[str] = ""  # who described it where
     d_model: int
 
 
 class Mixer(Memory):
     """The part of a block that moves information through time: all in which most backbones differ. Built as
     ``Mixer(d_model, **options)``."""
+
+    paper: ClassVar[str] = ""  # who described it where
 
 
 class ResidualStack(Backbone):

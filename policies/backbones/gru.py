@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from policies.backbones.backbone import Mixer, State
-from policies.backbones.mingru import remember_bias
 from policies.backbones.packing import run_packed
+from policies.backbones.remember import remember_bias
 
 
 class GRU(Mixer):
@@ -15,6 +15,8 @@ class GRU(Mixer):
 
     ``memory_span``: the update gates start so that the channels forget over 2 to this many steps, as in minGRU.
     """
+
+    paper = "Cho et al. 2014, arXiv 1406.1078"
 
     def __init__(self, d_model: int, memory_span: float = 100.0):
         super().__init__()

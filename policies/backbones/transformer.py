@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from policies.backbones.attention import WindowedAttention
@@ -10,15 +12,30 @@ from policies.backbones.backbone import Mixer, State, require
 
 class Transformer(Mixer):
     """Multi-head causal self-attention over the last ``window`` steps. The state is the cache of those steps' keys
-    and values."""
+    and values.
 
-    def __init__(self, d_model: int, n_heads: int = 4, window: int = 64):
+    ``positions``: ``rotary``, or ``none``. With none, n_heads 1, activation relu, attention_dropout 0.1 and a policy
+    that embeds timesteps, this is the stack of the Decision Transformer (Chen et al. 2021, arXiv 2106.01345): GPT-2's
+    blocks without their position embedding (``configs/decision/published.yaml``).
+    """
+
+    paper = "Vaswani et al. 2017, arXiv 1706.03762"
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int = 4,
+        window: int = 64,
+        positions: Literal["rotary", "none"] = "rotary",
+        attention_dropout: float = 0.0,
+    ):
         super().__init__()
         require(n_heads >= 1, f"transformer: n_heads must be at least 1, not {n_heads}")
         fits = d_model % (2 * n_heads) == 0
         require(fits, f"transformer: d_model {d_model} must be divisible by 2 × n_heads = {2 * n_heads}")
-        require(window >= 1, f"transformer: window must be at least 1, not {window}")
-        self.attention = WindowedAttention(n_heads, d_model // n_heads, window)
+        self.attention = WindowedAttention(
+            n_heads, d_model // n_heads, window, positions == "rotary", attention_dropout
+        )
         self.query_key_value = nn.Linear(d_model, 3 * d_model)
         self.out = nn.Linear(d_model, d_model)
 

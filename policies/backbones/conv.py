@@ -1,0 +1,45 @@
+"""A short causal convolution over time, one filter per channel, blind across episodes."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from policies.backbones.backbone import Memory, require
+
+
+class CausalConv(Memory):
+    """y[t] = bias + Σ_j weight[j]·x[t-j] over the last ``kernel_size`` steps of the episode.
+
+    The state holds the last kernel_size - 1 inputs [B, kernel_size - 1, channels], zeros before the episode's first.
+    """
+
+    def __init__(self, channels: int, kernel_size: int):
+        super().__init__()
+        require(kernel_size >= 1, f"the kernel of a causal convolution has at least 1 step, not {kernel_size}")
+        self.weight = nn.Parameter(torch.empty(kernel_size, channels))
+        self.bias = nn.Parameter(torch.empty(channels))
+        for parameter in (self.weight, self.bias):  # nn.Conv1d's own
+            nn.init.uniform_(parameter, -(kernel_size**-0.5), kernel_size**-0.5)
+
+    def initial_state(self, batch_size: int) -> Tensor:
+        kernel_size, channels = self.weight.shape
+        return self.weight.new_zeros(batch_size, kernel_size - 1, channels)
+
+    def forward(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        before, time = len(self.weight) - 1, x.shape[1]
+        state = self.initial_state(len(x)) if state is None else state
+        inputs = torch.cat([state.to(x.dtype), x], 1)
+        episode = None if reset is None else F.pad(reset.cumsum(1), (before, 0))  # [B, before + T]
+        y = self.bias.to(x.dtype)
+        for lag, weight in enumerate(self.weight.to(x.dtype)):
+            shown = inputs[:, before - lag : before - lag + time]
+            if episode is not None and lag:
+                same = episode[:, before:] == episode[:, before - lag : before - lag + time]
+                shown = shown * same[..., None]
+            y = y + weight * shown
+        last = inputs[:, time:]
+        if episode is not None:
+            last = last * (episode[:, time:] == episode[:, -1:])[..., None]
+        return y, last

@@ -1,0 +1,65 @@
+"""The LSTM (Hochreiter & Schmidhuber 1997) as PyTorch's fused kernels compute it: the control for minLSTM."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from policies.backbones.backbone import Mixer, State
+from policies.backbones.packing import run_packed
+from policies.backbones.remember import remember_bias
+
+
+class LSTM(Mixer):
+    """c[t] = f·c[t-1] + i·tanh(W_g x + U_g h), h[t] = o·tanh(c[t]); f, i, o = σ(W x + U h[t-1]).
+
+    The state is (h, c), each [B, d_model]. ``memory_span``: the gates start at f = 1 - 1/τ and i = 1/τ, as in minLSTM.
+    """
+
+    paper = "Hochreiter & Schmidhuber 1997"
+
+    def __init__(self, d_model: int, memory_span: float = 100.0):
+        super().__init__()
+        self.lstm = nn.LSTM(d_model, d_model, batch_first=True)
+        start_remembering(self.lstm, memory_span)
+
+    def initial_state(self, batch_size: int) -> State:
+        return initial_lstm_state(self.lstm, batch_size)
+
+    def forward(self, x: Tensor, state: State | None = None, reset: Tensor | None = None) -> tuple[Tensor, State]:
+        return run_lstm(self.lstm, x, state, reset)
+
+    def step(self, x: Tensor, state: State, reset: Tensor | None = None) -> tuple[Tensor, State]:
+        return step_lstm(self.lstm, x, state, reset)
+
+
+def start_remembering(lstm: nn.LSTM, memory_span: float) -> None:
+    """Bias the forget gates to keep and the input gates to take 1/τ, over spans τ of 2 … ``memory_span`` steps."""
+    size = lstm.hidden_size
+    _, _, input_bias, hidden_bias = lstm.all_weights[0]
+    with torch.no_grad():  # PyTorch's order of gates is i, f, g, o
+        bias = remember_bias(size, memory_span)
+        input_bias[: 2 * size] = torch.cat([-bias, bias])
+        hidden_bias[: 2 * size] = 0
+
+
+def initial_lstm_state(lstm: nn.LSTM, batch_size: int) -> State:
+    zeros = next(lstm.parameters()).new_zeros(batch_size, lstm.hidden_size)
+    return zeros, zeros.clone()
+
+
+def run_lstm(lstm: nn.LSTM, x: Tensor, state: State | None, reset: Tensor | None) -> tuple[Tensor, State]:
+    """A one-layer, batch-first LSTM over x [B, T, D], in one fused call."""
+    if reset is None:
+        y, (h, c) = lstm(x, None if state is None else (state[0][None], state[1][None]))
+        return y, (h[0], c[0])
+    return run_packed(lstm, x, initial_lstm_state(lstm, len(x)) if state is None else state, reset)
+
+
+def step_lstm(lstm: nn.LSTM, x: Tensor, state: State, reset: Tensor | None) -> tuple[Tensor, State]:
+    """The same for one step x [B, D]."""
+    if reset is not None:
+        kept = (~reset)[:, None]
+        state = (state[0] * kept, state[1] * kept)
+    h, c = torch.lstm_cell(x, state, *lstm.all_weights[0])
+    return h, (h, c)

@@ -1,0 +1,69 @@
+"""Mamba's selective state space, S6 (Gu & Dao 2023, arXiv 2312.00752), in PyTorch on the shared scan."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from policies.backbones.backbone import Mixer, State, require
+from policies.backbones.conv import CausalConv
+from policies.backbones.selective import selective_scan
+
+
+class Mamba(Mixer):
+    """u = silu(conv(W_u x)), and from u: Δ = softplus(W_Δ u), B, C;
+    h[t] = exp(Δ A)·h[t-1] + Δ B u, y = W_o((C·h + D u)·silu(W_z x)).
+
+    Args:
+        expansion: channels of u per channel of x.
+        d_state: states of each channel; A starts at -1 … -d_state.
+        conv: steps of the convolution.
+        dt_min, dt_max: Δ starts between them, evenly in the logarithm: a channel's slowest state forgets over 1/Δ
+            steps.
+
+    The state is (the convolution's, h [B, expansion·d_model, d_state]).
+    """
+
+    paper = "Gu & Dao 2023, arXiv 2312.00752"
+
+    def __init__(
+        self,
+        d_model: int,
+        expansion: float = 2.0,
+        d_state: int = 16,
+        conv: int = 4,
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+    ):
+        super().__init__()
+        self.d_inner, self.d_state, self.dt_rank = round(expansion * d_model), d_state, math.ceil(d_model / 16)
+        require(self.d_inner >= 1, f"expansion {expansion} leaves no channel")
+        require(d_state >= 1, f"d_state must be at least 1, not {d_state}")
+        require(0 < dt_min <= dt_max, f"dt_min {dt_min} and dt_max {dt_max} must be positive and in this order")
+        self.input = nn.Linear(d_model, 2 * self.d_inner, bias=False)
+        self.conv = CausalConv(self.d_inner, conv)
+        self.select = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
+        self.dt = nn.Linear(self.dt_rank, self.d_inner)
+        self.log_a = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(self.d_inner, 1))
+        self.skip = nn.Parameter(torch.ones(self.d_inner))
+        self.out = nn.Linear(self.d_inner, d_model, bias=False)
+        nn.init.uniform_(self.dt.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
+        with torch.no_grad():  # softplus(bias) is spread over dt_min … dt_max
+            dt = torch.empty(self.d_inner).uniform_(math.log(dt_min), math.log(dt_max)).exp()
+            self.dt.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+
+    def initial_state(self, batch_size: int) -> State:
+        h = self.out.weight.new_zeros(batch_size, self.d_inner, self.d_state)
+        return self.conv.initial_state(batch_size), h
+
+    def forward(self, x: Tensor, state: State | None = None, reset: Tensor | None = None) -> tuple[Tensor, State]:
+        recent, h = (None, None) if state is None else state
+        u, z = self.input(x).chunk(2, -1)
+        u, recent = self.conv(u, recent, reset)
+        u = F.silu(u)
+        dt, b, c = self.select(u).split([self.dt_rank, self.d_state, self.d_state], -1)
+        y, h = selective_scan(u, F.softplus(self.dt(dt)), -self.log_a.exp(), b, c, h, reset)
+        return self.out((y.to(u.dtype) + self.skip * u) * F.silu(z)), (recent, h)

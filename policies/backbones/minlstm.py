@@ -1,0 +1,44 @@
+"""minLSTM of "Were RNNs All We Needed?" (Feng et al. 2024, arXiv 2410.01201, section 3.2), in linear space."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from policies.backbones.minrnn import Candidate, MinRNN
+from policies.backbones.remember import remember_bias
+
+
+class MinLSTM(MinRNN):
+    """f = σ(W_f x), i = σ(W_i x);  h̃ = g(W_h x);  h[t] = f'·h[t-1] + i'·h̃;  y = W_o h. Options and state: see MinRNN.
+
+    ``normalize_gates``: f' = f/(f + i) and i' = i/(f + i), as in the paper; without it f' = f and i' = i, as in the
+    paper's released code. ``memory_span`` as in MinGRU: f starts at 1 - 1/τ and i at 1/τ, normalised or not.
+    """
+
+    paper = "Feng et al. 2024, arXiv 2410.01201"
+
+    def __init__(
+        self,
+        d_model: int,
+        expansion: float = 1.0,
+        memory_span: float = 100.0,
+        normalize_gates: bool = True,
+        candidate: Candidate = "g",
+        conv: int = 0,
+        learned_initial_state: bool = False,
+        highway: bool = False,
+    ):
+        super().__init__(d_model, 3, expansion, candidate, conv, learned_initial_state, highway)
+        self.normalize_gates = normalize_gates
+        with torch.no_grad():
+            bias = remember_bias(self.d_inner, memory_span)
+            self.project.bias[: 2 * self.d_inner] = torch.cat([bias, -bias])
+
+    def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        forget, take, candidate = self.projections(x)
+        if self.normalize_gates:  # f/(f + i) = σ(log f - log i): no 0/0 where both are closed
+            odds = F.logsigmoid(forget) - F.logsigmoid(take)
+            return torch.sigmoid(odds), torch.sigmoid(-odds) * self.activate(candidate)
+        return torch.sigmoid(forget), torch.sigmoid(take) * self.activate(candidate)

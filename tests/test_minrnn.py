@@ -1,0 +1,163 @@
+"""minGRU and minLSTM against the paper: its log-space form, its parameter counts, and the traps of ports."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from policies.backbones.backbone import BackboneError
+from policies.backbones.mingru import MinGRU
+from policies.backbones.minlstm import MinLSTM
+from policies.backbones.minrnn import positive
+from policies.backbones.remember import remember_bias
+
+BOTH = pytest.mark.parametrize("mixer_class", [MinGRU, MinLSTM])
+
+
+def log_space_scan(log_keep, log_update):
+    """Heinsen's scan (2311.06281): log h[t] = a*[t] + logcumsumexp(log b - a*), a* the sum of the log decays."""
+    decay = log_keep.cumsum(1)
+    return (decay + torch.logcumsumexp(log_update - decay, 1)).exp()
+
+
+def log_g(x):
+    return torch.where(x >= 0, (F.relu(x) + 0.5).log(), -F.softplus(-x))
+
+
+def test_mingru_equals_the_log_space_form_of_the_paper():
+    torch.manual_seed(0)
+    mixer, x = MinGRU(8).double(), torch.randn(2, 30, 8, dtype=torch.float64)
+    gate, candidate = mixer.project(x).chunk(2, -1)
+    h = log_space_scan(-F.softplus(gate), -F.softplus(-gate) + log_g(candidate))
+    torch.testing.assert_close(mixer(x)[0], mixer.out(h))
+
+
+def test_minlstm_equals_the_log_space_form_of_the_paper():
+    torch.manual_seed(0)
+    mixer, x = MinLSTM(8).double(), torch.randn(2, 30, 8, dtype=torch.float64)
+    forget, take, candidate = mixer.project(x).chunk(3, -1)
+    difference = F.softplus(-forget) - F.softplus(-take)
+    h = log_space_scan(-F.softplus(difference), -F.softplus(-difference) + log_g(candidate))
+    torch.testing.assert_close(mixer(x)[0], mixer.out(h))
+
+
+def test_minlstm_without_normalised_gates_is_the_released_form():
+    torch.manual_seed(0)
+    mixer, x = MinLSTM(8, normalize_gates=False).double(), torch.randn(2, 30, 8, dtype=torch.float64)
+    forget, take, candidate = mixer.project(x).chunk(3, -1)
+    h = log_space_scan(F.logsigmoid(forget), F.logsigmoid(take) + log_g(candidate))
+    torch.testing.assert_close(mixer(x)[0], mixer.out(h))
+
+
+@pytest.mark.parametrize("size", [64, 1024])
+@pytest.mark.parametrize(
+    ("expansion", "mingru", "minlstm"), [(1, 33.3, 37.5), (2, 22.2, 25), (3, 16.7, 18.75), (4, 13.3, 15)]
+)
+def test_the_weights_are_the_paper_s_share_of_those_of_gru_and_lstm(size, expansion, mingru, minlstm):
+    """Without biases and the projection down (section 3.1.3): 2·d_h·d_x of 3·d_h·(d_x + d_h), 3 of 4."""
+    for ours, theirs, share in ((MinGRU, torch.nn.GRU, mingru), (MinLSTM, torch.nn.LSTM, minlstm)):
+        with torch.device("meta"):
+            few = ours(size, expansion=float(expansion)).project.weight.numel()
+            many = sum(w.numel() for w in theirs(size, expansion * size, bias=False).parameters())
+        assert 100 * few / many == pytest.approx(share, abs=0.05)
+
+
+@BOTH
+def test_the_carried_state_is_the_hidden_state_itself(mixer_class):
+    """Not its logarithm, nor something that the candidate's activation is applied to once more."""
+    mixer, x = mixer_class(8), torch.randn(2, 5, 8)
+    y, h = mixer(x)
+    torch.testing.assert_close(mixer.out(h), y[:, -1])
+    assert (h > 0).all()
+
+
+@BOTH
+def test_a_zero_or_negative_initial_state_has_finite_values_and_gradients(mixer_class):
+    mixer, x = mixer_class(8), torch.randn(2, 5, 8)
+    for value in (0.0, -3.0):
+        h0 = torch.full((2, 8), value, requires_grad=True)
+        gradient = torch.autograd.grad(mixer(x, h0)[0].square().sum(), h0)[0]
+        assert torch.isfinite(gradient).all()
+        assert (gradient != 0).any()
+
+
+@BOTH
+def test_a_learned_initial_state_is_where_every_episode_starts(mixer_class):
+    torch.manual_seed(0)
+    mixer, x = mixer_class(8, learned_initial_state=True).double(), torch.randn(2, 6, 8, dtype=torch.float64)
+    assert (mixer.initial_state(2) == positive(mixer.before)).all()
+    reset = torch.zeros(2, 6, dtype=torch.bool)
+    reset[:, 3] = True
+    y, _ = mixer(x, torch.randn(2, 8, dtype=torch.float64), reset)
+    torch.testing.assert_close(y[:, 3:], mixer(x[:, 3:])[0])
+    gradient = torch.autograd.grad(y[:, 3:].square().sum(), mixer.before)[0]
+    assert (gradient != 0).all()
+
+
+@BOTH
+def test_a_learned_initial_state_and_the_highway_are_what_they_say(mixer_class):
+    torch.manual_seed(0)
+    mixer, x = mixer_class(8, highway=True), torch.randn(2, 6, 8)
+    share = torch.sigmoid(mixer.highway(x))
+    mixer.highway, highway = None, mixer.highway
+    plain = mixer(x)[0]
+    mixer.highway = highway
+    torch.testing.assert_close(mixer(x)[0], share * plain + (1 - share) * x)
+
+
+@BOTH
+@pytest.mark.parametrize(("candidate", "function"), [("identity", lambda x: x), ("tanh", torch.tanh), ("g", positive)])
+def test_the_candidate_goes_through_the_activation_that_was_chosen(mixer_class, candidate, function):
+    mixer, x = mixer_class(8, candidate=candidate, memory_span=0.0), torch.randn(1, 1, 8)
+    _, update = mixer.gates(x)
+    _, state = mixer(x)
+    projected = mixer.projections(x)
+    take = torch.sigmoid(projected[0]) if mixer_class is MinGRU else 1 - mixer.gates(x)[0]
+    torch.testing.assert_close(update, take * function(projected[-1]))
+    torch.testing.assert_close(state, update[:, 0])
+
+
+def test_the_candidate_is_positive_continuous_and_has_a_gradient_at_zero():
+    x = torch.tensor([-50.0, -1e-6, 0.0, 1e-6, 3.0], requires_grad=True)
+    torch.testing.assert_close(positive(x), torch.tensor([0.0, 0.5, 0.5, 0.5, 3.5]), atol=1e-5, rtol=0)
+    positive(x).sum().backward()
+    assert torch.isfinite(x.grad).all()
+    assert (x.grad[1:3] > 0.2).all()
+    assert x.grad[3] > 0.9
+
+
+def test_gates_start_by_remembering_over_two_steps_to_the_whole_span():
+    retention = torch.sigmoid(remember_bias(64, 100.0))
+    torch.testing.assert_close(1 / (1 - retention[[0, -1]]), torch.tensor([2.0, 100.0]), rtol=1e-3, atol=0)
+    assert (remember_bias(64, 0.0) == 0).all()
+    with pytest.raises(BackboneError, match="memory_span must be at least 2 steps, or 0 for none, not 1"):
+        remember_bias(64, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("mixer_class", "options"), [(MinGRU, {}), (MinLSTM, {}), (MinLSTM, {"normalize_gates": False})]
+)
+def test_gates_of_every_form_start_with_the_same_retention(mixer_class, options):
+    mixer = mixer_class(64, memory_span=50.0, **options)
+    keep, update = mixer.gates(torch.zeros(64))
+    torch.testing.assert_close(keep, torch.sigmoid(remember_bias(64, 50.0)))
+    torch.testing.assert_close(update, (1 - keep) * positive(mixer.project.bias[-64:]))
+
+
+def test_gates_of_which_both_are_closed_share_what_there_is():
+    mixer = MinLSTM(4)
+    with torch.no_grad():
+        mixer.project.weight.zero_()
+        mixer.project.bias[:8] = -200  # float32 has no σ(-200)
+    keep, _ = mixer.gates(torch.zeros(4))
+    torch.testing.assert_close(keep, torch.full((4,), 0.5))
+
+
+@BOTH
+def test_long_memory_survives_bfloat16(mixer_class):
+    """A gate of 0.9999 is 1 in bfloat16: a recurrence that rounds it grows without end."""
+    torch.manual_seed(0)
+    mixer, x = mixer_class(16, memory_span=10_000.0), torch.randn(1, 3000, 16)
+    _, h = mixer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, low = mixer(x)
+    torch.testing.assert_close(low, h, rtol=0.05, atol=0.05)
