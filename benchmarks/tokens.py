@@ -8,7 +8,9 @@ that are given: matched time means that every backbone anneals fully within the 
 from __future__ import annotations
 
 import math
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,48 +93,55 @@ def fit(
     done: Callable[[dict[str, float]], bool] = lambda metrics: False,
     title: str = "",
 ) -> Result:
-    """Train ``model`` on ``draw()`` and log to ``folder``; stop early when ``done`` accepts an evaluation."""
-    device = next(model.parameters()).device
+    """Train ``model`` on ``draw()`` and log to ``folder``; stop early when ``done`` accepts an evaluation.
+
+    ``train_loss`` is the mean over the last ``evaluate_every`` updates.
+    """
     optimizer = torch.optim.AdamW(model.parameters(), lr=training.lr, weight_decay=training.weight_decay)
     logger = RunLogger(folder)
     history: list[dict[str, float]] = []
-    update, seconds = 0, 0.0
+    losses: deque[float] = deque(maxlen=training.evaluate_every)
+    update, seconds, spent = 0, 0.0, 0.0
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[shown]}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task(title, total=1.0, shown="")
-        while (spent := training.spent(update, seconds)) < 1 and not (history and done(history[-1])):
+        while spent < 1:
             began = time.perf_counter()
-            model.train()
-            losses = []
-            for _ in range(training.evaluate_every):
-                spent = training.spent(update, seconds + time.perf_counter() - began)
-                if spent >= 1:
-                    break
-                for group in optimizer.param_groups:
-                    group["lr"] = training.rate(update, spent)
-                tokens, targets = (x.to(device) for x in draw())
-                logits, _ = model(tokens)
-                loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
-                optimizer.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(model.parameters(), training.clip)
-                optimizer.step()
-                losses.append(loss.detach())
-                update += 1
-            train_loss = torch.stack(losses).mean().item()
+            optimizer.param_groups[0]["lr"] = training.rate(update, spent)
+            losses.append(learn(model, optimizer, draw(), training.clip))
+            update += 1
             seconds += time.perf_counter() - began
-            history.append({"update": update, "seconds": seconds, "train_loss": train_loss} | scores(model, evaluate))
-            for key, value in history[-1].items():
-                logger.record(f"benchmark/{key}", value)
-            logger.dump(update)
-            shown = ", ".join(f"{key} {value:.4g}" for key, value in history[-1].items())
-            progress.update(bar, completed=training.spent(update, seconds), shown=shown)
+            spent = training.spent(update, seconds)
+            progress.update(bar, completed=spent)
+            if update % training.evaluate_every == 0 or spent >= 1:
+                history.append({"update": update, "seconds": seconds, "train_loss": statistics.mean(losses)})
+                history[-1] |= score(model, evaluate)
+                for key, value in history[-1].items():
+                    logger.record(f"benchmark/{key}", value)
+                logger.dump(update)
+                progress.update(bar, shown=", ".join(f"{key} {value:.4g}" for key, value in history[-1].items()))
+                if done(history[-1]):
+                    break
     logger.close()
     return Result(update, seconds, history)
 
 
+def learn(model: TokenModel, optimizer: torch.optim.Optimizer, batch: Batch, clip: float) -> float:
+    """One update; its loss."""
+    model.train()
+    device = next(model.parameters()).device
+    tokens, targets = (x.to(device) for x in batch)
+    logits, _ = model(tokens)
+    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), clip)
+    optimizer.step()
+    return loss.item()  # and the device has finished: the clock is right
+
+
 @torch.inference_mode()
-def scores(model: TokenModel, evaluate: Callable[[], dict[str, float]]) -> dict[str, float]:
+def score(model: TokenModel, evaluate: Callable[[], dict[str, float]]) -> dict[str, float]:
     """``evaluate()`` without gradients and without dropout."""
     model.eval()
     return evaluate()
