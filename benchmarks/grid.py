@@ -1,0 +1,116 @@
+"""What the benchmarks over backbones share: flags, results that are not computed twice, and tables in Markdown."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.machine import machine
+from policies.backbones import BACKBONES, BackboneError, options_of
+
+Row = dict[str, Any]
+
+
+def make_parser(module: str, about: str, **layers: Any) -> argparse.ArgumentParser:
+    """A parser with the flags of every benchmark here; ``layers`` is how --layers is declared."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=about.split("\n")[0], allow_abbrev=False)
+    parser.add_argument("--backbones", type=backbone_names, default=list(BACKBONES), help="a,b,…; default: all")
+    parser.add_argument("--layers", **layers)
+    parser.add_argument("--seeds", type=positive, default=1, help="how many, from 0")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder for events and results; continued if it exists"
+    )
+    parser.add_argument("--device", type=device, default="cpu", help="cpu or cuda")
+    parser.add_argument("--threads", type=positive, default=1)
+    return parser
+
+
+def backbone_names(text: str) -> list[str]:
+    names = text.split(",")
+    try:
+        for name in names:
+            options_of(name)
+    except BackboneError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return names
+
+
+def device(text: str) -> str:
+    if text not in ("cpu", "cuda") or (text == "cuda" and not torch.cuda.is_available()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no device of this machine")
+    return text
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def positives(text: str) -> list[int]:
+    """Whole numbers above 0, separated by commas."""
+    return [positive(part) for part in text.split(",")]
+
+
+def fill(options: argparse.Namespace, defaults: dict[str, Any]) -> None:
+    """Give ``defaults`` to the options that were not given."""
+    for key, value in defaults.items():
+        if getattr(options, key, None) is None:
+            setattr(options, key, value)
+
+
+def fitting(name: str, **wanted: Any) -> dict[str, Any]:
+    """Those of the wanted options that backbone ``name`` has."""
+    return {key: value for key, value in wanted.items() if key in options_of(name)}
+
+
+def listed(values: dict[str, Any]) -> str:
+    """The help of a flag that stands for several."""
+    return ", ".join(f"{key} {value}" for key, value in values.items())
+
+
+def once(folder: Path, settings: Row, compute: Callable[[], Row]) -> Row:
+    """``compute()``, kept in ``folder`` with its settings: the same settings are not computed twice."""
+    file = folder / "result.json"
+    if file.exists():
+        known = json.loads(file.read_text())
+        if known["settings"] == settings:
+            return known["result"]
+    for events in folder.glob("events.out.tfevents.*"):  # of a run that was cut off, or had other settings
+        events.unlink()
+    result = compute()
+    file.write_text(json.dumps({"settings": settings, "machine": machine(), "result": result}, indent=1))
+    return result
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """The mean, and the range in brackets where there is more than one value."""
+    mean = f"{statistics.mean(values):,.{digits}f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ({min(values):,.{digits}f} … {max(values):,.{digits}f})"
+
+
+def summary(results: list[Row]) -> Row:
+    """What the seeds' accuracies came to, and what they took."""
+    return {
+        "accuracy, %": spread([result["accuracy"] for result in results]),
+        "parameters": f"{results[0]['parameters']:,}",
+        "updates": spread([result["updates"] for result in results], 0),
+        "seconds": spread([result["seconds"] for result in results], 0),
+    }
+
+
+def report(title: str, rows: list[Row], output: Path) -> None:
+    """Print ``rows`` of equal keys as a table in Markdown, and write them to results.json."""
+    print(f"{title}\n\n| {' | '.join(rows[0])} |\n{'|---' * len(rows[0])}|")
+    for row in rows:
+        print(f"| {' | '.join(map(str, row.values()))} |")
+    print(f"\n{machine()}, {torch.get_num_threads()} thread(s)")
+    (output / "results.json").write_text(json.dumps({"title": title, "machine": machine(), "rows": rows}, indent=1))

@@ -1,0 +1,170 @@
+"""The benchmarks over symbols: their data are right, and every command runs from flags to table."""
+
+import importlib
+import json
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from benchmarks import language_model, recall, selective_copying
+from benchmarks.grid import fitting, once, spread
+from benchmarks.tokens import IGNORED, TokenModel, Training
+from policies.backbones import BACKBONES, make_backbone
+
+TEXT = b"the quick brown fox jumps over the lazy dog. " * 20
+TINY = {
+    "selective_copying": ["--length", "8", "--tokens", "2", "--updates", "2", "--layers", "1,2"],
+    "recall": ["--delays", "3", "--updates", "2", "--layers", "1"],
+    "language_model": ["--updates", "2", "--context", "8", "--batch", "4", "--d_model", "16", "--layers", "1"],
+}
+
+
+def random(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_selective_copying_asks_for_the_data_symbols_in_their_order():
+    sequences, targets = selective_copying.draw(32, 20, 5, random())
+    for sequence, target in zip(sequences, targets, strict=True):
+        data = sequence[:20][sequence[:20] != selective_copying.NOISE]
+        assert target[20:].tolist() == data.tolist()
+        assert (sequence[20:] == selective_copying.QUERY).all()
+        assert (target[:20] == IGNORED).all()
+
+
+def test_selective_copying_never_answers_with_noise_or_query_and_scatters_the_data():
+    sequences, targets = selective_copying.draw(512, 20, 5, random())
+    assert set(targets[:, 20:].flatten().tolist()) == set(range(1, 15))
+    share = (sequences[:, :20] != selective_copying.NOISE).float().mean(0)
+    assert (share - 5 / 20).abs().max() < 0.1
+
+
+def test_recall_asks_for_the_first_symbol_which_the_distractors_never_show():
+    sequences, targets = recall.draw(256, 10, random())
+    assert sequences.shape == (256, 12)
+    assert torch.equal(targets[:, -1], sequences[:, 0])
+    assert (targets[:, :-1] == IGNORED).all()
+    assert set(sequences[:, 0].tolist()) == set(range(recall.CUES))
+    assert set(sequences[:, 1:-1].flatten().tolist()) == set(range(recall.CUES, recall.QUERY))
+    assert (sequences[:, -1] == recall.QUERY).all()
+
+
+def test_the_text_is_split_once_and_nothing_is_lost(tmp_path):
+    file = tmp_path / "text.txt"
+    file.write_bytes(bytes(range(100)))
+    train, validation, symbols = language_model.read_text(file, 8)
+    assert train.tolist() == list(range(90))
+    assert validation.tolist() == list(range(90, 100))
+    assert symbols == 100
+
+
+def test_windows_of_text_have_the_next_characters_as_targets_and_reach_both_ends():
+    tokens, targets = language_model.draw(torch.arange(30), 500, 8, random())
+    assert torch.equal(targets, tokens + 1)
+    assert (tokens.min(), targets.max()) == (0, 29)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@torch.inference_mode()
+def test_a_carried_validation_is_that_of_one_long_window(name):
+    model = TokenModel(make_backbone(name, 16, 1, **fitting(name, window=100)), 10).eval()
+    text = torch.randint(10, (66,), generator=random())
+    logits, _ = model(text[:64].reshape(2, 32))
+    whole = F.cross_entropy(logits.flatten(0, 1), text[1:65]).item()
+    assert math.isclose(language_model.nats(model, text, 2, 8, carry=True), whole, rel_tol=1e-4)
+    assert not math.isclose(language_model.nats(model, text, 2, 8, carry=False), whole, rel_tol=1e-4)
+
+
+def test_bits_are_nats_over_ln_2():
+    nats = dict.fromkeys(("train_nats", "validation_nats", "best_nats", "carried_nats"), math.log(2) * 1.5)
+    result = dict(d_model=8, parameters=1, backbone_parameters=1, updates=1, characters_per_second=1.0) | nats
+    row = language_model.columns([result])
+    assert (row["validation"], row["nats"]) == ("1.500", f"{1.5 * math.log(2):.3f}")
+
+
+def test_the_learning_rate_warms_up_and_falls_to_a_tenth_over_updates_or_seconds():
+    training = Training(seconds=10.0, lr=1.0, warmup=9)
+    assert training.rate(0, 0.0) == pytest.approx(0.1)
+    assert training.rate(9, 0.0) == 1.0
+    assert training.rate(50, training.spent(50, 10.0)) == pytest.approx(0.1)
+    assert Training(updates=100).spent(50, 1e9) == 0.5
+
+
+def test_a_result_is_computed_anew_only_when_its_settings_change(tmp_path):
+    for settings, value, expected in (({"a": 1}, 1, 1), ({"a": 1}, 2, 1), ({"a": 2}, 3, 3)):
+        assert once(tmp_path, settings, lambda value=value: {"x": value}) == {"x": expected}
+
+
+def test_a_spread_is_the_mean_with_the_range_of_several():
+    assert spread([1234.5]) == "1,234.5"
+    assert spread([1.0, 3.0]) == "2.0 (1.0 … 3.0)"
+
+
+@pytest.fixture
+def command(tmp_path):
+    (tmp_path / "text.txt").write_bytes(TEXT)
+
+    def run(benchmark, *arguments):
+        text = ["--text", str(tmp_path / "text.txt")] if benchmark == "language_model" else []
+        main = importlib.import_module(f"benchmarks.{benchmark}").main
+        return main([*text, "--output", str(tmp_path / "out"), *TINY[benchmark], *arguments])
+
+    return run
+
+
+@pytest.mark.parametrize("benchmark", TINY)
+def test_a_command_runs_every_backbone_and_prints_a_table(benchmark, command, tmp_path, capsys):
+    assert command(benchmark, "--seeds", "2") == 0
+    printed = capsys.readouterr().out
+    rows = [line for line in printed.splitlines() if line.startswith("|")]
+    assert len({row.count("|") for row in rows}) == 1
+    assert all(any(row.startswith(f"| {name} |") for row in rows) for name in BACKBONES)
+    assert "torch" in printed.splitlines()[-1]
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    assert list((tmp_path / "out").glob("*/seed1/events.out.tfevents.*"))
+    assert list((tmp_path / "out").glob("*/seed1/metrics.jsonl"))
+
+
+def test_the_language_model_runs_for_a_time_with_matched_sizes(command, monkeypatch, capsys):
+    def sized(name, parameters, n_layers, **options):
+        return 8, options
+
+    monkeypatch.setattr("policies.backbones.match_parameters", sized, raising=False)
+    small = [word for word in TINY["language_model"] if word not in ("--updates", "2")]
+    monkeypatch.setitem(TINY, "language_model", small)
+    assert command("language_model", "--minutes", "0.002", "--parameters", "1000", "--backbones", "mingru,gru") == 0
+    assert "0.002 minutes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("benchmark", TINY)
+@pytest.mark.parametrize(
+    "mistake",
+    [["--backbones", "mingruu"], ["--updates", "0"], ["--layers", "x"], ["--device", "tpu"], ["--output", "file"]],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(benchmark, mistake, command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    try:
+        code = command(benchmark, *mistake)
+    except SystemExit as end:
+        code = end.code
+    assert code == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith(f"python -m benchmarks.{benchmark}: ")
+
+
+@pytest.mark.parametrize(("text", "said"), [(None, "No such file"), (b"", "too few"), (b"short", "too few")])
+def test_a_text_that_is_missing_or_too_short_is_one_line(text, said, tmp_path, capsys):
+    file = tmp_path / "words.txt"
+    if text is not None:
+        file.write_bytes(text)
+    assert language_model.main(["--text", str(file), "--output", str(tmp_path / "out")]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_more_tokens_than_positions_are_refused(command, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        command("selective_copying", "--tokens", "9")
+    assert "only 8 positions" in capsys.readouterr().err
