@@ -9,6 +9,7 @@ from typing import Any
 
 from policies.backbones.backbone import Backbone, BackboneError, Mixer, ResidualStack, State, map_state, select_rows
 from policies.backbones.gru import GRU
+from policies.backbones.matching import match_parameters
 from policies.backbones.mingru import MinGRU
 from policies.backbones.transformer import Transformer
 
@@ -20,6 +21,7 @@ __all__ = [
     "State",
     "make_backbone",
     "map_state",
+    "match_parameters",
     "options_of",
     "select_rows",
 ]
