@@ -1,6 +1,7 @@
 """Scores of decision agents on one dataset: backbones and behaviour cloning, carried and window memory, five targets.
 
-    python -m benchmarks.offline --dataset SOURCE --output FOLDER [--seeds 2] [--steps 10000] [--jobs 2]
+    python -m benchmarks.offline --dataset SOURCE --output FOLDER [--agents mingru,BC] [--parameters 150000]
+                                 [--seeds 2] [--steps 10000] [--jobs 2]
 
 Ordinary runs of train.py in FOLDER/<agent>/seed<k>, the last checkpoint of each evaluated by evaluate.py; what is there
 already is not run again. Prints the table in Markdown: mean over seeds of the normalised score (its range in brackets),
@@ -23,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.machine import machine
-from policies.backbones import BACKBONES
+from policies.backbones import BACKBONES, match_parameters
 
 AGENTS = {name: ["--backbone.name", name] for name in BACKBONES} | {
     "sequence BC (mingru)": ["--condition", "none"],
@@ -43,6 +44,10 @@ def run(options: argparse.Namespace, agent: str, seed: int) -> None:
     threads = ["--threads", "1"]
     train = ["train.py", "--dataset", options.dataset, "--steps", str(options.steps), "--seed", str(seed), *threads]
     commands = [[*train, "--run_dir", str(folder), "--evaluation.every", "0", *AGENTS[agent]]]
+    if options.parameters and agent in BACKBONES:
+        d_model, chosen = match_parameters(agent, options.parameters)
+        sizes = {"d_model": d_model} | {f"options.{name}": value for name, value in chosen.items()}
+        commands[0] += [word for name, value in sizes.items() for word in (f"--backbone.{name}", str(value))]
     if folder.exists():
         commands = [["train.py", "--resume", "true", "--run_dir", str(folder), *threads]]
     if (folder / "evaluation.json").exists():
@@ -66,7 +71,7 @@ def table(options: argparse.Namespace) -> str:
     """The results in Markdown."""
     targets = [f"{target:g}" for target in options.targets]
     lines = [f"| agent | memory | {' | '.join(targets)} | rank correlation |", "|---" * (len(targets) + 3) + "|"]
-    for agent in AGENTS:
+    for agent in options.agents:
         for memory in MEMORIES[agent]:
             files = [run_folder(options, agent, k) / f"{memory}.json" for k in range(options.seeds)]
             results = [json.loads(file.read_text())["results"] for file in files]
@@ -85,13 +90,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.offline", description=__doc__.split("\n")[0])
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--agents", type=lambda names: names.split(","), default=list(AGENTS), help=", ".join(AGENTS))
+    parser.add_argument("--parameters", type=int, default=0, help="of every backbone; 0: d_model 128 × 3 layers")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--targets", type=float, nargs="+", default=[600, 1200, 1800, 2700, 3600])
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     with ThreadPoolExecutor(options.jobs) as pool:
-        jobs = [pool.submit(run, options, agent, seed) for agent in AGENTS for seed in range(options.seeds)]
+        jobs = [pool.submit(run, options, agent, seed) for seed in range(options.seeds) for agent in options.agents]
         for job in jobs:
             job.result()
     name = Path(options.dataset).stem

@@ -11,6 +11,7 @@ from policies.backbones.backbone import Backbone, BackboneError, Mixer, Residual
 from policies.backbones.gru import GRU
 from policies.backbones.lstm import LSTM
 from policies.backbones.mamba import Mamba
+from policies.backbones.matching import match_parameters
 from policies.backbones.mingru import MinGRU
 from policies.backbones.minlstm import MinLSTM
 from policies.backbones.sharnn import SHARNN
@@ -24,6 +25,7 @@ __all__ = [
     "State",
     "make_backbone",
     "map_state",
+    "match_parameters",
     "options_of",
     "select_rows",
 ]

@@ -1,0 +1,67 @@
+"""Backbones of one size: within 2 % of the parameters that were asked for, at a natural width."""
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policies.backbones import BACKBONES, BackboneError, make_backbone, match_parameters, options_of
+from policies.backbones.matching import count_parameters
+
+every_backbone = pytest.mark.parametrize("name", BACKBONES)
+
+
+def size(name, d_model, n_layers, options):
+    return sum(parameter.numel() for parameter in make_backbone(name, d_model, n_layers, **options).parameters())
+
+
+@every_backbone
+@settings(max_examples=15, deadline=None)
+@given(parameters=st.integers(20_000, 2_000_000), n_layers=st.integers(1, 4))
+def test_every_backbone_can_have_any_number_of_parameters(name, parameters, n_layers):
+    d_model, options = match_parameters(name, parameters, n_layers)
+    assert abs(size(name, d_model, n_layers, options) - parameters) <= 0.02 * parameters
+    assert set(options) <= {"mlp_ratio"}
+    if parameters > 50_000 * n_layers and "mlp_ratio" in options:
+        assert abs(options["mlp_ratio"] / options_of(name)["mlp_ratio"] - 1) < 0.2
+
+
+@every_backbone
+def test_the_width_is_the_one_that_comes_nearest_by_itself(name):
+    def distance(d_model):
+        try:
+            return abs(count_parameters(name, d_model, 2, {}) - 30_000)
+        except BackboneError:
+            return float("inf")
+
+    d_model, _ = match_parameters(name, 30_000, 2)
+    assert distance(d_model) == min(map(distance, range(1, 2 * d_model)))
+
+
+@every_backbone
+def test_the_size_of_a_plain_width_gives_that_width_and_no_option(name):
+    assert match_parameters(name, size(name, 128, 3, {})) == (128, {})
+
+
+def test_options_that_are_given_stay():
+    d_model, options = match_parameters("mingru", 200_000, expansion=2.0, mlp_ratio=0.0)
+    assert options == {"expansion": 2.0, "mlp_ratio": 0.0}
+    assert abs(size("mingru", d_model, 3, options) - 200_000) <= 4_000
+
+
+def test_a_size_that_cannot_be_reached_is_an_error_with_the_nearest_that_can():
+    with pytest.raises(BackboneError, match=r"transformer of 3 layers cannot have 500 .*: 1,051 at d_model 8$"):
+        match_parameters("transformer", 500)
+    with pytest.raises(BackboneError, match=r"cannot have 50,000 .*: [\d,]+ at d_model \d+, [\d,]+ at d_model \d+$"):
+        match_parameters("transformer", 50_000, mlp_ratio=4.0, n_heads=16)
+    with pytest.raises(BackboneError, match="at least 1"):
+        match_parameters("mingru", -5)
+
+
+@pytest.mark.parametrize(("name", "options"), [("mingruu", {}), ("gru", {"foo": 1}), ("transformer", {"n_heads": 0})])
+def test_a_mistake_is_found_soon(name, options):
+    start = time.monotonic()
+    with pytest.raises(BackboneError, match=r"mingruu|foo|n_heads must be"):
+        match_parameters(name, 100_000, **options)
+    assert time.monotonic() - start < 2
