@@ -132,6 +132,7 @@ def new_agent(config: TrainConfig, episodes: Episodes) -> DecisionAgent:
         episodes,
         context=config.context,
         batch_size=config.batch_size,
+        optimizer=config.optimizer,
         learning_rate=config.learning_rate,
         schedule=config.schedule,
         warmup_steps=config.warmup_steps,

@@ -109,7 +109,7 @@ def latest_checkpoint(run: str | Path) -> Path:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The optimizer's state as named tensors; AdamW keeps nothing else."""
+    """The optimizer's state as named tensors; AdamW and LAMB keep nothing else."""
     state = optimizer.state_dict()["state"]
     return {f"optimizer.{i}.{key}": value for i, slots in state.items() for key, value in slots.items()}
 

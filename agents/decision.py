@@ -26,6 +26,7 @@ from agents.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from agents.lamb import make_optimizer
 from agents.task import check_same_spaces, describe_task, return_scale
 from envs.datasets import Episodes, SequenceSampler
 from policies.actions import build_space
@@ -48,6 +49,7 @@ class DecisionAgent:
         episodes: the data; None for an agent that only acts.
         env: a vector of ReturnToGo environments, for callbacks that ask for ``get_env()``.
         context: steps of a training sequence, from 1 to whole episodes.
+        optimizer: ``adamw``, or ``lamb`` with a minimum trust (see agents/lamb.py), with which SHA-RNN was published.
         top_fraction: learn from the best episodes alone, until they make up this share of the steps (%BC).
         warmup_steps: updates over which the learning rate rises linearly from 0.
         schedule: what the learning rate does then: stay ``constant``, or fall to 0 by a ``cosine``.
@@ -60,6 +62,7 @@ class DecisionAgent:
         env: VecEnv | None = None,
         context: int = 20,
         batch_size: int = 64,
+        optimizer: Literal["adamw", "lamb"] = "adamw",
         learning_rate: float = 1e-3,
         schedule: Literal["constant", "cosine"] = "cosine",
         warmup_steps: int = 300,
@@ -74,6 +77,7 @@ class DecisionAgent:
         self.config: dict[str, Any] = dict(
             context=context,
             batch_size=batch_size,
+            optimizer=optimizer,
             learning_rate=learning_rate,
             schedule=schedule,
             warmup_steps=warmup_steps,
@@ -105,9 +109,7 @@ class DecisionAgent:
             self.policy.normalizer.fit(episodes.observations)
             self.policy.return_scale.fill_(return_scale(episodes))
         self.policy.to(self.device)
-        self.optimizer = torch.optim.AdamW(
-            self.policy.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True
-        )
+        self.optimizer = make_optimizer(optimizer, self.policy.parameters(), learning_rate, weight_decay)
         self.logger: Logger = Logger(folder=None, output_formats=[])
 
     def learn(

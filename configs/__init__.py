@@ -75,14 +75,16 @@ class TrainConfig:
     """environment steps of a training sequence, from 1 to whole episodes"""
     batch_size: PositiveInt = 64
     """sequences of a batch"""
+    optimizer: Literal["adamw", "lamb"] = "adamw"
+    """AdamW, or LAMB with a minimum trust, with which SHA-RNN was published"""
     learning_rate: PositiveFloat = 1e-3
-    """AdamW's learning rate after the warm-up"""
+    """the optimizer's learning rate after the warm-up"""
     schedule: Literal["constant", "cosine"] = "cosine"
     """the learning rate after the warm-up: constant, or falling to 0"""
     warmup_steps: NonNegativeInt = 300
     """updates over which the learning rate rises from 0"""
     weight_decay: NonNegativeFloat = 1e-4
-    """AdamW's weight decay"""
+    """the optimizer's weight decay"""
     max_grad_norm: PositiveFloat = 0.25
     """gradients are clipped to this norm"""
     dropout: ClosedUnitInterval = 0.1

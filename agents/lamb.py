@@ -1,0 +1,72 @@
+"""LAMB with a minimum trust: Adam whose step in each tensor is as long as the tensor itself, times the rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+
+class LAMB(torch.optim.Optimizer):
+    """LAMB (You et al. 2020, arXiv 1904.00962, algorithm 2) as SHA-RNN is trained with it (Merity 2019, arXiv
+    1911.11423): no bias correction, and a trust ratio of at least ``min_trust``.
+
+    step = m/(√v + eps) + weight_decay·w;  trust = max(min(‖w‖, 10)/‖step‖, min_trust), 1 where a norm is 0;
+    w ← w - lr·trust·step.
+
+    Raises:
+        ValueError: a hyperparameter that makes no sense.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+        min_trust: float = 0.25,
+    ):
+        if not (lr >= 0 and 0 <= betas[0] < 1 and 0 <= betas[1] < 1 and eps > 0 and weight_decay >= 0):
+            raise ValueError(f"LAMB: lr {lr}, betas {betas}, eps {eps}, weight_decay {weight_decay} make no sense")
+        if not 0 <= min_trust <= 1:
+            raise ValueError(f"LAMB: min_trust is from 0 to 1, not {min_trust}")
+        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, min_trust=min_trust))
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """One update; the loss of ``closure`` if there is one. Nothing waits for the device."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self._update(weight, group)
+        return loss
+
+    def _update(self, weight: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[weight]
+        if not state:
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
+        beta1, beta2 = group["betas"]
+        mean = state["exp_avg"].lerp_(weight.grad, 1 - beta1)
+        square = state["exp_avg_sq"].mul_(beta2).addcmul_(weight.grad, weight.grad, value=1 - beta2)
+        step = mean / square.sqrt().add_(group["eps"])
+        step.add_(weight, alpha=group["weight_decay"])
+        weight_norm, step_norm = weight.norm().clamp_max(10), step.norm()
+        trust = (weight_norm / step_norm).clamp_min(group["min_trust"])
+        trust = torch.where((weight_norm > 0) & (step_norm > 0), trust, 1.0)
+        weight.sub_(step.mul_(trust), alpha=group["lr"])
+
+
+def make_optimizer(
+    name: Literal["adamw", "lamb"], params: Iterable[Tensor], lr: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """AdamW in its fused kernel, or LAMB."""
+    if name == "lamb":
+        return LAMB(params, lr=lr, weight_decay=weight_decay)
+    return torch.optim.AdamW(params, lr=lr, weight_decay=weight_decay, fused=True)
