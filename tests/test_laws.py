@@ -1,4 +1,8 @@
-"""The laws of a backbone, over the registry: a new backbone is tested by being registered."""
+"""The laws of a backbone, over the registry: a new backbone is tested by being registered.
+
+One of your own, from a file my_module.py in the current folder:
+python -m pytest tests/test_laws.py --backbone my_module:MyBackbone
+"""
 
 import pytest
 import torch
@@ -9,9 +13,16 @@ from policies.backbones import BACKBONES, make_backbone, map_state, select_rows
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-4}
 WINDOW = 5  # shorter than most of the sequences below
-CASES = [(name, dtype) for name in BACKBONES for dtype in TOLERANCE]
-every_backbone = pytest.mark.parametrize(("name", "dtype"), CASES, ids=lambda value: str(value).removeprefix("torch."))
 few = settings(max_examples=25, deadline=None)
+
+
+def pytest_generate_tests(metafunc):
+    """Every law over every backbone, or over the one of --backbone alone, in both types."""
+    one = metafunc.config.getoption("--backbone")
+    if "name" in metafunc.fixturenames:
+        metafunc.parametrize("name", [one] if one else BACKBONES)
+    if "dtype" in metafunc.fixturenames:
+        metafunc.parametrize("dtype", TOLERANCE, ids=lambda dtype: str(dtype).removeprefix("torch."))
 
 
 def make(name, dtype=torch.float64, d_model=16, n_layers=2):
@@ -43,7 +54,6 @@ def meaningful(state):
     return tuple(meaningful(part) for part in state) if isinstance(state, tuple) else state
 
 
-@every_backbone
 @few
 @given(data=st.data())
 def test_steps_are_the_sequence(name, dtype, data):
@@ -58,7 +68,6 @@ def test_steps_are_the_sequence(name, dtype, data):
     assert_same(meaningful(state), meaningful(final), dtype)
 
 
-@every_backbone
 @few
 @given(data=st.data())
 def test_a_sequence_may_be_cut_anywhere(name, dtype, data):
@@ -75,7 +84,6 @@ def test_a_sequence_may_be_cut_anywhere(name, dtype, data):
     assert_same(meaningful(state), meaningful(final), dtype)
 
 
-@every_backbone
 @few
 @given(data=st.data())
 def test_no_reset_is_the_same_as_a_reset_that_is_never_true(name, dtype, data):
@@ -87,7 +95,6 @@ def test_no_reset_is_the_same_as_a_reset_that_is_never_true(name, dtype, data):
     assert_same(meaningful(final), meaningful(also), dtype)
 
 
-@every_backbone
 @few
 @given(data=st.data())
 def test_an_episode_is_blind_to_the_one_before(name, dtype, data):
@@ -106,7 +113,6 @@ def test_an_episode_is_blind_to_the_one_before(name, dtype, data):
     assert torch.isfinite(gradient).all()
 
 
-@every_backbone
 @few
 @given(data=st.data())
 def test_the_future_does_not_leak(name, dtype, data):
@@ -121,7 +127,6 @@ def test_the_future_does_not_leak(name, dtype, data):
     assert not torch.allclose(y[:, t], z[:, t], atol=1e-6)
 
 
-@every_backbone
 def test_the_past_matters_long_after(name, dtype):
     backbone = make(name, dtype)
     x = torch.randn(2, 30, 16, dtype=dtype)
@@ -132,7 +137,6 @@ def test_the_past_matters_long_after(name, dtype):
     assert (difference[: reach + 1] > 1e-7).all()
 
 
-@every_backbone
 @few
 @given(data=st.data())
 def test_rows_of_the_batch_are_independent(name, dtype, data):
@@ -146,14 +150,12 @@ def test_rows_of_the_batch_are_independent(name, dtype, data):
     assert_same(meaningful(select_rows(final, rows)), meaningful(also), dtype)
 
 
-@every_backbone
 def test_every_tensor_of_a_state_has_the_batch_first(name, dtype):
     backbone = make(name, dtype)
     for state in (backbone.initial_state(3), backbone(torch.randn(3, 4, 16, dtype=dtype))[1]):
         map_state(lambda x: pytest.fail(f"{x.shape}") if x.shape[0] != 3 else x, state)
 
 
-@every_backbone
 def test_padding_on_the_right_changes_nothing_before_it(name, dtype):
     backbone = make(name, dtype)
     x = torch.randn(2, 12, 16, dtype=dtype)
@@ -169,7 +171,6 @@ def test_padding_on_the_right_changes_nothing_before_it(name, dtype):
         assert_same(g, h, dtype)
 
 
-@every_backbone
 def test_every_parameter_gets_a_gradient_and_no_state_is_written_to(name, dtype):
     backbone = make(name, dtype)
     state = backbone.initial_state(2)
@@ -187,7 +188,6 @@ def test_every_parameter_gets_a_gradient_and_no_state_is_written_to(name, dtype)
     assert_same(state, before, dtype)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize(("d_model", "window"), [(16, 1), (16, 64), (128, 7), (512, 3)])
 def test_steps_are_the_sequence_in_the_sizes_that_users_run(name, d_model, window):
     torch.manual_seed(1)
@@ -200,7 +200,6 @@ def test_steps_are_the_sequence_in_the_sizes_that_users_run(name, d_model, windo
         assert_same(output, y[:, t], torch.float32)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
 def test_a_short_sequence_in_bfloat16_keeps_the_recurrence_in_float32(name):
     backbone = make(name, torch.float32)
     x = torch.randn(2, 40, 16)
@@ -211,7 +210,6 @@ def test_a_short_sequence_in_bfloat16_keeps_the_recurrence_in_float32(name):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", BACKBONES)
 def test_the_gpu_computes_what_the_cpu_computes(name):
     backbone = make(name)
     x, reset = torch.randn(3, 20, 16, dtype=torch.float64), torch.rand(3, 20) < 0.2

@@ -3,11 +3,17 @@
 import time
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import train
+from agents import DecisionAgent
+from configs import BackboneConfig, load_config
+from envs.writers import write_hdf5
 from policies.backbones import BACKBONES, BackboneError, make_backbone, match_parameters, options_of
 from policies.backbones.matching import count_parameters
+from toy import TINY, toy_episodes
 
 every_backbone = pytest.mark.parametrize("name", BACKBONES)
 
@@ -65,3 +71,23 @@ def test_a_mistake_is_found_soon(name, options):
     with pytest.raises(BackboneError, match=r"mingruu|foo|n_heads must be"):
         match_parameters(name, 100_000, **options)
     assert time.monotonic() - start < 2
+
+
+def test_train_shows_what_came_out_of_matching_and_repeats_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_hdf5(toy_episodes(20), "toy.hdf5")
+    arguments = ["--dataset", "toy.hdf5", *TINY, "--evaluation.episodes", "2", "--device", "cpu"]
+    matched = [*arguments, "--steps", "2", "--backbone.match_parameters", "5000"]
+    assert train.main([*matched, "--run_dir", "one"]) == 0
+    d_model, options = match_parameters("mingru", 5000, 1)
+    assert f"mingru (d_model {d_model}, n_layers 1, mlp_ratio {options['mlp_ratio']})" in capsys.readouterr().out
+    backbone = load_config(["--config", "one/config.yaml"]).backbone
+    assert backbone == BackboneConfig(d_model=d_model, n_layers=1, options=options)
+    assert train.main(["--config", "one/config.yaml", "--run_dir", "two"]) == 0
+    assert train.main(["--resume", "true", "--run_dir", "one", "--steps", "3"]) == 0
+    one, two = (DecisionAgent.load(f"{run}/checkpoints/step_00000002").policy for run in ("one", "two"))
+    assert sum(parameter.numel() for parameter in one.backbone.parameters()) == size("mingru", d_model, 1, options)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+    assert train.main([*arguments, "--backbone.name", "transformer", "--backbone.match_parameters", "9"]) == 2
+    assert "cannot have 9 parameters; the nearest: 361 at d_model 8" in capsys.readouterr().err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, TypeAlias, cast
+from typing import Any, ClassVar, TypeAlias, cast
 
 from torch import Tensor, nn
 
@@ -43,6 +43,9 @@ class Memory(nn.Module, ABC):
     * Where ``reset`` is true the state becomes the initial state before that step is seen.
     * Rows of the batch are independent, and no output depends on a later input.
     """
+
+    paper: ClassVar[str] = "—"
+    """Where it was published, as the table of ``python -m policies.backbones`` shows it."""
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> State:

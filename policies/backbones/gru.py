@@ -16,6 +16,8 @@ class GRU(Mixer):
     ``memory_span``: the update gates start so that the channels forget over 2 to this many steps, as in minGRU.
     """
 
+    paper = "Cho et al. 2014, arXiv 1406.1078"
+
     def __init__(self, d_model: int, memory_span: float = 100.0):
         super().__init__()
         self.gru = nn.GRU(d_model, d_model, batch_first=True)

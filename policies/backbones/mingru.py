@@ -19,6 +19,8 @@ class MinGRU(Mixer):
     many steps, spaced evenly in the logarithm; with gates that start half open, minGRU stays at chance on memory tasks.
     """
 
+    paper = "Feng et al. 2024, arXiv 2410.01201"
+
     def __init__(self, d_model: int, expansion: float = 1.0, memory_span: float = 100.0):
         super().__init__()
         self.d_inner = int(expansion * d_model)

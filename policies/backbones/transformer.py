@@ -12,6 +12,8 @@ class Transformer(Mixer):
     """Multi-head causal self-attention over the last ``window`` steps. The state is the cache of those steps' keys
     and values."""
 
+    paper = "Vaswani et al. 2017, arXiv 1706.03762"
+
     def __init__(self, d_model: int, n_heads: int = 4, window: int = 64):
         super().__init__()
         require(n_heads >= 1, f"transformer: n_heads must be at least 1, not {n_heads}")
