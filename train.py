@@ -92,6 +92,9 @@ def learn_and_score(
 
     options = config.evaluation
 
+    def own(flag: str) -> str:  # a class of the user's own is named on every command line
+        return f"{flag} {config.backbone.name}" if ":" in config.backbone.name else ""
+
     def evaluate() -> dict[str, Any]:
         result = scoring.evaluate(agent, env_id or "", options.targets, options.episodes, options.seed, options.memory)
         for tag, value in scoring.headline(result).items():
@@ -106,7 +109,7 @@ def learn_and_score(
         steps = config.steps - agent.num_timesteps
         agent.learn(steps, callbacks, log_interval=config.log_every, reset_num_timesteps=False)
     if stop.received is not None:
-        hint = f"python train.py --resume true --run_dir {shlex.quote(str(run))}"
+        hint = f"python train.py --resume true --run_dir {shlex.quote(str(run))}{own(' --backbone.name')}"
         console.print(f"stopped at update {agent.num_timesteps}; to go on: {hint}")
         return 128 + stop.received
 
@@ -127,7 +130,7 @@ def learn_and_score(
         f"run folder    {run}\nwatch         tensorboard --logdir {'runs' if config.run_dir is None else quoted}"
     )
     if result is not None:
-        console.print(f"score again   python evaluate.py {quoted}")
+        console.print(f"score again   python evaluate.py {quoted}{own(' --backbone')}")
     return 0
 
 

@@ -57,7 +57,7 @@ def test_options_that_are_given_stay():
 
 
 def test_a_size_that_cannot_be_reached_is_an_error_with_the_nearest_that_can():
-    with pytest.raises(BackboneError, match=r"transformer of 3 layers cannot have 500 .*: 1,051 at d_model 8$"):
+    with pytest.raises(BackboneError, match=r"transformer, n_layers 3: cannot have 500 .*: 1,051 at d_model 8$"):
         match_parameters("transformer", 500)
     with pytest.raises(BackboneError, match=r"cannot have 50,000 .*: [\d,]+ at d_model \d+, [\d,]+ at d_model \d+$"):
         match_parameters("transformer", 50_000, mlp_ratio=4.0, n_heads=16)

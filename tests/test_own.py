@@ -57,6 +57,11 @@ class Demanding(Mine):
         super().__init__(d_model)
 
 
+class Greedy(Mine):
+    def __init__(self, d_model: int, dropout: float = 0.5):
+        super().__init__(d_model)
+
+
 class Bare(Whole):
     def __init__(self, width: int = 3, **options):
         super().__init__(width, 1)
@@ -152,6 +157,7 @@ WRONG = {
     "my_own:Plain": "Plain is neither a Mixer nor a Backbone",
     "my_own:Unfinished": "Unfinished does not define forward, initial_state",
     "my_own:Demanding": "its constructor must take (d_model, options with defaults), not (d_model: int, size: float)",
+    "my_own:Greedy": "dropout belongs to the stack",
     "my_own:Bare": "its constructor must take (d_model, n_layers, options with defaults)",
     "my_own:": "is module:Class",
     "../my_own:Mine": "is module:Class",
@@ -184,8 +190,9 @@ def test_only_the_flag_with_this_very_value_allows_an_import():
 
 def test_a_run_with_a_backbone_of_ones_own_is_trained_repeated_continued_and_played(dataset, tmp_path, capsys):
     flag = ["--backbone.name", "my_own:Mine"]
-    assert run(train.main, [*dataset, *flag, "--backbone.options.gate", "hard"], capsys)[0] == 0
+    assert train.main([*dataset, *flag, "--backbone.options.gate", "hard"]) == 0
     folder = "runs/toy/my_own.Mine/seed0"
+    assert f"python evaluate.py {folder} --backbone my_own:Mine\n" in capsys.readouterr().out
     assert (tmp_path / folder / "evaluation.json").exists()
     commands = [
         (train.main, ["--config", f"{folder}/config.yaml", "--run_dir", "again"], flag),

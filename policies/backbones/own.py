@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from policies.backbones.backbone import Backbone, Mixer, require
+from policies.backbones.backbone import Backbone, Mixer, ResidualStack, require
 from policies.backbones.options import suggest
 
 
@@ -34,14 +34,7 @@ def find_own(name: str) -> type[Mixer] | type[Backbone]:
     require(_is_backbone(cls), f"backbone {name}: {attribute} is neither a Mixer nor a Backbone of policies.backbones")
     missing = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
     require(not missing, f"backbone {name}: {attribute} does not define {missing}")
-    signature, sizes = inspect.signature(cls), {"d_model"} if issubclass(cls, Mixer) else {"d_model", "n_layers"}
-    try:  # as make_backbone and the residual stack call it
-        bound = signature.bind(1) if issubclass(cls, Mixer) else signature.bind(d_model=1, n_layers=1)
-        fits = set(bound.arguments) == sizes
-    except TypeError:
-        fits = False
-    takes = ", ".join(sorted(sizes))
-    require(fits, f"backbone {name}: its constructor must take ({takes}, options with defaults), not {signature}")
+    _check_constructor(name, cls)
     return cls
 
 
@@ -64,6 +57,22 @@ def import_own(name: str) -> None:
         problem = f"there is no module {module} in this folder, nor installed" if absent else raised
     require(not problem, f"backbone {name}: {problem}")
     find_own(name)
+
+
+def _check_constructor(name: str, cls: type[Mixer] | type[Backbone]) -> None:
+    """It can be called as make_backbone and the residual stack do, and leaves the stack's options to the stack."""
+    signature, mixer = inspect.signature(cls), issubclass(cls, Mixer)
+    sizes = ["d_model"] if mixer else ["d_model", "n_layers"]
+    try:
+        bound = signature.bind(1) if mixer else signature.bind(d_model=1, n_layers=1)
+        fits = set(bound.arguments) == set(sizes)
+    except TypeError:
+        fits = False
+    wanted = f"({', '.join(sizes)}, options with defaults)"
+    require(fits, f"backbone {name}: its constructor must take {wanted}, not {signature}")
+    shared = set(signature.parameters) & set(inspect.signature(ResidualStack).parameters) - set(sizes)
+    clash = ", ".join(sorted(shared)) if mixer else ""
+    require(not clash, f"backbone {name}: {clash} belongs to the stack around a Mixer; choose another name")
 
 
 def _parts(name: str) -> tuple[str, str]:
