@@ -22,6 +22,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--seed", type=NonNegativeInt, help="reset seed of the first episode; default: the run's config"
     )
+    parser.add_argument("--backbone", metavar="MODULE:CLASS", help="import the run's backbone, one of your own")
     parser.add_argument("--video", action="store_true", help="also write a GIF beside the JSON, where rendering works")
     parser.add_argument("--output", help="JSON file; default: evaluation.json in the run folder")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
@@ -40,7 +41,10 @@ def evaluate(options: Namespace) -> int:
     from agents import DecisionAgent, scoring
     from agents.checkpoint import latest_checkpoint
     from envs.make import EnvironmentError
+    from policies.backbones import import_own
 
+    if options.backbone is not None:
+        import_own(options.backbone)
     console = Console(markup=False, highlight=False, soft_wrap=True)
     checkpoint = latest_checkpoint(Path(options.run).absolute())
     run = checkpoint.parents[1] if checkpoint.parent.name == "checkpoints" else checkpoint.parent

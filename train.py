@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs import RESUMABLE, TrainConfig, load_config, save_config
-from configs.commands import run_command
+from configs import RESUMABLE, BackboneConfig, TrainConfig, load_config, save_config
+from configs.commands import names, run_command
 
 if TYPE_CHECKING:  # torch and the rest are imported once the arguments are known to be right
     from rich.console import Console
@@ -31,11 +31,15 @@ HEADLINES = [
 
 
 def main(arguments: list[str]) -> int:
-    return run_command("train.py", train, load_config(arguments))
+    config = load_config(arguments)
+    return run_command("train.py", train, config, names(arguments, "--backbone.name", config.backbone.name))
 
 
-def train(config: TrainConfig) -> int:
-    """The exit code: 0, or 128 + n when signal n stopped the run, which can be resumed then."""
+def train(config: TrainConfig, may_import: bool = False) -> int:
+    """The exit code: 0, or 128 + n when signal n stopped the run, which can be resumed then.
+
+    ``may_import``: whether the command line itself names the backbone, which may be a class of the user's own then.
+    """
     import torch
     from rich.console import Console
 
@@ -43,6 +47,7 @@ def train(config: TrainConfig) -> int:
     from envs import load_episodes
 
     console = Console(markup=False, highlight=False, soft_wrap=True)
+    config = dataclasses.replace(config, backbone=settle(config.backbone, may_import))
     if config.threads:
         torch.set_num_threads(config.threads)
     episodes = load_episodes(config.dataset, download=config.download)
@@ -52,10 +57,30 @@ def train(config: TrainConfig) -> int:
         scoring.check_fit(agent, env_id)
     run = Path(config.run_dir or "") if config.resume else claim_folder(config, episodes.name)
     parameters = sum(parameter.numel() for parameter in agent.policy.parameters())
-    console.print(f"{config.backbone.name}, {parameters:,} parameters, on {agent.device}; ", end="")
+    sizes = {"d_model": config.backbone.d_model, "n_layers": config.backbone.n_layers} | config.backbone.options
+    console.print(f"{config.backbone.name} ({', '.join(f'{key} {value}' for key, value in sizes.items())}), ", end="")
+    console.print(f"{parameters:,} parameters, on {agent.device}; ", end="")
     console.print(f"{len(episodes):,} episodes, {episodes.n_steps:,} steps of {episodes.name}")
     with contextlib.closing(start_logs(config, agent, run)) as logger:
         return learn_and_score(config, agent, run, env_id, logger, console)
+
+
+def settle(backbone: BackboneConfig, may_import: bool) -> BackboneConfig:
+    """The backbone with the width and options that it is built with.
+
+    Raises:
+        BackboneError: it does not exist, or has no such option or size.
+    """
+    from policies.backbones import find_backbone, import_own, match_parameters
+    from policies.backbones.options import check_options
+
+    if may_import and ":" in backbone.name:
+        import_own(backbone.name)
+    check_options(backbone.name, find_backbone(backbone.name), backbone.options)
+    if not backbone.match_parameters:
+        return backbone
+    d_model, options = match_parameters(backbone.name, backbone.match_parameters, backbone.n_layers, **backbone.options)
+    return dataclasses.replace(backbone, d_model=d_model, options=options, match_parameters=0)
 
 
 def learn_and_score(
@@ -66,6 +91,9 @@ def learn_and_score(
     from agents.callbacks import Every, SaveCheckpoints, ShowProgress, StopOnSignal
 
     options = config.evaluation
+
+    def own(flag: str) -> str:  # a class of the user's own is named on every command line
+        return f"{flag} {config.backbone.name}" if ":" in config.backbone.name else ""
 
     def evaluate() -> dict[str, Any]:
         result = scoring.evaluate(agent, env_id or "", options.targets, options.episodes, options.seed, options.memory)
@@ -81,7 +109,7 @@ def learn_and_score(
         steps = config.steps - agent.num_timesteps
         agent.learn(steps, callbacks, log_interval=config.log_every, reset_num_timesteps=False)
     if stop.received is not None:
-        hint = f"python train.py --resume true --run_dir {shlex.quote(str(run))}"
+        hint = f"python train.py --resume true --run_dir {shlex.quote(str(run))}{own(' --backbone.name')}"
         console.print(f"stopped at update {agent.num_timesteps}; to go on: {hint}")
         return 128 + stop.received
 
@@ -102,7 +130,7 @@ def learn_and_score(
         f"run folder    {run}\nwatch         tensorboard --logdir {'runs' if config.run_dir is None else quoted}"
     )
     if result is not None:
-        console.print(f"score again   python evaluate.py {quoted}")
+        console.print(f"score again   python evaluate.py {quoted}{own(' --backbone')}")
     return 0
 
 
@@ -183,7 +211,8 @@ def claim_folder(config: TrainConfig, dataset_name: str) -> Path:
             hint = "--resume true goes on with a run, another --run_dir starts a new one"
             raise CheckpointError(f"{folder}: is not empty; {hint}")
         return folder
-    first = Path("runs", config.experiment or dataset_name, config.backbone.name, f"seed{config.seed}")
+    backbone = config.backbone.name.replace(":", ".")
+    first = Path("runs", config.experiment or dataset_name, backbone, f"seed{config.seed}")
     first.parent.mkdir(parents=True, exist_ok=True)
     folder, number = first, 1
     while True:

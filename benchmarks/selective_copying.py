@@ -50,7 +50,6 @@ def learn(options: Namespace, name: str, layers: int, seed: int, folder: Path) -
         dropout=options.dropout,
         memory_span=float(options.length),
         mlp_ratio=0.0,
-        conv=0,
         window=options.length + options.tokens,
     )
     model = TokenModel(make_backbone(name, options.d_model, layers, **wanted), SYMBOLS).to(options.device)

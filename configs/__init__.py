@@ -28,9 +28,12 @@ class BackboneConfig:
     """The sequence model that is compared."""
 
     name: str = "mingru"
-    """which one; a wrong name lists those that exist"""
+    """which one, or module:Class of your own; a wrong name lists those that exist"""
     d_model: PositiveInt = 128
     """width"""
+    match_parameters: NonNegativeInt = 0
+    """give the backbone this number of parameters within 2 % (its own, without embedding and head), through d_model
+    and, where it has one, mlp_ratio. d_model is then ignored; config.yaml holds what came out, and 0 here. 0: off"""
     n_layers: PositiveInt = 3
     """number of residual blocks"""
     options: dict[str, Any] = dataclasses.field(default_factory=dict)

@@ -145,6 +145,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--targets", type=float, nargs="+", help="with --run: returns to ask for, in turn")
     parser.add_argument("--memory", choices=["carried", "window"], help="with --run: default the run's own")
+    parser.add_argument("--backbone", metavar="MODULE:CLASS", help="with --run: import its backbone, one of your own")
     parser.add_argument("--seed", type=NonNegativeInt, default=0, help="of the agent and the environments")
     options = parser.parse_args(arguments)
     if options.algorithm and not options.env:
@@ -157,6 +158,10 @@ def collect(options: Namespace, command: str) -> int:
 
     torch.set_num_threads(1)  # networks this small are faster so
     check_output(options.output)  # now, and not after hours of recording
+    if options.backbone is not None:
+        from policies.backbones import import_own
+
+        import_own(options.backbone)
     if options.run:
         episodes = record_run(
             options.run, options.episodes, options.noise, options.targets, options.seed, options.memory

@@ -13,11 +13,29 @@ import pytest
 import torch
 
 from envs.datasets import Episodes
+from policies.backbones import BackboneError, find_backbone, import_own
 
 hypothesis.settings.register_profile("fast", max_examples=25, deadline=None)
 hypothesis.settings.register_profile("thorough", max_examples=200, deadline=None)
 hypothesis.settings.load_profile("fast")
 torch.set_num_threads(1)  # the models are tiny; more threads would only wait for one another
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--backbone", help="run tests/test_laws.py over this one alone: a name, or module:Class of your own"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    name = config.getoption("--backbone")
+    try:
+        if name and ":" in name:
+            import_own(name)
+        if name:
+            find_backbone(name)
+    except BackboneError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 @pytest.fixture(autouse=True)

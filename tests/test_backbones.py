@@ -1,9 +1,12 @@
 """The registry: names, options and their errors."""
 
+import re
+
 import pytest
 import torch
 
 from policies.backbones import BACKBONES, BackboneError, Mixer, make_backbone, options_of
+from policies.backbones.__main__ import main
 
 
 def test_an_unknown_backbone_is_an_error_that_lists_those_that_exist():
@@ -39,3 +42,29 @@ def test_options_reach_the_mixer_and_the_stack(name):
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in large.parameters())
     y, _ = large(torch.randn(2, 3, 16))
     assert y.shape == (2, 3, 16)
+
+
+def test_the_table_shows_every_backbone_measured(capsys):
+    assert main([]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    rows = {cells[0]: cells[1:] for cells in table}
+    assert list(rows)[:2] == ["name", "---"]
+    for name in BACKBONES:
+        _, parameters, state, microseconds, products, options = rows[f"`{name}`"]
+        assert int(parameters.replace(",", "")) == sum(p.numel() for p in make_backbone(name).parameters())
+        assert min(int(number.replace(",", "")) for number in (state, microseconds, products)) > 0
+        assert all(f"{option}={default}" in options for option, default in options_of(name).items())
+    assert rows["`mingru`"][2:5:2] == ["1,536", "540,672"]
+    assert rows["`transformer`"][2:5:2] == ["193,560", "638,976"]  # with the products of attention
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_names_its_paper(name):
+    assert re.search(r" (19|20)\d\d", BACKBONES[name].paper)
+
+
+@pytest.mark.parametrize("name", ["mingrus", "nowhere_at_all:Mine", "a:b:c"])
+def test_a_wrong_name_is_one_line_for_the_table(name, capsys):
+    assert main([name]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1

@@ -231,6 +231,8 @@ def test_a_file_that_is_no_dataset_is_one_line(dataset, kind, tmp_path, capsys):
         (["--dataset", "hf:something"], "hf:something"),
         (["--backbone.name", "mingruu"], "did you mean mingru?"),
         (["--backbone.options.expansoin", "2"], "did you mean expansion?"),
+        (["--backbone.options.d_model", "2"], "has no option 'd_model'"),
+        (["--backbone.match_parameters", "-1"], "match_parameters"),
         (["--evaluation.env", "Hoper-v5"], "did you mean Hopper-v"),
         (["--evaluation.env", "os:system"], "without a module"),
         (["--evaluation.env", "CartPole-v1"], "CartPole-v1 observes (4,), the policy was trained on 2 numbers"),

@@ -1,6 +1,9 @@
 """The laws of a backbone, over the registry: a new backbone is tested by being registered.
 
 25 random cases each; ``--hypothesis-profile thorough`` draws 200.
+
+One of your own, from a file my_module.py in the current folder:
+python -m pytest tests/test_laws.py --backbone my_module:MyBackbone
 """
 
 import pytest
@@ -9,12 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.backbones import BACKBONES, make_backbone, map_state, options_of, select_rows
+from sequences import TOLERANCE, WINDOW, assert_same, dtype_name, meaningful, sequences
 
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-4}
-WINDOW = 5  # shorter than most of the sequences below
-CASES = [(name, dtype) for name in BACKBONES for dtype in TOLERANCE]
-every_backbone = pytest.mark.parametrize(("name", "dtype"), CASES, ids=lambda value: str(value).removeprefix("torch."))
-every_dtype = pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda value: str(value).removeprefix("torch."))
+
+def pytest_generate_tests(metafunc):
+    """Every law over every backbone, or over the one of --backbone alone, in both types."""
+    one = metafunc.config.getoption("--backbone")
+    if "name" in metafunc.fixturenames:
+        metafunc.parametrize("name", [one] if one else BACKBONES)
+    if "dtype" in metafunc.fixturenames:
+        metafunc.parametrize("dtype", TOLERANCE, ids=dtype_name)
 
 
 def make(name, dtype=torch.float64, d_model=16, n_layers=2):
@@ -23,31 +30,6 @@ def make(name, dtype=torch.float64, d_model=16, n_layers=2):
     return make_backbone(name, d_model, n_layers, **options).to(dtype).eval()
 
 
-@st.composite
-def sequences(draw, dtype, d_model=16):
-    """x [B, T, D] and reset [B, T], of random sizes, with episodes that begin anywhere."""
-    batch, time = draw(st.integers(1, 4)), draw(st.integers(1, 20))
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
-    x = torch.randn(batch, time, d_model, dtype=dtype, generator=generator)
-    reset = torch.rand(batch, time, generator=generator) < draw(st.sampled_from([0.0, 0.1, 0.5]))
-    return x, reset
-
-
-def assert_same(a, b, dtype):
-    map_state(lambda p, q: torch.testing.assert_close(p, q, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype]) or p, a, b)
-
-
-def meaningful(state):
-    """A cache may hold anything in the slots that are not valid; blank them before states are compared."""
-    if isinstance(state, tuple) and isinstance(state[-1], torch.Tensor) and state[-1].dtype == torch.int64:
-        *parts, past = state
-        caches = [part.ndim == 4 for part in parts]
-        filled = [torch.arange(part.shape[1]) >= part.shape[1] - past[:, None] for part in parts]
-        return (*(p * f[..., None, None] if c else p for p, f, c in zip(parts, filled, caches, strict=True)), past)
-    return tuple(meaningful(part) for part in state) if isinstance(state, tuple) else state
-
-
-@every_backbone
 @given(data=st.data())
 def test_steps_are_the_sequence(name, dtype, data):
     backbone = make(name, dtype)
@@ -61,7 +43,6 @@ def test_steps_are_the_sequence(name, dtype, data):
     assert_same(meaningful(state), meaningful(final), dtype)
 
 
-@every_backbone
 @given(data=st.data())
 def test_a_sequence_may_be_cut_anywhere(name, dtype, data):
     backbone = make(name, dtype)
@@ -77,7 +58,6 @@ def test_a_sequence_may_be_cut_anywhere(name, dtype, data):
     assert_same(meaningful(state), meaningful(final), dtype)
 
 
-@every_backbone
 @given(data=st.data())
 def test_no_reset_is_the_same_as_a_reset_that_is_never_true(name, dtype, data):
     backbone = make(name, dtype)
@@ -88,7 +68,6 @@ def test_no_reset_is_the_same_as_a_reset_that_is_never_true(name, dtype, data):
     assert_same(meaningful(final), meaningful(also), dtype)
 
 
-@every_backbone
 @given(data=st.data())
 def test_an_episode_is_blind_to_the_one_before(name, dtype, data):
     backbone = make(name, dtype)
@@ -106,7 +85,6 @@ def test_an_episode_is_blind_to_the_one_before(name, dtype, data):
     assert torch.isfinite(gradient).all()
 
 
-@every_backbone
 @given(data=st.data())
 def test_the_future_does_not_leak(name, dtype, data):
     backbone = make(name, dtype)
@@ -120,7 +98,6 @@ def test_the_future_does_not_leak(name, dtype, data):
     assert not torch.allclose(y[:, t], z[:, t], atol=1e-6)
 
 
-@every_backbone
 def test_the_past_matters_long_after(name, dtype):
     backbone = make(name, dtype)
     x = torch.randn(2, 30, 16, dtype=dtype)
@@ -131,7 +108,6 @@ def test_the_past_matters_long_after(name, dtype):
     assert (difference[: reach + 1] > 1e-7).all()
 
 
-@every_backbone
 @given(data=st.data())
 def test_rows_of_the_batch_are_independent(name, dtype, data):
     backbone = make(name, dtype)
@@ -144,14 +120,12 @@ def test_rows_of_the_batch_are_independent(name, dtype, data):
     assert_same(meaningful(select_rows(final, rows)), meaningful(also), dtype)
 
 
-@every_backbone
 def test_every_tensor_of_a_state_has_the_batch_first(name, dtype):
     backbone = make(name, dtype)
     for state in (backbone.initial_state(3), backbone(torch.randn(3, 4, 16, dtype=dtype))[1]):
         map_state(lambda x: pytest.fail(f"{x.shape}") if x.shape[0] != 3 else x, state)
 
 
-@every_backbone
 def test_padding_on_the_right_changes_nothing_before_it(name, dtype):
     backbone = make(name, dtype)
     x = torch.randn(2, 12, 16, dtype=dtype)
@@ -167,7 +141,6 @@ def test_padding_on_the_right_changes_nothing_before_it(name, dtype):
         assert_same(g, h, dtype)
 
 
-@every_backbone
 def test_every_parameter_gets_a_gradient_and_no_state_is_written_to(name, dtype):
     backbone = make(name, dtype)
     state = backbone.initial_state(2)
@@ -185,7 +158,6 @@ def test_every_parameter_gets_a_gradient_and_no_state_is_written_to(name, dtype)
     assert_same(state, before, dtype)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize(("d_model", "window"), [(16, 1), (16, 64), (128, 7), (512, 3)])
 def test_steps_are_the_sequence_in_the_sizes_that_users_run(name, d_model, window):
     torch.manual_seed(1)
@@ -198,7 +170,6 @@ def test_steps_are_the_sequence_in_the_sizes_that_users_run(name, d_model, windo
         assert_same(output, y[:, t], torch.float32)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
 def test_a_short_sequence_in_bfloat16_keeps_the_recurrence_in_float32(name):
     backbone = make(name, torch.float32)
     x = torch.randn(2, 40, 16)
@@ -209,7 +180,6 @@ def test_a_short_sequence_in_bfloat16_keeps_the_recurrence_in_float32(name):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", BACKBONES)
 def test_the_gpu_computes_what_the_cpu_computes(name):
     backbone = make(name)
     x, reset = torch.randn(3, 20, 16, dtype=torch.float64), torch.rand(3, 20) < 0.2

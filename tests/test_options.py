@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.backbones import make_backbone
-from test_laws import WINDOW, assert_same, every_dtype, meaningful, sequences
+from sequences import TOLERANCE, WINDOW, assert_same, dtype_name, meaningful, sequences
 
 EVERYTHING = dict(conv=3, learned_initial_state=True, highway=True, expansion=1.5)
 OPTIONS = [
@@ -29,7 +29,7 @@ every_option = pytest.mark.parametrize(
 )
 
 
-@every_dtype
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=dtype_name)
 @every_option
 @given(data=st.data())
 def test_steps_cuts_and_resets_are_exact(name, options, dtype, data):

@@ -1,12 +1,18 @@
 """What the README says is true: its Python code runs, its commands parse, the files that it names exist."""
 
+import dataclasses
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from configs import load_config
+from envs.writers import write_hdf5
+from toy import TINY, toy_episodes
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -15,13 +21,32 @@ COMMANDS = [
     for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
     for line in block.replace("\\\n", " ").splitlines()
 ]
+BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+(MODULE,) = (block for block in BLOCKS if block.startswith("# my_module.py\n"))
 
 
-@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL))
+@pytest.mark.parametrize("code", [block for block in BLOCKS if block != MODULE])
 def test_the_python_code_runs(code, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", ["tests/test_laws.py", "train.py", "policies.backbones"])
+def test_the_commands_for_a_backbone_of_ones_own_work(script, tmp_path):
+    """In a folder with the example's file, and small data for train.py."""
+    (command,) = (c for c in COMMANDS if script in c and "my_module" in c and "runs/…" not in c)
+    (tmp_path / "my_module.py").write_text(MODULE)
+    words = [sys.executable, *shlex.split(command)[1:]]
+    if script == "train.py":
+        episodes = dataclasses.replace(toy_episodes(10), env_id=None)  # another process knows no ToyBox-v0
+        write_hdf5(episodes, tmp_path / "toy.hdf5")
+        words += ["--dataset", "toy.hdf5", *TINY, "--steps", "3", "--device", "cpu", "--run_dir", "run"]
+    words = [str(ROOT / word) if (ROOT / word).is_file() else word for word in words]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    result = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (tmp_path / "run/checkpoints/step_00000003").is_dir() == (script == "train.py")
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python train.py")])

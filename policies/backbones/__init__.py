@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
-import math
 from typing import Any
 
 from policies.backbones.backbone import Backbone, BackboneError, Mixer, ResidualStack, State, map_state, select_rows
@@ -14,6 +11,8 @@ from policies.backbones.mamba import Mamba
 from policies.backbones.matching import match_parameters
 from policies.backbones.mingru import MinGRU
 from policies.backbones.minlstm import MinLSTM
+from policies.backbones.options import check_options, defaults_of, suggest
+from policies.backbones.own import find_own, import_own
 from policies.backbones.sharnn import SHARNN
 from policies.backbones.transformer import Transformer
 
@@ -23,6 +22,8 @@ __all__ = [
     "BackboneError",
     "Mixer",
     "State",
+    "find_backbone",
+    "import_own",
     "make_backbone",
     "map_state",
     "match_parameters",
@@ -47,17 +48,8 @@ def make_backbone(name: str, d_model: int = 128, n_layers: int = 3, **options: A
     Raises:
         BackboneError: an unknown name or option; the message lists those that exist.
     """
-    known = options_of(name)
-    for option, value in options.items():
-        if option not in known:
-            listed = ", ".join(f"{key}={default}" for key, default in known.items())
-            raise BackboneError(f"backbone {name} has no option {option!r}{_suggest(option, known)}; it has {listed}")
-        kind = type(known[option])
-        fits = isinstance(value, int | float if kind is float else kind) and isinstance(value, bool) == (kind is bool)
-        if not fits or (kind is float and not math.isfinite(value)):
-            wanted = "finite float" if kind is float else kind.__name__
-            raise BackboneError(f"backbone {name}: option {option} is a {wanted}, not {value!r}")
-    cls = BACKBONES[name]
+    cls = find_backbone(name)
+    check_options(name, cls, options)
     if issubclass(cls, Mixer):
         return ResidualStack(cls, d_model, n_layers, **options)
     return cls(d_model=d_model, n_layers=n_layers, **options)
@@ -65,18 +57,13 @@ def make_backbone(name: str, d_model: int = 128, n_layers: int = 3, **options: A
 
 def options_of(name: str) -> dict[str, Any]:
     """The options of backbone ``name`` with their defaults."""
+    return defaults_of(find_backbone(name))
+
+
+def find_backbone(name: str) -> type[Mixer] | type[Backbone]:
+    """The class of a registered backbone, or ``module:Class`` of a module that is imported already (``import_own``)."""
+    if ":" in name:
+        return find_own(name)
     if name not in BACKBONES:
-        raise BackboneError(f"unknown backbone {name!r}{_suggest(name, BACKBONES)}; there are {', '.join(BACKBONES)}")
-    cls = BACKBONES[name]
-    constructors = [cls.__init__, ResidualStack.__init__] if issubclass(cls, Mixer) else [cls.__init__]
-    return {
-        parameter.name: parameter.default
-        for constructor in constructors
-        for parameter in inspect.signature(constructor).parameters.values()
-        if parameter.default is not inspect.Parameter.empty
-    }
-
-
-def _suggest(name: str, known: Any) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
+        raise BackboneError(f"unknown backbone {name!r}{suggest(name, BACKBONES)}; there are {', '.join(BACKBONES)}")
+    return BACKBONES[name]

@@ -44,6 +44,9 @@ class Memory(nn.Module, ABC):
     * Rows of the batch are independent, and no output depends on a later input.
     """
 
+    paper: ClassVar[str] = "—"
+    """Where it was published, as the table of ``python -m policies.backbones`` shows it."""
+
     @abstractmethod
     def initial_state(self, batch_size: int) -> State:
         """The state before anything was seen."""

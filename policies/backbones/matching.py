@@ -38,9 +38,8 @@ def match_parameters(name: str, parameters: int, n_layers: int = 3, **options: A
         if abs(n - parameters) <= TOLERANCE * parameters:
             return width, matched
         reached.append(f"{n:,} at d_model {width}")
-    raise BackboneError(
-        f"backbone {name} of {n_layers} layers cannot have {parameters:,} parameters; the nearest: {', '.join(reached)}"
-    )
+    nearest = ", ".join(reached)
+    raise BackboneError(f"{name}, n_layers {n_layers}: cannot have {parameters:,} parameters; the nearest: {nearest}")
 
 
 def count_parameters(name: str, d_model: int, n_layers: int, options: dict[str, Any]) -> int:

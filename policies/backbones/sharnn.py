@@ -148,7 +148,7 @@ class ValueGate(nn.Module):
         self._collapsed: tuple[object, Tensor] | None = None
 
     def forward(self) -> Tensor:
-        if self.training or torch.is_grad_enabled():
+        if self.training or torch.is_grad_enabled() or self.vector.is_inference():
             self._collapsed = None  # a fused optimizer changes weights without a new version
             return self._gate()
         weights = [(parameter.data_ptr(), parameter._version) for parameter in self.parameters()]
