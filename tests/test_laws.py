@@ -34,6 +34,7 @@ def make(name, dtype=torch.float64, d_model=16, n_layers=2):
 def test_steps_are_the_sequence(name, dtype, data):
     backbone = make(name, dtype)
     x, reset = data.draw(sequences(dtype))
+    x.requires_grad_()
     y, final = backbone(x, None, reset)
     state, outputs = backbone.initial_state(len(x)), []
     for t in range(x.shape[1]):
@@ -41,6 +42,8 @@ def test_steps_are_the_sequence(name, dtype, data):
         outputs.append(output)
     assert_same(torch.stack(outputs, 1), y, dtype)
     assert_same(meaningful(state), meaningful(final), dtype)
+    gradients = [torch.autograd.grad(z.square().sum(), x)[0] for z in (torch.stack(outputs, 1), y)]
+    assert_same(*gradients, dtype)
 
 
 @given(data=st.data())
