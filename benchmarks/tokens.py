@@ -51,7 +51,7 @@ class TokenModel(nn.Module):
 
 @dataclass(frozen=True)
 class Training:
-    """How to train, the same for every backbone. It ends after ``updates`` or ``seconds``, of which one is given."""
+    """How to train, the same for every backbone. It ends after ``updates`` or ``seconds``, whichever is first."""
 
     updates: int | None = None
     seconds: float | None = None
