@@ -169,3 +169,12 @@ def test_more_tokens_than_positions_are_refused(command, capsys):
     with pytest.raises(SystemExit, match="2"):
         command("selective_copying", "--tokens", "9")
     assert "only 8 positions" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("benchmark", ["recall", "language_model"])
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf", "soon"])
+def test_minutes_are_a_number_above_0(benchmark, minutes, command, monkeypatch, capsys):
+    monkeypatch.setitem(TINY, benchmark, [])
+    with pytest.raises(SystemExit, match="2"):
+        command(benchmark, f"--minutes={minutes}")
+    assert f"'{minutes}' is not a duration" in capsys.readouterr().err
