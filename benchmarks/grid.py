@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -58,6 +59,17 @@ def positives(text: str) -> list[int]:
     return [positive(part) for part in text.split(",")]
 
 
+def duration(text: str) -> float:
+    """A finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration")
+    return value
+
+
 def fill(options: argparse.Namespace, defaults: dict[str, Any]) -> None:
     """Give ``defaults`` to the options that were not given."""
     for key, value in defaults.items():
@@ -72,7 +84,8 @@ def fitting(name: str, **wanted: Any) -> dict[str, Any]:
 
 def listed(values: dict[str, Any]) -> str:
     """The help of a flag that stands for several."""
-    return ", ".join(f"{key} {value}" for key, value in values.items())
+    parts = (listed(value) if isinstance(value, dict) else f"{key} {value}" for key, value in values.items())
+    return ", ".join(parts)
 
 
 def once(folder: Path, settings: Row, compute: Callable[[], Row]) -> Row:

@@ -5,9 +5,10 @@
 A character is a byte. The first 90 % of the file are for training, in random windows of ``context`` characters that
 begin with an empty memory; the last 10 % are for validation: every character is predicted once, in consecutive windows
 that begin empty as well. ``carried`` is the same with a memory that goes on from window to window, in ``batch`` streams
-(a rest that fills no row of windows is left out). The headline is the last validation, not the best. ``--parameters``
-matches the backbones' sizes, without embedding and head. Bits are nats / ln 2. ``--paper`` is the size of Feng et al.
-2024 (arXiv 2410.01201) on Shakespeare, for a GPU.
+(a rest that fills no row of windows is left out). The headline is the last validation, not the best; the training loss
+is that of the last ``evaluate_every`` updates, dropout included. ``--parameters`` matches the backbones' sizes, without
+embedding and head. Bits are nats / ln 2. ``--paper`` is the size of Feng et al. 2024 (arXiv 2410.01201) on Shakespeare,
+for a GPU.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.grid import Row, fill, fitting, listed, make_parser, once, positive, report, spread
+from benchmarks.grid import Row, duration, fill, fitting, listed, make_parser, once, positive, report, spread
 from benchmarks.tokens import Batch, TokenModel, Training, fit
 from configs.commands import run_command
 from envs.datasets import DatasetError
@@ -151,7 +152,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--d_model", type=positive, help=f"where sizes are not matched; default: {CPU['d_model']}")
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument(
-        "--minutes", type=float, help="of training, evaluations apart; default: 5, or with --paper 5,000 updates"
+        "--minutes", type=duration, help="of training, evaluations apart; default: 5, or with --paper 5,000 updates"
     )
     budget.add_argument("--updates", type=positive)
     parser.add_argument("--context", type=positive, default=256)
@@ -159,8 +160,6 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--evaluate_every", type=positive, default=100, help="updates")
     parser.add_argument("--paper", action="store_true", help=listed(PAPER))
     options = parser.parse_args(arguments)
-    if options.minutes is not None and not options.minutes > 0:
-        parser.error(f"--minutes {options.minutes:g}: must be above 0")
     if not (options.minutes or options.updates):
         fill(options, dict(updates=5000) if options.paper else dict(minutes=5.0))
     fill(options, PAPER if options.paper else CPU)

@@ -5,8 +5,8 @@
 One of 8 cues, ``delay`` random distractors of 8 other symbols, and a query at which the model says the cue: what a
 T-maze asks of a memory, without the reinforcement learning. Chance is 12.5 %. The bias lets the gates start so that
 they forget over 2 to ``delay`` steps (memory_span; Tallec & Ollivier 2018, arXiv 1804.11188); without it they start as
-the backbone's paper has them. A window of attention sees the whole sequence. Every backbone has the same budget of
-updates, and stops when every one of 512 fresh sequences is right.
+the backbone's paper has them. Attention has one head and sees the whole sequence; there is no MLP. Every backbone may
+make so many updates in so many minutes, whichever ends first, and stops when all of 256 fresh sequences are right.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.grid import Row, fitting, make_parser, once, positive, positives, report, summary
+from benchmarks.grid import Row, duration, fitting, make_parser, once, positive, positives, report, summary
 from benchmarks.tokens import IGNORED, Batch, TokenModel, Training, answer
 from configs.commands import run_command
 from policies.backbones import make_backbone, options_of
 
 CUES, DISTRACTORS = 8, 8
 QUERY = CUES + DISTRACTORS
-BATCH, D_MODEL, RATE = 32, 32, 3e-3
+BATCH, D_MODEL, RATE = 32, 32, 1e-2
 
 
 def draw(batch: int, delay: int, generator: torch.Generator) -> Batch:
@@ -41,18 +41,24 @@ def draw(batch: int, delay: int, generator: torch.Generator) -> Batch:
 def learn(options: Namespace, name: str, delay: int, span: float, seed: int, folder: Path) -> Row:
     """Train one model; its accuracy in percent, and what it took."""
     torch.manual_seed(seed)
-    wanted = fitting(name, memory_span=span, window=delay + 2)
+    wanted = fitting(name, memory_span=span, n_heads=1, window=delay + 2, mlp_ratio=0.0)
     model = TokenModel(make_backbone(name, D_MODEL, options.layers, **wanted), QUERY + 1).to(options.device)
     train, test = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(1_000_000 + seed)
-    fresh = [draw(BATCH, delay, test) for _ in range(16)]
-    training = Training(updates=options.updates, lr=RATE, warmup=20, evaluate_every=max(1, options.updates // 20))
+    fresh = [draw(BATCH, delay, test) for _ in range(8)]
+    training = Training(
+        updates=options.updates,
+        seconds=60 * options.minutes,
+        lr=RATE,
+        warmup=20,
+        evaluate_every=max(1, options.updates // 24),
+    )
     title = f"{name}, delay {delay}, memory_span {span:g}, seed {seed}"
     return answer(model, lambda: draw(BATCH, delay, train), fresh, training, 1.0, folder, title)
 
 
 def run(options: Namespace) -> int:
     torch.set_num_threads(options.threads)
-    settings = {key: getattr(options, key) for key in ("layers", "updates", "device")}
+    settings = {key: getattr(options, key) for key in ("layers", "updates", "minutes", "device")}
     rows = []
     for name in options.backbones:
         for bias in ("yes", "no") if "memory_span" in options_of(name) else ("–",):
@@ -63,10 +69,9 @@ def run(options: Namespace) -> int:
                     folder = options.output / f"{name}-delay{delay}-span{span:g}" / f"seed{seed}"
                     results.append(once(folder, settings, partial(learn, options, name, delay, span, seed, folder)))
                 rows.append({"backbone": name, "remembering bias": bias, "delay": delay} | summary(results))
-    title = (
-        f"recall of the first of {CUES} symbols: {options.updates} updates of {BATCH} sequences, d_model {D_MODEL} × "
-    )
-    title += f"{options.layers}, learning rate {RATE:g}, {options.seeds} seed(s); chance is {100 / CUES:g} %"
+    title = f"recall of the first of {CUES} symbols (chance: {100 / CUES:g} %): {options.updates} updates of {BATCH} "
+    title += f"sequences or {options.minutes:g} minutes, d_model {D_MODEL} × {options.layers}, learning rate {RATE:g}, "
+    title += f"{options.seeds} seed(s)"
     report(title, rows, options.output)
     return 0
 
@@ -74,7 +79,8 @@ def run(options: Namespace) -> int:
 def main(arguments: list[str]) -> int:
     parser = make_parser("benchmarks.recall", __doc__, type=positive, default=2, help="default: 2")
     parser.add_argument("--delays", type=positives, default=[10, 100, 1000], help="default: 10,100,1000")
-    parser.add_argument("--updates", type=positive, default=400, help="at most; default: 400")
+    parser.add_argument("--updates", type=positive, default=600, help="at most; default: 600")
+    parser.add_argument("--minutes", type=duration, default=2.0, help="of training, at most; default: 2")
     options = parser.parse_args(arguments)
     return run_command(parser.prog, run, options)
 

@@ -26,7 +26,7 @@ from policies.backbones import make_backbone
 
 SYMBOLS = 16
 NOISE, QUERY = 0, SYMBOLS - 1
-CPU = dict(length=64, tokens=8, updates=4000, batch=64, d_model=64, expansion=2.0, dropout=0.0, lr=3e-3)
+CPU = dict(length=64, tokens=8, updates=3000, batch=64, d_model=64, expansion=2.0, dropout=0.0, lr=3e-3)
 PAPER = dict(length=4096, tokens=16, updates=400_000, batch=64, d_model=64, expansion=6.0, dropout=0.1, lr=3e-4)
 
 
@@ -55,7 +55,7 @@ def learn(options: Namespace, name: str, layers: int, seed: int, folder: Path) -
     model = TokenModel(make_backbone(name, options.d_model, layers, **wanted), SYMBOLS).to(options.device)
     train, test = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(1_000_000 + seed)
     fresh = [draw(64, options.length, options.tokens, test) for _ in range(16)]
-    training = Training(updates=options.updates, lr=options.lr, evaluate_every=max(1, options.updates // 40))
+    training = Training(updates=options.updates, lr=options.lr, evaluate_every=max(1, options.updates // 30))
 
     def batch() -> Batch:
         return draw(options.batch, options.length, options.tokens, train)

@@ -51,7 +51,7 @@ class TokenModel(nn.Module):
 
 @dataclass(frozen=True)
 class Training:
-    """How to train, the same for every backbone. It ends after ``updates`` or ``seconds``, of which one is given."""
+    """How to train, the same for every backbone. It ends after ``updates`` or ``seconds``, whichever is first."""
 
     updates: int | None = None
     seconds: float | None = None
@@ -108,7 +108,7 @@ def fit(
         while spent < 1:
             began = time.perf_counter()
             optimizer.param_groups[0]["lr"] = training.rate(update, spent)
-            losses.append(learn(model, optimizer, draw(), training.clip))
+            losses.append(descend(model, optimizer, draw(), training.clip))
             update += 1
             seconds += time.perf_counter() - began
             spent = training.spent(update, seconds)
@@ -126,7 +126,7 @@ def fit(
     return Result(update, seconds, history)
 
 
-def learn(model: TokenModel, optimizer: torch.optim.Optimizer, batch: Batch, clip: float) -> float:
+def descend(model: TokenModel, optimizer: torch.optim.Optimizer, batch: Batch, clip: float) -> float:
     """One update; its loss."""
     model.train()
     device = next(model.parameters()).device

@@ -90,6 +90,7 @@ def test_the_learning_rate_warms_up_and_falls_to_a_tenth_over_updates_or_seconds
     assert training.rate(9, 0.0) == 1.0
     assert training.rate(50, training.spent(50, 10.0)) == pytest.approx(0.1)
     assert Training(updates=100).spent(50, 1e9) == 0.5
+    assert Training(updates=100, seconds=10.0).spent(50, 8.0) == 0.8
 
 
 def test_a_result_is_computed_anew_only_when_its_settings_change(tmp_path):
@@ -168,3 +169,12 @@ def test_more_tokens_than_positions_are_refused(command, capsys):
     with pytest.raises(SystemExit, match="2"):
         command("selective_copying", "--tokens", "9")
     assert "only 8 positions" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("benchmark", ["recall", "language_model"])
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf", "soon"])
+def test_minutes_are_a_number_above_0(benchmark, minutes, command, monkeypatch, capsys):
+    monkeypatch.setitem(TINY, benchmark, [])
+    with pytest.raises(SystemExit, match="2"):
+        command(benchmark, f"--minutes={minutes}")
+    assert f"'{minutes}' is not a duration" in capsys.readouterr().err
