@@ -28,7 +28,7 @@ from benchmarks.grid import Row, duration, fill, fitting, listed, make_parser, o
 from benchmarks.tokens import Batch, TokenModel, Training, fit
 from configs.commands import run_command
 from envs.datasets import DatasetError
-from policies.backbones import make_backbone
+from policies.backbones import make_backbone, match_parameters
 
 CPU = dict(layers=3, d_model=128, batch=32, dropout=0.0, wanted={})
 PAPER = dict(layers=3, d_model=384, batch=64, dropout=0.2, wanted=dict(expansion=2.0, conv=4))
@@ -70,8 +70,6 @@ def learn(options: Namespace, name: str, seed: int, folder: Path) -> Row:
     train, validation, symbols = read_text(options.text, options.context)
     d_model, wanted = options.d_model, fitting(name, dropout=options.dropout, window=options.context, **options.wanted)
     if options.parameters:
-        from policies.backbones import match_parameters
-
         d_model, wanted = match_parameters(name, options.parameters, options.layers, **wanted)
     torch.manual_seed(seed)
     backbone = make_backbone(name, d_model, options.layers, **wanted)
