@@ -82,7 +82,8 @@ def learn(options: Namespace, name: str, seed: int, folder: Path) -> Row:
         Training(
             updates=options.updates,
             seconds=60 * options.minutes if options.minutes else None,
-            lr=1e-3,
+            optimizer=options.optimizer,
+            lr=2e-3 if options.optimizer == "lamb" else 1e-3,
             clip=0.25,
             evaluate_every=options.evaluate_every,
         ),
@@ -107,7 +108,7 @@ def learn(options: Namespace, name: str, seed: int, folder: Path) -> Row:
 
 def run(options: Namespace) -> int:
     torch.set_num_threads(options.threads)
-    keys = ("parameters", "minutes", "updates", "context", "evaluate_every", "device", *CPU)
+    keys = ("parameters", "minutes", "updates", "context", "evaluate_every", "device", "optimizer", *CPU)
     settings = {key: getattr(options, key) for key in keys} | {"text": str(options.text)}
     rows = []
     for name in options.backbones:
@@ -153,6 +154,9 @@ def main(arguments: list[str]) -> int:
         "--minutes", type=duration, help="of training, evaluations apart; default: 5, or with --paper 5,000 updates"
     )
     budget.add_argument("--updates", type=positive)
+    parser.add_argument(
+        "--optimizer", choices=["adamw", "lamb"], default="adamw", help="at 1e-3 and 2e-3, SHA-RNN's; default: adamw"
+    )
     parser.add_argument("--context", type=positive, default=256)
     parser.add_argument("--batch", type=positive, help=f"default: {CPU['batch']}")
     parser.add_argument("--evaluate_every", type=positive, default=100, help="updates")

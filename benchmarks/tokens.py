@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 
+from agents.lamb import make_optimizer
 from agents.logs import RunLogger
 from policies.backbones import Backbone, State
 
@@ -56,6 +57,7 @@ class Training:
 
     updates: int | None = None
     seconds: float | None = None
+    optimizer: Literal["adamw", "lamb"] = "adamw"
     lr: float = 1e-3
     warmup: int = 100
     clip: float = 1.0
@@ -99,7 +101,7 @@ def fit(
     ``train_loss`` is the mean over the last ``evaluate_every`` updates.
     """
     clock = time.perf_counter if next(model.parameters()).is_cuda else cpu_seconds
-    optimizer = torch.optim.AdamW(model.parameters(), lr=training.lr, weight_decay=training.weight_decay)
+    optimizer = make_optimizer(training.optimizer, model.parameters(), training.lr, training.weight_decay)
     logger = RunLogger(folder)
     history: list[dict[str, float]] = []
     losses: deque[float] = deque(maxlen=training.evaluate_every)

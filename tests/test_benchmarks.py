@@ -129,15 +129,14 @@ def test_a_command_runs_every_backbone_and_prints_a_table(benchmark, command, tm
     assert list((tmp_path / "out").glob("*/seed1/metrics.jsonl"))
 
 
-def test_the_language_model_runs_for_a_time_with_matched_sizes(command, monkeypatch, capsys):
-    def sized(name, parameters, n_layers, **options):
-        return 8, options
-
-    monkeypatch.setattr("policies.backbones.match_parameters", sized, raising=False)
+def test_the_language_model_runs_for_a_time_with_matched_sizes(command, monkeypatch, tmp_path, capsys):
     small = [word for word in TINY["language_model"] if word not in ("--updates", "2")]
     monkeypatch.setitem(TINY, "language_model", small)
-    assert command("language_model", "--minutes", "0.002", "--parameters", "1000", "--backbones", "mingru,gru") == 0
+    arguments = ["--parameters", "20000", "--backbones", "mingru,gru", "--optimizer", "lamb"]
+    assert command("language_model", "--minutes", "0.002", *arguments) == 0
     assert "0.002 minutes" in capsys.readouterr().out
+    for row in json.loads((tmp_path / "out" / "results.json").read_text())["rows"]:
+        assert abs(int(row["of the backbone"].replace(",", "")) - 20_000) <= 400
 
 
 @pytest.mark.parametrize("benchmark", TINY)
