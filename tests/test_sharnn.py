@@ -107,3 +107,13 @@ def test_dropout_is_for_training_alone():
     assert not torch.equal(backbone(x)[0], backbone(x)[0])
     backbone.eval()
     assert torch.equal(backbone(x)[0], backbone(x)[0])
+
+
+def test_a_step_in_training_drops_what_a_sequence_drops():
+    backbone, x = make_backbone("sharnn", 8, 2, dropout=0.5), torch.randn(64, 8)
+    state = backbone.initial_state(64)
+    torch.manual_seed(0)
+    y, _ = backbone(x[:, None], state)
+    torch.manual_seed(0)
+    z, _ = backbone.step(x, state)
+    torch.testing.assert_close(z, y[:, 0])

@@ -99,6 +99,7 @@ class Layer(nn.Module):
 
     def step(self, x: Tensor, state: State, reset: Tensor | None) -> tuple[Tensor, State]:
         h, after = step_lstm(self.lstm, self.first_norm(x), state[:2], reset)
+        h = self.dropout(h)
         if self.attention is not None:
             h, memory = self.attention(h[:, None], state[2:], None if reset is None else reset[:, None])
             h, after = h[:, 0], (*after, *memory)
