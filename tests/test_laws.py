@@ -182,6 +182,26 @@ def test_a_short_sequence_in_bfloat16_keeps_the_recurrence_in_float32(name):
     assert (y - z.float()).abs().max() < 0.15
 
 
+def test_a_state_goes_into_autocast_and_out_of_it(name):
+    backbone = make(name, torch.float32)
+    x, reset = torch.randn(3, 6, 16), torch.rand(3, 6) < 0.3
+    state, (expected, _) = backbone.initial_state(3), backbone(x.repeat(1, 8, 1), None, reset.repeat(1, 8))
+    outputs = []
+    for i in range(8):
+        with torch.autocast("cpu", torch.bfloat16, enabled=i % 4 >= 2):
+            if i % 2:
+                y, state = backbone(x, state, reset)
+                outputs.append(y)
+                continue
+            for t in range(6):
+                y, state = backbone.step(x[:, t], state, reset[:, t])
+                outputs.append(y[:, None])
+    assert (torch.cat(outputs, 1).float() - expected).abs().max() < 0.15
+    with torch.autocast("cpu", torch.bfloat16):
+        _, state = backbone(x)
+    backbone.step(x[:, 0], state)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_gpu_computes_what_the_cpu_computes(name):
     backbone = make(name)
