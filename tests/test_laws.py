@@ -88,6 +88,24 @@ def test_an_episode_is_blind_to_the_one_before(name, dtype, data):
     assert torch.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf, 1e38])
+def test_a_simulation_that_breaks_is_forgotten_with_its_episode(name, broken):
+    """Acting goes on after a NaN, for its row too; likewise a sequence that continues from such a state."""
+    backbone = make(name, torch.float32)
+    x = torch.randn(3, 8, 16)
+    x[1, 2] = broken
+    state, outputs, start = backbone.initial_state(3), [], torch.tensor([False, True, False])
+    for t in range(8):
+        if t == 4:
+            before = state
+        y, state = backbone.step(x[:, t], state, start if t == 4 else None)
+        outputs.append(y)
+    y, also = backbone(x[:, 4:], before, torch.stack([start, *[torch.zeros_like(start)] * 3], 1))
+    assert_same(torch.stack(outputs[4:], 1), y, torch.float32)
+    assert_same(y[1], backbone(x[1:2, 4:])[0][0], torch.float32)
+    map_state(lambda part: pytest.fail("not finite") if not torch.isfinite(part).all() else part, also)
+
+
 @given(data=st.data())
 def test_the_future_does_not_leak(name, dtype, data):
     backbone = make(name, dtype)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from policies.backbones.backbone import require
+from policies.backbones.backbone import forget, require
 
 ROTARY_BASE = 10_000.0
 
@@ -53,7 +53,8 @@ class WindowedAttention(nn.Module):
             query, key = rotate(query, cos, sin), rotate(key, cos, sin)
         stored: Cache = (key,) if value is None else (key, value)
         if cache is not None:
-            stored = tuple(torch.cat([old.to(new.dtype), new], 1) for old, new in zip(cache[:-1], stored, strict=True))
+            before = cache[:-1] if reset is None else [forget(old, reset[:, 0]) for old in cache[:-1]]
+            stored = tuple(torch.cat([old.to(new.dtype), new], 1) for old, new in zip(before, stored, strict=True))
         mask = None
         if cache is not None or reset is not None or time > self.window:
             mask = self._mask(time, cache, reset, query.device)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from policies.backbones.backbone import Mixer, State, require
+from policies.backbones.backbone import Mixer, State, forget, require
 from policies.backbones.conv import CausalConv
 from policies.backbones.scan import linear_scan
 
@@ -88,7 +88,7 @@ class MinRNN(Mixer):
             return super().step(x, state, reset)
         keep, update = self.gates(x)
         if reset is not None:
-            keep = keep * (~reset)[:, None].to(keep.dtype)
+            state = forget(state, reset)
         h = torch.addcmul(update, keep, state.to(keep.dtype))
         return self._output(x, h), h
 
