@@ -70,8 +70,11 @@ class WindowedAttention(nn.Module):
         old = self.window - 1
         if stored[0].shape[1] < old:
             stored = tuple(F.pad(x, (0, 0, 0, 0, old - x.shape[1], 0)) for x in stored)
-        past = (position[:, -1] + 1).expand(batch)
-        return attended.transpose(1, 2), (*(x[:, x.shape[1] - old :] for x in stored), past)
+        stored = tuple(x[:, x.shape[1] - old :] for x in stored)
+        if time > 1:  # views would keep the whole sequence in memory; that of one step, one slot
+            stored = tuple(x.clone() for x in stored)
+        past = (position[:, -1] + 1).expand(batch).contiguous()
+        return attended.transpose(1, 2), (*stored, past)
 
     def _positions(self, time: int, cache: Cache | None, reset: Tensor | None, device: torch.device) -> Tensor:
         """The steps since each one's episode began, [B or 1, T]."""

@@ -40,6 +40,8 @@ class CausalConv(Memory):
                 shown = shown.masked_fill(other[..., None], 0)
             y = y + weight * shown
         last = inputs[:, time:]
-        if episode is not None:
+        if episode is None:
+            last = last.clone()  # a view would keep the whole sequence in memory
+        else:
             last = last.masked_fill((episode[:, time:] != episode[:, -1:])[..., None], 0)
         return y, last

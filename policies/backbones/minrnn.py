@@ -80,7 +80,7 @@ class MinRNN(Mixer):
         if reset is not None and self.before is not None:  # the scan starts an episode from 0
             update = update + reset[..., None] * keep * self.activate(self.before)
         h = linear_scan(keep, update, h0, reset)
-        last = h[:, -1]
+        last = h[:, -1].clone()  # a view would keep the whole sequence in memory
         return self._output(x, h), last if recent is None else (recent, last)
 
     def step(self, x: Tensor, state: State, reset: Tensor | None = None) -> tuple[Tensor, State]:
