@@ -28,6 +28,15 @@ def test_an_option_of_the_wrong_type_is_an_error(value):
         make_backbone("mingru", 16, 1, expansion=value)
 
 
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("size", [0, -1, 16.0, "16", True, None])
+def test_a_width_or_depth_that_is_none_is_an_error(name, size):
+    with pytest.raises(BackboneError, match=f"backbone {name}: d_model is an int of at least 1, not {size!r}"):
+        make_backbone(name, size, 1)
+    with pytest.raises(BackboneError, match=f"backbone {name}: n_layers is an int of at least 1, not {size!r}"):
+        make_backbone(name, 16, size)
+
+
 def test_a_width_that_the_heads_do_not_divide_is_an_error():
     with pytest.raises(BackboneError, match="d_model 20 must be divisible"):
         make_backbone("transformer", 20, 1, n_heads=4)
