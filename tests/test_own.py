@@ -210,6 +210,17 @@ def test_a_run_with_a_backbone_of_ones_own_is_trained_repeated_continued_and_pla
     assert (tmp_path / folder / "checkpoints" / "step_00000004").is_dir()
 
 
+def test_the_environment_imports_nothing_either(dataset, monkeypatch, capsys):
+    """With JSONARGPARSE_DEFAULT_ENV a parser takes its arguments from variables as well."""
+    assert train.main([*dataset, "--run_dir", "run"]) == 0
+    monkeypatch.setenv("JSONARGPARSE_DEFAULT_ENV", "true")
+    for name in ("EVALUATE_BACKBONE", "TRAIN_BACKBONE__NAME"):
+        monkeypatch.setenv(name, "my_own:Mine")
+    for command, arguments in ((evaluate.main, ["run"]), (train.main, [*dataset, "--run_dir", "another"])):
+        run(command, arguments, capsys)
+        assert "my_own" not in sys.modules
+
+
 def laws(name, *arguments):
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(ROOT / "tests/test_laws.py")]
     return subprocess.run([*command, "--backbone", name, *arguments], capture_output=True, text=True, timeout=120)
