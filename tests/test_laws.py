@@ -199,7 +199,7 @@ def test_steps_are_the_sequence_in_the_sizes_that_users_run(name, d_model, windo
         assert_same(output, y[:, t], torch.float32)
 
 
-def test_a_short_sequence_in_bfloat16_keeps_the_recurrence_in_float32(name):
+def test_a_short_sequence_under_autocast_is_near_that_of_float32(name):
     backbone = make(name, torch.float32)
     x = torch.randn(2, 40, 16)
     y, _ = backbone(x)

@@ -21,7 +21,8 @@ class WindowedAttention(nn.Module):
     Positions count from the episode's first step and enter by rotation (RoPE, Su et al. 2021, arXiv 2104.09864), whose
     scores depend on distances alone, or not at all. A key is rotated once and then kept, so ``step`` and ``forward``
     agree exactly, also after the window is full. Angles are made in float64: no digits are lost in an episode without
-    end.
+    end. What is not finite is the exception: in one ``forward`` it reaches every query of its row, since a score that
+    is masked is NaN with it; a cache is cleared where the first step begins an episode.
 
     Args:
         rotary: rotate queries and keys by their positions.
