@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from policies.backbones import BACKBONES, BackboneError, Mixer, make_backbone, options_of
+from policies.backbones import BACKBONES, BackboneError, Mixer, make_backbone, map_state, options_of
 from policies.backbones.__main__ import main
 
 
@@ -51,6 +51,16 @@ def test_options_reach_the_mixer_and_the_stack(name):
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in large.parameters())
     y, _ = large(torch.randn(2, 3, 16))
     assert y.shape == (2, 3, 16)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("reset", [None, torch.rand(3, 40) < 0.1], ids=["one episode", "many"])
+def test_a_state_keeps_nothing_but_itself_in_memory(name, reset):
+    backbone = make_backbone(name, 16, 2, **({"window": 5} if "window" in options_of(name) else {}))
+    _, state = backbone(torch.randn(3, 40, 16), None, reset)
+    map_state(
+        lambda part: pytest.fail(f"{part.shape}") if part.untyped_storage().nbytes() > part.nbytes else part, state
+    )
 
 
 def test_the_table_shows_every_backbone_measured(capsys):
