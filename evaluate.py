@@ -9,7 +9,7 @@ from pathlib import Path
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from configs import EvaluationConfig, Parser, check_targets, load_config
-from configs.commands import run_command
+from configs.commands import names, run_command
 
 
 def main(arguments: list[str]) -> int:
@@ -32,10 +32,10 @@ def main(arguments: list[str]) -> int:
     ):
         parser.error(f"--output {options.output}: must end in .json and be in a folder that exists")
     check_targets(parser, options.targets)
-    return run_command("evaluate.py", evaluate, options)
+    return run_command("evaluate.py", evaluate, options, names(arguments, "--backbone", options.backbone))
 
 
-def evaluate(options: Namespace) -> int:
+def evaluate(options: Namespace, may_import: bool) -> int:
     from rich.console import Console
 
     from agents import DecisionAgent, scoring
@@ -43,7 +43,7 @@ def evaluate(options: Namespace) -> int:
     from envs.make import EnvironmentError
     from policies.backbones import import_own
 
-    if options.backbone is not None:
+    if may_import:
         import_own(options.backbone)
     console = Console(markup=False, highlight=False, soft_wrap=True)
     checkpoint = latest_checkpoint(Path(options.run).absolute())

@@ -9,8 +9,9 @@ import json
 import math
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, cast, get_args, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
@@ -178,8 +179,21 @@ def check_targets(parser: Parser, targets: list[float] | None) -> None:
 
 
 def _build(parser: Parser, arguments: list[str]) -> TrainConfig:
-    fields = vars(parser.instantiate(parser.parse_args(arguments)))
+    parsed = parser.parse_args(arguments)
+    for key in _nulls(TrainConfig, parsed):  # a file's null passes for any type
+        parser.error(f"{key} is null; give it a value, or leave it out for its default")
+    fields = vars(parser.instantiate(parsed))
     return TrainConfig(**{key: value for key, value in fields.items() if key != "config"})
+
+
+def _nulls(cls: type, values: Any, prefix: str = "") -> Iterator[str]:
+    """The keys that are None and have a type that None is not of."""
+    for name, kind in get_type_hints(cls).items():
+        value = getattr(values, name)
+        if value is None and type(None) not in get_args(kind):
+            yield prefix + name
+        elif dataclasses.is_dataclass(kind):
+            yield from _nulls(cast(type, kind), value, f"{prefix}{name}.")
 
 
 def save_config(config: TrainConfig, path: Path) -> None:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 
-def names(arguments: list[str], flag: str, value: str) -> bool:
-    """Whether the command line itself gives this value to this flag. Only then may it be code to import: a file never
-    names any."""
-    return f"{flag}={value}" in arguments or (flag, value) in itertools.pairwise(arguments)
+def names(arguments: list[str], flag: str, value: str | None) -> bool:
+    """Whether the command line itself gives this value to this flag. Only then may it be code to import: a file or the
+    environment never names any."""
+    return value is not None and (f"{flag}={value}" in arguments or (flag, value) in itertools.pairwise(arguments))
 
 
 def run_command(name: str, function: Callable[..., int], *arguments: Any) -> int:

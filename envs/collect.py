@@ -20,7 +20,7 @@ import numpy as np
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 
 from configs import Parser
-from configs.commands import run_command
+from configs.commands import names, run_command
 from envs.datasets import DatasetError, Episodes, one_line
 from envs.make import EnvironmentError, make_env
 from envs.recorder import Recorded, Recorder, to_episodes
@@ -150,15 +150,16 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.algorithm and not options.env:
         parser.error("--algorithm needs --env")
-    return run_command("envs.collect", collect, options, " ".join(["python -m envs.collect", *arguments]))
+    may_import = names(arguments, "--backbone", options.backbone)
+    return run_command("envs.collect", collect, options, " ".join(["python -m envs.collect", *arguments]), may_import)
 
 
-def collect(options: Namespace, command: str) -> int:
+def collect(options: Namespace, command: str, may_import: bool) -> int:
     import torch
 
     torch.set_num_threads(1)  # networks this small are faster so
     check_output(options.output)  # now, and not after hours of recording
-    if options.backbone is not None:
+    if may_import:
         from policies.backbones import import_own
 
         import_own(options.backbone)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from policies.backbones import Backbone, State
+from policies.backbones.backbone import forget
 
 
 class Window(Backbone):
@@ -30,7 +31,7 @@ class Window(Backbone):
         tokens, filled = self.initial_state(len(x)) if state is None else state
         new = x.shape[1]
         if reset is not None:  # only the first token of an environment step can begin an episode
-            filled = torch.where(reset[:, 0], 0, filled)
+            tokens, filled = (forget(part, reset[:, 0]) for part in (tokens, filled))
         tokens = torch.cat([tokens[:, new:], x], 1)
         filled = (filled + new).clamp_max(self.length)
         used = int(filled.max())

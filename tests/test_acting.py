@@ -51,6 +51,20 @@ def test_a_window_is_the_last_steps_encoded_anew(backbone, tokens):
 
 
 @pytest.mark.parametrize("memory", ["carried", "window"])
+@pytest.mark.parametrize("backbone", ["mamba", "transformer"])
+def test_an_observation_that_is_not_a_number_is_forgotten_with_its_episode(backbone, memory):
+    agent, state = make_agent(toy_episodes(4), backbone=backbone, tokens="interleaved", memory=memory), None
+    steps = whole_episode(toy_episodes(4), 0)
+    for t in range(6):
+        observation = {key: value[:, t].repeat_interleave(2, 0).numpy() for key, value in steps.items()}
+        observation |= {key: observation[key][:, None] for key in ("return_to_go", "timestep")}
+        if t == 1:
+            observation["observation"][0] = np.nan
+        actions, state = agent.predict(observation, state, np.array([t == 3, False]))
+    assert np.isfinite(actions).all()
+
+
+@pytest.mark.parametrize("memory", ["carried", "window"])
 def test_an_episode_start_resets_the_memory_of_its_row_alone(memory):
     episodes = toy_episodes(4)
     agent = make_agent(episodes, memory=memory)

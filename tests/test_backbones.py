@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from policies.backbones import BACKBONES, BackboneError, Mixer, make_backbone, options_of
+from policies.backbones import BACKBONES, BackboneError, Mixer, make_backbone, map_state, options_of
 from policies.backbones.__main__ import main
 
 
@@ -28,6 +28,15 @@ def test_an_option_of_the_wrong_type_is_an_error(value):
         make_backbone("mingru", 16, 1, expansion=value)
 
 
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("size", [0, -1, 16.0, "16", True, None])
+def test_a_width_or_depth_that_is_none_is_an_error(name, size):
+    with pytest.raises(BackboneError, match=f"backbone {name}: d_model is an int of at least 1, not {size!r}"):
+        make_backbone(name, size, 1)
+    with pytest.raises(BackboneError, match=f"backbone {name}: n_layers is an int of at least 1, not {size!r}"):
+        make_backbone(name, 16, size)
+
+
 def test_a_width_that_the_heads_do_not_divide_is_an_error():
     with pytest.raises(BackboneError, match="d_model 20 must be divisible"):
         make_backbone("transformer", 20, 1, n_heads=4)
@@ -42,6 +51,16 @@ def test_options_reach_the_mixer_and_the_stack(name):
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in large.parameters())
     y, _ = large(torch.randn(2, 3, 16))
     assert y.shape == (2, 3, 16)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("reset", [None, torch.rand(3, 40) < 0.1], ids=["one episode", "many"])
+def test_a_state_keeps_nothing_but_itself_in_memory(name, reset):
+    backbone = make_backbone(name, 16, 2, **({"window": 5} if "window" in options_of(name) else {}))
+    _, state = backbone(torch.randn(3, 40, 16), None, reset)
+    map_state(
+        lambda part: pytest.fail(f"{part.shape}") if part.untyped_storage().nbytes() > part.nbytes else part, state
+    )
 
 
 def test_the_table_shows_every_backbone_measured(capsys):

@@ -60,6 +60,8 @@ MISTAKES = {
     "a share above one": (["--top_fraction", "1.5"], None, "top_fraction"),
     "not a number": (["--learning_rate", "nan"], None, "learning_rate"),
     "a wrong choice": (["--tokens", "many"], None, "Expected one of ['fused', 'interleaved']"),
+    "a null": ([], "backbone: {name: null}", "backbone.name is null"),
+    "a null where an empty mapping is meant": ([], "backbone:\n  options:\n", "backbone.options is null"),
     "broken YAML": ([], "steps: [1,", "parsing"),
     "a missing file": (["--config", "nowhere.yaml"], None, "nowhere.yaml"),
     "code": ([], "steps: !!python/object/apply:os.system ['true']", "python"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from agents import DecisionAgent
-from agents.lamb import LAMB
+from agents.lamb import LAMB, make_optimizer
 from toy import make_agent, toy_episodes
 
 
@@ -41,6 +41,13 @@ def test_the_trust_is(value, trust):
 def test_a_hyperparameter_that_makes_no_sense_is_an_error(wrong):
     with pytest.raises(ValueError, match="LAMB"):
         LAMB([torch.zeros(1)], **wrong)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("lamb", LAMB), ("adamw", torch.optim.AdamW)])
+def test_an_optimizer_gets_the_rate_and_the_decay_that_were_asked_for(name, kind):
+    optimizer = make_optimizer(name, [torch.nn.Parameter(torch.zeros(1))], 0.5, 0.25)
+    assert type(optimizer) is kind
+    assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["weight_decay"]) == (0.5, 0.25)
 
 
 def test_an_agent_learns_with_lamb_and_goes_on_bit_for_bit(tmp_path):

@@ -88,6 +88,24 @@ def test_an_episode_is_blind_to_the_one_before(name, dtype, data):
     assert torch.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf, 1e38])
+def test_a_simulation_that_breaks_is_forgotten_with_its_episode(name, broken):
+    """Acting goes on after a NaN, for its row too; likewise a sequence that continues from such a state."""
+    backbone = make(name, torch.float32)
+    x = torch.randn(3, 8, 16)
+    x[1, 2] = broken
+    state, outputs, start = backbone.initial_state(3), [], torch.tensor([False, True, False])
+    for t in range(8):
+        if t == 4:
+            before = state
+        y, state = backbone.step(x[:, t], state, start if t == 4 else None)
+        outputs.append(y)
+    y, also = backbone(x[:, 4:], before, torch.stack([start, *[torch.zeros_like(start)] * 3], 1))
+    assert_same(torch.stack(outputs[4:], 1), y, torch.float32)
+    assert_same(y[1], backbone(x[1:2, 4:])[0][0], torch.float32)
+    map_state(lambda part: pytest.fail("not finite") if not torch.isfinite(part).all() else part, also)
+
+
 @given(data=st.data())
 def test_the_future_does_not_leak(name, dtype, data):
     backbone = make(name, dtype)
@@ -173,13 +191,33 @@ def test_steps_are_the_sequence_in_the_sizes_that_users_run(name, d_model, windo
         assert_same(output, y[:, t], torch.float32)
 
 
-def test_a_short_sequence_in_bfloat16_keeps_the_recurrence_in_float32(name):
+def test_a_short_sequence_under_autocast_is_near_that_of_float32(name):
     backbone = make(name, torch.float32)
     x = torch.randn(2, 40, 16)
     y, _ = backbone(x)
     with torch.autocast("cpu", torch.bfloat16):
         z, _ = backbone(x)
     assert (y - z.float()).abs().max() < 0.15
+
+
+def test_a_state_goes_into_autocast_and_out_of_it(name):
+    backbone = make(name, torch.float32)
+    x, reset = torch.randn(3, 6, 16), torch.rand(3, 6) < 0.3
+    state, (expected, _) = backbone.initial_state(3), backbone(x.repeat(1, 8, 1), None, reset.repeat(1, 8))
+    outputs = []
+    for i in range(8):
+        with torch.autocast("cpu", torch.bfloat16, enabled=i % 4 >= 2):
+            if i % 2:
+                y, state = backbone(x, state, reset)
+                outputs.append(y)
+                continue
+            for t in range(6):
+                y, state = backbone.step(x[:, t], state, reset[:, t])
+                outputs.append(y[:, None])
+    assert (torch.cat(outputs, 1).float() - expected).abs().max() < 0.15
+    with torch.autocast("cpu", torch.bfloat16):
+        _, state = backbone(x)
+    backbone.step(x[:, 0], state)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

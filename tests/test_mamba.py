@@ -50,6 +50,12 @@ def test_steps_start_between_dt_min_and_dt_max():
     assert 0.07 < dt.max() < 0.101
 
 
+def test_states_start_by_forgetting_at_rates_of_one_to_d_state_and_the_input_passes():
+    mixer = Mamba(8, d_state=3)
+    torch.testing.assert_close(mixer.log_a.exp(), torch.tensor([1.0, 2.0, 3.0]).expand(16, 3))
+    assert (mixer.skip == 1).all()
+
+
 def like_mamba_ssm(u, dt, a, b, c, return_last_state):
     """What mamba-ssm documents: sequences [B, D, T], B and C [B, N, T]."""
     assert return_last_state

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from policies.backbones.backbone import BackboneError
+from policies.backbones.gru import GRU
+from policies.backbones.lstm import LSTM
 from policies.backbones.mingru import MinGRU
 from policies.backbones.minlstm import MinLSTM
 from policies.backbones.minrnn import positive
@@ -141,6 +143,21 @@ def test_gates_of_every_form_start_with_the_same_retention(mixer_class, options)
     keep, update = mixer.gates(torch.zeros(64))
     torch.testing.assert_close(keep, torch.sigmoid(remember_bias(64, 50.0)))
     torch.testing.assert_close(update, (1 - keep) * positive(mixer.project.bias[-64:]))
+
+
+@pytest.mark.parametrize("mixer_class", [GRU, LSTM])
+def test_gru_and_lstm_start_with_the_retention_of_the_others(mixer_class):
+    mixer, retention = mixer_class(64, memory_span=50.0), torch.sigmoid(remember_bias(64, 50.0))
+    zeros, ones = torch.zeros(1, 64), torch.ones(1, 64)
+    for weight in mixer.parameters():
+        weight.data[128:] = 0  # the candidate is 0
+        if weight.ndim == 2:
+            weight.data.zero_()
+    _, state = mixer.step(zeros, ones if mixer_class is GRU else (zeros, ones))
+    torch.testing.assert_close(state[-1].reshape(64), retention)
+    if mixer_class is LSTM:
+        mixer.lstm.bias_ih_l0.data[128:192] = 20  # now it is 1
+        torch.testing.assert_close(mixer.step(zeros, (zeros, zeros))[1][1][0], 1 - retention)
 
 
 def test_gates_of_which_both_are_closed_share_what_there_is():

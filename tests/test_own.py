@@ -13,6 +13,7 @@ from configs.commands import names
 from envs import collect
 from envs.writers import write_hdf5
 from policies.backbones import BackboneError, import_own, make_backbone, match_parameters, options_of
+from policies.backbones.matching import count_parameters
 from toy import TINY, toy_episodes
 
 ROOT = Path(__file__).parents[1]
@@ -28,6 +29,12 @@ from policies.backbones.mingru import MinGRU
 class Mine(MinGRU):
     def __init__(self, d_model: int, size: float = 1, gate: Literal["soft", "hard"] = "soft", *, skip: bool = False):
         super().__init__(d_model, size)
+
+
+class Headed(Mine):
+    def __init__(self, d_model: int, heads: "as many as you like" = 4):
+        super().__init__(d_model)
+        self.attention = nn.MultiheadAttention(d_model, heads)
 
 
 class Leaking(Mine):
@@ -126,6 +133,10 @@ def test_an_imported_one_is_a_backbone_like_any_other():
     assert make_backbone("my_own:Whole", 16, 1, bias=False)(torch.randn(2, 3, 16))[0].shape == (2, 3, 16)
     d_model, options = match_parameters("my_own:Whole", 10_100)
     assert (d_model, options) == (100, {})
+    import_own("my_own:Headed")
+    assert match_parameters("my_own:Headed", 10_000, 1)[0] % 4 == 0
+    with pytest.raises(BackboneError, match="d_model 1: embed_dim must be divisible by num_heads"):
+        count_parameters("my_own:Headed", 1, 1, {})
 
 
 @pytest.mark.parametrize(
@@ -208,6 +219,17 @@ def test_a_run_with_a_backbone_of_ones_own_is_trained_repeated_continued_and_pla
         assert "my_own" not in sys.modules
         assert run(command, [*arguments, *allowing], capsys)[0] == 0
     assert (tmp_path / folder / "checkpoints" / "step_00000004").is_dir()
+
+
+def test_the_environment_imports_nothing_either(dataset, monkeypatch, capsys):
+    """With JSONARGPARSE_DEFAULT_ENV a parser takes its arguments from variables as well."""
+    assert train.main([*dataset, "--run_dir", "run"]) == 0
+    monkeypatch.setenv("JSONARGPARSE_DEFAULT_ENV", "true")
+    for name in ("EVALUATE_BACKBONE", "TRAIN_BACKBONE__NAME"):
+        monkeypatch.setenv(name, "my_own:Mine")
+    for command, arguments in ((evaluate.main, ["run"]), (train.main, [*dataset, "--run_dir", "another"])):
+        run(command, arguments, capsys)
+        assert "my_own" not in sys.modules
 
 
 def laws(name, *arguments):

@@ -32,6 +32,13 @@ def test_the_gradients_of_the_scan_are_right_also_at_a_zero_initial_state():
     assert torch.autograd.gradcheck(lambda a, b, h0: linear_scan(a, b, h0, reset), inputs)
 
 
+def test_nothing_is_carried_over_a_reset_not_even_nan():
+    a, b = torch.rand(2, 5, 3), torch.randn(2, 5, 3)
+    b[:, 1] = torch.nan
+    reset = torch.tensor([[False, False, False, True, False]] * 2)
+    torch.testing.assert_close(linear_scan(a, b, None, reset)[:, 3:], linear_scan(a[:, 3:], b[:, 3:]))
+
+
 def test_half_precision_inputs_are_accumulated_in_float32():
     a, b = torch.full((1, 2000, 1), 0.999, dtype=torch.bfloat16), torch.ones(1, 2000, 1, dtype=torch.bfloat16)
     h = linear_scan(a, b)

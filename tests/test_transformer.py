@@ -23,6 +23,19 @@ def test_without_positions_it_is_the_stack_of_the_decision_transformer():
     torch.testing.assert_close(ours(x)[0], theirs(x, mask=mask, is_causal=True))
 
 
+def test_a_score_is_that_of_a_query_turned_by_the_distance():
+    """RoPE: channels (c, c + C/2) are a complex number, and each step turns it by 10000^(-2c/C)."""
+    torch.manual_seed(0)
+    attention = WindowedAttention(1, 8, 20)
+    query, key, value = torch.randn(3, 2, 12, 1, 8, dtype=torch.float64)
+    q, k = (torch.complex(x[:, :, 0, :4], x[:, :, 0, 4:]) for x in (query, key))
+    distance = torch.arange(12.0)[:, None] - torch.arange(12.0)
+    turned = torch.exp(1j * distance[..., None] * 10_000.0 ** (-torch.arange(4, dtype=torch.float64) / 4))
+    scores = torch.einsum("btc,tsc,bsc->bts", q, turned, k.conj()).real / 8**0.5
+    weights = scores.masked_fill(distance < 0, -torch.inf).softmax(-1)
+    torch.testing.assert_close(attention(query, key, value, None, None)[0][:, :, 0], weights @ value[:, :, 0])
+
+
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("piece", [1, 2, 5, 13])
 def test_the_span_of_attention_does_not_depend_on_how_a_sequence_is_cut(shared, piece):

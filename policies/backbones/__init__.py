@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from policies.backbones.backbone import Backbone, BackboneError, Mixer, ResidualStack, State, map_state, select_rows
+from policies.backbones.backbone import (
+    Backbone,
+    BackboneError,
+    Mixer,
+    ResidualStack,
+    State,
+    map_state,
+    require,
+    select_rows,
+)
 from policies.backbones.gru import GRU
 from policies.backbones.lstm import LSTM
 from policies.backbones.mamba import Mamba
@@ -46,9 +55,12 @@ def make_backbone(name: str, d_model: int = 128, n_layers: int = 3, **options: A
     """The backbone ``name`` of width ``d_model``: a Mixer inside the shared residual stack, or a Backbone of its own.
 
     Raises:
-        BackboneError: an unknown name or option; the message lists those that exist.
+        BackboneError: an unknown name or option; the message lists those that exist. A width or depth below 1.
     """
     cls = find_backbone(name)
+    for size, value in (("d_model", d_model), ("n_layers", n_layers)):
+        fits = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        require(fits, f"backbone {name}: {size} is an int of at least 1, not {value!r}")
     check_options(name, cls, options)
     if issubclass(cls, Mixer):
         return ResidualStack(cls, d_model, n_layers, **options)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from policies.backbones.backbone import require
+from policies.backbones.backbone import forget, require
 
 ROTARY_BASE = 10_000.0
 
@@ -21,7 +21,8 @@ class WindowedAttention(nn.Module):
     Positions count from the episode's first step and enter by rotation (RoPE, Su et al. 2021, arXiv 2104.09864), whose
     scores depend on distances alone, or not at all. A key is rotated once and then kept, so ``step`` and ``forward``
     agree exactly, also after the window is full. Angles are made in float64: no digits are lost in an episode without
-    end.
+    end. What is not finite is the exception: in one ``forward`` it reaches every query of its row, since a score that
+    is masked is NaN with it; a cache is cleared where the first step begins an episode.
 
     Args:
         rotary: rotate queries and keys by their positions.
@@ -53,7 +54,8 @@ class WindowedAttention(nn.Module):
             query, key = rotate(query, cos, sin), rotate(key, cos, sin)
         stored: Cache = (key,) if value is None else (key, value)
         if cache is not None:
-            stored = tuple(torch.cat([old.to(new.dtype), new], 1) for old, new in zip(cache[:-1], stored, strict=True))
+            before = cache[:-1] if reset is None else [forget(old, reset[:, 0]) for old in cache[:-1]]
+            stored = tuple(torch.cat([old.to(new.dtype), new], 1) for old, new in zip(before, stored, strict=True))
         mask = None
         if cache is not None or reset is not None or time > self.window:
             mask = self._mask(time, cache, reset, query.device)
@@ -69,8 +71,11 @@ class WindowedAttention(nn.Module):
         old = self.window - 1
         if stored[0].shape[1] < old:
             stored = tuple(F.pad(x, (0, 0, 0, 0, old - x.shape[1], 0)) for x in stored)
-        past = (position[:, -1] + 1).expand(batch)
-        return attended.transpose(1, 2), (*(x[:, x.shape[1] - old :] for x in stored), past)
+        stored = tuple(x[:, x.shape[1] - old :] for x in stored)
+        if time > 1:  # views would keep the whole sequence in memory; that of one step, one slot
+            stored = tuple(x.clone() for x in stored)
+        past = (position[:, -1] + 1).expand(batch).contiguous()
+        return attended.transpose(1, 2), (*stored, past)
 
     def _positions(self, time: int, cache: Cache | None, reset: Tensor | None, device: torch.device) -> Tensor:
         """The steps since each one's episode began, [B or 1, T]."""

@@ -36,6 +36,11 @@ def select_rows(state: State, rows: Tensor) -> Any:
     return map_state(lambda x: x[rows], state)
 
 
+def forget(x: Tensor, reset: Tensor) -> Tensor:
+    """x [B, …] with zeros in the rows where ``reset`` [B] is true, whatever was there: 0 · NaN would be NaN."""
+    return x.masked_fill(reset.reshape(-1, *[1] * (x.ndim - 1)), 0)
+
+
 class Memory(nn.Module, ABC):
     """The contract: ``forward`` over whole sequences and ``step`` are the same function.
 

@@ -36,10 +36,12 @@ class CausalConv(Memory):
         for lag, weight in enumerate(self.weight.to(x.dtype)):
             shown = inputs[:, before - lag : before - lag + time]
             if episode is not None and lag:
-                same = episode[:, before:] == episode[:, before - lag : before - lag + time]
-                shown = shown * same[..., None]
+                other = episode[:, before:] != episode[:, before - lag : before - lag + time]
+                shown = shown.masked_fill(other[..., None], 0)
             y = y + weight * shown
         last = inputs[:, time:]
-        if episode is not None:
-            last = last * (episode[:, time:] == episode[:, -1:])[..., None]
+        if episode is None:
+            last = last.clone()  # a view would keep the whole sequence in memory
+        else:
+            last = last.masked_fill((episode[:, time:] != episode[:, -1:])[..., None], 0)
         return y, last

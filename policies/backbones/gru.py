@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from policies.backbones.backbone import Mixer, State
+from policies.backbones.backbone import Mixer, State, forget
 from policies.backbones.packing import run_packed
 from policies.backbones.remember import remember_bias
 
 
 class GRU(Mixer):
-    """n = tanh(W_n x + r·(U_n h)), z and r = σ(W x + U h), h[t] = (1 - z)·n + z·h[t-1]. The state is h [B, d_model].
+    """n = tanh(W_n x + r·(U_n h)), z and r = σ(W x + U h), h[t] = (1 - z)·n + z·h[t-1]. The state is h [B, d_model], of
+    the weights' type whatever the autocast.
 
     ``memory_span``: the update gates start so that the channels forget over 2 to this many steps, as in minGRU.
     """
@@ -30,15 +31,16 @@ class GRU(Mixer):
         return next(self.parameters()).new_zeros(batch_size, self.gru.hidden_size)
 
     def forward(self, x: Tensor, state: State | None = None, reset: Tensor | None = None) -> tuple[Tensor, State]:
+        before = self.initial_state(len(x)) if state is None else state.to(self.gru.weight_hh_l0.dtype)
         if reset is None:
-            y, h = self.gru(x, None if state is None else state[None])
-            return y, h[0]
-        before = self.initial_state(len(x)) if state is None else state
+            y, h = self.gru(x, before[None])
+            return y, h[0].to(before.dtype)
         y, (after,) = run_packed(self.gru, x, (before,), reset)
-        return y, after
+        return y, after.to(before.dtype)
 
     def step(self, x: Tensor, state: State, reset: Tensor | None = None) -> tuple[Tensor, State]:
+        state = state.to(self.gru.weight_hh_l0.dtype)
         if reset is not None:
-            state = state * (~reset)[:, None]
+            state = forget(state, reset)
         h = torch.gru_cell(x, state, *self.gru.all_weights[0])
-        return h, h
+        return h, h.to(state.dtype)

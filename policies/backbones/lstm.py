@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from policies.backbones.backbone import Mixer, State
+from policies.backbones.backbone import Mixer, State, forget, map_state
 from policies.backbones.packing import run_packed
 from policies.backbones.remember import remember_bias
 
@@ -13,7 +13,8 @@ from policies.backbones.remember import remember_bias
 class LSTM(Mixer):
     """c[t] = f·c[t-1] + i·tanh(W_g x + U_g h), h[t] = o·tanh(c[t]); f, i, o = σ(W x + U h[t-1]).
 
-    The state is (h, c), each [B, d_model]. ``memory_span``: the gates start at f = 1 - 1/τ and i = 1/τ, as in minLSTM.
+    The state is (h, c), each [B, d_model], of the weights' type whatever the autocast. ``memory_span``: the gates start
+    at f = 1 - 1/τ and i = 1/τ, as in minLSTM.
     """
 
     paper = "Hochreiter & Schmidhuber 1997"
@@ -50,16 +51,24 @@ def initial_lstm_state(lstm: nn.LSTM, batch_size: int) -> State:
 
 def run_lstm(lstm: nn.LSTM, x: Tensor, state: State | None, reset: Tensor | None) -> tuple[Tensor, State]:
     """A one-layer, batch-first LSTM over x [B, T, D], in one fused call."""
+    before = initial_lstm_state(lstm, len(x)) if state is None else as_weights(lstm, state)
     if reset is None:
-        y, (h, c) = lstm(x, None if state is None else (state[0][None], state[1][None]))
-        return y, (h[0], c[0])
-    return run_packed(lstm, x, initial_lstm_state(lstm, len(x)) if state is None else state, reset)
+        y, (h, c) = lstm(x, (before[0][None], before[1][None]))
+        return y, as_weights(lstm, (h[0], c[0]))
+    y, after = run_packed(lstm, x, before, reset)
+    return y, as_weights(lstm, after)
 
 
 def step_lstm(lstm: nn.LSTM, x: Tensor, state: State, reset: Tensor | None) -> tuple[Tensor, State]:
     """The same for one step x [B, D]."""
+    before = as_weights(lstm, state)
     if reset is not None:
-        kept = (~reset)[:, None]
-        state = (state[0] * kept, state[1] * kept)
-    h, c = torch.lstm_cell(x, state, *lstm.all_weights[0])
-    return h, (h, c)
+        before = map_state(lambda part: forget(part, reset), before)
+    h, c = torch.lstm_cell(x, before, *lstm.all_weights[0])
+    return h, as_weights(lstm, (h, c))
+
+
+def as_weights(lstm: nn.LSTM, state: State) -> State:
+    """The state in the type of the weights: autocast makes another of it, which no call without autocast takes."""
+    dtype = lstm.weight_hh_l0.dtype
+    return state[0].to(dtype), state[1].to(dtype)

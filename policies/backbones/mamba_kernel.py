@@ -23,7 +23,7 @@ def on_the_linear_scan(
 ) -> tuple[Tensor, Tensor]:
     """The same in three operations over whole sequences, which hold several tensors [B, T, D, N]."""
     h = linear_scan(torch.exp(dt[..., None] * a), (dt * u)[..., None] * b[:, :, None], h0, reset)
-    return (h @ c[..., None]).squeeze(-1), h[:, -1]
+    return (h @ c[..., None]).squeeze(-1), h[:, -1].clone()
 
 
 @functools.cache

@@ -10,6 +10,7 @@ from policies import backbones
 from policies.backbones.backbone import BackboneError, require
 
 TOLERANCE = 0.02
+MOST = 10**15  # beyond it a matrix has more elements than can be counted
 GAP = 4096  # accepted widths are at most this far apart
 
 
@@ -22,7 +23,7 @@ def match_parameters(name: str, parameters: int, n_layers: int = 3, **options: A
     Raises:
         BackboneError: no such size, with the nearest that there are; a wrong name or option.
     """
-    require(parameters >= 1, f"match_parameters must be at least 1, not {parameters}")
+    require(1 <= parameters <= MOST, f"match_parameters must be from 1 to {MOST:,}, not {parameters:,}")
     low, high = 0, 1
     while high <= parameters and _at_least(name, high, n_layers, options)[1] < parameters:
         low, high = high, 2 * high
@@ -53,6 +54,10 @@ def count_parameters(name: str, d_model: int, n_layers: int, options: dict[str, 
             backbone = backbones.make_backbone(name, d_model, n_layers, **options)
     except (NotImplementedError, RuntimeError):
         backbone = backbones.make_backbone(name, d_model, n_layers, **options)
+    except BackboneError:
+        raise
+    except (AssertionError, ValueError) as error:  # how a layer of PyTorch, or a class of one's own, refuses a width
+        raise BackboneError(f"{name}, d_model {d_model}: {' '.join(str(error).split()) or 'refused'}") from error
     return sum(parameter.numel() for parameter in backbone.parameters())
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from policies.backbones.backbone import Mixer, State, require
+from policies.backbones.backbone import Mixer, State, forget, require
 from policies.backbones.conv import CausalConv
 from policies.backbones.scan import linear_scan
 
@@ -80,7 +80,7 @@ class MinRNN(Mixer):
         if reset is not None and self.before is not None:  # the scan starts an episode from 0
             update = update + reset[..., None] * keep * self.activate(self.before)
         h = linear_scan(keep, update, h0, reset)
-        last = h[:, -1]
+        last = h[:, -1].clone()  # a view would keep the whole sequence in memory
         return self._output(x, h), last if recent is None else (recent, last)
 
     def step(self, x: Tensor, state: State, reset: Tensor | None = None) -> tuple[Tensor, State]:
@@ -88,7 +88,7 @@ class MinRNN(Mixer):
             return super().step(x, state, reset)
         keep, update = self.gates(x)
         if reset is not None:
-            keep = keep * (~reset)[:, None].to(keep.dtype)
+            state = forget(state, reset)
         h = torch.addcmul(update, keep, state.to(keep.dtype))
         return self._output(x, h), h
 

@@ -67,6 +67,6 @@ def _annotations(cls: type[Mixer] | type[Backbone]) -> dict[str, Any]:
     for constructor in _constructors(cls):
         try:
             hints |= get_type_hints(constructor.__init__)  # type: ignore[misc]
-        except NameError:  # of a name that is imported for type checkers alone
+        except Exception:  # any text may be an annotation, or a name that is imported for type checkers alone
             continue
     return hints

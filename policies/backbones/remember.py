@@ -11,7 +11,7 @@ from policies.backbones.backbone import require
 
 
 def remember_bias(channels: int, span: float) -> Tensor:
-    """Biases u of a retention gate σ(u) that decays over 2 … ``span`` steps: σ(u) = 1 - 1/τ, log τ evenly spaced.
+    """Biases u of a retention gate σ(u) that decays over 2 … ``span`` steps: σ(u) = 1 - 1/τ, log(τ - 1) evenly spaced.
     0 where ``span`` is 0: the gates start half open, as the papers have them.
 
     A deterministic form of the chrono initialisation (Tallec & Ollivier 2018, arXiv 1804.11188).

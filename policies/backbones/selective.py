@@ -31,8 +31,8 @@ def selective_scan(
                 return with_kernel(kernel, u, dt, a, b, c)
             return on_the_linear_scan(u, dt, a, b, c, h0, reset)
         h0 = u.new_zeros(len(u), *a.shape) if h0 is None else h0.to(dtype)
-        keep = torch.ones_like(dt[..., :1]) if reset is None else (~reset)[..., None].to(dtype)
-        return _StepByStep.apply(dt * u, dt, a, b, c, h0, keep)
+        begins = torch.zeros_like(dt[..., 0], dtype=torch.bool) if reset is None else reset
+        return _StepByStep.apply(dt * u, dt, a, b, c, h0, begins)
 
 
 class _StepByStep(torch.autograd.Function):
@@ -41,7 +41,7 @@ class _StepByStep(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, v: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, h0: Tensor, keep: Tensor
+        ctx: Any, v: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, h0: Tensor, reset: Tensor
     ) -> tuple[Tensor, Tensor]:
         time = v.shape[1]
         states = h0.new_empty(time + 1, *h0.shape)
@@ -49,16 +49,17 @@ class _StepByStep(torch.autograd.Function):
         y = torch.empty_like(v)
         for t in range(time):
             h = states[t + 1]
-            torch.mul(_decay(dt, a, keep, t), states[t], out=h)
+            torch.mul(_decay(dt, a, t), states[t], out=h)
+            h.masked_fill_(reset[:, t, None, None], 0)  # 0 · NaN would be NaN
             h.addcmul_(v[:, t, :, None], b[:, t, None])
             y[:, t] = (h @ c[:, t, :, None]).squeeze(-1)
-        ctx.save_for_backward(v, dt, a, b, c, keep, states)
+        ctx.save_for_backward(v, dt, a, b, c, reset, states)
         return y, states[-1].clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, dlast: Tensor) -> tuple[Tensor | None, ...]:
-        v, dt, a, b, c, keep, states = ctx.saved_tensors
+        v, dt, a, b, c, reset, states = ctx.saved_tensors
         dv, ddt, db, dc = (torch.empty_like(x) for x in (v, dt, b, c))
         da, g = torch.zeros_like(dlast), dlast.clone()
         for t in reversed(range(v.shape[1])):
@@ -66,13 +67,13 @@ class _StepByStep(torch.autograd.Function):
             dc[:, t] = (dy[:, t, None] @ states[t + 1]).squeeze(1)
             dv[:, t] = (g @ b[:, t, :, None]).squeeze(-1)
             db[:, t] = (v[:, t, None] @ g).squeeze(1)
-            g *= _decay(dt, a, keep, t)  # now of h[t-1]
+            g.mul_(_decay(dt, a, t)).masked_fill_(reset[:, t, None, None], 0)  # now of h[t-1]
             exponent = g * states[t]
             da.addcmul_(exponent, dt[:, t, :, None])
             ddt[:, t] = (exponent * a).sum(-1)
         return dv, ddt, da.sum(0), db, dc, g, None
 
 
-def _decay(dt: Tensor, a: Tensor, keep: Tensor, t: int) -> Tensor:
-    """exp(dt[t]·A), 0 where an episode begins, [B, D, N]."""
-    return (dt[:, t, :, None] * a).exp_().mul_(keep[:, t, :, None])
+def _decay(dt: Tensor, a: Tensor, t: int) -> Tensor:
+    """exp(dt[t]·A) [B, D, N]."""
+    return (dt[:, t, :, None] * a).exp_()

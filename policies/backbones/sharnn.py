@@ -99,6 +99,7 @@ class Layer(nn.Module):
 
     def step(self, x: Tensor, state: State, reset: Tensor | None) -> tuple[Tensor, State]:
         h, after = step_lstm(self.lstm, self.first_norm(x), state[:2], reset)
+        h = self.dropout(h)
         if self.attention is not None:
             h, memory = self.attention(h[:, None], state[2:], None if reset is None else reset[:, None])
             h, after = h[:, 0], (*after, *memory)
@@ -138,25 +139,16 @@ class GatedAttention(nn.Module):
 class ValueGate(nn.Module):
     """σ(F)·tanh(C) with [C | F] = W σ(v): a constant that is learned through a matrix (the published "Overparam").
 
-    While acting (eval mode, no gradients) it is collapsed: computed once for the weights as they are.
+    Computed at every call, and not kept while acting: an optimizer or an average of weights that writes to
+    ``parameter.data`` tells nobody, and it is a few percent of a step.
     """
 
     def __init__(self, d_model: int):
         super().__init__()
         self.vector = nn.Parameter(torch.zeros(d_model))
         self.expand = nn.Linear(d_model, 2 * d_model)
-        self._collapsed: tuple[object, Tensor] | None = None
 
     def forward(self) -> Tensor:
-        if self.training or torch.is_grad_enabled() or self.vector.is_inference():
-            self._collapsed = None  # a fused optimizer changes weights without a new version
-            return self._gate()
-        weights = [(parameter.data_ptr(), parameter._version) for parameter in self.parameters()]
-        if self._collapsed is None or self._collapsed[0] != weights:
-            self._collapsed = weights, self._gate()
-        return self._collapsed[1]
-
-    def _gate(self) -> Tensor:
         candidate, gate = self.expand(torch.sigmoid(self.vector)).chunk(2)
         return torch.tanh(candidate) * torch.sigmoid(gate)
 
