@@ -44,10 +44,12 @@ def test_the_scan_step_by_step_is_the_scan_of_whole_sequences_with_all_gradients
     assert torch.autograd.gradcheck(lambda *x: selective_scan(*x, reset), inputs)
 
 
-def test_steps_start_between_dt_min_and_dt_max():
-    dt = F.softplus(Mamba(64, dt_min=0.01, dt_max=0.1).dt.bias)
-    assert 0.0099 < dt.min() < 0.015
-    assert 0.07 < dt.max() < 0.101
+@pytest.mark.parametrize(("span", "slowest", "fastest"), [(0.0, 0.001, 0.1), (100.0, 0.01, 0.1), (4.0, 0.25, 0.25)])
+def test_steps_start_so_that_the_slowest_state_forgets_over_the_memory_span(span, slowest, fastest):
+    torch.manual_seed(0)
+    dt = F.softplus(Mamba(256, memory_span=span).dt.bias)
+    assert slowest * 0.999 < dt.min() < slowest * 1.1
+    assert fastest * 0.9 < dt.max() < fastest * 1.001
 
 
 def test_states_start_by_forgetting_at_rates_of_one_to_d_state_and_the_input_passes():

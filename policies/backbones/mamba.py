@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from policies.backbones.backbone import Mixer, State, require
 from policies.backbones.conv import CausalConv
+from policies.backbones.remember import check_span
 from policies.backbones.selective import selective_scan
 
 
@@ -21,8 +22,8 @@ class Mamba(Mixer):
         expansion: channels of u per channel of x.
         d_state: states of each channel; A starts at -1 … -d_state.
         conv: steps of the convolution.
-        dt_min, dt_max: Δ starts between them, evenly in the logarithm: a channel's slowest state forgets over 1/Δ
-            steps.
+        memory_span: Δ starts at 1/memory_span up to 0.1 (or 1/memory_span, if that is more), at random, evenly in the
+            logarithm; a channel's slowest state forgets over 1/Δ steps. 0: as published, which is 1000.
 
     The state is (the convolution's, h [B, expansion·d_model, d_state]).
     """
@@ -35,14 +36,13 @@ class Mamba(Mixer):
         expansion: float = 2.0,
         d_state: int = 16,
         conv: int = 4,
-        dt_min: float = 0.001,
-        dt_max: float = 0.1,
+        memory_span: float = 0.0,
     ):
         super().__init__()
         self.d_inner, self.d_state, self.dt_rank = round(expansion * d_model), d_state, math.ceil(d_model / 16)
         require(self.d_inner >= 1, f"expansion {expansion} leaves no channel")
         require(d_state >= 1, f"d_state must be at least 1, not {d_state}")
-        require(0 < dt_min <= dt_max, f"dt_min {dt_min} and dt_max {dt_max} must be positive and in this order")
+        check_span(memory_span)
         self.input = nn.Linear(d_model, 2 * self.d_inner, bias=False)
         self.conv = CausalConv(self.d_inner, conv)
         self.select = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
@@ -51,8 +51,9 @@ class Mamba(Mixer):
         self.skip = nn.Parameter(torch.ones(self.d_inner))
         self.out = nn.Linear(self.d_inner, d_model, bias=False)
         nn.init.uniform_(self.dt.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
-        with torch.no_grad():  # softplus(bias) is spread over dt_min … dt_max
-            dt = torch.empty(self.d_inner).uniform_(math.log(dt_min), math.log(dt_max)).exp()
+        with torch.no_grad():  # Δ starts near softplus(bias)
+            slowest = 1 / (memory_span or 1000)
+            dt = torch.empty(self.d_inner).uniform_(math.log(slowest), math.log(max(slowest, 0.1))).exp()
             self.dt.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
 
     def initial_state(self, batch_size: int) -> State:

@@ -16,7 +16,12 @@ def remember_bias(channels: int, span: float) -> Tensor:
 
     A deterministic form of the chrono initialisation (Tallec & Ollivier 2018, arXiv 1804.11188).
     """
-    require(span == 0 or span >= 2, f"memory_span must be at least 2 steps, or 0 for none, not {span}")
+    check_span(span)
     if span == 0:
         return torch.zeros(channels)
     return torch.linspace(0, math.log(span - 1), channels)  # σ(u) = 1 - 1/τ where u = log(τ - 1)
+
+
+def check_span(span: float) -> None:
+    """Raise BackboneError unless ``span`` is a memory_span."""
+    require(span == 0 or span >= 2, f"memory_span must be at least 2 steps, or 0 for none, not {span}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Literal, cast
 
 import torch
@@ -48,6 +49,15 @@ class SHARNN(Backbone):
         self.layers = nn.ModuleList(
             Layer(d_model, window if i in attends else None, boom, memory_span, dropout) for i in range(n_layers)
         )
+
+    def collapsed(self) -> SHARNN:
+        """A copy for acting, whose value gates are constants: the same function with 2·d_model² weights less in each
+        layer that attends."""
+        copied = copy.deepcopy(self)
+        for module in copied.modules():
+            if isinstance(module, ValueGate):
+                module.collapse()
+        return copied
 
     def initial_state(self, batch_size: int) -> State:
         return tuple(cast(Layer, layer).initial_state(batch_size) for layer in self.layers)
@@ -139,16 +149,22 @@ class GatedAttention(nn.Module):
 class ValueGate(nn.Module):
     """σ(F)·tanh(C) with [C | F] = W σ(v): a constant that is learned through a matrix (the published "Overparam").
 
-    Computed at every call, and not kept while acting: an optimizer or an average of weights that writes to
-    ``parameter.data`` tells nobody, and it is a few percent of a step.
+    Computed at every call, and not kept while acting by itself: an optimizer or an average of weights that writes to
+    ``parameter.data`` tells nobody, and it is a few percent of a step. ``SHARNN.collapsed`` keeps it.
     """
 
     def __init__(self, d_model: int):
         super().__init__()
         self.vector = nn.Parameter(torch.zeros(d_model))
-        self.expand = nn.Linear(d_model, 2 * d_model)
+        self.expand: nn.Linear | None = nn.Linear(d_model, 2 * d_model)
+
+    def collapse(self) -> None:
+        """From now on the vector is the gate itself."""
+        self.vector, self.expand = nn.Parameter(self().detach()), None
 
     def forward(self) -> Tensor:
+        if self.expand is None:
+            return self.vector
         candidate, gate = self.expand(torch.sigmoid(self.vector)).chunk(2)
         return torch.tanh(candidate) * torch.sigmoid(gate)
 
