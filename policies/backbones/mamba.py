@@ -1,4 +1,4 @@
-"""Mamba's selective state space, S6 (Gu & Dao 2023, arXiv 2312.00752), in PyTorch on the shared scan."""
+"""Mamba's selective state space, S6 (Gu & Dao 2023, arXiv 2312.00752), in PyTorch."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from policies.backbones.backbone import Backbone, BackboneError, Mixer, ResidualStack
 
 SIZES = ("d_model", "n_layers")
+KINDS = {bool: "a bool", int: "an int", float: "a finite float", str: "a str"}
 
 
 def defaults_of(cls: type[Mixer] | type[Backbone]) -> dict[str, Any]:
@@ -50,12 +51,12 @@ def _wanted(kind: Any, value: Any) -> str:
         if any(value == choice and type(value) is type(choice) for choice in choices):
             return ""
         return f"one of {', '.join(map(str, choices))}, not {value!r}{suggest(value, choices)}"
-    if kind not in (bool, int, float, str):
+    if kind not in KINDS:
         return ""
     fits = isinstance(value, int | float if kind is float else kind) and isinstance(value, bool) == (kind is bool)
     if fits and (kind is not float or math.isfinite(value)):
         return ""
-    return f"a {'finite float' if kind is float else kind.__name__}, not {value!r}"
+    return f"{KINDS[kind]}, not {value!r}"
 
 
 def _constructors(cls: type[Mixer] | type[Backbone]) -> list[type]:
