@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.machine import machine
-from policies.backbones import BACKBONES, match_parameters
+from policies.backbones import BACKBONES
 
 AGENTS = {name: ["--backbone.name", name] for name in BACKBONES} | {
     "sequence BC (mingru)": ["--condition", "none"],
@@ -45,9 +45,7 @@ def run(options: argparse.Namespace, agent: str, seed: int) -> None:
     train = ["train.py", "--dataset", options.dataset, "--steps", str(options.steps), "--seed", str(seed), *threads]
     commands = [[*train, "--run_dir", str(folder), "--evaluation.every", "0", *AGENTS[agent]]]
     if options.parameters and agent in BACKBONES:
-        d_model, chosen = match_parameters(agent, options.parameters)
-        sizes = {"d_model": d_model} | {f"options.{name}": value for name, value in chosen.items()}
-        commands[0] += [word for name, value in sizes.items() for word in (f"--backbone.{name}", str(value))]
+        commands[0] += ["--backbone.match_parameters", str(options.parameters)]
     if folder.exists():
         commands = [["train.py", "--resume", "true", "--run_dir", str(folder), *threads]]
     if (folder / "evaluation.json").exists():
