@@ -100,7 +100,10 @@ def main() -> None:
         for job in jobs:
             job.result()
     name = Path(options.dataset).stem
-    print(f"{name}, {options.steps} updates, {options.seeds} seeds, last checkpoint, 20 episodes for each target\n")
+    size = f"{options.parameters:,} parameters in a backbone" if options.parameters else "d_model 128 × 3 layers"
+    print(
+        f"{name}, {size}, {options.steps} updates, {options.seeds} seeds, last checkpoint, 20 episodes for each target\n"
+    )
     print(f"{table(options)}\n\n{machine()}")
 
 
