@@ -101,9 +101,7 @@ def main() -> None:
             job.result()
     name = Path(options.dataset).stem
     size = f"{options.parameters:,} parameters in a backbone" if options.parameters else "d_model 128 × 3 layers"
-    print(
-        f"{name}, {size}, {options.steps} updates, {options.seeds} seeds, last checkpoint, 20 episodes for each target\n"
-    )
+    print(f"{name}, {size}, {options.steps} updates, {options.seeds} seeds, last checkpoint, 20 episodes a target\n")
     print(f"{table(options)}\n\n{machine()}")
 
 
