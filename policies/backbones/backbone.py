@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeAlias, cast
+from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 from torch import Tensor, nn
 
 # A tensor, or a nested tuple of them: Tensor | tuple[State, ...]. The first axis of every tensor is the batch.
 State: TypeAlias = Any
+
+Activation = Literal["gelu", "relu"]
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
 
 
 class BackboneError(ValueError):
@@ -72,15 +75,12 @@ class Memory(nn.Module, ABC):
 class Backbone(Memory):
     """A sequence model of width ``d_model`` that a policy acts through."""
 
-    paper: ClassVar[str] = ""  # who described it where
     d_model: int
 
 
 class Mixer(Memory):
     """The part of a block that moves information through time: all in which most backbones differ. Built as
     ``Mixer(d_model, **options)``."""
-
-    paper: ClassVar[str] = ""  # who described it where
 
 
 class ResidualStack(Backbone):
@@ -94,13 +94,12 @@ class ResidualStack(Backbone):
         n_layers: int,
         dropout: float = 0.0,
         mlp_ratio: float = 4.0,
-        activation: str = "gelu",
+        activation: Activation = "gelu",
         **mixer_options: Any,
     ):
         super().__init__()
         require(0 <= dropout < 1, f"dropout must be at least 0 and less than 1, not {dropout}")
         require(mlp_ratio >= 0, f"mlp_ratio must be at least 0, not {mlp_ratio}")
-        require(activation in ACTIVATIONS, f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
         self.d_model = d_model
         self.blocks = nn.ModuleList(
             Block(mixer(d_model, **mixer_options), d_model, dropout, mlp_ratio, activation) for _ in range(n_layers)
@@ -125,13 +124,10 @@ class ResidualStack(Backbone):
         return self.norm(x), tuple(after)
 
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
-
-
 class Block(nn.Module):
     """x + mixer(norm(x)), then x + mlp(norm(x)), unless the MLP has no channel."""
 
-    def __init__(self, mixer: Mixer, d_model: int, dropout: float, mlp_ratio: float, activation: str):
+    def __init__(self, mixer: Mixer, d_model: int, dropout: float, mlp_ratio: float, activation: Activation):
         super().__init__()
         hidden = round(mlp_ratio * d_model)
         self.mixer = mixer
