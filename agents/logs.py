@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,9 @@ class Events(TensorBoardOutputFormat):
     it goes on."""
 
     def __init__(self, folder: Path, first_step: int):
+        # TensorBoard reads the files of a folder by name, which begins with the second that they were made in
+        while any(folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
+            time.sleep(0.05)
         self.writer = SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None, flush_secs=10)
         self._is_closed = False
 
