@@ -6,10 +6,10 @@ import torch.nn.functional as F
 
 from policies.backbones.backbone import BackboneError
 from policies.backbones.gru import GRU
+from policies.backbones.kernels.reference import positive
 from policies.backbones.lstm import LSTM
 from policies.backbones.mingru import MinGRU
 from policies.backbones.minlstm import MinLSTM
-from policies.backbones.minrnn import positive
 from policies.backbones.remember import remember_bias
 
 BOTH = pytest.mark.parametrize("mixer_class", [MinGRU, MinLSTM])
@@ -112,7 +112,7 @@ def test_the_candidate_goes_through_the_activation_that_was_chosen(mixer_class, 
     mixer, x = mixer_class(8, candidate=candidate, memory_span=0.0), torch.randn(1, 1, 8)
     _, update = mixer.gates(x)
     _, state = mixer(x)
-    projected = mixer.projections(x)
+    projected = mixer.project(x).split(mixer.d_inner, -1)
     take = torch.sigmoid(projected[0]) if mixer_class is MinGRU else 1 - mixer.gates(x)[0]
     torch.testing.assert_close(update, take * function(projected[-1]))
     torch.testing.assert_close(state, update[:, 0])

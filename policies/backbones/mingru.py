@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
-from policies.backbones.minrnn import Candidate, MinRNN
+from policies.backbones.kernels.reference import Candidate
+from policies.backbones.minrnn import MinRNN
 from policies.backbones.remember import remember_bias
 
 
@@ -28,11 +28,6 @@ class MinGRU(MinRNN):
         learned_initial_state: bool = False,
         highway: bool = False,
     ):
-        super().__init__(d_model, 2, expansion, candidate, conv, learned_initial_state, highway)
+        super().__init__(d_model, "mingru", expansion, candidate, conv, learned_initial_state, highway)
         with torch.no_grad():
             self.project.bias[: self.d_inner] = -remember_bias(self.d_inner, memory_span)
-
-    def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        gate, candidate = self.projections(x)
-        # 1 - z as σ(-k): no digits are lost where z is near 1
-        return torch.sigmoid(-gate), torch.sigmoid(gate) * self.activate(candidate)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from policies.backbones.minrnn import Candidate, MinRNN
+from policies.backbones.kernels.reference import Candidate, Gates
+from policies.backbones.minrnn import MinRNN
 from policies.backbones.remember import remember_bias
 
 
@@ -30,15 +29,8 @@ class MinLSTM(MinRNN):
         learned_initial_state: bool = False,
         highway: bool = False,
     ):
-        super().__init__(d_model, 3, expansion, candidate, conv, learned_initial_state, highway)
-        self.normalize_gates = normalize_gates
+        form: Gates = "minlstm" if normalize_gates else "minlstm_unnormalized"
+        super().__init__(d_model, form, expansion, candidate, conv, learned_initial_state, highway)
         with torch.no_grad():
             bias = remember_bias(self.d_inner, memory_span)
             self.project.bias[: 2 * self.d_inner] = torch.cat([bias, -bias])
-
-    def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        forget, take, candidate = self.projections(x)
-        if self.normalize_gates:  # f/(f + i) = σ(log f - log i): no 0/0 where both are closed
-            odds = F.logsigmoid(forget) - F.logsigmoid(take)
-            return torch.sigmoid(odds), torch.sigmoid(-odds) * self.activate(candidate)
-        return torch.sigmoid(forget), torch.sigmoid(take) * self.activate(candidate)

@@ -1,0 +1,66 @@
+"""One recurrence, three bodies: PyTorch (reference.py), numba on the CPU (cpu.py), Triton on CUDA (cuda.py)."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+BACKENDS = ("auto", "reference", "cpu", "cuda")
+PACKAGES = {"cpu": "numba", "cuda": "triton"}
+
+
+def choose_body(backend: str, x: Tensor) -> str:
+    """Which body computes on x: that of its device for ``auto``, where it can be had; the reference for float64.
+
+    Raises:
+        ValueError: the backend is unknown, or cannot compute on x here.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown scan backend {backend!r}; choose one of {', '.join(BACKENDS)}")
+    device = x.device.type
+    if backend == "auto":
+        fast = device in PACKAGES and x.dtype != torch.float64 and why_not(device) is None
+        return device if fast else "reference"
+    if backend != "reference":
+        if device != backend or x.dtype == torch.float64:
+            raise ValueError(
+                f"scan backend {backend!r} takes tensors up to float32 on {backend}, not {x.dtype} on {device}"
+            )
+        reason = why_not(backend)
+        if reason is not None:
+            raise ValueError(f"scan backend {backend!r} cannot be used: {reason}")
+    return backend
+
+
+@torch.compiler.assume_constant_result
+def why_not(device: str) -> str | None:
+    """Why the kernels for a type of device cannot be had, which is logged once; None: they can."""
+    module, reason = load(device)
+    if module is not None:
+        reason = module.why_not()
+    if reason is not None:
+        _log_once(device, reason)
+    return reason
+
+
+@functools.cache
+def load(device: str) -> tuple[ModuleType | None, str | None]:
+    """The kernels for a type of device, or why they cannot be had."""
+    try:
+        return importlib.import_module(f"{__name__}.{device}"), None
+    except (ImportError, RuntimeError) as error:  # numba raises RuntimeError where it finds no folder for its cache
+        return None, f"{PACKAGES[device]}: {error}"
+
+
+@functools.cache
+def _log_once(device: str, reason: str) -> None:
+    logging.getLogger("unroll").warning(
+        "no fast kernel for recurrences on %s, so they run step by step in PyTorch, several times slower (%s)",
+        device,
+        reason,
+    )

@@ -1,0 +1,102 @@
+"""PyTorch tensors into numba's kernels and out again."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from policies.backbones.kernels import numba_kernels as kernels
+
+GATES = {
+    "mingru": kernels.MINGRU,
+    "minlstm": kernels.MINLSTM,
+    "minlstm_unnormalized": kernels.MINLSTM_UNNORMALIZED,
+}
+
+GRAIN = 2**15  # numbers for each thread after the first: less is not worth the waiting for each other
+
+_one_at_a_time = (
+    threading.Lock()
+)  # each kernel takes all threads, and numba's simplest threading layer aborts at a second
+_first_process: int | None = None
+
+
+def why_not() -> str | None:
+    """Why no kernel may run in this process; None: it may."""
+    if _first_process in (None, os.getpid()):
+        return None
+    return "forked from a process that ran a kernel, where GNU's OpenMP ends the child; the start method spawn is safe"
+
+
+def gated_forward(
+    projected: Tensor, h0: Tensor, reset: Tensor | None, gates: str, candidate: str
+) -> tuple[Tensor, Tensor]:
+    batch, time, _ = projected.shape
+    h, last = torch.empty(batch, time, h0.shape[1]), torch.empty(h0.shape)
+    _run(kernels.gated_forward, projected, h0, _mask(reset, batch, time), *_constants(gates, candidate), h, last)
+    return h.to(projected.dtype), last
+
+
+def gated_backward(
+    dh: Tensor,
+    dlast: Tensor,
+    projected: Tensor,
+    h0: Tensor,
+    reset: Tensor | None,
+    h: Tensor,
+    gates: str,
+    candidate: str,
+) -> tuple[Tensor, Tensor]:
+    batch, time, _ = projected.shape
+    dx, dh0 = torch.empty(projected.shape), torch.empty(h0.shape)
+    inputs = (dh, dlast, projected, h0, _mask(reset, batch, time), h)
+    _run(kernels.gated_backward, *inputs, *_constants(gates, candidate), dx, dh0, torch.empty(batch))
+    return dx.to(projected.dtype), dh0
+
+
+def linear_forward(a: Tensor, b: Tensor, h0: Tensor, reset: Tensor | None, reverse: bool) -> Tensor:
+    h = torch.empty(a.shape)
+    _run(kernels.linear_forward, a, b, h0, _mask(reset, *a.shape[:2]), reverse, h)
+    return h
+
+
+def linear_backward(
+    dh: Tensor, a: Tensor, h0: Tensor, reset: Tensor | None, h: Tensor, reverse: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    da, db, dh0 = torch.empty(a.shape), torch.empty(a.shape), torch.empty(h0.shape)
+    _run(kernels.linear_backward, dh, a, h0, _mask(reset, *a.shape[:2]), reverse, h, da, db, dh0)
+    return da, db, dh0
+
+
+def _run(kernel: Callable[..., None], *arguments: Any) -> None:
+    """Tensors become float32 and contiguous on the way in; those that are so already, as outputs are, stay what they
+    are."""
+    global _first_process
+    reason = why_not()
+    if reason is not None:
+        raise RuntimeError(f"no kernel may run here: {reason}")
+    arrays = [_as_array(x) if isinstance(x, Tensor) else x for x in arguments]
+    threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS, 1 + arrays[0].size // GRAIN)
+    with _one_at_a_time:
+        _first_process = os.getpid()
+        numba.set_num_threads(threads)
+        kernel(*arrays)
+
+
+def _as_array(x: Tensor) -> np.ndarray:
+    return (x if x.dtype == torch.bool else x.float()).contiguous().numpy()
+
+
+def _mask(reset: Tensor | None, batch: int, time: int) -> Tensor:
+    return torch.zeros(batch, time, dtype=torch.bool) if reset is None else reset
+
+
+def _constants(gates: str, candidate: str) -> tuple[int, tuple[np.float32, ...]]:
+    return GATES[gates], kernels.CANDIDATES[candidate]
