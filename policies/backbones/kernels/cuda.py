@@ -1,0 +1,93 @@
+"""PyTorch tensors into Triton's kernels and out again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from policies.backbones.kernels import triton_kernels as kernels
+
+GATES = {
+    "mingru": kernels.MINGRU,
+    "minlstm": kernels.MINLSTM,
+    "minlstm_unnormalized": kernels.MINLSTM_UNNORMALIZED,
+}
+CANDIDATES = {"g": kernels.G, "identity": kernels.IDENTITY, "tanh": kernels.TANH}
+PROGRAMS = 264  # two for each multiprocessor of a large GPU: with fewer, blocks of channels are cut smaller
+
+
+def why_not() -> str | None:
+    """Why no kernel may run; None: it may."""
+    return None
+
+
+def gated_forward(
+    projected: Tensor, h0: Tensor, reset: Tensor | None, gates: str, candidate: str
+) -> tuple[Tensor, Tensor]:
+    (batch, time, _), size = projected.shape, h0.shape[1]
+    h = projected.new_empty(batch, time, size)
+    last = torch.empty_like(h0, dtype=torch.float32, memory_format=torch.contiguous_format)
+    form = {"GATES": GATES[gates], "CANDIDATE": CANDIDATES[candidate]}
+    _run(kernels.gated_forward, (projected, h0, reset), (h, last), time, **form)
+    return h, last
+
+
+def gated_backward(
+    dh: Tensor,
+    dlast: Tensor,
+    projected: Tensor,
+    h0: Tensor,
+    reset: Tensor | None,
+    h: Tensor,
+    gates: str,
+    candidate: str,
+) -> tuple[Tensor, Tensor]:
+    dx = projected.new_empty(projected.shape)
+    dh0 = h0.new_empty(h0.shape, dtype=torch.float32)
+    form = {"GATES": GATES[gates], "CANDIDATE": CANDIDATES[candidate]}
+    _run(kernels.gated_backward, (dh, dlast, projected, h0, reset, h), (dx, dh0), h.shape[1], **form)
+    return dx, dh0
+
+
+def linear_forward(a: Tensor, b: Tensor, h0: Tensor, reset: Tensor | None, reverse: bool) -> Tensor:
+    h = b.new_empty(b.shape)
+    _run(kernels.linear_forward, (a, b, h0, reset), (h,), h.shape[1], REVERSE=reverse)
+    return h
+
+
+def linear_backward(
+    dh: Tensor, a: Tensor, h0: Tensor, reset: Tensor | None, h: Tensor, reverse: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    da, db, dh0 = a.new_empty(a.shape), a.new_empty(a.shape), h0.new_empty(h0.shape)
+    _run(kernels.linear_backward, (dh, a, h0, reset, h), (da, db, dh0), h.shape[1], REVERSE=reverse)
+    return da, db, dh0
+
+
+def _run(
+    kernel: Any, inputs: tuple[Tensor | None, ...], outputs: tuple[Tensor, ...], time: int, **constants: Any
+) -> None:
+    """Launch on the inputs' device; the last output is [B, D]."""
+    batch, size = outputs[-1].shape if outputs[-1].ndim == 2 else outputs[-1].shape[::2]
+    if batch * size == 0:
+        return
+    has_reset = any(x is not None and x.dtype == torch.bool for x in inputs)
+    first = inputs[0]
+    assert first is not None
+    # without a reset any pointer will do
+    pointers = [first if x is None else x.contiguous() for x in inputs]
+    pointers = [x.view(torch.uint8) if x.dtype == torch.bool else x for x in pointers]
+    tile = block(batch, time, size)
+    grid = (batch, triton.cdiv(size, tile["BD"]))
+    with torch.cuda.device(first.device) if first.is_cuda else torch.device(first.device):
+        kernel[grid](*pointers, *outputs, time, size, HAS_RESET=has_reset, **constants, **tile)
+
+
+def block(batch: int, time: int, size: int) -> dict[str, int]:
+    """A tile of BT steps and BD channels, and the warps that work on it: as wide as leaves enough programs."""
+    width = 64
+    while width > 16 and batch * triton.cdiv(size, width) < PROGRAMS:
+        width //= 2
+    return {"BT": min(32, triton.next_power_of_2(max(1, time))), "BD": width, "num_warps": 4 if width >= 64 else 2}
