@@ -83,11 +83,13 @@ def _run(kernel: Callable[..., None], *arguments: Any) -> None:
     if reason is not None:
         raise RuntimeError(f"no kernel may run here: {reason}")
     arrays = [_as_array(x) if isinstance(x, Tensor) else x for x in arguments]
-    threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS, 1 + arrays[0].size // GRAIN)
+    threads = torch.get_num_threads()
     with _one_at_a_time:
-        _first_process = os.getpid()
-        numba.set_num_threads(threads)
+        first, _first_process = _first_process is None, os.getpid()
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS, 1 + arrays[0].size // GRAIN))
         kernel(*arrays)
+    if first:  # when it starts its threads, numba sets how many PyTorch has: they share GNU's OpenMP
+        torch.set_num_threads(threads)
 
 
 def _as_array(x: Tensor) -> np.ndarray:

@@ -63,9 +63,9 @@ def _forward_step(gates, candidate, x, c, h):
     if gates == MINGRU:
         k = x[:size]
         for d in range(size):
-            e = _exp(-k[d])  # z = 1/(1 + e) and 1 - z = e·z: no digits are lost
-            s = _1 / (_1 + _exp(-scale * v[d]))
-            y = (e * c[d] + _candidate(v[d], s, scale, threshold, above, below)) / (_1 + e)
+            e = _exp(-k[d])
+            z, s = _1 / (_1 + e), _1 / (_1 + _exp(-scale * v[d]))
+            y = (e * z) * c[d] + z * _candidate(v[d], s, scale, threshold, above, below)  # e·z is 1 - z, to all digits
             c[d] = y
             h[d] = y
     elif gates == MINLSTM:
@@ -73,7 +73,8 @@ def _forward_step(gates, candidate, x, c, h):
         for d in range(size):
             f, i = _1 + _exp(-j[d]), _1 + _exp(-k[d])  # one over the gates: f'/(f' + i') = i/(f + i)
             s = _1 / (_1 + _exp(-scale * v[d]))
-            y = (i * c[d] + f * _candidate(v[d], s, scale, threshold, above, below)) / (f + i)
+            r = _1 / (f + i)
+            y = (i * r) * c[d] + (f * r) * _candidate(v[d], s, scale, threshold, above, below)
             c[d] = y
             h[d] = y
     else:
@@ -109,7 +110,8 @@ def _backward_step(gates, candidate, x, dh, before, c, dx):
             g = dh[d] + c[d]
             ef, ei, u = _exp(-j[d]), _exp(-k[d]), _exp(-scale * v[d])
             f, i, s = _1 + ef, _1 + ei, _1 / (_1 + u)
-            a, z = i / (f + i), f / (f + i)
+            r = _1 / (f + i)
+            a, z = i * r, f * r
             q = g * a * z * (before[d] - _candidate(v[d], s, scale, threshold, above, below))
             dj[d] = q * (ef / f)
             dk[d] = -q * (ei / i)
