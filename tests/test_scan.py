@@ -1,9 +1,14 @@
-"""The linear recurrence against its definition."""
+"""The linear recurrence against its definition, by PyTorch and by the kernels."""
+
+import logging
 
 import pytest
 import torch
 
-from policies.backbones.scan import linear_scan
+from policies.backbones import kernels
+from policies.backbones.scan import gated_scan, linear_scan
+
+BACKENDS = pytest.mark.parametrize("backend", ["reference", "auto"])
 
 
 def loop(a, b, h0, reset):
@@ -15,13 +20,41 @@ def loop(a, b, h0, reset):
     return torch.stack(states, 1)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 7, 5), (2, 4, 3, 6)])
-def test_the_scan_is_the_recurrence(shape):
+@BACKENDS
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 7, 5), (2, 4, 3, 6), (3, 300, 40)])
+def test_the_scan_is_the_recurrence(shape, backend):
     a, b, h0 = torch.rand(shape), torch.randn(shape), torch.randn(shape[:1] + shape[2:])
     reset = torch.rand(shape[:2]) < 0.3
-    torch.testing.assert_close(linear_scan(a, b, h0, reset), loop(a, b, h0, reset))
+    torch.testing.assert_close(linear_scan(a, b, h0, reset, backend), loop(a, b, h0, reset))
     never = torch.zeros_like(reset)
-    torch.testing.assert_close(linear_scan(a, b), loop(a, b, torch.zeros_like(h0), never))
+    torch.testing.assert_close(linear_scan(a, b, backend=backend), loop(a, b, torch.zeros_like(h0), never))
+    flipped = [x.flip(1) for x in (a, b, reset)]
+    backwards = loop(*flipped[:2], h0, flipped[2]).flip(1)
+    torch.testing.assert_close(linear_scan(a, b, h0, reset, backend, reverse=True), backwards)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_kernels_gradients_are_those_of_the_reference(reverse):
+    inputs = [torch.rand(3, 90, 21), torch.randn(3, 90, 21).mT.contiguous().mT, torch.randn(1, 21).expand(3, 21)]
+    inputs, reset = [x.requires_grad_() for x in inputs], torch.rand(3, 90) < 0.1
+    weight = torch.randn(21).expand(3, 90, 21)
+    for backend, dtype in (("auto", torch.float32), ("reference", torch.float64)):
+        h = linear_scan(*(x.to(dtype) for x in inputs), reset, backend, reverse)
+        grads = torch.autograd.grad(h, inputs, weight.to(dtype))
+        if backend == "auto":
+            found = grads
+    for one, other in zip(found, grads, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_returns_to_go_are_a_scan_from_the_last_step_to_the_first():
+    rewards, gamma = torch.randn(2, 6), 0.9
+    last_of_episode = torch.tensor([[False, False, True, False, False, False]] * 2)
+    found = linear_scan(torch.full((2, 6, 1), gamma), rewards[..., None], reset=last_of_episode, reverse=True)[..., 0]
+    for first, end in ((0, 3), (3, 6)):
+        for t in range(first, end):
+            wanted = sum(gamma ** (k - t) * rewards[:, k] for k in range(t, end))
+            torch.testing.assert_close(found[:, t], wanted)
 
 
 def test_the_gradients_of_the_scan_are_right_also_at_a_zero_initial_state():
@@ -32,11 +65,12 @@ def test_the_gradients_of_the_scan_are_right_also_at_a_zero_initial_state():
     assert torch.autograd.gradcheck(lambda a, b, h0: linear_scan(a, b, h0, reset), inputs)
 
 
-def test_nothing_is_carried_over_a_reset_not_even_nan():
+@BACKENDS
+def test_nothing_is_carried_over_a_reset_not_even_nan(backend):
     a, b = torch.rand(2, 5, 3), torch.randn(2, 5, 3)
     b[:, 1] = torch.nan
     reset = torch.tensor([[False, False, False, True, False]] * 2)
-    torch.testing.assert_close(linear_scan(a, b, None, reset)[:, 3:], linear_scan(a[:, 3:], b[:, 3:]))
+    torch.testing.assert_close(linear_scan(a, b, None, reset, backend)[:, 3:], linear_scan(a[:, 3:], b[:, 3:]))
 
 
 def test_half_precision_inputs_are_accumulated_in_float32():
@@ -49,3 +83,33 @@ def test_half_precision_inputs_are_accumulated_in_float32():
 def test_an_unknown_backend_is_an_error_that_lists_those_that_exist():
     with pytest.raises(ValueError, match="choose one of auto, reference, cpu, cuda"):
         linear_scan(torch.rand(1, 1, 1), torch.rand(1, 1, 1), backend="gpu")
+
+
+@pytest.mark.parametrize("backend", ["cpu", "cuda"])
+def test_a_backend_that_cannot_compute_on_the_tensors_is_an_error(backend):
+    with pytest.raises(ValueError, match=f"takes tensors up to float32 on {backend}, not torch.float64 on cpu"):
+        linear_scan(torch.rand(1, 1, 1).double(), torch.rand(1, 1, 1), backend=backend)
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("No module named 'numba'"), RuntimeError("cannot cache function: no locator available")]
+)
+def test_without_numba_or_its_cache_the_reference_computes_and_the_log_says_so_once(error, monkeypatch, caplog):
+    def fail(name):
+        raise error
+
+    x, h0 = torch.randn(2, 5, 6), torch.randn(2, 3)
+    expected = gated_scan(x, h0, backend="reference")
+    monkeypatch.setattr(kernels.importlib, "import_module", fail)
+    kernels.load.cache_clear()
+    kernels._log_once.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING, "unroll"):
+            for _ in range(2):
+                torch.testing.assert_close(gated_scan(x, h0), expected, rtol=0, atol=0)
+        with pytest.raises(ValueError, match=f"cannot be used: numba: {error}"):
+            gated_scan(x, h0, backend="cpu")
+    finally:
+        kernels.load.cache_clear()
+        kernels._log_once.cache_clear()
+    assert [str(error) in record.getMessage() for record in caplog.records] == [True]
