@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from policies.backbones.backbone import Mixer, State, forget, require
 from policies.backbones.conv import CausalConv
+from policies.backbones.linear import Linear
 from policies.backbones.scan import linear_scan
 
 Candidate = Literal["g", "identity", "tanh"]
@@ -47,9 +48,9 @@ class MinRNN(Mixer):
         require(conv >= 0, f"conv is the number of steps of the convolution, or 0 for none, not {conv}")
         self.activate = CANDIDATES[candidate]
         self.conv = CausalConv(d_model, conv) if conv else None
-        self.project = nn.Linear(d_model, n_projections * self.d_inner)
-        self.out = nn.Linear(self.d_inner, d_model)
-        self.highway = nn.Linear(d_model, d_model) if highway else None
+        self.project = Linear(d_model, n_projections * self.d_inner)
+        self.out = Linear(self.d_inner, d_model)
+        self.highway = Linear(d_model, d_model) if highway else None
         # not zero, where the gradient of a positive candidate is smallest
         self.before = nn.Parameter(torch.randn(self.d_inner)) if learned_initial_state else None
 

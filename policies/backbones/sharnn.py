@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from policies.backbones.attention import WindowedAttention
 from policies.backbones.backbone import Backbone, State, require
 from policies.backbones.dropout import Dropout
+from policies.backbones.linear import Linear
 from policies.backbones.lstm import initial_lstm_state, run_lstm, start_remembering, step_lstm
 
 
@@ -130,7 +131,7 @@ class GatedAttention(nn.Module):
     def __init__(self, d_model: int, window: int, dropout: float):
         super().__init__()
         self.memory_norm, self.skip_norm = nn.LayerNorm(d_model), nn.LayerNorm(d_model)
-        self.query, self.query_norm = nn.Linear(d_model, d_model), nn.LayerNorm(d_model)
+        self.query, self.query_norm = Linear(d_model, d_model), nn.LayerNorm(d_model)
         self.query_gate, self.key_gate = nn.Parameter(torch.zeros(d_model)), nn.Parameter(torch.zeros(d_model))
         self.value_gate = ValueGate(d_model)
         self.attend = WindowedAttention(1, d_model, window, rotary=False, dropout=dropout)
@@ -157,7 +158,7 @@ class ValueGate(nn.Module):
     def __init__(self, d_model: int):
         super().__init__()
         self.vector = nn.Parameter(torch.zeros(d_model))
-        self.expand: nn.Linear | None = nn.Linear(d_model, 2 * d_model)
+        self.expand: nn.Linear | None = Linear(d_model, 2 * d_model)
 
     def collapse(self) -> None:
         """From now on the vector is the gate itself."""
@@ -176,7 +177,7 @@ class Boom(nn.Module):
 
     def __init__(self, d_model: int, boom: int, dropout: float):
         super().__init__()
-        self.linear = nn.Linear(d_model, boom * d_model)
+        self.linear = Linear(d_model, boom * d_model)
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
