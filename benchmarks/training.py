@@ -3,10 +3,11 @@
     python -m benchmarks.training --threads 1 [--output FILE.json]          run from the root of the repository
 
 Every backbone with fused and interleaved tokens, at Hopper's shapes, B 64, K 20, d 128 and 3 layers. The references are
-the Transformer of the published Decision Transformer's shape (three tokens per step, one head, dropout in the attention:
-configs/decision/published.yaml) and, where it can be imported, Hugging Face's ``DecisionTransformerModel`` of the same
-sizes, with the same batches, optimizer and clipping. Then the switches of an update, for two of the rows. All rows take
-turns in one process; the compiler makes its code for one number of threads, so another number is another process.
+two models of these sizes with the same batches, optimizer and clipping: the Transformer in the published Decision
+Transformer's shape (three tokens per step, one head, dropout in the attention: configs/decision/published.yaml) and,
+where it can be imported, Hugging Face's ``DecisionTransformerModel``. Then the switches of an update, for two of the
+rows. All rows take turns in one process; the compiler makes its code for one number of threads, so another number is
+another process.
 """
 
 from __future__ import annotations

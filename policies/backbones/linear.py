@@ -57,4 +57,15 @@ class _Linear(torch.autograd.Function):
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [..., N] times weightᵀ [N, M], plus bias [M]."""
+    return _opaque(x, weight, bias) if torch.compiler.is_compiling() else _product(x, weight, bias, "none", [], "")
+
+
+@torch.library.custom_op("unroll::product", mutates_args=())
+def _opaque(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The same for the compiler, which takes oneDNN's operator in a form of its own alone."""
     return _product(x, weight, bias, "none", [], "")
+
+
+@_opaque.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], len(weight))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from policies.backbones.attention import WindowedAttention
 from policies.backbones.backbone import Mixer, State, require
