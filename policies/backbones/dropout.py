@@ -14,9 +14,8 @@ class Dropout(nn.Dropout):
 
     def forward(self, x: Tensor) -> Tensor:
         dropped = round(self.p * LEVELS)
-        one_kernel = x.device.type != "cpu" or torch.compiler.is_compiling()
-        if one_kernel or not self.training or dropped in (0, LEVELS):
+        if x.device.type != "cpu" or not self.training or dropped in (0, LEVELS):
             return super().forward(x)
-        draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        draws = torch.randint(-(2**63), 2**63 - 1, (-(-x.numel() // 4),), device=x.device)
         kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - LEVELS // 2
         return x * (kept.to(x.dtype) * (LEVELS / (LEVELS - dropped)))
