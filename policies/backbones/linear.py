@@ -21,11 +21,11 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         if (
-            _product is None
+            x.numel() * self.out_features < WORTH_IT
+            or _product is None
             or x.device.type != "cpu"
             or x.dtype != torch.float32
             or self.weight.dtype != torch.float32
-            or x.numel() * self.out_features < WORTH_IT
             or torch.is_autocast_enabled("cpu")
         ):
             return super().forward(x)
