@@ -168,6 +168,8 @@ def new_agent(config: TrainConfig, episodes: Episodes) -> DecisionAgent:
         max_grad_norm=config.max_grad_norm,
         top_fraction=config.top_fraction,
         timestep_embedding=config.timestep_embedding,
+        precision=config.precision,
+        compile=config.compile,
         seed=config.seed,
         device=config.device,
         policy_kwargs=dict(

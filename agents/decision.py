@@ -28,14 +28,11 @@ from agents.checkpoint import (
 )
 from agents.lamb import make_optimizer
 from agents.task import check_same_spaces, describe_task, return_scale
+from agents.update import Compile, Precision, TrainingError, Update
 from envs.datasets import Episodes, SequenceSampler
 from policies.actions import build_space
 from policies.backbones import State
 from policies.decision import DecisionPolicy
-
-
-class TrainingError(RuntimeError):
-    """Learning that cannot go on; the message is one line for the user."""
 
 
 class DecisionAgent:
@@ -53,6 +50,7 @@ class DecisionAgent:
         top_fraction: learn from the best episodes alone, until they make up this share of the steps (%BC).
         warmup_steps: updates over which the learning rate rises linearly from 0.
         schedule: what the learning rate does then: stay ``constant``, or fall to 0 by a ``cosine``.
+        precision, compile: how an update is computed (see agents/update.py).
         policy_kwargs: for DecisionPolicy: backbone, d_model, n_layers, tokens, condition, dropout …
     """
 
@@ -70,6 +68,8 @@ class DecisionAgent:
         max_grad_norm: float = 0.25,
         top_fraction: float = 1.0,
         timestep_embedding: bool = False,
+        precision: Precision = "float32",
+        compile: Compile = "none",
         seed: int = 0,
         device: str = "auto",
         policy_kwargs: dict[str, Any] | None = None,
@@ -85,6 +85,8 @@ class DecisionAgent:
             max_grad_norm=max_grad_norm,
             top_fraction=top_fraction,
             timestep_embedding=timestep_embedding,
+            precision=precision,
+            compile=compile,
             seed=seed,
         )
         if device == "cuda" and not torch.cuda.is_available():
@@ -92,7 +94,7 @@ class DecisionAgent:
         self.env, self.seed, self.device = env, seed, get_device(device)
         self.num_timesteps, self._total_timesteps = 0, 0
         self.learning_rate, self.schedule, self.warmup_steps = learning_rate, schedule, warmup_steps
-        self.batch_size, self.max_grad_norm = batch_size, max_grad_norm
+        self.batch_size = batch_size
         self.sampler: SequenceSampler | None = None
         self.last_metrics: dict[str, float] = {}
         self.task = {} if episodes is None else describe_task(episodes)
@@ -110,6 +112,7 @@ class DecisionAgent:
             self.policy.return_scale.fill_(return_scale(episodes))
         self.policy.to(self.device)
         self.optimizer = make_optimizer(optimizer, self.policy.parameters(), learning_rate, weight_decay)
+        self._update = Update(self.policy, self.optimizer, max_grad_norm, precision, compile)
         self.logger: Logger = Logger(folder=None, output_formats=[])
 
     def learn(
@@ -155,17 +158,11 @@ class DecisionAgent:
     def update(self) -> dict[str, torch.Tensor]:
         """One gradient update on batch ``num_timesteps``; its loss and gradient norm, still on the device."""
         assert self.sampler is not None
-        self.policy.train()
-        torch.manual_seed((self.seed * 1_000_003 + self.num_timesteps) % 2**63)  # dropout
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate()
-        loss = self.policy.loss(self.sampler.sample(self.batch_size, self.seed, self.num_timesteps))
-        self.optimizer.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-        self.optimizer.step()
+        batch = self.sampler.sample(self.batch_size, self.seed, self.num_timesteps)
+        dropout_seed = (self.seed * 1_000_003 + self.num_timesteps) % 2**63
+        metrics = self._update(batch, dropout_seed, self._learning_rate())
         self.num_timesteps += 1
-        return {"train/loss": loss.detach(), "train/grad_norm": norm}
+        return metrics
 
     @torch.inference_mode()
     def predict(

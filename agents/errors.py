@@ -1,7 +1,7 @@
 """The errors that a command shows as one line: what was wrong, where, and what would be right."""
 
 from agents.checkpoint import CheckpointError
-from agents.decision import TrainingError
+from agents.update import TrainingError
 from envs.datasets import DatasetError
 from envs.make import EnvironmentError
 from policies.backbones import BackboneError

@@ -105,6 +105,11 @@ class TrainConfig:
     """learn from the best episodes alone, until they make up this share of the steps"""
     seed: NonNegativeInt = 0
     """of the weights, the batches and the dropout"""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """of the matrix products while learning; weights, optimizer, recurrences and acting are float32 always"""
+    compile: Literal["none", "default", "reduce-overhead"] = "none"
+    """torch.compile the loss, once, for a minute or so: default needs a C++ compiler on a CPU; reduce-overhead also
+    replays CUDA graphs on CUDA"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU if there is one"""
     threads: NonNegativeInt = 0

@@ -132,7 +132,9 @@ class SequenceSampler:
         """Batch ``step`` of the run ``seed``: tensors [B, context, …] and ``mask`` [B, context], false on padding."""
         # the step is the counter's second word: in the first, one step's numbers would be the next one's, shifted
         random = np.random.Generator(np.random.Philox(key=seed, counter=[0, step, 0, 0]))
-        drawn = torch.from_numpy(random.integers(self.n_steps, size=batch_size)).to(self.first.device)
+        drawn = torch.from_numpy(random.integers(self.n_steps, size=batch_size))
+        if self.first.is_cuda:  # from pinned memory, which CUDA reads while the program goes on
+            drawn = drawn.pin_memory().to(self.first.device, non_blocking=True)
         return self.windows(self.first.index_select(0, drawn))
 
     def windows(self, first: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from policies.actions import describe_space, make_action
 from policies.backbones import Backbone, State, make_backbone, options_of
+from policies.backbones.dropout import Dropout
 from policies.normalizer import Normalizer
 from policies.window import Window
 
@@ -78,7 +79,7 @@ class DecisionPolicy(nn.Module):
         self.tokens_per_step = 1 if self.fused else len(self.embed)
         self.embed_timestep = nn.Embedding(max_timestep + 1, d_model) if max_timestep else None
         self.embed_norm = nn.LayerNorm(d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
         options = dict(backbone_options or {})
         known = options_of(backbone)
@@ -134,14 +135,19 @@ class DecisionPolicy(nn.Module):
         return (self.action.error(prediction, batch["action"]) * mask).sum() / mask.sum()
 
     def _tokens(self, inputs: dict[str, Tensor], episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Tokens [B, T · tokens_per_step, d_model] and their resets."""
-        parts = [embed(self._encode(name, inputs[name])) for name, embed in self.embed.items()]
-        time = 0
-        if self.embed_timestep is not None:
-            time = self.embed_timestep(inputs["timestep"].clamp_max(self.max_timestep))
+        """Tokens [B, T · tokens_per_step, d_model] and their resets.
+
+        They are of the weights' type whatever the autocast, and with them all that blocks add to: in bfloat16 an
+        observation has three digits.
+        """
+        with torch.autocast(inputs["observation"].device.type, enabled=False):
+            parts = [embed(self._encode(name, inputs[name])) for name, embed in self.embed.items()]
+            if self.embed_timestep is not None:
+                time = self.embed_timestep(inputs["timestep"].clamp_max(self.max_timestep))
+                parts = [*parts, time] if self.fused else [part + time for part in parts]
         if self.fused:
-            return self.dropout(self.embed_norm(sum(parts) + time)), episode_start
-        x = torch.stack([part + time for part in parts], 2).flatten(1, 2)
+            return self.dropout(self.embed_norm(sum(parts[1:], parts[0]))), episode_start
+        x = torch.stack(parts, 2).flatten(1, 2)
         if episode_start is not None:  # an episode begins with the first token of its first step
             first = torch.arange(self.tokens_per_step, device=x.device) == 0
             episode_start = (episode_start[..., None] & first).flatten(1)

@@ -10,8 +10,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from agents import DecisionAgent
 from agents.checkpoint import CheckpointError
-from agents.decision import TrainingError
 from agents.evaluation import Episode, play, summarize
+from agents.update import TrainingError
 from envs.datasets import SequenceSampler
 from envs.make import make_env
 from envs.wrappers import ReturnToGo

@@ -8,6 +8,9 @@ from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 from torch import Tensor, nn
 
+from policies.backbones.dropout import Dropout
+from policies.backbones.linear import Linear
+
 # A tensor, or a nested tuple of them: Tensor | tuple[State, ...]. The first axis of every tensor is the batch.
 State: TypeAlias = Any
 
@@ -135,8 +138,8 @@ class Block(nn.Module):
         self.mlp: nn.Sequential | None = None
         if hidden:
             self.mlp_norm = nn.LayerNorm(d_model)
-            self.mlp = nn.Sequential(nn.Linear(d_model, hidden), ACTIVATIONS[activation](), nn.Linear(hidden, d_model))
-        self.dropout = nn.Dropout(dropout)
+            self.mlp = nn.Sequential(Linear(d_model, hidden), ACTIVATIONS[activation](), Linear(hidden, d_model))
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, state: State | None, reset: Tensor | None) -> tuple[Tensor, State]:
         mixed, state = self.mixer(self.mixer_norm(x), state, reset)

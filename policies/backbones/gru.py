@@ -12,7 +12,7 @@ from policies.backbones.remember import remember_bias
 
 class GRU(Mixer):
     """n = tanh(W_n x + r·(U_n h)), z and r = σ(W x + U h), h[t] = (1 - z)·n + z·h[t-1]. The state is h [B, d_model], of
-    the weights' type whatever the autocast.
+    the weights' type whatever the autocast, as is what ``forward`` computes.
 
     ``memory_span``: the update gates start so that the channels forget over 2 to this many steps, as in minGRU.
     """
@@ -32,11 +32,13 @@ class GRU(Mixer):
 
     def forward(self, x: Tensor, state: State | None = None, reset: Tensor | None = None) -> tuple[Tensor, State]:
         before = self.initial_state(len(x)) if state is None else state.to(self.gru.weight_hh_l0.dtype)
-        if reset is None:
-            y, h = self.gru(x, before[None])
-            return y, h[0].to(before.dtype)
-        y, (after,) = run_packed(self.gru, x, (before,), reset)
-        return y, after.to(before.dtype)
+        with torch.autocast(x.device.type, enabled=False):  # the recurrence is not for bfloat16
+            x = x.to(before.dtype)
+            if reset is None:
+                y, h = self.gru(x, before[None])
+                return y, h[0]
+            y, (after,) = run_packed(self.gru, x, (before,), reset)
+            return y, after
 
     def step(self, x: Tensor, state: State, reset: Tensor | None = None) -> tuple[Tensor, State]:
         state = state.to(self.gru.weight_hh_l0.dtype)

@@ -13,8 +13,8 @@ from policies.backbones.remember import remember_bias
 class LSTM(Mixer):
     """c[t] = f·c[t-1] + i·tanh(W_g x + U_g h), h[t] = o·tanh(c[t]); f, i, o = σ(W x + U h[t-1]).
 
-    The state is (h, c), each [B, d_model], of the weights' type whatever the autocast. ``memory_span``: the gates start
-    at f = 1 - 1/τ and i = 1/τ, as in minLSTM.
+    The state is (h, c), each [B, d_model], of the weights' type whatever the autocast, as is what ``forward`` computes.
+    ``memory_span``: the gates start at f = 1 - 1/τ and i = 1/τ, as in minLSTM.
     """
 
     paper = "Hochreiter & Schmidhuber 1997"
@@ -52,11 +52,12 @@ def initial_lstm_state(lstm: nn.LSTM, batch_size: int) -> State:
 def run_lstm(lstm: nn.LSTM, x: Tensor, state: State | None, reset: Tensor | None) -> tuple[Tensor, State]:
     """A one-layer, batch-first LSTM over x [B, T, D], in one fused call."""
     before = initial_lstm_state(lstm, len(x)) if state is None else as_weights(lstm, state)
-    if reset is None:
-        y, (h, c) = lstm(x, (before[0][None], before[1][None]))
-        return y, as_weights(lstm, (h[0], c[0]))
-    y, after = run_packed(lstm, x, before, reset)
-    return y, as_weights(lstm, after)
+    with torch.autocast(x.device.type, enabled=False):  # the recurrence is not for bfloat16
+        x = x.to(before[0].dtype)
+        if reset is None:
+            y, (h, c) = lstm(x, (before[0][None], before[1][None]))
+            return y, (h[0], c[0])
+        return run_packed(lstm, x, before, reset)
 
 
 def step_lstm(lstm: nn.LSTM, x: Tensor, state: State, reset: Tensor | None) -> tuple[Tensor, State]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from policies.backbones.backbone import Mixer, State, require
 from policies.backbones.conv import CausalConv
+from policies.backbones.linear import Linear
 from policies.backbones.remember import check_span
 from policies.backbones.selective import selective_scan
 
@@ -43,13 +44,13 @@ class Mamba(Mixer):
         require(self.d_inner >= 1, f"expansion {expansion} leaves no channel")
         require(d_state >= 1, f"d_state must be at least 1, not {d_state}")
         check_span(memory_span)
-        self.input = nn.Linear(d_model, 2 * self.d_inner, bias=False)
+        self.input = Linear(d_model, 2 * self.d_inner, bias=False)
         self.conv = CausalConv(self.d_inner, conv)
-        self.select = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
-        self.dt = nn.Linear(self.dt_rank, self.d_inner)
+        self.select = Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
+        self.dt = Linear(self.dt_rank, self.d_inner)
         self.log_a = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(self.d_inner, 1))
         self.skip = nn.Parameter(torch.ones(self.d_inner))
-        self.out = nn.Linear(self.d_inner, d_model, bias=False)
+        self.out = Linear(self.d_inner, d_model, bias=False)
         nn.init.uniform_(self.dt.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
         with torch.no_grad():  # Δ starts near softplus(bias)
             slowest = 1 / (memory_span or 1000)

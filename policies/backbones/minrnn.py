@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from policies.backbones.backbone import Mixer, State, forget, require
 from policies.backbones.conv import CausalConv
 from policies.backbones.kernels.reference import CANDIDATES, PARTS, Candidate, Gates, activate_gates
+from policies.backbones.linear import Linear
 from policies.backbones.scan import gated_scan, linear_scan
 
 
@@ -41,9 +42,9 @@ class MinRNN(Mixer):
         require(conv >= 0, f"conv is the number of steps of the convolution, or 0 for none, not {conv}")
         self.form, self.candidate = form, candidate
         self.conv = CausalConv(d_model, conv) if conv else None
-        self.project = nn.Linear(d_model, PARTS[form] * self.d_inner)
-        self.out = nn.Linear(self.d_inner, d_model)
-        self.highway = nn.Linear(d_model, d_model) if highway else None
+        self.project = Linear(d_model, PARTS[form] * self.d_inner)
+        self.out = Linear(self.d_inner, d_model)
+        self.highway = Linear(d_model, d_model) if highway else None
         # not zero, where the gradient of a positive candidate is smallest
         self.before = nn.Parameter(torch.randn(self.d_inner)) if learned_initial_state else None
 

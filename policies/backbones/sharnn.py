@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from policies.backbones.attention import WindowedAttention
 from policies.backbones.backbone import Backbone, State, require
+from policies.backbones.dropout import Dropout
+from policies.backbones.linear import Linear
 from policies.backbones.lstm import initial_lstm_state, run_lstm, start_remembering, step_lstm
 
 
@@ -87,7 +89,7 @@ class Layer(nn.Module):
         self.attention = None if window is None else GatedAttention(d_model, window, dropout)
         self.boom_norm, self.skip_norm = nn.LayerNorm(d_model), nn.LayerNorm(d_model)
         self.boom = Boom(d_model, boom, dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         for module in self.modules():
             if isinstance(module, nn.Linear):  # and no LayerNorm: its weights stay 1
                 nn.init.normal_(module.weight, std=0.1 * d_model**-0.5)
@@ -129,11 +131,11 @@ class GatedAttention(nn.Module):
     def __init__(self, d_model: int, window: int, dropout: float):
         super().__init__()
         self.memory_norm, self.skip_norm = nn.LayerNorm(d_model), nn.LayerNorm(d_model)
-        self.query, self.query_norm = nn.Linear(d_model, d_model), nn.LayerNorm(d_model)
+        self.query, self.query_norm = Linear(d_model, d_model), nn.LayerNorm(d_model)
         self.query_gate, self.key_gate = nn.Parameter(torch.zeros(d_model)), nn.Parameter(torch.zeros(d_model))
         self.value_gate = ValueGate(d_model)
         self.attend = WindowedAttention(1, d_model, window, rotary=False, dropout=dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def initial_state(self, batch_size: int) -> State:
         return self.attend.empty_cache(self.query.weight, batch_size, shared=True)
@@ -156,7 +158,7 @@ class ValueGate(nn.Module):
     def __init__(self, d_model: int):
         super().__init__()
         self.vector = nn.Parameter(torch.zeros(d_model))
-        self.expand: nn.Linear | None = nn.Linear(d_model, 2 * d_model)
+        self.expand: nn.Linear | None = Linear(d_model, 2 * d_model)
 
     def collapse(self) -> None:
         """From now on the vector is the gate itself."""
@@ -175,8 +177,8 @@ class Boom(nn.Module):
 
     def __init__(self, d_model: int, boom: int, dropout: float):
         super().__init__()
-        self.linear = nn.Linear(d_model, boom * d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.linear = Linear(d_model, boom * d_model)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.linear(x)

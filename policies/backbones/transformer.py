@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from policies.backbones.attention import WindowedAttention
 from policies.backbones.backbone import Mixer, State, require
+from policies.backbones.linear import Linear
 
 
 class Transformer(Mixer):
@@ -36,8 +37,8 @@ class Transformer(Mixer):
         self.attention = WindowedAttention(
             n_heads, d_model // n_heads, window, positions == "rotary", attention_dropout
         )
-        self.query_key_value = nn.Linear(d_model, 3 * d_model)
-        self.out = nn.Linear(d_model, d_model)
+        self.query_key_value = Linear(d_model, 3 * d_model)
+        self.out = Linear(d_model, d_model)
 
     def initial_state(self, batch_size: int) -> State:
         return self.attention.empty_cache(self.out.weight, batch_size)

@@ -1,0 +1,74 @@
+"""One gradient update: the loss, its gradient and the optimizer's step; eager or compiled, in float32 or bfloat16."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from policies.decision import DecisionPolicy
+
+Precision = Literal["float32", "bfloat16"]
+Compile = Literal["none", "default", "reduce-overhead"]
+
+
+class TrainingError(RuntimeError):
+    """Learning that cannot go on; the message is one line for the user."""
+
+
+class Update:
+    """Moves a policy's weights once per call. Nothing waits for the device: what a call returns is still there.
+
+    Args:
+        precision: ``bfloat16`` makes the matrix products of the loss in bfloat16, by autocast. Weights, optimizer,
+            embedding and recurrences stay in float32.
+        compile: the mode of ``torch.compile`` for the loss and its gradient, or ``none``. ``reduce-overhead`` replays a
+            CUDA graph on CUDA and is ``default`` on a CPU. Shapes are fixed, so it is compiled once.
+    """
+
+    def __init__(
+        self,
+        policy: DecisionPolicy,
+        optimizer: torch.optim.Optimizer,
+        max_grad_norm: float,
+        precision: Precision = "float32",
+        compile: Compile = "none",
+    ):
+        self.policy, self.optimizer, self.max_grad_norm = policy, optimizer, max_grad_norm
+        self.precision, self.compile = precision, compile
+        self.loss = policy.loss if compile == "none" else torch.compile(policy.loss, mode=compile, dynamic=False)
+        self._to_compile = compile != "none"
+
+    def __call__(self, batch: dict[str, Tensor], seed: int, learning_rate: float) -> dict[str, Tensor]:
+        """Loss and gradient norm of ``batch``; ``seed`` is that of dropout.
+
+        Raises:
+            TrainingError: what cannot be compiled here.
+        """
+        self.policy.train()
+        torch.manual_seed(seed)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        try:
+            loss = self._gradient(batch)
+        except Exception as error:
+            if not self._to_compile:
+                raise
+            reason = " ".join(str(error).split())[:200]  # on a CPU: there is no C++ compiler
+            raise TrainingError(f"compile {self.compile} does not work here, use none ({reason})") from error
+        self._to_compile = False
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        self.optimizer.step()
+        return {"train/loss": loss, "train/grad_norm": norm}
+
+    def _gradient(self, batch: dict[str, Tensor]) -> Tensor:
+        """The loss; its gradient is in the parameters then."""
+        device = batch["mask"].device.type
+        self.optimizer.zero_grad()  # before the loss: a CUDA graph's next replay writes where these gradients are
+        if device == "cuda" and self.compile == "reduce-overhead":
+            torch.compiler.cudagraph_mark_step_begin()
+        with torch.autocast(device, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            loss = self.loss(batch)
+        loss.backward()
+        return loss.detach().clone()  # out of the graph's memory too

@@ -1,0 +1,158 @@
+"""Updates per second of a decision agent: sampling, loss, gradient, clipping and the optimizer's step.
+
+    python -m benchmarks.training --threads 1 [--output FILE.json]          run from the root of the repository
+
+Every backbone with fused and interleaved tokens, at Hopper's shapes, B 64, K 20, d 128 and 3 layers. The references are
+two models of these sizes with the same batches, optimizer and clipping: the Transformer in the published Decision
+Transformer's shape (three tokens per step, one head, dropout in the attention: configs/decision/published.yaml) and,
+where it can be imported, Hugging Face's ``DecisionTransformerModel``. Then the switches of an update, for two of the
+rows. All rows take turns in one process; the compiler makes its code for one number of threads, so another number is
+another process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from agents import DecisionAgent
+from agents.lamb import make_optimizer
+from agents.update import Update
+from benchmarks.timing import medians, report
+from configs import load_config
+from envs import load_episodes
+from envs.datasets import Episodes
+from policies.backbones import BACKBONES
+
+PUBLISHED = ("transformer as published", "interleaved", "")
+PEER = ("Hugging Face's", "interleaved", "")
+SWITCHES: dict[str, dict[str, Any]] = {
+    "bfloat16": dict(precision="bfloat16"),
+    "compile": dict(compile="default"),
+    "bfloat16, compile": dict(precision="bfloat16", compile="default"),
+}
+SWITCHED = (("mingru", "fused"), ("transformer", "interleaved"))
+
+Row = tuple[str, str, str]  # model, tokens, switches
+
+
+class HuggingFace(nn.Module):
+    """Hugging Face's Decision Transformer as a policy that Update can train."""
+
+    def __init__(self, episodes: Episodes, context: int, d_model: int, n_layers: int):
+        from transformers import DecisionTransformerConfig, DecisionTransformerModel
+
+        super().__init__()
+        self.model = DecisionTransformerModel(
+            DecisionTransformerConfig(
+                state_dim=episodes.observation_dim,
+                act_dim=episodes.actions.shape[1],
+                hidden_size=d_model,
+                n_layer=n_layers,
+                n_head=1,
+                max_length=context,
+                max_ep_len=int(episodes.lengths.max()),
+                n_positions=3 * context,
+            )
+        )
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """The mean squared error over the steps that are not padding, as in DecisionPolicy."""
+        prediction = self.model(
+            states=batch["observation"],
+            actions=batch["action"],
+            rewards=None,
+            returns_to_go=batch["return_to_go"][..., None],
+            timesteps=batch["timestep"],
+            attention_mask=batch["mask"].long(),
+        ).action_preds
+        mask = batch["mask"]
+        return ((prediction - batch["action"]).square().mean(-1) * mask).sum() / mask.sum()
+
+
+def agents(options: argparse.Namespace, episodes: Episodes) -> Iterator[tuple[Row, DecisionAgent]]:
+    """Our own rows, each with its agent."""
+    sizes = dict(d_model=options.d_model, n_layers=options.layers)
+
+    def agent(policy: dict[str, Any], **more: Any) -> DecisionAgent:
+        more = dict(batch_size=options.batch, context=options.context, device=options.device) | more
+        made = DecisionAgent(episodes, policy_kwargs=sizes | policy, **more)
+        made._total_timesteps = 10**9
+        return made
+
+    published = load_config(["--config", "configs/decision/published.yaml"])
+    policy = dict(backbone="transformer", tokens="interleaved", backbone_options=published.backbone.options)
+    yield PUBLISHED, agent(policy, timestep_embedding=True)
+    for tokens in ("fused", "interleaved"):
+        for name in options.backbones.split(","):
+            yield (name, tokens, ""), agent(dict(backbone=name, tokens=tokens))
+            for switch, more in SWITCHES.items() if (name, tokens) in SWITCHED else ():
+                if options.compile or "compile" not in more:
+                    yield (name, tokens, switch), agent(dict(backbone=name, tokens=tokens), **more)
+
+
+def updates(options: argparse.Namespace, episodes: Episodes) -> dict[Row, Callable[[], Any]]:
+    """What makes one update, of each row."""
+    made: dict[Row, Callable[[], Any]] = {row: agent.update for row, agent in agents(options, episodes)}
+    try:
+        policy = HuggingFace(episodes, options.context, options.d_model, options.layers).to(options.device)
+    except ImportError:
+        print("no row for Hugging Face's model: transformers is not installed")
+        return made
+    update = Update(policy, make_optimizer("adamw", policy.parameters(), 1e-4, 1e-4), 0.25)  # type: ignore[arg-type]
+    sample = sampler(options, episodes)
+    return made | {PEER: lambda: update(sample(), 0, 1e-4)}
+
+
+def sampler(options: argparse.Namespace, episodes: Episodes) -> Callable[[], dict[str, Tensor]]:
+    agent = DecisionAgent(episodes, context=options.context, device=options.device, policy_kwargs=dict(d_model=8))
+    assert agent.sampler is not None
+    sample = agent.sampler.sample
+    return lambda: sample(options.batch, 0, 0)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__.split("\n")[0])
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--repeats", type=int, default=7, help="timings of each row, whose median counts")
+    parser.add_argument("--updates", type=int, default=4, help="updates of a timing")
+    parser.add_argument("--backbones", default=",".join(BACKBONES))
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="rows with the compiler")
+    parser.add_argument("--device", default="cpu")
+    for name, size in (("batch", 64), ("context", 20), ("d_model", 128), ("layers", 3)):
+        parser.add_argument(f"--{name}", type=int, default=size)
+    parser.add_argument("--output", help="write the numbers to this JSON file")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    episodes = load_episodes("embedded:hopper-v5-replay")
+
+    def repeated(run: Callable[[], Any]) -> Callable[[], None]:
+        return lambda: [run() for _ in range(options.updates)] and None
+
+    made = updates(options, episodes)
+    runs = {" · ".join(row): repeated(run) for row, run in made.items()}
+    seconds = medians(runs | {"sampling": repeated(sampler(options, episodes))}, options.repeats)
+    of = {row: seconds[" · ".join(row)] / options.updates for row in made}
+    rows = [
+        {
+            "backbone": name,
+            "tokens": tokens,
+            "switches": switches,
+            "updates/s": 1 / of[name, tokens, switches],
+            "× published": of[PUBLISHED] / of[name, tokens, switches],
+            "× Hugging Face's": of[PEER] / of[name, tokens, switches] if PEER in of else "",
+            "sampling, %": 100 * seconds["sampling"] / options.updates / of[name, tokens, switches],
+        }
+        for name, tokens, switches in of
+    ]
+    sizes = f"B {options.batch}, K {options.context}, d {options.d_model}, {options.layers} layers"
+    report(f"decision updates, {sizes}, {options.threads} thread(s), {options.device}", rows, options.output)
+
+
+if __name__ == "__main__":
+    main()
