@@ -179,7 +179,8 @@ class DecisionAgent:
 
         ``state`` None begins anew; ``episode_start`` [B] resets the memory of those environments.
         """
-        self.policy.eval()
+        if self.policy.training:  # setting it again would visit every module at every step
+            self.policy.eval()
         values = {key: torch.as_tensor(value, device=self.device) for key, value in observation.items()}
         single = values["observation"].ndim == 1
         if single:
@@ -193,8 +194,10 @@ class DecisionAgent:
         n = len(inputs["observation"])
         if state is None:
             state = self.policy.initial_state(n)
-        start = np.zeros(n, bool) if episode_start is None else np.atleast_1d(np.asarray(episode_start, bool))
-        prediction, state = self.policy.step(inputs, state, torch.as_tensor(start, device=self.device))
+        start = None  # where no episode begins, which is nearly always, nothing is to be forgotten
+        if episode_start is not None and np.any(episode_start):
+            start = torch.as_tensor(np.atleast_1d(np.asarray(episode_start, bool)), device=self.device)
+        prediction, state = self.policy.step(inputs, state, start)
         actions = self.policy.action.choose(prediction, deterministic).cpu().numpy()
         return (actions[0] if single else actions), state
 

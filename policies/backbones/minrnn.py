@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from policies.backbones.backbone import Mixer, State, forget, require
 from policies.backbones.conv import CausalConv
+from policies.backbones.lean import linear
 from policies.backbones.scan import linear_scan
 
 Candidate = Literal["g", "identity", "tanh"]
@@ -59,7 +60,7 @@ class MinRNN(Mixer):
 
     def projections(self, x: Tensor) -> tuple[Tensor, ...]:
         """The linear maps of x, each [..., d_inner], at least in float32: in bfloat16 a gate of 0.998 would be 1."""
-        projected = self.project(x)
+        projected = linear(self.project, x)
         projected = projected.to(torch.promote_types(projected.dtype, torch.float32))
         return projected.split(self.d_inner, -1)
 
@@ -93,7 +94,7 @@ class MinRNN(Mixer):
         return self._output(x, h), h
 
     def _output(self, x: Tensor, h: Tensor) -> Tensor:
-        y = self.out(h.to(x.dtype))
+        y = linear(self.out, h.to(x.dtype))
         if self.highway is None:
             return y
         return torch.lerp(x.to(y.dtype), y, torch.sigmoid(self.highway(x)))
