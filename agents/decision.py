@@ -33,6 +33,9 @@ from policies.actions import build_space
 from policies.backbones import State
 from policies.decision import DecisionPolicy
 
+# of what a policy sees while it acts; a previous action has the type that its environment gives it
+INPUT_TYPES = dict(observation=torch.float32, previous_action=None, return_to_go=torch.float32, timestep=torch.int64)
+
 
 class TrainingError(RuntimeError):
     """Learning that cannot go on; the message is one line for the user."""
@@ -181,16 +184,12 @@ class DecisionAgent:
         """
         if self.policy.training:  # setting it again would visit every module at every step
             self.policy.eval()
-        values = {key: torch.as_tensor(value, device=self.device) for key, value in observation.items()}
-        single = values["observation"].ndim == 1
+        inputs = {k: torch.as_tensor(observation[k], dtype=t, device=self.device) for k, t in INPUT_TYPES.items()}
+        single = inputs["observation"].ndim == 1
         if single:
-            values = {key: value[None] for key, value in values.items()}
-        inputs = {
-            "observation": values["observation"].float(),
-            "previous_action": values["previous_action"],
-            "return_to_go": values["return_to_go"].float().squeeze(-1),
-            "timestep": values["timestep"].long().squeeze(-1),
-        }
+            inputs = {key: value[None] for key, value in inputs.items()}
+        for key in ("return_to_go", "timestep"):
+            inputs[key] = inputs[key].squeeze(-1)
         n = len(inputs["observation"])
         if state is None:
             state = self.policy.initial_state(n)

@@ -42,6 +42,5 @@ class GRU(Mixer):
         state = state.to(self.gru.weight_hh_l0.dtype)
         if reset is not None:
             state = forget(state, reset)
-        gru = self.gru
-        h = torch.gru_cell(x, state, gru.weight_ih_l0, gru.weight_hh_l0, gru.bias_ih_l0, gru.bias_hh_l0)
+        h = torch.gru_cell(x, state, *self.gru.all_weights[0])
         return h, h.to(state.dtype)

@@ -64,7 +64,7 @@ def step_lstm(lstm: nn.LSTM, x: Tensor, state: State, reset: Tensor | None) -> t
     before = as_weights(lstm, state)
     if reset is not None:
         before = map_state(lambda part: forget(part, reset), before)
-    h, c = torch.lstm_cell(x, before, lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0)
+    h, c = torch.lstm_cell(x, before, *lstm.all_weights[0])
     return h, as_weights(lstm, (h, c))
 
 

@@ -35,9 +35,7 @@ def selective_scan(
         return _StepByStep.apply(dt * u, dt, a, b, c, h0, begins)
 
 
-def selective_step(
-    u: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, h: Tensor
-) -> tuple[Tensor, Tensor]:
+def selective_step(u: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
     """The same for one step: u, dt [B, D], b, c [B, N] and h [B, D, N] → y [B, D] and the next h."""
     dtype = torch.promote_types(u.dtype, torch.float32)
     u, dt, a, b, c, h = (x.to(dtype) for x in (u, dt, a, b, c, h))
