@@ -62,7 +62,7 @@ class MinRNN(Mixer):
         """The linear maps of x, each [..., d_inner], at least in float32: in bfloat16 a gate of 0.998 would be 1."""
         projected = linear(self.project, x)
         projected = projected.to(torch.promote_types(projected.dtype, torch.float32))
-        return projected.split(self.d_inner, -1)
+        return projected.chunk(self.project.out_features // self.d_inner, -1)
 
     def initial_state(self, batch_size: int) -> State:
         h = self.out.weight.new_zeros(batch_size, self.d_inner)
