@@ -21,21 +21,17 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from configs.process import let_threads_sleep
+import gymnasium as gym
+import numpy as np
+import torch
 
-let_threads_sleep()  # before torch is imported, as train.py and evaluate.py do
-
-import gymnasium as gym  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-
-from agents import DecisionAgent  # noqa: E402
-from agents.evaluation import Episode, play  # noqa: E402
-from benchmarks.timing import medians, report  # noqa: E402
-from envs.datasets import SEQUENCE_KEYS, Episodes  # noqa: E402
-from envs.make import make_env  # noqa: E402
-from envs.wrappers import ReturnToGo  # noqa: E402
-from policies.backbones import BACKBONES  # noqa: E402
+from agents import DecisionAgent
+from agents.evaluation import Episode, play
+from benchmarks.timing import medians, report
+from envs.datasets import SEQUENCE_KEYS, Episodes
+from envs.make import make_env
+from envs.wrappers import ReturnToGo
+from policies.backbones import BACKBONES
 
 CONTEXT = 20
 CALLS = {1: 20, 8: 10}  # in a row, for one measurement; 3 of larger batches
@@ -109,7 +105,9 @@ def microseconds(backbones: list[str], batch: int, repeats: int) -> dict[tuple[s
     for tokens in ("fused", "interleaved"):
         runs |= {(name, tokens): acting(make_agent(name, tokens), batch) for name in backbones}
     calls = CALLS.get(batch, 3)
-    seconds = medians({key: lambda run=run: [run() for _ in range(calls)] for key, run in runs.items()}, repeats)
+    seconds = medians(
+        {key: lambda run=run: [run() for _ in range(calls)] for key, run in runs.items()}, repeats, settle=True
+    )
     return {key: 1e6 * value / calls / batch for key, value in seconds.items()}
 
 

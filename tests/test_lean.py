@@ -1,16 +1,11 @@
-"""What makes a step cheap changes nothing that it computes, and is in place before PyTorch is imported."""
+"""What makes a step cheap changes nothing that it computes; the benchmark of acting runs."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from configs.process import let_threads_sleep
 from policies.backbones.conv import CausalConv
 from policies.backbones.lean import drop, linear, norm
 
@@ -39,29 +34,6 @@ def test_the_steps_of_a_convolution_are_its_sequence(kernel_size):
         z, state = conv.step(x[:, t], state, reset[:, t])
         torch.testing.assert_close(z, y[:, t])
     torch.testing.assert_close(state, final)
-
-
-@pytest.mark.parametrize(
-    ("given", "spins"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)]
-)
-def test_idle_threads_sleep_unless_the_user_says_otherwise(given, spins, monkeypatch):
-    monkeypatch.setattr(os, "environ", environment := dict(given))
-    let_threads_sleep()
-    assert environment.get("GOMP_SPINCOUNT") == spins
-
-
-@pytest.mark.parametrize("command", ["train", "evaluate"])
-def test_a_command_says_so_before_it_imports_torch(command):
-    code = (
-        f"import sys, configs.commands, {command}\n"
-        "def said(): print('torch' in sys.modules)\n"
-        "configs.commands.let_threads_sleep = said\n"
-        f"{command}.{command} = lambda *_: 0\n"
-        f"sys.exit({command}.main({['somewhere'] if command == 'evaluate' else []}))"
-    )
-    root = Path(__file__).parents[1]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
 
 
 def test_the_acting_benchmark_compares_every_candidate_with_the_references(tmp_path, capsys):
