@@ -34,6 +34,9 @@ from policies.actions import build_space
 from policies.backbones import State
 from policies.decision import DecisionPolicy
 
+# of what a policy sees while it acts; a previous action has the type that its environment gives it
+INPUT_TYPES = dict(observation=torch.float32, previous_action=None, return_to_go=torch.float32, timestep=torch.int64)
+
 
 class DecisionAgent:
     """Return-conditioned supervised learning (Chen et al. 2021, arXiv 2106.01345), with the surface of a
@@ -176,22 +179,21 @@ class DecisionAgent:
 
         ``state`` None begins anew; ``episode_start`` [B] resets the memory of those environments.
         """
-        self.policy.eval()
-        values = {key: torch.as_tensor(value, device=self.device) for key, value in observation.items()}
-        single = values["observation"].ndim == 1
+        if self.policy.training:  # setting it again would visit every module at every step
+            self.policy.eval()
+        inputs = {k: torch.as_tensor(observation[k], dtype=t, device=self.device) for k, t in INPUT_TYPES.items()}
+        single = inputs["observation"].ndim == 1
         if single:
-            values = {key: value[None] for key, value in values.items()}
-        inputs = {
-            "observation": values["observation"].float(),
-            "previous_action": values["previous_action"],
-            "return_to_go": values["return_to_go"].float().squeeze(-1),
-            "timestep": values["timestep"].long().squeeze(-1),
-        }
+            inputs = {key: value[None] for key, value in inputs.items()}
+        for key in ("return_to_go", "timestep"):
+            inputs[key] = inputs[key].squeeze(-1)
         n = len(inputs["observation"])
         if state is None:
             state = self.policy.initial_state(n)
-        start = np.zeros(n, bool) if episode_start is None else np.atleast_1d(np.asarray(episode_start, bool))
-        prediction, state = self.policy.step(inputs, state, torch.as_tensor(start, device=self.device))
+        start = None  # where no episode begins, which is nearly always, nothing is to be forgotten
+        if episode_start is not None and np.any(episode_start):
+            start = torch.as_tensor(np.atleast_1d(np.asarray(episode_start, bool)), device=self.device)
+        prediction, state = self.policy.step(inputs, state, start)
         actions = self.policy.action.choose(prediction, deterministic).cpu().numpy()
         return (actions[0] if single else actions), state
 

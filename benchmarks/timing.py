@@ -15,12 +15,17 @@ import torch
 from benchmarks.machine import machine
 
 
-def medians(runs: Mapping[str, Callable[[], Any]], repeats: int, warm: int = 2) -> dict[str, float]:
+def medians(
+    runs: Mapping[str, Callable[[], Any]], repeats: int, warm: int = 2, settle: bool = False
+) -> dict[str, float]:
     """Seconds of each run, the median of ``repeats``. The runs take turns, so that what disturbs the machine for a
-    while disturbs all of them; ``warm`` rounds before are not counted."""
+    while disturbs all of them; ``warm`` rounds before are not counted. ``settle``: nor is a call right before each, so
+    that what another run left in the caches and the allocator is not this one's cost."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for round_ in range(-warm, repeats):
         for name, run in runs.items():
+            if settle:
+                run()
             _synchronize()
             begin = time.perf_counter()
             run()

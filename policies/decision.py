@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from typing import Any, Literal
 
 import gymnasium as gym
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from policies.actions import describe_space, make_action
 from policies.backbones import Backbone, State, make_backbone, options_of
 from policies.backbones.dropout import Dropout
+from policies.backbones.lean import drop, norm
 from policies.normalizer import Normalizer
 from policies.window import Window
 
@@ -108,18 +112,24 @@ class DecisionPolicy(nn.Module):
         self, inputs: dict[str, Tensor], state: State | None = None, episode_start: Tensor | None = None
     ) -> tuple[Tensor, State]:
         """Predictions [B, T, …] for whole sequences of ``SEQUENCE_KEYS`` [B, T, …], and the backbone's state."""
-        tokens, reset = self._tokens(inputs, episode_start)
-        features, state = self.backbone(tokens, state, reset)
+        tokens = self._tokens(inputs)
+        if self.tokens_per_step > 1:
+            tokens = tokens.flatten(1, 2)
+            if episode_start is not None:
+                episode_start = self._first_token(episode_start).flatten(1)
+        features, state = self.backbone(tokens, state, episode_start)
         return self.action.predict(features[:, self.tokens_per_step - 1 :: self.tokens_per_step]), state
 
-    def step(self, inputs: dict[str, Tensor], state: State, episode_start: Tensor) -> tuple[Tensor, State]:
+    def step(
+        self, inputs: dict[str, Tensor], state: State, episode_start: Tensor | None = None
+    ) -> tuple[Tensor, State]:
         """Predictions [B, …] for one step of ``SEQUENCE_KEYS`` [B, …]; the same function as ``forward`` when memory
-        is carried."""
-        tokens, reset = self._tokens({key: value[:, None] for key, value in inputs.items()}, episode_start[:, None])
-        acting = self._acting[0]
+        is carried. ``episode_start`` None: no row begins an episode."""
+        tokens, acting = self._tokens(inputs), self._acting[0]
         if self.tokens_per_step == 1:
-            features, state = acting.step(tokens[:, 0], state, episode_start)
+            features, state = acting.step(tokens, state, episode_start)
         else:
+            reset = None if episode_start is None else self._first_token(episode_start)
             features, state = acting(tokens, state, reset)
             features = features[:, -1]
         return self.action.predict(features), state
@@ -134,24 +144,25 @@ class DecisionPolicy(nn.Module):
         mask = batch["mask"]
         return (self.action.error(prediction, batch["action"]) * mask).sum() / mask.sum()
 
-    def _tokens(self, inputs: dict[str, Tensor], episode_start: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Tokens [B, T · tokens_per_step, d_model] and their resets.
+    def _tokens(self, inputs: dict[str, Tensor]) -> Tensor:
+        """The tokens [..., d_model] of inputs [...], or [..., tokens_per_step, d_model] where a step has several.
 
         They are of the weights' type whatever the autocast, and with them all that blocks add to: in bfloat16 an
         observation has three digits.
         """
-        with torch.autocast(inputs["observation"].device.type, enabled=False):
+        device = inputs["observation"].device.type
+        autocast = torch.is_autocast_enabled(device)  # the context alone costs a step as much as an embedding
+        with torch.autocast(device, enabled=False) if autocast else contextlib.nullcontext():
             parts = [embed(self._encode(name, inputs[name])) for name, embed in self.embed.items()]
             if self.embed_timestep is not None:
                 time = self.embed_timestep(inputs["timestep"].clamp_max(self.max_timestep))
                 parts = [*parts, time] if self.fused else [part + time for part in parts]
-        if self.fused:
-            return self.dropout(self.embed_norm(sum(parts[1:], parts[0]))), episode_start
-        x = torch.stack(parts, 2).flatten(1, 2)
-        if episode_start is not None:  # an episode begins with the first token of its first step
-            first = torch.arange(self.tokens_per_step, device=x.device) == 0
-            episode_start = (episode_start[..., None] & first).flatten(1)
-        return self.dropout(self.embed_norm(x)), episode_start
+        x = functools.reduce(torch.add, parts) if self.tokens_per_step == 1 else torch.stack(parts, -2)
+        return drop(self.dropout, norm(self.embed_norm, x))
+
+    def _first_token(self, episode_start: Tensor) -> Tensor:
+        """[..., tokens_per_step]: an episode begins with the first token of its first step."""
+        return F.pad(episode_start[..., None], (0, self.tokens_per_step - 1))
 
     def _encode(self, name: str, value: Tensor) -> Tensor:
         if name == "observation":

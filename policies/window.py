@@ -34,7 +34,9 @@ class Window(Backbone):
             tokens, filled = (forget(part, reset[:, 0]) for part in (tokens, filled))
         tokens = torch.cat([tokens[:, new:], x], 1)
         filled = (filled + new).clamp_max(self.length)
-        used = int(filled.max())
-        begins = torch.arange(used, device=x.device) == used - filled[:, None]
+        least, used = torch.stack(filled.aminmax()).tolist()
+        begins = None  # where all rows hold as many tokens, all begin with the first
+        if least < used:
+            begins = torch.arange(used, device=x.device) == used - filled[:, None]
         y, _ = self.backbone(tokens[:, -used:], None, begins)
         return y[:, -new:], (tokens, filled)

@@ -35,6 +35,30 @@ def test_acting_is_training(backbone, tokens, condition, discrete):
         np.testing.assert_allclose(replay(agent, episodes, 2), expected.repeat(2, 0), atol=2e-5)
 
 
+@pytest.mark.parametrize("memory", ["carried", "window"])
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("tokens", ["fused", "interleaved"])
+def test_where_no_episode_begins_nothing_is_forgotten(backbone, tokens, memory):
+    agent = make_agent(toy_episodes(4), context=4, backbone=backbone, tokens=tokens, memory=memory)
+    steps, states = whole_episode(toy_episodes(4), 0), [None, None, None]
+    shown = []  # what the policy is told of episodes that begin
+    step = agent.policy.step
+    agent.policy.step = lambda inputs, state, start: shown.append(start) or step(inputs, state, start)
+    for t in range(LENGTH):
+        observation = {key: value[0, t].expand(2, *value.shape[2:]).numpy() for key, value in steps.items()}
+        observation |= {key: observation[key][:, None] for key in ("return_to_go", "timestep")}
+        never, states[0] = agent.predict(observation, states[0], None)
+        none, states[1] = agent.predict(observation, states[1], np.zeros(2, bool))
+        inputs = {key: torch.as_tensor(value) for key, value in observation.items()}
+        inputs |= {key: inputs[key].squeeze(-1) for key in ("return_to_go", "timestep")}
+        with torch.no_grad():
+            state = agent.policy.initial_state(2) if states[2] is None else states[2]
+            prediction, states[2] = step(inputs, state, torch.zeros(2, dtype=torch.bool))
+        np.testing.assert_array_equal(never, none)
+        np.testing.assert_allclose(none, agent.policy.action.choose(prediction, True).numpy(), atol=1e-5)
+    assert shown == [None] * 2 * LENGTH
+
+
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("tokens", ["fused", "interleaved"])
 def test_a_window_is_the_last_steps_encoded_anew(backbone, tokens):

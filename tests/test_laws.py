@@ -179,6 +179,26 @@ def test_every_parameter_gets_a_gradient_and_no_state_is_written_to(name, dtype)
     assert_same(state, before, dtype)
 
 
+def test_a_step_leaves_the_state_that_it_is_given_as_it_was(name, dtype):
+    backbone = make(name, dtype)
+    state = backbone(torch.randn(3, 2 * WINDOW, 16, dtype=dtype))[1]
+    before, x = map_state(torch.clone, state), torch.randn(3, 16, dtype=dtype)
+    for reset in (None, torch.tensor([True, False, False])):
+        y, after = backbone.step(x, state, reset)
+        backbone.step(torch.randn_like(x), after, reset)
+        map_state(lambda p, q: p if torch.equal(p, q) else pytest.fail("written to"), state, before)
+        z, also = backbone.step(x, state, reset)  # another future from the same state
+        assert_same((y, meaningful(after)), (z, meaningful(also)), dtype)
+
+
+def test_a_step_without_a_reset_is_one_whose_reset_is_nowhere_true(name, dtype):
+    backbone = make(name, dtype)
+    state = backbone(torch.randn(3, 4, 16, dtype=dtype))[1]
+    x = torch.randn(3, 16, dtype=dtype)
+    (y, after), (z, also) = backbone.step(x, state), backbone.step(x, state, torch.zeros(3, dtype=torch.bool))
+    assert_same((y, meaningful(after)), (z, meaningful(also)), dtype)
+
+
 @pytest.mark.parametrize(("d_model", "window"), [(16, 1), (16, 64), (128, 7), (512, 3)])
 def test_steps_are_the_sequence_in_the_sizes_that_users_run(name, d_model, window):
     torch.manual_seed(1)

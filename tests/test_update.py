@@ -94,9 +94,9 @@ def test_observations_are_embedded_in_float32_under_autocast():
     agent = make_agent()
     agent.policy.eval()
     batch = agent.sampler.sample(4, 0, 0)
-    exact, _ = agent.policy._tokens(batch, None)
+    exact = agent.policy._tokens(batch)
     with torch.autocast("cpu", torch.bfloat16):
-        tokens, _ = agent.policy._tokens(batch, None)
+        tokens = agent.policy._tokens(batch)
     assert torch.equal(tokens, exact)
 
 

@@ -79,6 +79,30 @@ class WindowedAttention(nn.Module):
         past = (position[:, -1] + 1).expand(batch).contiguous()
         return attended.transpose(1, 2), (*stored, past)
 
+    def step(
+        self, query: Tensor, key: Tensor, value: Tensor | None, cache: Cache, reset: Tensor | None
+    ) -> tuple[Tensor, Cache]:
+        """The same for one step: query, key, value [B, H, C] → [B, H, C]; ``reset`` [B]."""
+        if reset is not None:
+            cache = tuple(forget(part, reset) for part in cache)
+        *before, past = cache
+        if self.rotary:
+            cos, sin = self._rotation(past, query)
+            query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        added = (key,) if value is None else (key, value)
+        stored = [torch.cat([old.to(new.dtype), new[:, None]], 1) for old, new in zip(before, added, strict=True)]
+        slot = torch.arange(self.window, device=query.device)
+        seen = slot >= self.window - 1 - past[:, None]  # the slots that the episode has filled, and this step's
+        values = F.dropout(stored[0], self.dropout, self.training) if value is None else stored[1]
+        attended = F.scaled_dot_product_attention(
+            query[:, :, None],
+            stored[0].transpose(1, 2),
+            values.transpose(1, 2),
+            attn_mask=seen[:, None, None],
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return attended[:, :, 0], (*(x[:, 1:] for x in stored), past + 1)
+
     def _positions(self, time: int, cache: Cache | None, reset: Tensor | None, device: torch.device) -> Tensor:
         """The steps since each one's episode began, [B or 1, T]."""
         step = torch.arange(time, device=device)
@@ -103,7 +127,7 @@ class WindowedAttention(nn.Module):
         return seen[:, None]
 
     def _rotation(self, position: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin [B or 1, T, 1, C/2] of position · frequency."""
+        """cos and sin [..., 1, C/2] of position [...] · frequency."""
         exponent = torch.arange(0, self.head_dim, 2, dtype=torch.float64, device=like.device) / self.head_dim
         angle = position[..., None, None] * ROTARY_BASE**-exponent
         return angle.cos().to(like.dtype), angle.sin().to(like.dtype)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, cast
 from torch import Tensor, nn
 
 from policies.backbones.dropout import Dropout
+from policies.backbones.lean import drop, linear, norm
 from policies.backbones.linear import Linear
 
 # A tensor, or a nested tuple of them: Tensor | tuple[State, ...]. The first axis of every tensor is the batch.
@@ -117,14 +118,14 @@ class ResidualStack(Backbone):
         for i, block in enumerate(self.blocks):
             x, next_state = block(x, None if state is None else state[i], reset)
             after.append(next_state)
-        return self.norm(x), tuple(after)
+        return norm(self.norm, x), tuple(after)
 
     def step(self, x: Tensor, state: State, reset: Tensor | None = None) -> tuple[Tensor, State]:
         after = []
-        for i, block in enumerate(self.blocks):
-            x, next_state = cast(Block, block).step(x, state[i], reset)
+        for block, before in zip(self.blocks, state, strict=True):
+            x, next_state = cast(Block, block).step(x, before, reset)
             after.append(next_state)
-        return self.norm(x), tuple(after)
+        return norm(self.norm, x), tuple(after)
 
 
 class Block(nn.Module):
@@ -142,15 +143,17 @@ class Block(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, state: State | None, reset: Tensor | None) -> tuple[Tensor, State]:
-        mixed, state = self.mixer(self.mixer_norm(x), state, reset)
+        mixed, state = self.mixer(norm(self.mixer_norm, x), state, reset)
         return self._residual(x, mixed), state
 
     def step(self, x: Tensor, state: State, reset: Tensor | None) -> tuple[Tensor, State]:
-        mixed, state = self.mixer.step(self.mixer_norm(x), state, reset)
+        mixed, state = self.mixer.step(norm(self.mixer_norm, x), state, reset)
         return self._residual(x, mixed), state
 
     def _residual(self, x: Tensor, mixed: Tensor) -> Tensor:
-        x = x + self.dropout(mixed)
+        x = x + drop(self.dropout, mixed)
         if self.mlp is None:
             return x
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+        widen, activate, narrow = cast(tuple[nn.Linear, nn.Module, nn.Linear], tuple(self.mlp))
+        hidden = activate(linear(widen, norm(self.mlp_norm, x)))
+        return x + drop(self.dropout, linear(narrow, hidden))

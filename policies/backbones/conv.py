@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from policies.backbones.backbone import Memory, require
+from policies.backbones.backbone import Memory, forget, require
 
 
 class CausalConv(Memory):
@@ -45,3 +45,10 @@ class CausalConv(Memory):
         else:
             last = last.masked_fill((episode[:, time:] != episode[:, -1:])[..., None], 0)
         return y, last
+
+    def step(self, x: Tensor, state: Tensor, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if reset is not None:
+            state = forget(state, reset)
+        inputs = torch.cat([state.to(x.dtype), x[:, None]], 1)
+        y = self.bias + (inputs * self.weight.flip(0)).sum(1)
+        return y.to(x.dtype), inputs[:, 1:]

@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from policies.backbones.backbone import Mixer, State, require
+from policies.backbones.backbone import Mixer, State, forget, require
 from policies.backbones.conv import CausalConv
+from policies.backbones.lean import linear
 from policies.backbones.linear import Linear
 from policies.backbones.remember import check_span
-from policies.backbones.selective import selective_scan
+from policies.backbones.selective import selective_scan, selective_step
 
 
 class Mamba(Mixer):
@@ -66,6 +67,23 @@ class Mamba(Mixer):
         u, z = self.input(x).chunk(2, -1)
         u, recent = self.conv(u, recent, reset)
         u = F.silu(u)
-        dt, b, c = self.select(u).split([self.dt_rank, self.d_state, self.d_state], -1)
-        y, h = selective_scan(u, F.softplus(self.dt(dt)), -self.log_a.exp(), b, c, h, reset)
-        return self.out((y.to(u.dtype) + self.skip * u) * F.silu(z)), (recent, h)
+        y, h = selective_scan(u, *self._select(u), h, reset)
+        return self._output(y, u, z), (recent, h)
+
+    def step(self, x: Tensor, state: State, reset: Tensor | None = None) -> tuple[Tensor, State]:
+        recent, h = state
+        if reset is not None:
+            h = forget(h, reset)
+        u, z = linear(self.input, x).chunk(2, -1)
+        u, recent = self.conv.step(u, recent, reset)
+        u = F.silu(u)
+        y, h = selective_step(u, *self._select(u), h)
+        return self._output(y, u, z), (recent, h)
+
+    def _select(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Δ [..., d_inner], A [d_inner, d_state], B and C [..., d_state]."""
+        dt, b, c = linear(self.select, u).split([self.dt_rank, self.d_state, self.d_state], -1)
+        return F.softplus(linear(self.dt, dt)), -self.log_a.exp(), b, c
+
+    def _output(self, y: Tensor, u: Tensor, z: Tensor) -> Tensor:
+        return linear(self.out, (y.to(u.dtype) + self.skip * u) * F.silu(z))

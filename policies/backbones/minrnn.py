@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from policies.backbones.backbone import Mixer, State, forget, require
 from policies.backbones.conv import CausalConv
-from policies.backbones.kernels.reference import CANDIDATES, PARTS, Candidate, Gates, activate_gates
+from policies.backbones.kernels.reference import CANDIDATES, PARTS, Candidate, Gates, activate_gates, step_gates
+from policies.backbones.lean import linear
 from policies.backbones.linear import Linear
 from policies.backbones.scan import gated_scan, linear_scan
 
@@ -50,7 +51,7 @@ class MinRNN(Mixer):
 
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """keep and update [..., d_inner] of x [..., d_model], at least in float32."""
-        return activate_gates(self.project(x), self.form, self.candidate)
+        return activate_gates(linear(self.project, x), self.form, self.candidate)
 
     def initial_state(self, batch_size: int) -> State:
         h = self.out.weight.new_zeros(batch_size, self.d_inner)
@@ -77,14 +78,13 @@ class MinRNN(Mixer):
     def step(self, x: Tensor, state: State, reset: Tensor | None = None) -> tuple[Tensor, State]:
         if self.conv is not None or self.before is not None:
             return super().step(x, state, reset)
-        keep, update = self.gates(x)
         if reset is not None:
             state = forget(state, reset)
-        h = torch.addcmul(update, keep, state.to(keep.dtype))
+        h = step_gates(linear(self.project, x), state, self.form, self.candidate)
         return self._output(x, h), h
 
     def _output(self, x: Tensor, h: Tensor) -> Tensor:
-        y = self.out(h.to(x.dtype))
+        y = linear(self.out, h.to(x.dtype))
         if self.highway is None:
             return y
         return torch.lerp(x.to(y.dtype), y, torch.sigmoid(self.highway(x)))

@@ -35,6 +35,14 @@ def selective_scan(
         return _StepByStep.apply(dt * u, dt, a, b, c, h0, begins)
 
 
+def selective_step(u: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """The same for one step: u, dt [B, D], b, c [B, N] and h [B, D, N] → y [B, D] and the next h."""
+    dtype = torch.promote_types(u.dtype, torch.float32)
+    u, dt, a, b, c, h = (x.to(dtype) for x in (u, dt, a, b, c, h))
+    h = torch.addcmul(torch.exp(dt[..., None] * a) * h, (dt * u)[..., None], b[:, None])
+    return (h * c[:, None]).sum(-1), h  # no matrix product, which autocast would round
+
+
 class _StepByStep(torch.autograd.Function):
     """For the CPU: one step's [B, D, N] stays in the cache; decays are made anew in the backward pass, so that the
     states are all that is kept. About twice as fast as ``on_the_linear_scan`` at (B, T, D, N) = (64, 20, 128, 16)."""

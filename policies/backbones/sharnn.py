@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from policies.backbones.attention import WindowedAttention
 from policies.backbones.backbone import Backbone, State, require
 from policies.backbones.dropout import Dropout
+from policies.backbones.lean import drop, linear, norm
 from policies.backbones.linear import Linear
 from policies.backbones.lstm import initial_lstm_state, run_lstm, start_remembering, step_lstm
 
@@ -102,23 +103,23 @@ class Layer(nn.Module):
         return state if self.attention is None else (*state, *self.attention.initial_state(batch_size))
 
     def forward(self, x: Tensor, state: State | None, reset: Tensor | None) -> tuple[Tensor, State]:
-        h, after = run_lstm(self.lstm, self.first_norm(x), None if state is None else state[:2], reset)
-        h = self.dropout(h)
+        h, after = run_lstm(self.lstm, norm(self.first_norm, x), None if state is None else state[:2], reset)
+        h = drop(self.dropout, h)
         if self.attention is not None:
             h, memory = self.attention(h, None if state is None else state[2:], reset)
             after = (*after, *memory)
         return self._feed_forward(h), after
 
     def step(self, x: Tensor, state: State, reset: Tensor | None) -> tuple[Tensor, State]:
-        h, after = step_lstm(self.lstm, self.first_norm(x), state[:2], reset)
-        h = self.dropout(h)
+        h, after = step_lstm(self.lstm, norm(self.first_norm, x), state[:2], reset)
+        h = drop(self.dropout, h)
         if self.attention is not None:
-            h, memory = self.attention(h[:, None], state[2:], None if reset is None else reset[:, None])
-            h, after = h[:, 0], (*after, *memory)
+            h, memory = self.attention.step(h, state[2:], reset)
+            after = (*after, *memory)
         return self._feed_forward(h), after
 
     def _feed_forward(self, h: Tensor) -> Tensor:
-        return self.skip_norm(h) + self.dropout(self.boom(self.boom_norm(h)))
+        return norm(self.skip_norm, h) + drop(self.dropout, self.boom(norm(self.boom_norm, h)))
 
 
 class GatedAttention(nn.Module):
@@ -141,11 +142,20 @@ class GatedAttention(nn.Module):
         return self.attend.empty_cache(self.query.weight, batch_size, shared=True)
 
     def forward(self, h: Tensor, memory: State | None, reset: Tensor | None) -> tuple[Tensor, State]:
-        m, h = self.memory_norm(h), self.skip_norm(h)
-        query = self.query_norm(self.query(h)) * torch.sigmoid(self.query_gate)
-        query = self.dropout(query) * torch.sigmoid(self.key_gate)
+        query, m, h = self._project(h)
         attended, memory = self.attend(query[:, :, None], m[:, :, None], None, memory, reset)
-        return h + self.dropout(attended[:, :, 0] * self.value_gate()), memory
+        return h + drop(self.dropout, attended[:, :, 0] * self.value_gate()), memory
+
+    def step(self, h: Tensor, memory: State, reset: Tensor | None) -> tuple[Tensor, State]:
+        query, m, h = self._project(h)
+        attended, memory = self.attend.step(query[:, None], m[:, None], None, memory, reset)
+        return h + drop(self.dropout, attended[:, 0] * self.value_gate()), memory
+
+    def _project(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The query with both gates, what is remembered, and what the result is added to."""
+        m, h = norm(self.memory_norm, h), norm(self.skip_norm, h)
+        query = norm(self.query_norm, linear(self.query, h)) * torch.sigmoid(self.query_gate)
+        return drop(self.dropout, query) * torch.sigmoid(self.key_gate), m, h
 
 
 class ValueGate(nn.Module):
@@ -181,6 +191,6 @@ class Boom(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.linear(x)
-        y = self.dropout(y * torch.sigmoid(1.702 * y))
+        y = linear(self.linear, x)
+        y = drop(self.dropout, y * torch.sigmoid(1.702 * y))
         return y.unflatten(-1, (-1, x.shape[-1])).sum(-2)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from policies.backbones.attention import WindowedAttention
 from policies.backbones.backbone import Mixer, State, require
+from policies.backbones.lean import linear
 from policies.backbones.linear import Linear
 
 
@@ -48,3 +49,9 @@ class Transformer(Mixer):
         query, key, value = (part.unflatten(-1, heads) for part in self.query_key_value(x).chunk(3, -1))
         attended, after = self.attention(query, key, value, state, reset)
         return self.out(attended.flatten(-2)), after
+
+    def step(self, x: Tensor, state: State, reset: Tensor | None = None) -> tuple[Tensor, State]:
+        heads = (self.attention.n_heads, self.attention.head_dim)
+        query, key, value = linear(self.query_key_value, x).view(len(x), 3, *heads).unbind(1)
+        attended, after = self.attention.step(query, key, value, state, reset)
+        return linear(self.out, attended.flatten(-2)), after

@@ -1,0 +1,22 @@
+"""Layers as plain functions: in a step of a few rows the call of an ``nn.Module`` costs as much as its arithmetic.
+
+Hooks on such a layer are never called.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    return layer.forward(x)
+
+
+def norm(layer: nn.LayerNorm, x: Tensor) -> Tensor:
+    return torch.layer_norm(x, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
+
+
+def drop(layer: nn.Dropout, x: Tensor) -> Tensor:
+    """x itself, without a dispatch, unless the layer is training."""
+    return layer(x) if layer.training else x
