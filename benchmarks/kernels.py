@@ -1,0 +1,170 @@
+"""The fused kernels of minGRU and minLSTM against their floor and their peers, and how exact they are.
+
+    python -m benchmarks.kernels [--tables layers errors bandwidth steps] [--output FOLDER]
+
+All four tables are made unless some are named, on the GPU where there is one. Times are medians of turns taken in one
+process, and what counts are their ratios. Run it from the root of the repository.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from benchmarks.grid import device, positive, positives
+from benchmarks.kernel_bandwidth import bandwidths
+from benchmarks.kernel_errors import errors
+from benchmarks.layers import CellLoop, Gated, LogSpace, forward_backward
+from benchmarks.timing import medians, report
+from configs.commands import run_command
+
+SHAPES = ((64, 60, 128), (64, 20, 128), (16, 1000, 128), (8, 4096, 256), (256, 128, 64))  # B, T, D
+BURST = 0.02  # seconds; what is faster is called several times, so that the peers' data leave the cache
+Row = dict[str, Any]
+
+
+def per_call(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Seconds of one call of each run, the runs in turn."""
+    calls = {name: max(1, round(BURST / seconds)) for name, seconds in medians(runs, 1, warm=1).items()}
+    times = medians({name: partial(_again, run, calls[name]) for name, run in runs.items()}, repeats, warm=0)
+    return {name: seconds / calls[name] for name, seconds in times.items()}
+
+
+def layers(options: argparse.Namespace) -> Iterator[Row]:
+    """Forward and backward of one layer: ours with resets, which the log-space form does not have and PyTorch's
+    layers would pay for."""
+    for threads in options.threads:
+        torch.set_num_threads(threads)
+        for batch, time, d_model in options.shapes:
+            torch.manual_seed(0)
+            x = torch.randn(batch, time, d_model, device=options.device, requires_grad=True)
+            reset = torch.rand(batch, time, device=options.device) < 0.01
+            grads = {"Linear": torch.randn(batch, time, 2 * d_model, device=options.device)}
+            grad = torch.randn_like(x)
+            modules = {
+                "Linear": nn.Linear(d_model, 2 * d_model),
+                "minGRU": Gated("minGRU", d_model, reset, options.backend),
+                "minLSTM": Gated("minLSTM", d_model, reset, options.backend),
+                "nn.GRU": nn.GRU(d_model, d_model, batch_first=True),
+                "nn.LSTM": nn.LSTM(d_model, d_model, batch_first=True),
+                "log space": LogSpace(d_model),
+            }
+            runs = {
+                name: forward_backward(module.to(options.device), x, grads.get(name, grad))
+                for name, module in modules.items()
+            }
+            seconds = per_call(runs, options.repeats)
+            mingru = seconds["minGRU"]
+            yield {
+                "threads": threads,
+                "B, T, D": f"{batch}, {time}, {d_model}",
+                "Linear, ms": 1e3 * seconds["Linear"],
+                "minGRU, ms": 1e3 * mingru,
+                "minGRU / Linear": mingru / seconds["Linear"],
+                "minLSTM / minGRU": seconds["minLSTM"] / mingru,
+                "nn.GRU / minGRU": seconds["nn.GRU"] / mingru,
+                "nn.LSTM / minGRU": seconds["nn.LSTM"] / mingru,
+                "log space / minGRU": seconds["log space"] / mingru,
+            }
+
+
+def steps(options: argparse.Namespace) -> Iterator[Row]:
+    """A whole update of one layer and a head, with AdamW: against the fused RNNs and against loops over cells."""
+    torch.set_num_threads(options.threads[-1])
+    batch, d_model = options.batch, 128
+    for time in options.lengths:
+        torch.manual_seed(0)
+        x, target = torch.randn(2, batch, time, d_model, device=options.device).unbind()
+        modules = {
+            "minGRU": Gated("minGRU", d_model, backend=options.backend),
+            "minLSTM": Gated("minLSTM", d_model, backend=options.backend),
+            "nn.GRU": nn.GRU(d_model, d_model, batch_first=True),
+            "nn.LSTM": nn.LSTM(d_model, d_model, batch_first=True),
+            "GRUCell loop": CellLoop(nn.GRUCell, d_model),
+            "LSTMCell loop": CellLoop(nn.LSTMCell, d_model),
+        }
+        runs = {name: _update(module.to(options.device), x, target) for name, module in modules.items()}
+        seconds = per_call(runs, options.repeats)
+        row = {"B, T, D": f"{batch}, {time}, {d_model}", "minGRU, ms": 1e3 * seconds["minGRU"]}
+        yield row | {f"{name} / minGRU": seconds[name] / seconds["minGRU"] for name in list(modules)[1:]}
+
+
+def _update(layer: nn.Module, x: torch.Tensor, target: torch.Tensor) -> Callable[[], None]:
+    head = nn.Linear(x.shape[-1], x.shape[-1], device=x.device)
+    optimizer = torch.optim.AdamW([*layer.parameters(), *head.parameters()])
+
+    def run() -> None:
+        y = layer(x)
+        loss = F.mse_loss(head(y[0] if isinstance(y, tuple) else y), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return run
+
+
+def _again(run: Callable[[], Any], calls: int) -> None:
+    for _ in range(calls):
+        run()
+
+
+TABLES: dict[str, tuple[str, Callable[[argparse.Namespace], Iterator[Row]]]] = {
+    "layers": ("One layer, forward and backward (gradients of x and of the matrices)", layers),
+    "errors": ("Largest error, as a share of the largest value of the float64 reference", errors),
+    "bandwidth": ("The scans alone against a copy; traffic is the least possible, each tensor once", bandwidths),
+    "steps": ("One update: layer, head, mean squared error, AdamW", steps),
+}
+
+
+def run(options: argparse.Namespace) -> int:
+    for name in options.tables:
+        title, table = TABLES[name]
+        output = options.output and options.output / f"{name}.json"
+        where = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
+        rows = list(table(options))
+        report(f"{title}; {where}, backend {options.backend}", rows, output)
+    return 0
+
+
+def shape(text: str) -> tuple[int, int, int]:
+    """B,T,D"""
+    sizes = positives(text)
+    if len(sizes) != 3:
+        raise argparse.ArgumentTypeError(f"{text!r} is not B,T,D, as in 64,60,128")
+    return sizes[0], sizes[1], sizes[2]
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__.split("\n")[0])
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", type=device, default=default, help=f"cpu or cuda; default: {default}")
+    parser.add_argument("--backend", choices=["auto", "reference", "cpu", "cuda"], default="auto", help="of our scans")
+    parser.add_argument(
+        "--threads", type=positives, default=[1, os.cpu_count() or 1], help="a,b,…; tables but the first: the last"
+    )
+    parser.add_argument("--shapes", type=shape, nargs="+", default=SHAPES, metavar="B,T,D", help="of layers")
+    parser.add_argument("--errors_length", type=positive, default=4096, metavar="T")
+    parser.add_argument("--scan_shape", type=shape, metavar="B,T,D", help="of bandwidth")
+    parser.add_argument("--lengths", type=positives, default=[512, 4096], metavar="T,…", help="of steps")
+    parser.add_argument("--batch", type=positive, help="of steps; default: 64 on cuda, else 8")
+    parser.add_argument("--repeats", type=positive, default=7)
+    parser.add_argument("--output", type=Path, help="folder for a JSON file of each table")
+    options = parser.parse_args(arguments)
+    options.threads = options.threads if options.device == "cpu" else options.threads[-1:]
+    options.scan_shape = options.scan_shape or ((256, 1024, 512) if options.device == "cuda" else (64, 60, 128))
+    options.batch = options.batch or (64 if options.device == "cuda" else 8)
+    return run_command(parser.prog, run, options)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,90 @@
+"""One layer of a backbone, forward and backward, and the most memory that this holds at once.
+
+On the CPU each measurement is a new process, since a process keeps what it has freed and its high-water mark never
+falls: the layer and its input are made, a pass over little data brings what libraries allocate once, and the growth of
+the high-water mark during the pass is the answer. It counts pages, also those that PyTorch's allocator does not see.
+Processes are forked from a server that has imported everything and computed nothing. On the GPU PyTorch's allocator
+knows.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import NamedTuple
+
+import torch
+
+from benchmarks.grid import fitting
+from policies.backbones import make_backbone
+
+WARM_LENGTH = 16
+
+
+class Point(NamedTuple):
+    """What is measured: one layer of ``backbone`` over [batch, length, d_model]."""
+
+    backbone: str
+    batch: int
+    length: int
+    d_model: int
+    device: str
+
+    def forward_backward(self) -> Callable[[], None]:
+        """A call that runs the layer, which attends to the whole sequence, and computes all gradients."""
+        torch.manual_seed(0)
+        options = fitting(self.backbone, window=self.length)
+        layer = make_backbone(self.backbone, self.d_model, 1, **options).to(self.device)
+        x = torch.randn(self.batch, self.length, self.d_model, device=self.device, requires_grad=True)
+        inputs, grad = [x, *layer.parameters()], torch.randn_like(x)
+
+        def run() -> None:
+            torch.autograd.grad(layer(x)[0], inputs, grad, allow_unused=True)
+
+        return run
+
+
+def peak_memory(point: Point, threads: int) -> int | None:
+    """Bytes above the parameters, the input and the gradient of the output; None where the process dies of it."""
+    if point.device == "cuda":
+        return _on_cuda(point.forward_backward())
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_measure, args=(point, threads, sender))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        return None
+    finally:
+        process.join()
+        receiver.close()
+
+
+def _measure(point: Point, threads: int, sender: Connection) -> None:
+    torch.set_num_threads(threads)
+    point._replace(batch=1, length=WARM_LENGTH).forward_backward()()
+    run = point.forward_backward()
+    before = _high_water()
+    run()
+    sender.send(_high_water() - before)
+
+
+def _high_water() -> int:
+    """The most bytes that this process has had in memory so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _on_cuda(run: Callable[[], None]) -> int:
+    run()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    return torch.cuda.max_memory_allocated() - before
