@@ -6,14 +6,16 @@ Biases take part but get no gradient, so that every layer computes the gradients
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from policies.backbones.gated import mingru_scan, minlstm_scan
+from policies.backbones.scan import gated_scan
 
-SCANS = {"minGRU": (2, mingru_scan), "minLSTM": (3, minlstm_scan)}  # with how many projections each one takes
+# how many projections of x each one takes, and its scan (projected, h0, reset, backend=…) → h, last
+SCANS = {"minGRU": (2, partial(gated_scan, gates="mingru")), "minLSTM": (3, partial(gated_scan, gates="minlstm"))}
 
 
 class Gated(nn.Module):
