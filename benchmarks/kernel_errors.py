@@ -42,7 +42,7 @@ def errors(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 (options.backend, fused, torch.float32, None),
                 ("log space", lambda p, h, _, log_space=LOG_SPACE[name]: log_space(p, h), torch.float32, None),
             ):
-                inputs = (projected.to(dtype), h0, grad)
+                inputs = (projected.to(dtype), h0, grad.to(dtype))
                 exact = _values(partial(_fused, scan, "reference", reset=resets), *(x.double() for x in inputs))
                 moved = (x.to(options.device) for x in inputs)
                 where = None if resets is None else resets.to(options.device)

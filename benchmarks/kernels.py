@@ -65,7 +65,7 @@ def layers(options: argparse.Namespace) -> Iterator[Row]:
             seconds = per_call(runs, options.repeats)
             mingru = seconds["minGRU"]
             yield {
-                "threads": threads,
+                "threads": torch.get_num_threads(),  # as it is after the runs
                 "B, T, D": f"{batch}, {time}, {d_model}",
                 "Linear, ms": 1e3 * seconds["Linear"],
                 "minGRU, ms": 1e3 * mingru,

@@ -127,7 +127,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--limit", type=duration, default=20.0, help="seconds of one forward and backward")
     parser.add_argument("--device", type=device, default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=positive, default=1)
-    parser.add_argument("--repeats", type=positive, default=5)
+    parser.add_argument("--repeats", type=positive, default=3)
     parser.add_argument("--output", type=Path, help="folder for scaling.json and scaling.png")
     options = parser.parse_args(arguments)
     if max(options.lengths) > options.tokens:
