@@ -20,12 +20,13 @@ PARTS: dict[Gates, int] = {"mingru": 2, "minlstm": 3, "minlstm_unnormalized": 3}
 @torch.compiler.disable  # it would be unrolled: minutes for a thousand steps
 def linear_scan(a: Tensor, b: Tensor, h0: Tensor | None, reset: Tensor | None, reverse: bool) -> Tensor:
     """h [B, T, …] of h[t] = a[t]·h[t-1] + b[t], one step after the other; see scan.py."""
-    steps = range(a.shape[1])
+    begins = [None] * a.shape[1] if reset is None else reset.unbind(1)
+    steps = list(zip(a.unbind(1), b.unbind(1), begins, strict=True))  # the gradient of an a[:, t] would fill all of a
     h, states = h0, []
-    for t in reversed(steps) if reverse else steps:
-        if h is not None and reset is not None:
-            h = forget(h, reset[:, t])
-        h = b[:, t] if h is None else torch.addcmul(b[:, t], a[:, t], h)
+    for a_t, b_t, reset_t in reversed(steps) if reverse else steps:
+        if h is not None and reset_t is not None:
+            h = forget(h, reset_t)
+        h = b_t if h is None else torch.addcmul(b_t, a_t, h)
         states.append(h)
     return torch.stack(states[::-1] if reverse else states, 1)
 
