@@ -105,7 +105,9 @@ def cases(draw, gates, dtype=torch.float32):
         dh = torch.ones(1, 1, 1).expand(batch, time, width)
     if h0 is not None and dtype == torch.float64:
         h0 = h0.double()
-    return Case(projected.to(dtype), h0, reset, dh, torch.randn(batch, width), dict(gates=gates, candidate=candidate))
+    return Case(
+        projected.to(dtype), h0, reset, dh.to(dtype), torch.randn(batch, width), dict(gates=gates, candidate=candidate)
+    )
 
 
 def assert_close(found, exact, dtype):
