@@ -26,6 +26,7 @@ from benchmarks.kernel_errors import errors
 from benchmarks.layers import CellLoop, Gated, LogSpace, forward_backward
 from benchmarks.timing import medians, report
 from configs.commands import run_command
+from policies.backbones.linear import Linear
 
 SHAPES = ((64, 60, 128), (64, 20, 128), (16, 1000, 128), (8, 4096, 256), (256, 128, 64))  # B, T, D
 BURST = 0.02  # seconds; what is faster is called several times, so that the peers' data leave the cache
@@ -51,7 +52,7 @@ def layers(options: argparse.Namespace) -> Iterator[Row]:
             grads = {"Linear": torch.randn(batch, time, 2 * d_model, device=options.device)}
             grad = torch.randn_like(x)
             modules = {
-                "Linear": nn.Linear(d_model, 2 * d_model),
+                "Linear": Linear(d_model, 2 * d_model),
                 "minGRU": Gated("minGRU", d_model, reset, options.backend),
                 "minLSTM": Gated("minLSTM", d_model, reset, options.backend),
                 "nn.GRU": nn.GRU(d_model, d_model, batch_first=True),

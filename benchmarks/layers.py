@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from policies.backbones.linear import Linear
 from policies.backbones.scan import gated_scan
 
 # how many projections of x each one takes, and its scan (projected, h0, reset, backend=…) → h, last
@@ -24,7 +25,7 @@ class Gated(nn.Module):
     def __init__(self, name: str, d_model: int, reset: Tensor | None = None, backend: str = "auto"):
         super().__init__()
         parts, self.scan = SCANS[name]
-        self.project = nn.Linear(d_model, parts * d_model)
+        self.project = Linear(d_model, parts * d_model)
         self.reset, self.backend = reset, backend
 
     def forward(self, x: Tensor) -> Tensor:
@@ -32,11 +33,11 @@ class Gated(nn.Module):
 
 
 class LogSpace(nn.Module):
-    """minGRU as its paper computes it; there is no way to say where an episode begins."""
+    """minGRU as its paper computes it, behind the same Linear; there is no way to say where an episode begins."""
 
     def __init__(self, d_model: int):
         super().__init__()
-        self.project = nn.Linear(d_model, 2 * d_model)
+        self.project = Linear(d_model, 2 * d_model)
 
     def forward(self, x: Tensor) -> Tensor:
         return log_space_mingru(self.project(x), x.new_full((len(x), x.shape[-1]), 0.5))
