@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from configs.process import let_threads_sleep
+
 
 def names(arguments: list[str], flag: str, value: str | None) -> bool:
     """Whether the command line itself gives this value to this flag. Only then may it be code to import: a file or the
@@ -16,6 +18,7 @@ def names(arguments: list[str], flag: str, value: str | None) -> bool:
 
 def run_command(name: str, function: Callable[..., int], *arguments: Any) -> int:
     """The exit code of ``function(*arguments)``; torch is imported only now, when the arguments are right."""
+    let_threads_sleep()
     try:
         from agents.errors import USER_ERRORS
 

@@ -37,7 +37,6 @@ def choose_body(backend: str, x: Tensor) -> str:
     return backend
 
 
-@torch.compiler.assume_constant_result
 def why_not(device: str) -> str | None:
     """Why the kernels for a type of device cannot be had, which is logged once; None: they can."""
     module, reason = load(device)
@@ -46,6 +45,10 @@ def why_not(device: str) -> str | None:
     if reason is not None:
         _log_once(device, reason)
     return reason
+
+
+# what torch.compiler.assume_constant_result does, which imports the compiler: a second
+why_not._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache

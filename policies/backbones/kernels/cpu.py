@@ -22,6 +22,8 @@ GATES = {
 
 GRAIN = 2**15  # numbers for each thread after the first: less is not worth the waiting for each other
 
+MAX_THREADS: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+
 _one_at_a_time = (
     threading.Lock()
 )  # each kernel takes all threads, and numba's simplest threading layer aborts at a second
@@ -86,7 +88,7 @@ def _run(kernel: Callable[..., None], *arguments: Any) -> None:
     threads = torch.get_num_threads()
     with _one_at_a_time:
         first, _first_process = _first_process is None, os.getpid()
-        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS, 1 + arrays[0].size // GRAIN))
+        numba.set_num_threads(min(threads, MAX_THREADS, 1 + arrays[0].size // GRAIN))
         kernel(*arrays)
     if first:  # when it starts its threads, numba sets how many PyTorch has: they share GNU's OpenMP
         torch.set_num_threads(threads)

@@ -7,12 +7,14 @@ rows, not x[n, t, d]: only so does LLVM vectorise them.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit, prange
 
 _MATH = {"contract", "arcp", "nsz"}  # not "nnan": what is not finite must stay so
-_INLINE = {"inline": "always", "fastmath": _MATH, "error_model": "numpy"}
-_KERNEL = {"parallel": True, "nogil": True, "cache": True, "fastmath": _MATH, "error_model": "numpy"}
+_INLINE: dict[str, Any] = {"inline": "always", "fastmath": _MATH, "error_model": "numpy"}
+_KERNEL: dict[str, Any] = {"parallel": True, "nogil": True, "cache": True, "fastmath": _MATH, "error_model": "numpy"}
 
 MINGRU, MINLSTM, MINLSTM_UNNORMALIZED = range(3)
 _TILE = 2**15  # floats of pre-activations that are asked for ahead: with the rest of their rows, half of a core's cache

@@ -17,7 +17,6 @@ Candidate = Literal["g", "identity", "tanh"]
 PARTS: dict[Gates, int] = {"mingru": 2, "minlstm": 3, "minlstm_unnormalized": 3}
 
 
-@torch.compiler.disable  # it would be unrolled: minutes for a thousand steps
 def linear_scan(a: Tensor, b: Tensor, h0: Tensor | None, reset: Tensor | None, reverse: bool) -> Tensor:
     """h [B, T, …] of h[t] = a[t]·h[t-1] + b[t], one step after the other; see scan.py."""
     begins = [None] * a.shape[1] if reset is None else reset.unbind(1)
