@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from configs.process import let_threads_sleep
+from configs.process import prepare_process
 
 
 def names(arguments: list[str], flag: str, value: str | None) -> bool:
@@ -18,7 +18,7 @@ def names(arguments: list[str], flag: str, value: str | None) -> bool:
 
 def run_command(name: str, function: Callable[..., int], *arguments: Any) -> int:
     """The exit code of ``function(*arguments)``; torch is imported only now, when the arguments are right."""
-    let_threads_sleep()
+    prepare_process()
     try:
         from agents.errors import USER_ERRORS
 

@@ -1,8 +1,17 @@
-"""What a process is told before it imports PyTorch."""
+"""How a process that learns or acts uses its threads and its memory; told before it imports PyTorch."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3)
+
+
+def prepare_process() -> None:
+    let_threads_sleep()
+    keep_freed_memory()
 
 
 def let_threads_sleep() -> None:
@@ -16,3 +25,12 @@ def let_threads_sleep() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+
+def keep_freed_memory() -> None:
+    """glibc keeps what an update frees for the next one, which would get it back from the system page by page: 0 to
+    7 % of an update on one thread, a tenth of acting with a window of 100 environments."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_MMAP_THRESHOLD, 2**25)  # the most that it takes
+        libc.mallopt(_TRIM_THRESHOLD, 2**30)

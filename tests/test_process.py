@@ -1,0 +1,43 @@
+"""What a command tells the process reaches PyTorch, and leaves the user's word alone."""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FAULTS = """
+import resource, sys
+from configs.process import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+import torch
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    before = faults()
+    parts = [torch.ones(5 * 2**20) for _ in range(6)]  # 120 MB
+    del parts
+print(faults() - before)
+"""
+
+
+def output(code, *arguments, **environment):
+    command = [sys.executable, "-c", code, *arguments]
+    clean = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    return subprocess.run(command, cwd=ROOT, env=clean | environment, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator alone is told to keep memory")
+def test_memory_that_was_freed_is_used_again_without_page_faults():
+    assert int(output(FAULTS, "keep")) < 100 < int(output(FAULTS, "default"))
+
+
+def test_threads_spin_shortly_unless_the_environment_says_otherwise():
+    show = "import benchmarks, os, sys; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    assert output(show).split() == ["10000", "False"]
+    assert output(show, GOMP_SPINCOUNT="7").split() == ["7", "False"]
+    assert output(show, OMP_WAIT_POLICY="active").split() == ["None", "False"]
