@@ -39,7 +39,6 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         x = x.contiguous()
         ctx.save_for_backward(x, weight)
-        ctx.biased = bias is not None
         return product(x, weight, bias)
 
     @staticmethod
@@ -52,7 +51,7 @@ class _Linear(torch.autograd.Function):
         # the narrower matrix goes first: a fifth faster
         wide = dy.shape[1] > x.shape[1]
         dweight = product(x.t(), dy.t()).t() if wide else product(dy.t(), x.t())
-        return dx, dweight, dy.sum(0) if ctx.biased else None
+        return dx, dweight, dy.sum(0) if ctx.needs_input_grad[2] else None
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
