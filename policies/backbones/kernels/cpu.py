@@ -13,12 +13,15 @@ import torch
 from torch import Tensor
 
 from policies.backbones.kernels import numba_kernels as kernels
+from policies.backbones.kernels import numba_selective as selective
 
 GATES = {
     "mingru": kernels.MINGRU,
     "minlstm": kernels.MINLSTM,
     "minlstm_unnormalized": kernels.MINLSTM_UNNORMALIZED,
 }
+
+LOG2_E = 1.4426950408889634  # e^x = 2^(x · log2 e): the selective kernels decay in powers of 2
 
 GRAIN = 2**15  # numbers for each thread after the first: less is not worth the waiting for each other
 
@@ -75,15 +78,45 @@ def linear_backward(
     return da, db, dh0
 
 
-def _run(kernel: Callable[..., None], *arguments: Any) -> None:
+def selective_forward(
+    u: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, h0: Tensor, reset: Tensor | None, chunk: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, time, _ = u.shape
+    y, last = torch.empty(u.shape), torch.empty(h0.shape)
+    borders = torch.empty(batch, -(-time // chunk), *a.shape)
+    inputs = (u, dt, a * LOG2_E, b, c, h0, _mask(reset, batch, time), chunk)
+    _run(selective.selective_forward, *inputs, y, last, borders, each=len(a))
+    return y, last, borders
+
+
+def selective_backward(
+    dy: Tensor,
+    dlast: Tensor,
+    u: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    reset: Tensor | None,
+    borders: Tensor,
+    chunk: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    du, ddt, db, dc = (torch.empty(x.shape) for x in (u, dt, b, c))
+    da, dh0 = torch.empty(dlast.shape), torch.empty(dlast.shape)
+    inputs = (dy, dlast, u, dt, a * LOG2_E, b, c, _mask(reset, *u.shape[:2]), borders, chunk)
+    _run(selective.selective_backward, *inputs, du, ddt, da, db, dc, dh0, each=len(a))
+    return du, ddt, da.sum(0), db, dc, dh0
+
+
+def _run(kernel: Callable[..., None], *arguments: Any, each: int = 1) -> None:
     """Tensors become float32 and contiguous on the way in; those that are so already, as outputs are, stay what they
-    are."""
+    are. ``each``: how many numbers are computed for each one of the first argument."""
     global _first_process
     reason = why_not()
     if reason is not None:
         raise RuntimeError(f"no kernel may run here: {reason}")
     arrays = [_as_array(x) if isinstance(x, Tensor) else x for x in arguments]
-    threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS, 1 + arrays[0].size // GRAIN)
+    threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS, 1 + arrays[0].size * each // GRAIN)
     with _one_at_a_time:
         _first_process = os.getpid()
         numba.set_num_threads(threads)
