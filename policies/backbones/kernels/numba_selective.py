@@ -9,12 +9,14 @@ States are [N, D] here, channels last.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit, prange
 
 _MATH = {"contract", "arcp", "nsz", "reassoc"}  # reassoc: or sums over channels are not vectorised; never "nnan"
-_INLINE = {"inline": "always", "fastmath": _MATH, "error_model": "numpy"}
-_KERNEL = {"parallel": True, "nogil": True, "cache": True, "fastmath": _MATH, "error_model": "numpy"}
+_INLINE: dict[str, Any] = {"inline": "always", "fastmath": _MATH, "error_model": "numpy"}
+_KERNEL: dict[str, Any] = {"parallel": True, "nogil": True, "cache": True, "fastmath": _MATH, "error_model": "numpy"}
 
 f32 = np.float32
 _0, _HALF, _1 = f32(0), f32(0.5), f32(1)
