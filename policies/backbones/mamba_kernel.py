@@ -1,4 +1,4 @@
-"""The selective scan on CUDA: on the shared linear recurrence, or in the kernel of the ``mamba-ssm`` package.
+"""The selective scan on the shared linear recurrence, or on CUDA in the kernel of the ``mamba-ssm`` package.
 
 Shapes as in ``selective.py``.
 """

@@ -14,7 +14,7 @@ from torch import Tensor
 from policies.backbones.kernels import load
 
 
-def _body(device: str) -> Any:
+def body_of(device: str) -> Any:
     module, reason = load(device)
     if module is None:
         raise RuntimeError(reason)
@@ -25,7 +25,7 @@ def _body(device: str) -> Any:
 def gated_scan(
     projected: Tensor, h0: Tensor, reset: Tensor | None, gates: str, candidate: str
 ) -> tuple[Tensor, Tensor]:
-    return _body(projected.device.type).gated_forward(projected, h0, reset, gates, candidate)
+    return body_of(projected.device.type).gated_forward(projected, h0, reset, gates, candidate)
 
 
 @gated_scan.register_fake
@@ -45,7 +45,7 @@ def gated_scan_backward(
     gates: str,
     candidate: str,
 ) -> tuple[Tensor, Tensor]:
-    return _body(dh.device.type).gated_backward(dh, dlast, projected, h0, reset, h, gates, candidate)
+    return body_of(dh.device.type).gated_backward(dh, dlast, projected, h0, reset, h, gates, candidate)
 
 
 @gated_scan_backward.register_fake
@@ -78,7 +78,7 @@ gated_scan.register_autograd(_gated_gradients, setup_context=_keep_gated)
 
 @torch.library.custom_op("unroll::linear_scan", mutates_args=(), device_types=("cpu", "cuda"))
 def linear_scan(a: Tensor, b: Tensor, h0: Tensor, reset: Tensor | None, reverse: bool) -> Tensor:
-    return _body(a.device.type).linear_forward(a, b, h0, reset, reverse)
+    return body_of(a.device.type).linear_forward(a, b, h0, reset, reverse)
 
 
 @linear_scan.register_fake
@@ -90,7 +90,7 @@ def _(a: Tensor, b: Tensor, h0: Tensor, reset: Tensor | None, reverse: bool) -> 
 def linear_scan_backward(
     dh: Tensor, a: Tensor, h0: Tensor, reset: Tensor | None, h: Tensor, reverse: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _body(dh.device.type).linear_backward(dh, a, h0, reset, h, reverse)
+    return body_of(dh.device.type).linear_backward(dh, a, h0, reset, h, reverse)
 
 
 @linear_scan_backward.register_fake
