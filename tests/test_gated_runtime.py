@@ -62,6 +62,20 @@ def test_two_python_threads_may_call_at_once():
             assert_equal(found, expected)
 
 
+@needs_numba
+@GATES
+def test_the_defaults_of_pytorch_change_nothing(gates):
+    case = simple(gates)
+    wanted = case.found("cpu")
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            found = case.found("cpu")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_equal(found, wanted)
+
+
 def count_and_send(sender):
     torch.set_num_threads(1)
     before = torch.get_num_threads()

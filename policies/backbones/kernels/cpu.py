@@ -41,7 +41,7 @@ def gated_forward(
     projected: Tensor, h0: Tensor, reset: Tensor | None, gates: str, candidate: str
 ) -> tuple[Tensor, Tensor]:
     batch, time, _ = projected.shape
-    h, last = torch.empty(batch, time, h0.shape[1]), torch.empty(h0.shape)
+    h, last = _empty(batch, time, h0.shape[1]), _empty(*h0.shape)
     _run(kernels.gated_forward, projected, h0, _mask(reset, batch, time), *_constants(gates, candidate), h, last)
     return h.to(projected.dtype), last
 
@@ -57,14 +57,14 @@ def gated_backward(
     candidate: str,
 ) -> tuple[Tensor, Tensor]:
     batch, time, _ = projected.shape
-    dx, dh0 = torch.empty(projected.shape), torch.empty(h0.shape)
+    dx, dh0 = _empty(*projected.shape), _empty(*h0.shape)
     inputs = (dh, dlast, projected, h0, _mask(reset, batch, time), h)
-    _run(kernels.gated_backward, *inputs, *_constants(gates, candidate), dx, dh0, torch.empty(batch))
+    _run(kernels.gated_backward, *inputs, *_constants(gates, candidate), dx, dh0, _empty(batch))
     return dx.to(projected.dtype), dh0
 
 
 def linear_forward(a: Tensor, b: Tensor, h0: Tensor, reset: Tensor | None, reverse: bool) -> Tensor:
-    h = torch.empty(a.shape)
+    h = _empty(*a.shape)
     _run(kernels.linear_forward, a, b, h0, _mask(reset, *a.shape[:2]), reverse, h)
     return h
 
@@ -72,7 +72,7 @@ def linear_forward(a: Tensor, b: Tensor, h0: Tensor, reset: Tensor | None, rever
 def linear_backward(
     dh: Tensor, a: Tensor, h0: Tensor, reset: Tensor | None, h: Tensor, reverse: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    da, db, dh0 = torch.empty(a.shape), torch.empty(a.shape), torch.empty(h0.shape)
+    da, db, dh0 = _empty(*a.shape), _empty(*a.shape), _empty(*h0.shape)
     _run(kernels.linear_backward, dh, a, h0, _mask(reset, *a.shape[:2]), reverse, h, da, db, dh0)
     return da, db, dh0
 
@@ -94,12 +94,17 @@ def _run(kernel: Callable[..., None], *arguments: Any) -> None:
         torch.set_num_threads(threads)
 
 
+def _empty(*shape: int) -> Tensor:
+    """For a kernel to write to, whatever the defaults of PyTorch: what is not float32 would be written to a copy."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
 def _as_array(x: Tensor) -> np.ndarray:
     return (x if x.dtype == torch.bool else x.float()).contiguous().numpy()
 
 
 def _mask(reset: Tensor | None, batch: int, time: int) -> Tensor:
-    return torch.zeros(batch, time, dtype=torch.bool) if reset is None else reset
+    return torch.zeros(batch, time, dtype=torch.bool, device="cpu") if reset is None else reset
 
 
 def _constants(gates: str, candidate: str) -> tuple[int, tuple[np.float32, ...]]:
