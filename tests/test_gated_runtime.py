@@ -76,6 +76,20 @@ def test_the_defaults_of_pytorch_change_nothing(gates):
     assert_equal(found, wanted)
 
 
+def test_torch_func_differentiates_in_both_directions_and_per_sample():
+    projected, direction = torch.randn(3, 5, 16), torch.randn(3, 5, 16)
+
+    def total(x):
+        return gated_scan(x)[0].sum()
+
+    x = projected.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(total(x), x)
+    torch.testing.assert_close(torch.func.grad(total)(projected), grad)
+    torch.testing.assert_close(torch.func.jvp(total, (projected,), (direction,))[1], (grad * direction).sum())
+    per_sample = torch.func.vmap(torch.func.grad(lambda row: total(row[None])))(projected)
+    torch.testing.assert_close(per_sample, grad)
+
+
 def count_and_send(sender):
     torch.set_num_threads(1)
     before = torch.get_num_threads()
