@@ -88,8 +88,12 @@ def _run(kernel: Callable[..., None], *arguments: Any) -> None:
     threads = torch.get_num_threads()
     with _one_at_a_time:
         first, _first_process = _first_process is None, os.getpid()
+        before = numba.get_num_threads()
         numba.set_num_threads(min(threads, MAX_THREADS, 1 + arrays[0].size // GRAIN))
-        kernel(*arrays)
+        try:
+            kernel(*arrays)
+        finally:
+            numba.set_num_threads(before)  # that of the user's own kernels
     if first:  # when it starts its threads, numba sets how many PyTorch has: they share GNU's OpenMP
         torch.set_num_threads(threads)
 
