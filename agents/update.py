@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ class Update:
             embedding and recurrences stay in float32.
         compile: the mode of ``torch.compile`` for the loss and its gradient, or ``none``. ``reduce-overhead`` replays a
             CUDA graph on CUDA and is ``default`` on a CPU. Shapes are fixed, so it is compiled once.
+
+    Raises:
+        ValueError: another precision or mode.
     """
 
     def __init__(
@@ -35,6 +38,9 @@ class Update:
         precision: Precision = "float32",
         compile: Compile = "none",
     ):
+        for name, value, known in (("precision", precision, Precision), ("compile", compile, Compile)):
+            if value not in get_args(known):
+                raise ValueError(f"{name} is one of {', '.join(get_args(known))}, not {value!r}")
         self.policy, self.optimizer, self.max_grad_norm = policy, optimizer, max_grad_norm
         self.precision, self.compile = precision, compile
         self.loss = policy.loss if compile == "none" else torch.compile(policy.loss, mode=compile, dynamic=False)

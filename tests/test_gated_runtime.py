@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from policies.backbones.scan import gated_scan
-from recurrences import GATES, needs_numba, simple
+from recurrences import GATES, needs_numba, numba, simple
 
 
 def assert_equal(one, other):
@@ -60,6 +60,56 @@ def test_two_python_threads_may_call_at_once():
         assert len(results[i]) == 20
         for found in results[i]:
             assert_equal(found, expected)
+
+
+@needs_numba
+@GATES
+def test_the_defaults_of_pytorch_change_nothing(gates):
+    case = simple(gates)
+    wanted = case.found("cpu")
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            found = case.found("cpu")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_equal(found, wanted)
+
+
+@needs_numba
+def test_a_kernel_leaves_numbas_number_of_threads_as_it_was():
+    before = numba.get_num_threads()
+    try:
+        for count in {1, numba.config.NUMBA_NUM_THREADS}:
+            numba.set_num_threads(count)
+            simple().found("cpu")
+            assert numba.get_num_threads() == count
+    finally:
+        numba.set_num_threads(before)
+
+
+@needs_numba
+@GATES
+def test_the_candidate_of_an_infinite_input_is_that_of_the_reference(gates):
+    projected = torch.zeros(2, 1, simple(gates).projected.shape[2])
+    projected[0, :, -17:], projected[1, :, -17:] = torch.inf, -torch.inf
+    for candidate in ("g", "identity", "tanh"):
+        found, wanted = (gated_scan(projected, None, None, gates, candidate, b) for b in ("cpu", "reference"))
+        torch.testing.assert_close(found, wanted)
+
+
+def test_torch_func_differentiates_in_both_directions_and_per_sample():
+    projected, direction = torch.randn(3, 5, 16), torch.randn(3, 5, 16)
+
+    def total(x):
+        return gated_scan(x)[0].sum()
+
+    x = projected.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(total(x), x)
+    torch.testing.assert_close(torch.func.grad(total)(projected), grad)
+    torch.testing.assert_close(torch.func.jvp(total, (projected,), (direction,))[1], (grad * direction).sum())
+    per_sample = torch.func.vmap(torch.func.grad(lambda row: total(row[None])))(projected)
+    torch.testing.assert_close(per_sample, grad)
 
 
 def count_and_send(sender):

@@ -79,3 +79,11 @@ def test_dropout_is_drawn_anew_unless_the_seed_is_the_same():
 @pytest.mark.parametrize(("p", "training", "expected"), [(0.0, True, 1), (1.0, True, 0), (0.5, False, 1)])
 def test_dropout_of_nothing_or_all_or_while_acting(p, training, expected):
     assert (Dropout(p).train(training)(torch.ones(9)) == expected).all()
+
+
+def test_torch_func_differentiates_a_large_product_too():
+    layer, x = Linear(256, 256), torch.randn(80, 256)
+    assert x.numel() * layer.out_features >= linear.WORTH_IT
+    per_sample = torch.func.vmap(torch.func.grad(lambda row: layer(row.expand(80, -1)).sum()))(x)
+    torch.testing.assert_close(per_sample, 80 * layer.weight.sum(0).expand(80, -1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(torch.func.jvp(layer, (x,), (x,))[1], layer(x) - layer.bias, rtol=1e-4, atol=1e-4)

@@ -183,3 +183,11 @@ def test_half_precision_inputs_get_gradients_of_their_own_type_through_sums_in_f
     for x, ours, truth in zip(halves, gradients, exact[2:], strict=True):
         assert ours.dtype == x.dtype
         assert (ours.double() - truth).abs().max() < 0.01 * truth.abs().max()
+
+
+def test_a_reset_or_state_of_another_shape_is_an_error_before_a_kernel_sees_it():
+    u, a, b = torch.rand(2, 5, 8), -torch.rand(8, 4), torch.rand(2, 5, 4)
+    with pytest.raises(ValueError, match="reset"):
+        selective_scan(u, u, a, b, b, None, torch.zeros(2, 4, dtype=torch.bool))
+    with pytest.raises(ValueError, match="the state before"):
+        selective_scan(u, u, a, b, b, torch.zeros(2, 7, 4))

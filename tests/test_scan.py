@@ -113,3 +113,30 @@ def test_without_numba_or_its_cache_the_reference_computes_and_the_log_says_so_o
         kernels.load.cache_clear()
         kernels._log_once.cache_clear()
     assert [str(error) in record.getMessage() for record in caplog.records] == [True]
+
+
+@BACKENDS
+def test_shapes_that_do_not_fit_are_one_line_and_no_kernel_sees_them(backend):
+    x, a = torch.randn(3, 5, 8), torch.rand(3, 5, 4)
+    wrong = [(torch.zeros(1, 4), None), (torch.zeros(3, 400), None), (None, torch.zeros(3, 4) > 0)]
+    wrong.append((None, torch.zeros(3, 5, dtype=torch.uint8)))
+    for h0, reset in wrong:
+        for scan, inputs in ((gated_scan, [x]), (linear_scan, [a, a])):
+            with pytest.raises(ValueError, match=r"^(the state before|reset) \[B, .+\] is .+ here, not .+$"):
+                scan(*inputs, h0, reset, backend=backend)
+    with pytest.raises(ValueError, match="a and b have one shape"):
+        linear_scan(a[:1], a, backend=backend)
+    for inputs in (x[..., :7], x[0]):
+        with pytest.raises(ValueError, match="cannot have the shape"):
+            gated_scan(inputs, backend=backend)
+    with pytest.raises(ValueError, match="at least one step"):
+        gated_scan(x[:, :0], backend=backend)
+
+
+@BACKENDS
+def test_a_sequence_of_numbers_and_an_empty_batch_are_scanned(backend):
+    a, b, h0 = torch.rand(3, 5), torch.randn(3, 5), torch.randn(3)
+    found = linear_scan(a, b, h0, backend=backend, reverse=True)
+    torch.testing.assert_close(found, linear_scan(a[..., None], b[..., None], h0[:, None], reverse=True)[..., 0])
+    assert linear_scan(a[:0], b[:0], backend=backend).shape == (0, 5)
+    assert [x.shape for x in gated_scan(torch.randn(0, 5, 8), backend=backend)] == [(0, 5, 4), (0, 4)]

@@ -182,3 +182,10 @@ def test_a_missing_compiler_is_one_line(tmp_path):
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith("train.py: compile default does not work here, use none (")
     assert "compiler" in line
+
+
+@pytest.mark.parametrize("wrong", [{"precision": "bf16"}, {"compile": "yes"}, {"compile": True}])
+def test_an_unknown_precision_or_mode_is_refused_where_the_agent_is_made(wrong):
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=rf"^{name} is one of .+, not {value!r}$"):
+        make_agent(**wrong)

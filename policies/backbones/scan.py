@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from policies.backbones.kernels import choose_body, operators, reference
-from policies.backbones.kernels.reference import Candidate, Gates, activate_gates
+from policies.backbones.kernels.reference import PARTS, Candidate, Gates, activate_gates
 
 
 def linear_scan(
@@ -29,17 +31,21 @@ def linear_scan(
     and ``auto`` is the kernel of the tensors' device, or the reference for float64 or where there is no kernel.
 
     Raises:
-        ValueError: the backend is unknown or cannot be used.
+        ValueError: a shape is wrong, or the backend is unknown or cannot be used.
     """
+    check_shapes(a.shape, b.shape[:1] + b.shape[2:], h0, reset)
+    if a.shape != b.shape:
+        raise ValueError(f"a and b have one shape, not {tuple(a.shape)} and {tuple(b.shape)}")
     body = choose_body(backend, torch.empty(0, dtype=torch.promote_types(a.dtype, b.dtype), device=a.device))
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
     a, b = a.to(dtype), b.to(dtype)
     if body == "reference":
         return reference.linear_scan(a, b, None if h0 is None else h0.to(dtype), reset, reverse)
-    batch, _, *channels = b.shape
+    batch, time, *channels = b.shape
     h0 = b.new_zeros(batch, *channels) if h0 is None else h0.to(dtype)
-    h = operators.linear_scan(a.flatten(2), b.flatten(2), h0.flatten(1), reset, reverse)
-    return h.unflatten(2, channels)
+    flat = (batch, time, math.prod(channels))
+    h = operators.linear_scan(a.reshape(flat), b.reshape(flat), h0.reshape(batch, flat[2]), reset, reverse)
+    return h.view(b.shape)
 
 
 def gated_scan(
@@ -57,11 +63,25 @@ def gated_scan(
     or ``minlstm_unnormalized`` (2410.01201, sections 3.1 and 3.2). h has projected's type; the last state, which is
     carried on, is at least float32, as all sums are. The rest is as for ``linear_scan``.
     """
+    if projected.ndim != 3 or projected.shape[2] % PARTS[gates]:
+        raise ValueError(f"projected [B, T, {PARTS[gates]}·D] cannot have the shape {tuple(projected.shape)}")
+    batch, _, width = projected.shape
+    size = width // PARTS[gates]
+    check_shapes(projected.shape, (batch, size), h0, reset)
     dtype = torch.promote_types(projected.dtype, torch.float32)
     if choose_body(backend, projected) == "reference":
         keep, update = activate_gates(projected, gates, candidate)
         h = reference.linear_scan(keep, update, None if h0 is None else h0.to(dtype), reset, False)
         return h.to(projected.dtype), h[:, -1].clone()  # a view would keep the whole sequence in memory
-    batch, _, width = projected.shape
-    h0 = projected.new_zeros(batch, width // reference.PARTS[gates], dtype=dtype) if h0 is None else h0.to(dtype)
+    h0 = projected.new_zeros(batch, size, dtype=dtype) if h0 is None else h0.to(dtype)
     return operators.gated_scan(projected, h0, reset, gates, candidate)
+
+
+def check_shapes(x: torch.Size, state: tuple[int, ...], h0: Tensor | None, reset: Tensor | None) -> None:
+    """A compiled kernel would read and write beyond what it was given."""
+    if len(x) < 2 or x[1] < 1:
+        raise ValueError(f"a sequence [B, T, …] has at least one step, its shape is not {tuple(x)}")
+    if h0 is not None and h0.shape != state:
+        raise ValueError(f"the state before [B, …] is {tuple(state)} here, not {tuple(h0.shape)}")
+    if reset is not None and (reset.shape != x[:2] or reset.dtype != torch.bool):
+        raise ValueError(f"reset [B, T] is bool and {tuple(x[:2])} here, not {reset.dtype} and {tuple(reset.shape)}")

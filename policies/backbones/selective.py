@@ -11,6 +11,7 @@ from torch import Tensor
 from policies.backbones.kernels import choose_body
 from policies.backbones.kernels import selective as operators
 from policies.backbones.mamba_kernel import agreeing_kernel, on_the_linear_scan, with_kernel
+from policies.backbones.scan import check_shapes
 
 
 def selective_scan(
@@ -23,6 +24,7 @@ def selective_scan(
     hold no reset, which are all that it knows. For float64, and wherever there is no kernel, it is PyTorch, on the
     linear recurrence.
     """
+    check_shapes(u.shape, (len(u), *a.shape), h0, reset)
     dtype = torch.promote_types(u.dtype, torch.float32)
     u, dt, a, b, c = (x.to(dtype) for x in (u, dt, a, b, c))
     with torch.autocast(u.device.type, enabled=False):

@@ -15,7 +15,8 @@ PACKAGES = {"cpu": "numba", "cuda": "triton"}
 
 
 def choose_body(backend: str, x: Tensor) -> str:
-    """Which body computes on x: that of its device for ``auto``, where it can be had; the reference for float64.
+    """Which body computes on x: that of its device for ``auto``, where it can be had; the reference for float64
+    and under ``torch.func``.
 
     Raises:
         ValueError: the backend is unknown, or cannot compute on x here.
@@ -24,7 +25,7 @@ def choose_body(backend: str, x: Tensor) -> str:
         raise ValueError(f"unknown scan backend {backend!r}; choose one of {', '.join(BACKENDS)}")
     device = x.device.type
     if backend == "auto":
-        fast = device in PACKAGES and x.dtype != torch.float64 and why_not(device) is None
+        fast = device in PACKAGES and x.dtype != torch.float64 and not is_transformed() and why_not(device) is None
         return device if fast else "reference"
     if backend != "reference":
         if device != backend or x.dtype == torch.float64:
@@ -35,6 +36,11 @@ def choose_body(backend: str, x: Tensor) -> str:
         if reason is not None:
             raise ValueError(f"scan backend {backend!r} cannot be used: {reason}")
     return backend
+
+
+def is_transformed() -> bool:
+    """Whether ``torch.func`` is at work: forward derivatives of a custom operator are 0 there, silently."""
+    return torch._C._are_functorch_transforms_active()
 
 
 def why_not(device: str) -> str | None:

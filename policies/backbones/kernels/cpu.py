@@ -43,7 +43,7 @@ def gated_forward(
     projected: Tensor, h0: Tensor, reset: Tensor | None, gates: str, candidate: str
 ) -> tuple[Tensor, Tensor]:
     batch, time, _ = projected.shape
-    h, last = _empty(batch, time, h0.shape[1]), _empty(h0.shape)
+    h, last = _empty(batch, time, h0.shape[1]), _empty(*h0.shape)
     _run(kernels.gated_forward, projected, h0, _mask(reset, batch, time), *_constants(gates, candidate), h, last)
     return h.to(projected.dtype), last
 
@@ -59,14 +59,14 @@ def gated_backward(
     candidate: str,
 ) -> tuple[Tensor, Tensor]:
     batch, time, _ = projected.shape
-    dx, dh0 = _empty(projected.shape), _empty(h0.shape)
+    dx, dh0 = _empty(*projected.shape), _empty(*h0.shape)
     inputs = (dh, dlast, projected, h0, _mask(reset, batch, time), h)
     _run(kernels.gated_backward, *inputs, *_constants(gates, candidate), dx, dh0, _empty(batch))
     return dx.to(projected.dtype), dh0
 
 
 def linear_forward(a: Tensor, b: Tensor, h0: Tensor, reset: Tensor | None, reverse: bool) -> Tensor:
-    h = _empty(a.shape)
+    h = _empty(*a.shape)
     _run(kernels.linear_forward, a, b, h0, _mask(reset, *a.shape[:2]), reverse, h)
     return h
 
@@ -74,7 +74,7 @@ def linear_forward(a: Tensor, b: Tensor, h0: Tensor, reset: Tensor | None, rever
 def linear_backward(
     dh: Tensor, a: Tensor, h0: Tensor, reset: Tensor | None, h: Tensor, reverse: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    da, db, dh0 = _empty(a.shape), _empty(a.shape), _empty(h0.shape)
+    da, db, dh0 = _empty(*a.shape), _empty(*a.shape), _empty(*h0.shape)
     _run(kernels.linear_backward, dh, a, h0, _mask(reset, *a.shape[:2]), reverse, h, da, db, dh0)
     return da, db, dh0
 
@@ -83,7 +83,7 @@ def selective_forward(
     u: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, h0: Tensor, reset: Tensor | None, chunk: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, time, _ = u.shape
-    y, last = _empty(u.shape), _empty(h0.shape)
+    y, last = _empty(*u.shape), _empty(*h0.shape)
     borders = _empty(batch, -(-time // chunk), *a.shape)
     inputs = (u, dt, a * LOG2_E, b, c, h0, _mask(reset, batch, time), chunk)
     _run(selective.selective_forward, *inputs, y, last, borders, each=len(a))
@@ -102,8 +102,8 @@ def selective_backward(
     borders: Tensor,
     chunk: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    du, ddt, db, dc = (_empty(x.shape) for x in (u, dt, b, c))
-    da, dh0 = _empty(dlast.shape), _empty(dlast.shape)
+    du, ddt, db, dc = (_empty(*x.shape) for x in (u, dt, b, c))
+    da, dh0 = _empty(*dlast.shape), _empty(*dlast.shape)
     inputs = (dy, dlast, u, dt, a * LOG2_E, b, c, _mask(reset, *u.shape[:2]), borders, chunk)
     _run(selective.selective_backward, *inputs, du, ddt, da, db, dc, dh0, each=len(a))
     return du, ddt, da.sum(0), db, dc, dh0
@@ -120,14 +120,19 @@ def _run(kernel: Callable[..., None], *arguments: Any, each: int = 1) -> None:
     threads = torch.get_num_threads()
     with _one_at_a_time:
         first, _first_process = _first_process is None, os.getpid()
+        before = numba.get_num_threads()
         numba.set_num_threads(min(threads, MAX_THREADS, 1 + arrays[0].size * each // GRAIN))
-        kernel(*arrays)
+        try:
+            kernel(*arrays)
+        finally:
+            numba.set_num_threads(before)  # that of the user's own kernels
     if first:  # when it starts its threads, numba sets how many PyTorch has: they share GNU's OpenMP
         torch.set_num_threads(threads)
 
 
-def _empty(*shape: Any) -> Tensor:
-    return torch.empty(*shape, dtype=torch.float32)  # whatever the default type
+def _empty(*shape: int) -> Tensor:
+    """For a kernel to write to, whatever the defaults of PyTorch: what is not float32 would be written to a copy."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
 def _as_array(x: Tensor) -> np.ndarray:
@@ -135,7 +140,7 @@ def _as_array(x: Tensor) -> np.ndarray:
 
 
 def _mask(reset: Tensor | None, batch: int, time: int) -> Tensor:
-    return torch.zeros(batch, time, dtype=torch.bool) if reset is None else reset
+    return torch.zeros(batch, time, dtype=torch.bool, device="cpu") if reset is None else reset
 
 
 def _constants(gates: str, candidate: str) -> tuple[int, tuple[np.float32, ...]]:

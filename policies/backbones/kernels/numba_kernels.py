@@ -52,7 +52,7 @@ def _candidate(v, s, scale, threshold, above, below):
 CANDIDATES = {
     "g": (f32(1), f32(0), f32(0.5), f32(0)),
     "identity": (f32(1), f32(-np.inf), f32(0), f32(0)),
-    "tanh": (f32(2), f32(np.inf), f32(0), f32(-1)),
+    "tanh": (f32(2), f32(np.nan), f32(0), f32(-1)),  # nothing is at least NaN, also not infinity
 }
 
 
