@@ -43,7 +43,8 @@ class DecisionAgent:
     Stable-Baselines3 algorithm.
 
     ``num_timesteps`` counts gradient updates. A batch is a function of (seed, update) alone and dropout is seeded by
-    the same pair, so that a run that was interrupted and loaded continues to the same weights, bit for bit.
+    the same pair, so that a run that was interrupted and loaded continues to the same weights, bit for bit on as
+    many threads.
 
     Args:
         episodes: the data; None for an agent that only acts.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from policies.actions import describe_space, make_action
 from policies.backbones import Backbone, State, make_backbone, options_of
 from policies.backbones.dropout import Dropout
-from policies.backbones.lean import drop, norm
+from policies.backbones.lean import drop, norm, without_autocast
 from policies.normalizer import Normalizer
 from policies.window import Window
 
@@ -150,9 +149,7 @@ class DecisionPolicy(nn.Module):
         They are of the weights' type whatever the autocast, and with them all that blocks add to: in bfloat16 an
         observation has three digits.
         """
-        device = inputs["observation"].device.type
-        autocast = torch.is_autocast_enabled(device)  # the context alone costs a step as much as an embedding
-        with torch.autocast(device, enabled=False) if autocast else contextlib.nullcontext():
+        with without_autocast(inputs["observation"].device):
             parts = [embed(self._encode(name, inputs[name])) for name, embed in self.embed.items()]
             if self.embed_timestep is not None:
                 time = self.embed_timestep(inputs["timestep"].clamp_max(self.max_timestep))

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from policies.backbones.scan import gated_scan
 from recurrences import GATES, needs_numba, numba, simple
@@ -108,6 +109,9 @@ def test_torch_func_differentiates_in_both_directions_and_per_sample():
     (grad,) = torch.autograd.grad(total(x), x)
     torch.testing.assert_close(torch.func.grad(total)(projected), grad)
     torch.testing.assert_close(torch.func.jvp(total, (projected,), (direction,))[1], (grad * direction).sum())
+    with forward_ad.dual_level():
+        dual = total(forward_ad.make_dual(projected, direction))
+        torch.testing.assert_close(forward_ad.unpack_dual(dual).tangent, (grad * direction).sum())
     per_sample = torch.func.vmap(torch.func.grad(lambda row: total(row[None])))(projected)
     torch.testing.assert_close(per_sample, grad)
 

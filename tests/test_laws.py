@@ -46,6 +46,18 @@ def test_steps_are_the_sequence(name, dtype, data):
     assert_same(*gradients, dtype)
 
 
+def test_steps_are_the_sequence_under_autocast_as_far_as_bfloat16_goes(name):
+    backbone = make(name, torch.float32, d_model=32)
+    x, reset = torch.randn(4, 12, 32), torch.rand(4, 12) < 0.2
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+        y, _ = backbone(x, None, reset)
+        state, outputs = backbone.initial_state(len(x)), []
+        for t in range(x.shape[1]):
+            output, state = backbone.step(x[:, t], state, reset[:, t])
+            outputs.append(output)
+    torch.testing.assert_close(torch.stack(outputs, 1), y, rtol=0, atol=1e-2 * y.abs().max().item(), check_dtype=False)
+
+
 @given(data=st.data())
 def test_a_sequence_may_be_cut_anywhere(name, dtype, data):
     backbone = make(name, dtype)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from policies.backbones.backbone import Mixer, State, forget
+from policies.backbones.lean import without_autocast
 from policies.backbones.packing import run_packed
 from policies.backbones.remember import remember_bias
 
@@ -32,7 +33,7 @@ class GRU(Mixer):
 
     def forward(self, x: Tensor, state: State | None = None, reset: Tensor | None = None) -> tuple[Tensor, State]:
         before = self.initial_state(len(x)) if state is None else state.to(self.gru.weight_hh_l0.dtype)
-        with torch.autocast(x.device.type, enabled=False):  # the recurrence is not for bfloat16
+        with without_autocast(x.device):  # the recurrence is not for bfloat16
             x = x.to(before.dtype)
             if reset is None:
                 y, h = self.gru(x, before[None])
@@ -44,5 +45,6 @@ class GRU(Mixer):
         state = state.to(self.gru.weight_hh_l0.dtype)
         if reset is not None:
             state = forget(state, reset)
-        h = torch.gru_cell(x, state, *self.gru.all_weights[0])
-        return h, h.to(state.dtype)
+        with without_autocast(x.device):
+            h = torch.gru_cell(x.to(state.dtype), state, *self.gru.all_weights[0])
+        return h, h

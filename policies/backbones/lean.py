@@ -5,6 +5,8 @@ Hooks on such a layer are never called.
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 from torch import Tensor, nn
 
@@ -20,3 +22,9 @@ def norm(layer: nn.LayerNorm, x: Tensor) -> Tensor:
 def drop(layer: nn.Dropout, x: Tensor) -> Tensor:
     """x itself, without a dispatch, unless the layer is training."""
     return layer(x) if layer.training else x
+
+
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """A context of the tensors' own types; where there is no autocast it costs nothing."""
+    autocast = torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if autocast else contextlib.nullcontext()

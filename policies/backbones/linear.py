@@ -25,6 +25,7 @@ class Linear(nn.Linear):
             or _product is None
             or x.device.type != "cpu"
             or x.dtype != torch.float32
+            or x.shape[-1] != self.in_features  # an error, which PyTorch words better
             or self.weight.dtype != torch.float32
             or torch.is_autocast_enabled("cpu")
             or torch._C._are_functorch_transforms_active()  # torch.func asks an operator for more than a gradient

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from policies.backbones.backbone import Mixer, State, forget, map_state
+from policies.backbones.lean import without_autocast
 from policies.backbones.packing import run_packed
 from policies.backbones.remember import remember_bias
 
@@ -52,7 +53,7 @@ def initial_lstm_state(lstm: nn.LSTM, batch_size: int) -> State:
 def run_lstm(lstm: nn.LSTM, x: Tensor, state: State | None, reset: Tensor | None) -> tuple[Tensor, State]:
     """A one-layer, batch-first LSTM over x [B, T, D], in one fused call."""
     before = initial_lstm_state(lstm, len(x)) if state is None else as_weights(lstm, state)
-    with torch.autocast(x.device.type, enabled=False):  # the recurrence is not for bfloat16
+    with without_autocast(x.device):  # the recurrence is not for bfloat16
         x = x.to(before[0].dtype)
         if reset is None:
             y, (h, c) = lstm(x, (before[0][None], before[1][None]))
@@ -65,8 +66,9 @@ def step_lstm(lstm: nn.LSTM, x: Tensor, state: State, reset: Tensor | None) -> t
     before = as_weights(lstm, state)
     if reset is not None:
         before = map_state(lambda part: forget(part, reset), before)
-    h, c = torch.lstm_cell(x, before, *lstm.all_weights[0])
-    return h, as_weights(lstm, (h, c))
+    with without_autocast(x.device):
+        h, c = torch.lstm_cell(x.to(before[0].dtype), before, *lstm.all_weights[0])
+    return h, (h, c)
 
 
 def as_weights(lstm: nn.LSTM, state: State) -> State:

@@ -61,7 +61,8 @@ def gated_scan(
     ``projected`` [B, T, 2·D] holds the pre-activations (gate, candidate) of minGRU, h[t] = (1 - z)·h[t-1] + z·h̃, or
     [B, T, 3·D] those (forget, input, candidate) of minLSTM, h[t] = f·h[t-1] + i·h̃, with f and i divided by their sum
     or ``minlstm_unnormalized`` (2410.01201, sections 3.1 and 3.2). h has projected's type; the last state, which is
-    carried on, is at least float32, as all sums are. The rest is as for ``linear_scan``.
+    carried on, is at least float32, as all sums are. The rest is as for ``linear_scan``. For the kernel on the CPU
+    pre-activations beyond ±87, where a gate is 0 or 1 to all digits of float32, are ±87.
     """
     if projected.ndim != 3 or projected.shape[2] % PARTS[gates]:
         raise ValueError(f"projected [B, T, {PARTS[gates]}·D] cannot have the shape {tuple(projected.shape)}")

@@ -9,6 +9,7 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 BACKENDS = ("auto", "reference", "cpu", "cuda")
 PACKAGES = {"cpu": "numba", "cuda": "triton"}
@@ -39,8 +40,8 @@ def choose_body(backend: str, x: Tensor) -> str:
 
 
 def is_transformed() -> bool:
-    """Whether ``torch.func`` is at work: forward derivatives of a custom operator are 0 there, silently."""
-    return torch._C._are_functorch_transforms_active()
+    """Whether forward derivatives or ``torch.func`` are at work: those of a custom operator are 0, silently."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def why_not(device: str) -> str | None:
@@ -62,7 +63,7 @@ def load(device: str) -> tuple[ModuleType | None, str | None]:
     """The kernels for a type of device, or why they cannot be had."""
     try:
         return importlib.import_module(f"{__name__}.{device}"), None
-    except (ImportError, RuntimeError) as error:  # numba raises RuntimeError where it finds no folder for its cache
+    except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: numba finds no folder for its cache
         return None, f"{PACKAGES[device]}: {error}"
 
 
