@@ -36,10 +36,9 @@ def linear_scan(
     check_shapes(a.shape, b.shape[:1] + b.shape[2:], h0, reset)
     if a.shape != b.shape:
         raise ValueError(f"a and b have one shape, not {tuple(a.shape)} and {tuple(b.shape)}")
-    body = choose_body(backend, torch.empty(0, dtype=torch.promote_types(a.dtype, b.dtype), device=a.device))
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
     a, b = a.to(dtype), b.to(dtype)
-    if body == "reference":
+    if choose_body(backend, a) == "reference":
         return reference.linear_scan(a, b, None if h0 is None else h0.to(dtype), reset, reverse)
     batch, time, *channels = b.shape
     h0 = b.new_zeros(batch, *channels) if h0 is None else h0.to(dtype)
