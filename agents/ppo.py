@@ -1,0 +1,362 @@
+"""RecurrentPPO: proximal policy optimisation whose policy remembers, in Stable-Baselines3's terms."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+import warnings
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import FloatSchedule, explained_variance, obs_as_tensor
+from stable_baselines3.common.vec_env import VecEnv
+
+from agents.ppo_loss import ppo_loss
+from agents.sequences import Sequences, make_sequences
+from agents.update import TrainingError
+from policies.actor_critic import (
+    RecurrentActorCriticCnnPolicy,
+    RecurrentActorCriticPolicy,
+    RecurrentMultiInputActorCriticPolicy,
+)
+from policies.backbones import State, map_state, select_rows
+from policies.masking import check_masks
+
+Self = TypeVar("Self", bound="RecurrentPPO")
+
+
+class HyperparameterError(ValueError):
+    """Sizes that do not fit together; the message is one line for the user."""
+
+
+class RecurrentPPO(OnPolicyAlgorithm):
+    """PPO (Schulman et al. 2017, arXiv 1707.06347) over whole sequences, with any backbone as the policy's memory.
+
+    A rollout is cut into sequences of ``sequence_length`` steps; a minibatch is some of them, run by the backbone in
+    parallel over time from the state that was stored before each. Episodes may begin anywhere in a sequence: the memory
+    is emptied inside of the recurrence. Nothing is padded. Where an episode is truncated, the value of its last
+    observation, under the memory that has seen the episode, stands for the rewards that were cut off.
+
+    Environments with a method ``action_masks()`` are never given an action that it forbids, as by sb3-contrib's
+    MaskablePPO. Everything else is as in Stable-Baselines3's PPO.
+
+    Args:
+        batch_size: steps of a minibatch, a multiple of ``sequence_length``; None: a quarter of the rollout.
+        sequence_length: steps through which gradients flow, a divisor of ``n_steps``; None: ``n_steps``.
+        backbone: one of ``policies.backbones.BACKBONES``, or ``module:Class`` of an imported module; None: minGRU.
+            Its size and options are in ``policy_kwargs`` (see RecurrentActorCriticPolicy).
+        recompute_states: make the states before the sequences anew for every epoch but the first, by the policy as it
+            is then, where they would be those of the policy that acted.
+
+    Raises:
+        HyperparameterError: sizes that do not fit together.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": RecurrentActorCriticPolicy,
+        "CnnPolicy": RecurrentActorCriticCnnPolicy,
+        "MultiInputPolicy": RecurrentMultiInputActorCriticPolicy,
+    }
+    policy: RecurrentActorCriticPolicy  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        policy: str | type[RecurrentActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 3e-4,
+        n_steps: int = 128,
+        batch_size: int | None = None,
+        sequence_length: int | None = None,
+        n_epochs: int = 10,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        clip_range: float | Schedule = 0.2,
+        clip_range_vf: float | Schedule | None = None,
+        normalize_advantage: bool = True,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        target_kl: float | None = None,
+        backbone: str | None = None,
+        recompute_states: bool = False,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        policy_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ):
+        policy_kwargs = dict(policy_kwargs or {})
+        if backbone is not None and policy_kwargs.setdefault("backbone", backbone) != backbone:
+            raise HyperparameterError(f"backbone is {backbone}, and {policy_kwargs['backbone']} in policy_kwargs")
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
+            _init_setup_model=False,
+        )
+        self.batch_size, self.sequence_length, self.n_epochs = batch_size, sequence_length, n_epochs
+        self.clip_range, self.clip_range_vf = clip_range, clip_range_vf
+        self.normalize_advantage, self.target_kl = normalize_advantage, target_kl
+        self.recompute_states = recompute_states
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self.clip_range = FloatSchedule(self.clip_range)
+        if self.clip_range_vf is not None:
+            self.clip_range_vf = FloatSchedule(self.clip_range_vf)
+        self._state: State | None = None  # None: the environments begin
+        self._states: list[State] = []  # before each sequence of the rollout
+        self._action_masks: np.ndarray | None = None  # [n_steps, n_envs, mask_width]
+        self._seconds = 0.0  # of the rollout
+        self._sequences_per_minibatch = self._check_sizes()
+
+    def _check_sizes(self) -> int:
+        """Sequences in a minibatch."""
+        length, rollout = self.sequence_length or self.n_steps, self.n_steps * self.n_envs
+        if self.n_steps % length:
+            raise HyperparameterError(f"sequence_length {length} is not a divisor of n_steps {self.n_steps}")
+        n = rollout // length
+        if self.batch_size is None:
+            return math.ceil(n / 4)
+        if self.batch_size % length or self.batch_size < 1:
+            near = max(1, round(self.batch_size / length)) * length
+            raise HyperparameterError(
+                f"batch_size {self.batch_size}: a minibatch is whole sequences of {length} steps, so {near} would do; "
+                f"sequence_length sets how long they are, and divides n_steps {self.n_steps}"
+            )
+        size = self.batch_size // length
+        if size < n and n % size:
+            warnings.warn(
+                f"the rollout's {n} sequences do not divide into minibatches of {size}: the last has {n % size}",
+                stacklevel=4,
+            )
+        return size
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "RecurrentPPO",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        if reset_num_timesteps or self._last_obs is None:  # the environments begin, and with them the memory
+            self._state = None
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """Play ``n_rollout_steps`` in every environment; False where a callback ended it. Local names are those of
+        Stable-Baselines3, whose callbacks read them."""
+        assert self._last_obs is not None and self._last_episode_starts is not None
+        began = time.perf_counter()
+        self.policy.set_training_mode(False)
+        rollout_buffer.reset()
+        self._states, masks = [], []
+        masking = env.has_attr("action_masks")
+        if self._state is None:
+            self._state = self.policy.initial_state(env.num_envs)
+        if self.use_sde:
+            self.policy.reset_noise(env.num_envs)
+        callback.on_rollout_start()
+
+        for n_steps in range(n_rollout_steps):
+            if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
+                self.policy.reset_noise(env.num_envs)
+            if n_steps % (self.sequence_length or n_rollout_steps) == 0:
+                self._states.append(self._state)
+            action_masks = None
+            if masking:
+                allowed = np.stack(env.env_method("action_masks"))
+                masks.append(check_masks(allowed, self.action_space, env.num_envs))
+                action_masks = torch.from_numpy(masks[-1]).to(self.device)
+            with torch.no_grad():
+                obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
+                actions, values, log_probs, self._state = self.policy(
+                    obs_tensor, self._state, self._reset(self._last_episode_starts), action_masks=action_masks
+                )
+            actions = actions.cpu().numpy()
+            clipped_actions = self.policy.to_environment(actions)
+            new_obs, rewards, dones, infos = env.step(clipped_actions)
+            self.num_timesteps += env.num_envs
+
+            last_obs, last_episode_starts = self._last_obs, self._last_episode_starts
+            self._last_obs, self._last_episode_starts = new_obs, dones  # also where a callback stops the learning now
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return False
+            self._update_info_buffer(infos, dones)
+            self._bootstrap(rewards, dones, infos)
+            rollout_buffer.add(last_obs, actions, rewards, last_episode_starts, values, log_probs)  # type: ignore[arg-type]
+
+        self._action_masks = np.stack(masks) if masking else None
+        with torch.no_grad():
+            obs_tensor = obs_as_tensor(new_obs, self.device)  # type: ignore[arg-type]
+            values = self.policy.predict_values(obs_tensor, self._state, self._reset(dones))
+        rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        self._seconds = time.perf_counter() - began
+        return True
+
+    def _reset(self, episode_start: np.ndarray) -> torch.Tensor | None:
+        """Where the memory is emptied; None: nowhere."""
+        if not (self.policy.reset_on_done and episode_start.any()):
+            return None
+        return torch.as_tensor(episode_start, dtype=torch.bool, device=self.device)
+
+    def _bootstrap(self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
+        """Add the discounted value of what a truncated episode ended with, seen by the memory of that episode."""
+        rows = [i for i in np.flatnonzero(dones) if infos[i].get("TimeLimit.truncated", False)]
+        rows = [i for i in rows if infos[i].get("terminal_observation") is not None]
+        if not rows:
+            return
+        last: list[Any] = [infos[i]["terminal_observation"] for i in rows]
+        stacked = {k: np.stack([o[k] for o in last]) for k in last[0]} if isinstance(last[0], dict) else np.stack(last)
+        with torch.no_grad():
+            state = select_rows(self._state, torch.tensor(rows, device=self.device))
+            values = self.policy.predict_values(obs_as_tensor(stacked, self.device), state)
+        rewards[rows] += self.gamma * values.flatten().cpu().numpy()
+
+    def train(self) -> None:
+        """``n_epochs`` over the sequences of the rollout, in minibatches."""
+        began = time.perf_counter()
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        settings: dict[str, Any] = dict(
+            clip_range=self.clip_range(self._current_progress_remaining),  # type: ignore[operator]
+            clip_range_vf=self.clip_range_vf and self.clip_range_vf(self._current_progress_remaining),  # type: ignore[operator]
+            normalize_advantage=self.normalize_advantage,
+            ent_coef=self.ent_coef,
+            vf_coef=self.vf_coef,
+        )
+        sequences = make_sequences(
+            self.rollout_buffer,
+            self.sequence_length or self.n_steps,
+            self._states,
+            self.policy.reset_on_done,
+            self._action_masks,
+            self.device,
+        )
+        epochs: list[list[dict[str, torch.Tensor]]] = []
+        while len(epochs) < self.n_epochs and not self._diverged(epochs):
+            if self.recompute_states and epochs:
+                sequences = self._with_new_states(sequences)
+            epochs.append([])
+            for batch in sequences.minibatches(self._sequences_per_minibatch):
+                loss, metrics = ppo_loss(self.policy, batch, **settings)
+                epochs[-1].append(metrics)
+                if self._diverged(epochs):
+                    break
+                self.policy.optimizer.zero_grad()
+                loss.backward()
+                norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+                metrics["grad_norm"] = norm
+                self.policy.optimizer.step()
+            self._n_updates += 1
+        self._log(epochs, settings)
+        self.logger.record("time/rollout_fps", int(self.n_steps * self.n_envs / self._seconds))
+        self.logger.record("time/train_fps", int(self.n_steps * self.n_envs / (time.perf_counter() - began)))
+
+    def _diverged(self, epochs: list[list[dict[str, torch.Tensor]]]) -> bool:
+        """Whether the last minibatch's policy is further from the one that acted than is wanted."""
+        if self.target_kl is None or not epochs:
+            return False
+        return float(epochs[-1][-1]["approx_kl"]) > 1.5 * self.target_kl
+
+    def _with_new_states(self, sequences: Sequences) -> Sequences:
+        """The sequences with the states that the policy as it is now would have before them."""
+        n, states = self.n_envs, [self._states[0]]
+        with torch.no_grad():
+            for k in range(len(self._states) - 1):
+                part = sequences.select(torch.arange(k * n, (k + 1) * n, device=self.device))
+                states.append(self.policy.states_after(part.observations, states[-1], part.reset))
+        return dataclasses.replace(sequences, state=map_state(lambda *parts: torch.cat(parts), *states))
+
+    def _log(self, epochs: list[list[dict[str, torch.Tensor]]], settings: dict[str, Any]) -> None:
+        """Means over the minibatches (approx_kl: over those of the last epoch), under Stable-Baselines3's names."""
+        everything = [metrics for epoch in epochs for metrics in epoch]
+
+        def mean(name: str, minibatches: list[dict[str, torch.Tensor]]) -> float:
+            values = [metrics[name] for metrics in minibatches if name in metrics]
+            return float(torch.stack(values).mean()) if values else 0.0
+
+        means = {name: mean(name, everything) for name in everything[0]}
+        means["approx_kl"] = mean("approx_kl", epochs[-1])
+        means["loss"] = float(everything[-1]["loss"])
+        means["first_ratio_error"] = float(everything[0]["ratio_error"])
+        del means["ratio_error"]
+        for name, value in means.items():
+            if not math.isfinite(value):
+                rate = self.policy.optimizer.param_groups[0]["lr"]
+                raise TrainingError(
+                    f"train/{name} became {value} at step {self.num_timesteps}, learning rate {rate:.3g}: lower the "
+                    "learning rate or max_grad_norm"
+                )
+            self.logger.record(f"train/{name}", value)
+        buffer = self.rollout_buffer
+        self.logger.record(
+            "train/explained_variance", float(explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
+        )
+        if hasattr(self.policy, "log_std"):
+            self.logger.record("train/std", float(self.policy.log_std.detach().exp().mean()))
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/clip_range", settings["clip_range"])
+        if settings["clip_range_vf"] is not None:
+            self.logger.record("train/clip_range_vf", settings["clip_range_vf"])
+
+    def learn(
+        self: Self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "RecurrentPPO",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Stable-Baselines3's, under this algorithm's name in TensorBoard."""
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def predict(  # type: ignore[override]
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: State | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        action_masks: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, State]:
+        """See ``RecurrentActorCriticPolicy.predict``."""
+        return self.policy.predict(observation, state, episode_start, deterministic, action_masks)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_state", "_states", "_action_masks"]

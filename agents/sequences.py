@@ -1,0 +1,88 @@
+"""What PPO learns from: a rollout as whole sequences, with the memory as it was before each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from torch import Tensor
+
+from policies.backbones import State, map_state, select_rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Sequences:
+    """S sequences of L steps, [S, L, …] on the device of the policy; nothing is padded.
+
+    A rollout of T steps of N environments is cut into T / L parts; sequence k·N + e is part k of environment e.
+    """
+
+    observations: Any  # [S, L, …], or a dict of such
+    actions: Tensor
+    values: Tensor  # those below [S, L]: what the policy that acted said
+    log_probs: Tensor
+    advantages: Tensor
+    returns: Tensor
+    reset: Tensor  # bool: the memory is emptied before this step
+    action_masks: Tensor | None
+    state: State  # of S rows: before each sequence's first step
+
+    def __len__(self) -> int:
+        return len(self.reset)
+
+    def select(self, rows: Tensor) -> Sequences:
+        def take(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: part[rows] for key, part in value.items()}
+            return None if value is None else select_rows(value, rows)
+
+        return Sequences(**{field.name: take(getattr(self, field.name)) for field in dataclasses.fields(self)})
+
+    def minibatches(self, size: int) -> Iterator[Sequences]:
+        """All of them in a new random order, ``size`` at a time, the last ones maybe fewer."""
+        if size >= len(self):
+            yield self
+            return
+        for rows in torch.randperm(len(self)).split(size):
+            yield self.select(rows.to(self.reset.device))
+
+
+def make_sequences(
+    buffer: RolloutBuffer,
+    length: int,
+    states: list[State],
+    reset_on_done: bool,
+    action_masks: np.ndarray | None,
+    device: torch.device,
+) -> Sequences:
+    """The sequences of a full buffer; ``states`` are those before steps 0, length, 2·length, … of all environments.
+    The buffer's arrays are read as they lie, time first: its own ``get`` would shuffle the steps."""
+
+    def cut(array: np.ndarray) -> Tensor:
+        parts = torch.as_tensor(array).to(device).unflatten(0, (-1, length)).transpose(1, 2)
+        return parts.flatten(0, 1)
+
+    observations = buffer.observations
+    actions = cut(buffer.actions)
+    if isinstance(buffer.action_space, spaces.Discrete):
+        actions = actions.squeeze(-1)
+    discrete = isinstance(buffer.action_space, spaces.Discrete | spaces.MultiDiscrete)
+    starts = buffer.episode_starts.astype(bool)
+    return Sequences(
+        observations={k: cut(v) for k, v in observations.items()}
+        if isinstance(observations, dict)
+        else cut(observations),
+        actions=actions.to(torch.int64 if discrete else torch.float32),
+        values=cut(buffer.values),
+        log_probs=cut(buffer.log_probs),
+        advantages=cut(buffer.advantages),
+        returns=cut(buffer.returns),
+        reset=cut(starts if reset_on_done else np.zeros_like(starts)),
+        action_masks=None if action_masks is None else cut(action_masks),
+        state=map_state(lambda *parts: torch.cat(parts), *states),
+    )
