@@ -5,11 +5,16 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from configs import EvaluationConfig, Parser, check_targets, load_config
+from configs import EvaluationConfig, Parser, PPOConfig, TrainConfig, check_targets, load_config
 from configs.commands import names, run_command
+
+if TYPE_CHECKING:
+    from agents.players import Player
+    from configs import Config
 
 
 def main(arguments: list[str]) -> int:
@@ -18,7 +23,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--episodes", type=PositiveInt, help="for each target return; default: the run's config")
     parser.add_argument("--targets", type=float, nargs="+", help="returns to ask for; default: the run's config")
     parser.add_argument("--memory", choices=["carried", "window"], help="default: the run's config")
-    parser.add_argument("--env", help="environment id; default: the dataset's own")
+    parser.add_argument("--env", help="environment id; default: the run's own")
     parser.add_argument(
         "--seed", type=NonNegativeInt, help="reset seed of the first episode; default: the run's config"
     )
@@ -38,9 +43,8 @@ def main(arguments: list[str]) -> int:
 def evaluate(options: Namespace, may_import: bool) -> int:
     from rich.console import Console
 
-    from agents import DecisionAgent, scoring
-    from agents.checkpoint import latest_checkpoint
-    from envs.make import EnvironmentError
+    from agents import scoring
+    from agents.checkpoint import agent_of, latest_checkpoint
     from policies.backbones import import_own
 
     if may_import:
@@ -48,33 +52,48 @@ def evaluate(options: Namespace, may_import: bool) -> int:
     console = Console(markup=False, highlight=False, soft_wrap=True)
     checkpoint = latest_checkpoint(Path(options.run).absolute())
     run = checkpoint.parents[1] if checkpoint.parent.name == "checkpoints" else checkpoint.parent
-    agent = DecisionAgent.load(checkpoint, device=options.device)
     saved = run / "config.yaml"
-    if saved.is_file():
-        declared = load_config(["--config", str(saved)], prog=f"evaluate.py: {saved}").evaluation
-    else:  # a checkpoint by itself
-        run, declared = checkpoint, EvaluationConfig(memory=agent.policy.memory)
-    env_id = options.env or declared.env or agent.task.get("env")
-    if env_id is None:
-        raise EnvironmentError(f"{options.run}: its dataset names no environment; give one with --env")
+    declared = load_config(["--config", str(saved)], prog=f"evaluate.py: {saved}") if saved.is_file() else None
+    if declared is None:  # a checkpoint by itself
+        run = checkpoint
+    get_player = ppo if agent_of(checkpoint) == "RecurrentPPO" else decision
+    player, episodes, seed = get_player(options, checkpoint, declared)
     output = Path(options.output) if options.output else run / "evaluation.json"
-    result = scoring.evaluate(
-        agent,
-        env_id,
-        options.targets or declared.targets,
-        options.episodes or declared.episodes,
-        declared.seed if options.seed is None else options.seed,
-        options.memory or declared.memory,
-    )
+    result = scoring.evaluate(player, options.episodes or episodes, seed if options.seed is None else options.seed)
     scoring.write_evaluation(result, output)
     console.print(scoring.score_table(result))
     console.print(f"written to {output}")
     if options.video:
-        gif = scoring.try_gif(agent, result, console.print)
+        gif = scoring.try_gif(player, result, console.print)
         if gif is not None:
             output.with_suffix(".gif").write_bytes(gif)
             console.print(f"video: {output.with_suffix('.gif')}")
     return 0
+
+
+def decision(options: Namespace, checkpoint: Path, declared: Config | None) -> tuple[Player, int, int]:
+    """The decision agent as the run's config and the options have it, its number of episodes and their first seed."""
+    from agents import DecisionAgent
+    from agents.players import decision_player
+    from envs.make import EnvironmentError
+
+    agent = DecisionAgent.load(checkpoint, device=options.device)
+    own = declared.evaluation if isinstance(declared, TrainConfig) else EvaluationConfig(memory=agent.policy.memory)
+    env_id = options.env or own.env or agent.task.get("env")
+    if env_id is None:
+        raise EnvironmentError(f"{options.run}: its dataset names no environment; give one with --env")
+    player = decision_player(agent, env_id, options.targets or own.targets, options.memory or own.memory)
+    return player, own.episodes, own.seed
+
+
+def ppo(options: Namespace, checkpoint: Path, declared: Config | None) -> tuple[Player, int, int]:
+    """The same for PPO."""
+    from configs.ppo_job import load_ppo, player_of, refuse_decision_options
+
+    refuse_decision_options(options.run, options.targets, options.memory)
+    agent, config = load_ppo(checkpoint, options.device)
+    own = (declared if isinstance(declared, PPOConfig) else config).evaluation
+    return player_of(agent, config, own.ablation, options.env), own.episodes, own.seed
 
 
 if __name__ == "__main__":

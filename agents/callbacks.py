@@ -18,12 +18,22 @@ from agents.checkpoint import checkpoints
 
 
 class ShowProgress(BaseCallback):
-    """A bar with the loss and the updates per second; one line for every tenth of the run where there is no terminal.
-    To be used in a ``with``, so that the terminal is left in order."""
+    """A bar with what ``describe()`` says; one line for every tenth of the run where there is no terminal. To be used
+    in a ``with``, so that the terminal is left in order.
 
-    def __init__(self, total: int, console: Console | None = None):
+    ``unit`` is what the agent counts; without ``describe`` it is a DecisionAgent.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        console: Console | None = None,
+        unit: str = "update",
+        describe: Callable[[], str] | None = None,
+    ):
         super().__init__()
-        self.total, self.console = total, console or Console()
+        self.total, self.console, self.unit = total, console or Console(), unit
+        self.describe = describe or (lambda: describe_updates(self.model))
         self.bar = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -41,32 +51,57 @@ class ShowProgress(BaseCallback):
         self.bar.stop()
 
     def _on_training_start(self) -> None:
+        self._tenth = self._tenths()
         self.task = self.bar.add_task("training", total=self.total, completed=self.num_timesteps, metrics="")
         if self.console.is_terminal:
             self.bar.start()
 
     def _on_step(self) -> bool:
-        metrics = self.model.last_metrics  # type: ignore[attr-defined]
-        text = ""
-        if metrics:
-            text = f"loss {metrics['train/loss']:.4f}  {metrics['time/updates_per_s']:.1f} updates/s"
-        self.bar.update(self.task, completed=self.num_timesteps, metrics=text)
-        if not self.console.is_terminal and self.num_timesteps % max(1, self.total // 10) == 0:
-            self.console.print(f"update {self.num_timesteps}/{self.total}  {text}")
+        if self.console.is_terminal:
+            self.bar.update(self.task, completed=self.num_timesteps, metrics=self.describe())
+        elif self._tenths() > self._tenth:
+            self._tenth = self._tenths()
+            self.console.print(f"{self.unit} {self.num_timesteps}/{self.total}  {self.describe()}")
         return True
 
+    def _tenths(self) -> int:
+        return self.num_timesteps // max(1, self.total // 10)
 
-class SaveCheckpoints(BaseCallback):
-    """Every ``every`` updates and at the end, into ``<run>/checkpoints/step_<n>``; the last ``keep`` are kept."""
 
-    def __init__(self, run: Path, every: int, keep: int):
+def describe_updates(agent: Any) -> str:
+    """The last loss of a DecisionAgent and how fast it learns."""
+    metrics = agent.last_metrics
+    return f"loss {metrics['train/loss']:.4f}  {metrics['time/updates_per_s']:.1f} updates/s" if metrics else ""
+
+
+class Every(BaseCallback):
+    """Call ``action`` between two updates whenever ``every`` more steps are done, but not at the end of the run; 0:
+    never."""
+
+    def __init__(self, every: int, action: Callable[[], Any]):
         super().__init__()
-        self.run, self.every, self.keep = run, every, keep
+        self.every, self.action = every, action
+
+    def _on_training_start(self) -> None:
+        self._last = self.num_timesteps
+
+    def _on_rollout_start(self) -> None:
+        steps = self.model.num_timesteps
+        if self.every and steps // self.every > self._last // self.every:
+            self.action()
+        self._last = steps
 
     def _on_step(self) -> bool:
-        if self.num_timesteps % self.every == 0:
-            self.save()
         return True
+
+
+class SaveCheckpoints(Every):
+    """Every ``every`` steps and at the end, into ``<run>/checkpoints/step_<n>`` by ``save(path)``; the last ``keep``
+    are kept."""
+
+    def __init__(self, run: Path, every: int, keep: int, save: Callable[[Path], Any]):
+        super().__init__(every, self.save)
+        self.run, self.keep, self._save = run, keep, save
 
     def _on_training_end(self) -> None:
         self.save()
@@ -74,27 +109,14 @@ class SaveCheckpoints(BaseCallback):
     def save(self) -> None:
         path = self.run / "checkpoints" / f"step_{self.model.num_timesteps:08d}"
         if not path.exists():
-            self.model.save(path)
+            self._save(path)
         for old in checkpoints(self.run)[: -self.keep]:
             shutil.rmtree(old)
 
 
-class Every(BaseCallback):
-    """Call ``action`` every ``every`` updates, but not at the end of the run."""
-
-    def __init__(self, every: int, total: int, action: Callable[[], Any]):
-        super().__init__()
-        self.every, self.total, self.action = every, total, action
-
-    def _on_step(self) -> bool:
-        if self.num_timesteps % self.every == 0 and self.num_timesteps < self.total:
-            self.action()
-        return True
-
-
 class StopOnSignal(BaseCallback):
-    """While its ``with`` lasts, Ctrl-C and SIGTERM end the learning after the current update, so that it can be saved;
-    a second one ends the program."""
+    """While its ``with`` lasts, Ctrl-C and SIGTERM end the learning after the current step, so that it can be saved; a
+    second one ends the program."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,7 +133,7 @@ class StopOnSignal(BaseCallback):
     def _hear(self, number: int, frame: FrameType | None) -> None:
         self.received = number
         signal.signal(number, signal.SIG_DFL)
-        print("stopping after this update; once more to quit at once", file=sys.stderr)
+        print("stopping after this step; once more to quit at once", file=sys.stderr)
 
     def _on_step(self) -> bool:
         return self.received is None

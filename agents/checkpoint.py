@@ -108,6 +108,15 @@ def latest_checkpoint(run: str | Path) -> Path:
     return checkpoints(run)[-1]
 
 
+def agent_of(checkpoint: str | Path) -> str:
+    """The name of the class of agent that a checkpoint holds.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    return str(_json(Path(checkpoint) / STATE).get("agent"))
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """The optimizer's state as named tensors; AdamW and LAMB keep nothing else."""
     state = optimizer.state_dict()["state"]

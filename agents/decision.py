@@ -28,7 +28,7 @@ from agents.checkpoint import (
 )
 from agents.lamb import make_optimizer
 from agents.task import check_same_spaces, describe_task, return_scale
-from agents.update import Compile, Precision, TrainingError, Update
+from agents.update import Compile, Precision, TrainingError, Update, check_device
 from envs.datasets import Episodes, SequenceSampler
 from policies.actions import build_space
 from policies.backbones import State
@@ -93,8 +93,7 @@ class DecisionAgent:
             compile=compile,
             seed=seed,
         )
-        if device == "cuda" and not torch.cuda.is_available():
-            raise TrainingError("device cuda: PyTorch finds no CUDA device here; use auto or cpu")
+        check_device(device)
         self.env, self.seed, self.device = env, seed, get_device(device)
         self.num_timesteps, self._total_timesteps = 0, 0
         self.learning_rate, self.schedule, self.warmup_steps = learning_rate, schedule, warmup_steps
@@ -129,7 +128,8 @@ class DecisionAgent:
     ) -> DecisionAgent:
         """Make ``total_timesteps`` gradient updates; ``reset_num_timesteps`` False goes on from those already made.
 
-        Callbacks are called after every update. Losses stay on the device until they are logged.
+        Callbacks hear of every update: ``on_rollout_start`` before it, ``on_step`` after it. Losses stay on the device
+        until they are logged.
         """
         if self.sampler is None:
             raise ValueError("no episodes to learn from: give them to DecisionAgent(…) or DecisionAgent.load(…)")
@@ -144,6 +144,7 @@ class DecisionAgent:
             self._started, self._learning_time = time.monotonic(), 0.0
             metrics: list[dict[str, torch.Tensor]] = []
             while self.num_timesteps < self._total_timesteps:
+                listener.on_rollout_start()
                 begin = time.monotonic()
                 metrics.append(self.update())
                 last = self.num_timesteps == self._total_timesteps

@@ -1,9 +1,17 @@
 """The errors that a command shows as one line: what was wrong, where, and what would be right."""
 
 from agents.checkpoint import CheckpointError
+from agents.ppo import HyperparameterError
 from agents.update import TrainingError
 from envs.datasets import DatasetError
 from envs.make import EnvironmentError
 from policies.backbones import BackboneError
 
-USER_ERRORS = (BackboneError, CheckpointError, DatasetError, EnvironmentError, TrainingError)
+USER_ERRORS = (
+    BackboneError,
+    CheckpointError,
+    DatasetError,
+    EnvironmentError,
+    HyperparameterError,
+    TrainingError,
+)

@@ -21,7 +21,10 @@ from policies.backbones import State, select_rows
 
 
 class Predictor(Protocol):
-    """Whatever acts as Stable-Baselines3's algorithms do, with a state whose tensors have the batch first."""
+    """Whatever acts as Stable-Baselines3's algorithms do, with a state whose tensors have the batch first.
+
+    One with the attribute ``takes_masks`` is also given ``action_masks``, where environments have that method.
+    """
 
     def predict(
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
@@ -62,7 +65,8 @@ def play(
     threads = torch.get_num_threads() if isinstance(envs[0].unwrapped, MujocoEnv) else 1
     with ThreadPoolExecutor(threads) as pool:
         while rows:
-            actions, state = agent.predict(_stack(observations), state, start, deterministic)
+            masks = _masks(agent, [env for env, _ in rows])
+            actions, state = agent.predict(_stack(observations), state, start, deterministic, **masks)
             start = np.zeros(len(rows), bool)
             kept = []
             for i, outcome in enumerate(_step([env for env, _ in rows], actions, pool, threads)):
@@ -102,15 +106,23 @@ def step_latency(agent: Predictor, env: gym.Env, warm: int, calls: int = 100) ->
     """Microseconds that one action takes in one environment: the median over ``calls`` steps that follow ``warm``
     others (which fill a window), without the environment's own."""
     observation = _stack([env.reset(seed=0)[0]])
-    _, state = agent.predict(observation, None, np.ones(1, bool))
+    masks = _masks(agent, [env])
+    _, state = agent.predict(observation, None, np.ones(1, bool), **masks)
     for _ in range(warm):
-        _, state = agent.predict(observation, state, np.zeros(1, bool))
+        _, state = agent.predict(observation, state, np.zeros(1, bool), **masks)
     times = []
     for _ in range(calls):
         begin = time.perf_counter()
-        _, state = agent.predict(observation, state, np.zeros(1, bool))
+        _, state = agent.predict(observation, state, np.zeros(1, bool), **masks)
         times.append(time.perf_counter() - begin)
     return 1e6 * statistics.median(times)
+
+
+def _masks(agent: Predictor, envs: list[gym.Env]) -> dict[str, Any]:
+    """What the environments allow now, as a keyword argument of ``predict``; none where nothing is forbidden."""
+    if not getattr(agent, "takes_masks", False) or not envs[0].has_wrapper_attr("action_masks"):
+        return {}
+    return {"action_masks": np.stack([env.get_wrapper_attr("action_masks")() for env in envs])}
 
 
 def _step(envs: list[gym.Env], actions: np.ndarray, pool: ThreadPoolExecutor, threads: int) -> Iterator[Any]:

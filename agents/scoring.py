@@ -1,4 +1,4 @@
-"""Evaluate a decision agent as its run declares: seeds, target returns, memory; as JSON, as a table, as a GIF."""
+"""Evaluate an agent: as JSON, as a table, as a GIF."""
 
 from __future__ import annotations
 
@@ -6,87 +6,56 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium as gym
 from rich.table import Table
 
 from agents.checkpoint import installed_versions
-from agents.decision import DecisionAgent
-from agents.evaluation import Episode, play, step_latency, summarize
-from envs.make import EnvironmentError, make_env
+from agents.evaluation import Episode, Predictor, play, step_latency, summarize
+from agents.players import Player
+from envs.make import EnvironmentError
 from envs.rendering import make_gif, prepare_rendering
-from envs.wrappers import ReturnToGo
-from policies.actions import build_space
+
+WIPED = "wiped before every step"
 
 
-def default_targets(agent: DecisionAgent) -> list[float]:
-    """The median, the 90 % quantile and the maximum of the dataset's returns."""
-    quantiles = agent.task["return_quantiles"]
-    return [round(quantiles[q], 1) for q in ("0.5", "0.9", "1")]
-
-
-def evaluate(
-    agent: DecisionAgent,
-    env_id: str,
-    targets: list[float] | None,
-    n_episodes: int,
-    seed: int,
-    memory: Literal["carried", "window"],
-) -> dict[str, Any]:
-    """Play ``n_episodes`` for each target return (an agent without a return condition: once) and score them.
+def evaluate(player: Player, n_episodes: int, seed: int) -> dict[str, Any]:
+    """Play ``n_episodes`` for each of the player's target returns and score them.
 
     Reset seeds are seed, seed + 1, …, the same for every target and every agent, so that results can be compared in
     pairs.
     """
-    env = check_fit(agent, env_id)
-    agent.policy.memory = memory
-    asked: list[float | None] = [None]
-    if agent.policy.config["condition"] == "return":
-        asked = list(dict.fromkeys(default_targets(agent) if targets is None else targets))
-    episodes = {target: [Episode(seed + i, target) for i in range(n_episodes)] for target in asked}
-    play(agent, lambda: ReturnToGo(make_env(env_id)), [episode for played in episodes.values() for episode in played])
-    reference = agent.task.get("reference_returns") if env_id == agent.task.get("env") else None
-    results = [
-        {
-            "target_return": target,
-            "returns": [episode.total for episode in played],
-            "lengths": [episode.length for episode in played],
-            **summarize([episode.total for episode in played], reference),
-        }
-        for target, played in episodes.items()
-    ]
-    latency = step_latency(agent, env, warm=agent.policy.config["context"])
-    env.close()
-    return {
-        "env": env_id,
+    pair, source = player.reference
+
+    def scores(agent: Predictor, targets: list[float | None]) -> list[dict[str, Any]]:
+        episodes = {target: [Episode(seed + i, target) for i in range(n_episodes)] for target in targets}
+        play(agent, player.make_env, [episode for played in episodes.values() for episode in played])
+        return [
+            {
+                "target_return": target,
+                "returns": [episode.total for episode in played],
+                "lengths": [episode.length for episode in played],
+                **summarize([episode.total for episode in played], pair),
+            }
+            for target, played in episodes.items()
+        ]
+
+    result: dict[str, Any] = {
+        "env": player.env_id,
         "versions": installed_versions(),
-        "reference": agent.task.get("reference_name") if reference else None,
-        "dataset": agent.task.get("dataset"),
-        "dataset_return_mean": agent.task.get("return_mean"),
-        "updates": agent.num_timesteps,
-        "memory": memory,
+        "reference": source,
+        **player.facts,
         "episodes": n_episodes,
         "seeds": [seed + i for i in range(n_episodes)],
-        "step_latency_us": latency,
-        "results": results,
+        "results": scores(player.agent, player.targets),
     }
-
-
-def check_fit(agent: DecisionAgent, env_id: str) -> ReturnToGo:
-    """The environment, as the agent sees it.
-
-    Raises:
-        EnvironmentError: it does not exist, or does not show and take what the policy was trained on.
-    """
-    env = ReturnToGo(make_env(env_id))
-    width, space = env.env.observation_space.shape, build_space(agent.policy.config["action_space"])
-    if width != (agent.policy.config["observation_dim"],):
-        expected = agent.policy.config["observation_dim"]
-        raise EnvironmentError(f"{env_id} observes {width}, the policy was trained on {expected} numbers")
-    if type(env.action_space) is not type(space) or env.action_space.shape != space.shape:
-        raise EnvironmentError(f"{env_id} takes actions of {env.action_space}, the policy was trained on {space}")
-    return env
+    if player.forgetful is not None:
+        result["ablation"] = {"memory": WIPED, **scores(player.forgetful, [None])[0]}
+    env = player.make_env()
+    result["step_latency_us"] = step_latency(player.agent, env, player.warm)
+    env.close()
+    return result
 
 
 def headline(evaluation: dict[str, Any]) -> dict[str, float]:
@@ -94,36 +63,46 @@ def headline(evaluation: dict[str, Any]) -> dict[str, float]:
     results = sorted(evaluation["results"], key=lambda result: result["target_return"] or 0)
     scalars = {"perf/step_latency_us": evaluation["step_latency_us"]}
     for result in results:
-        suffix = "" if result["target_return"] is None else f"_at_{result['target_return']:g}"
         for tag in ("return_mean", "normalized_score"):
             if result[tag] is not None:
-                scalars[f"eval/{tag}"] = scalars[f"eval_targets/{tag}{suffix}"] = result[tag]
+                scalars[f"eval/{tag}"] = result[tag]
+                if result["target_return"] is not None:
+                    scalars[f"eval_targets/{tag}_at_{result['target_return']:g}"] = result[tag]
+    if "ablation" in evaluation:
+        scalars["eval/return_mean_without_memory"] = evaluation["ablation"]["return_mean"]
     return scalars
 
 
 def score_table(evaluation: dict[str, Any]) -> Table:
     """The evaluation as a table for the terminal."""
-    mujoco = f", MuJoCo {evaluation['versions']['mujoco']}"
-    table = Table(
-        title=f"{evaluation['env']}{mujoco}: {evaluation['episodes']} episodes each, {evaluation['memory']} memory"
-    )
-    for column in ("target return", "return", "95 % interval", "normalised score", "length"):
+    asked = evaluation["agent"] == "DecisionAgent"
+    title = f"{evaluation['env']}, MuJoCo {evaluation['versions']['mujoco']}: {evaluation['episodes']} episodes"
+    table = Table(title=f"{title} each, {evaluation['memory']} memory" if asked else title)
+    for column in ("target return" if asked else "memory", "return", "95 % interval", "normalised score", "length"):
         table.add_column(column, justify="right")
-    for result in evaluation["results"]:
+    ablation = [evaluation["ablation"]] if "ablation" in evaluation else []
+    for result in evaluation["results"] + ablation:
         target, score = result["target_return"], result["normalized_score"]
         low, high = result["return_interval"]
         table.add_row(
-            "none" if target is None else f"{target:g}",
-            f"{result['return_mean']:.1f}",
-            f"{low:.1f} … {high:.1f}",
+            ("none" if target is None else f"{target:g}") if asked else result.get("memory", evaluation["memory"]),
+            f"{result['return_mean']:.{_digits(result)}f}",
+            f"{low:.{_digits(result)}f} … {high:.{_digits(result)}f}",
             "no reference" if score is None else f"{score:.1f}",
             f"{sum(result['lengths']) / len(result['lengths']):.0f}",
         )
-    mean = evaluation["dataset_return_mean"]
-    table.caption = f"mean return of the dataset {evaluation['dataset']}: {mean:.1f}"
+    captions = []
+    if evaluation.get("dataset_return_mean") is not None:
+        captions.append(f"mean return of the dataset {evaluation['dataset']}: {evaluation['dataset_return_mean']:.1f}")
     if evaluation["reference"]:
-        table.caption += f"; 0 and 100: the random and expert returns of {evaluation['reference']}"
+        captions.append(f"0 and 100: the random and expert returns of {evaluation['reference']}")
+    table.caption = "; ".join(captions) or None
     return table
+
+
+def _digits(result: dict[str, Any]) -> int:
+    """Decimals that show a return: tasks of memory pay between -1 and 1."""
+    return 1 if max(map(abs, result["returns"])) > 10 else 3
 
 
 def write_evaluation(evaluation: dict[str, Any], path: Path) -> None:
@@ -132,17 +111,16 @@ def write_evaluation(evaluation: dict[str, Any], path: Path) -> None:
     os.replace(temporary, path)
 
 
-def try_gif(agent: DecisionAgent, evaluation: dict[str, Any], tell: Callable[[str], Any]) -> bytes | None:
+def try_gif(player: Player, evaluation: dict[str, Any], tell: Callable[[str], Any]) -> bytes | None:
     """A GIF of the beginning of one episode at the highest target, every third step; where rendering is missing,
     None and why."""
     frames: list[Any] = []
 
     def make() -> gym.Env:
         try:  # off-screen rendering without a GPU takes a tenth of a second for a large picture
-            env = make_env(evaluation["env"], render_mode="rgb_array", width=240, height=240)
+            return player.make_env(render_mode="rgb_array", width=240, height=240)
         except EnvironmentError:
-            env = make_env(evaluation["env"], render_mode="rgb_array")
-        return ReturnToGo(env)
+            return player.make_env(render_mode="rgb_array")
 
     def keep(env: gym.Env) -> None:
         if episode.length % 3 == 0 and episode.length < 300:
@@ -153,7 +131,7 @@ def try_gif(agent: DecisionAgent, evaluation: dict[str, Any], tell: Callable[[st
     reason = prepare_rendering()
     if reason is None:
         try:
-            play(agent, make, [episode], on_step=keep)
+            play(player.agent, make, [episode], on_step=keep)
             return make_gif(frames, fps=20)
         except Exception as error:  # OpenGL and its bindings raise whatever they like, and a picture is not worth a run
             reason = " ".join(str(error).split())

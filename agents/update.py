@@ -17,6 +17,12 @@ class TrainingError(RuntimeError):
     """Learning that cannot go on; the message is one line for the user."""
 
 
+def check_device(device: str) -> None:
+    """Raise TrainingError for a GPU that is not there, where Stable-Baselines3 would quietly take the CPU."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("device cuda: PyTorch finds no CUDA device here; use auto or cpu")
+
+
 class Update:
     """Moves a policy's weights once per call. Nothing waits for the device: what a call returns is still there.
 

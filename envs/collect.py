@@ -12,11 +12,13 @@ import contextlib
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.wrappers import FlattenObservation
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 
 from configs import Parser
@@ -24,8 +26,11 @@ from configs.commands import names, run_command
 from envs.datasets import DatasetError, Episodes, one_line
 from envs.make import EnvironmentError, make_env
 from envs.recorder import Recorded, Recorder, to_episodes
-from envs.wrappers import ReturnToGo
+from envs.wrappers import PreviousStep, ReturnToGo
 from envs.writers import check_output, write_hdf5, write_minari
+
+if TYPE_CHECKING:
+    from agents.players import Player
 
 ALGORITHMS = ("a2c", "dqn", "ppo", "sac", "td3")
 
@@ -53,35 +58,80 @@ def record_learning(algorithm: str, env_id: str, steps: int, seed: int, n_envs: 
 
 
 def record_run(
-    run: str, episodes: int, noise: float, targets: list[float] | None, seed: int, memory: Any = None
+    run: str,
+    episodes: int,
+    noise: float = 0.0,
+    targets: list[float] | None = None,
+    seed: int = 0,
+    memory: Any = None,
+    deterministic: bool = True,
 ) -> Episodes:
-    """A trained run of ours plays ``episodes`` episodes, cycling through the target returns.
+    """A trained run of ours plays ``episodes`` episodes; a decision agent cycles through the target returns.
 
+    The recording holds the environment's own observations and rewards, and the actions that were carried out.
     ``noise``: continuous actions get a normal error of this standard deviation, in units of half the action range, and
     are clipped; discrete ones are replaced by a random action with this probability.
     """
-    from agents import DecisionAgent, scoring
+    import torch
+
+    from agents.checkpoint import agent_of, latest_checkpoint
     from agents.evaluation import Episode, play
 
-    agent = DecisionAgent.load(run, device="cpu")
+    checkpoint = latest_checkpoint(run)
+    ours = ppo_in if agent_of(checkpoint) == "RecurrentPPO" else decision_in
+    player, show = ours(run, checkpoint, targets, memory)
+    check_recordable(player.env_id)
+    done: list[Recorded] = []
+    plan = [Episode(seed + i, player.targets[i % len(player.targets)]) for i in range(episodes)]
+
+    def make() -> gym.Env:  # the policy sees, as its previous action, the one that was carried out
+        return NoisyActions(show(Recorder(make_env(player.env_id), done)), noise)
+
+    torch.manual_seed(seed)
+    with keep_on_interrupt():
+        play(player.agent, make, plan, n_envs=32, deterministic=deterministic)
+    return to_episodes(done, make_env(player.env_id), f"{player.env_id} {run}")
+
+
+def decision_in(
+    run: str, checkpoint: Path, targets: list[float] | None, memory: Any
+) -> tuple[Player, Callable[[gym.Env], gym.Env]]:
+    """The agent in its environment, and what it sees of an environment with flat observations."""
+    from agents import DecisionAgent
+    from agents.players import decision_player
+
+    agent = DecisionAgent.load(checkpoint, device="cpu")
     env_id = agent.task.get("env")
     if env_id is None:
         raise EnvironmentError(f"{run}: its dataset names no environment, so there is nowhere to play")
-    scoring.check_fit(agent, env_id)
-    if memory is not None:
-        agent.policy.memory = memory
-    done: list[Recorded] = []
-    asked: list[Any] = [None]
-    if agent.policy.config["condition"] == "return":
-        asked = list(targets or scoring.default_targets(agent))
-    plan = [Episode(seed + i, asked[i % len(asked)]) for i in range(episodes)]
+    return decision_player(agent, env_id, targets, memory or agent.policy.memory), ReturnToGo
 
-    def make() -> gym.Env:  # the policy sees, as its previous action, the one that was carried out
-        return NoisyActions(ReturnToGo(Recorder(make_env(env_id), done)), noise)
 
-    with keep_on_interrupt():
-        play(agent, make, plan, n_envs=32)
-    return to_episodes(done, make_env(env_id), f"{env_id} {run}")
+def ppo_in(
+    run: str, checkpoint: Path, targets: list[float] | None, memory: Any
+) -> tuple[Player, Callable[[gym.Env], gym.Env]]:
+    """The same for PPO."""
+    from configs.ppo_job import load_ppo, player_of, refuse_decision_options
+
+    refuse_decision_options(run, targets, memory)
+    agent, config = load_ppo(checkpoint, "cpu")
+    action, reward = config.previous_action, config.previous_reward
+
+    def show(env: gym.Env) -> gym.Env:
+        return FlattenObservation(PreviousStep(env, action, reward)) if action or reward else env
+
+    return player_of(agent, config, ablation=False), show
+
+
+def check_recordable(env_id: str) -> None:
+    """Raise DatasetError unless a dataset can hold what the environment observes and what is done in it."""
+    env = make_env(env_id, images=True)
+    observed, actions = env.observation_space, env.action_space
+    env.close()
+    if not isinstance(observed, gym.spaces.Box) or len(observed.shape) != 1:
+        raise DatasetError(f"{env_id} observes {observed}; a dataset holds one row of numbers for each step")
+    if not (isinstance(actions, gym.spaces.Discrete) or (isinstance(actions, gym.spaces.Box) and len(actions.shape) == 1)):
+        raise DatasetError(f"{env_id} takes actions of {actions}; a dataset holds those of a Discrete or a flat Box")
 
 
 @contextlib.contextmanager
@@ -112,10 +162,15 @@ class NoisyActions(gym.ActionWrapper):
     def action(self, action: Any) -> Any:
         space = self.env.action_space
         if isinstance(space, gym.spaces.Discrete):
-            return self._random.integers(space.n) if self._random.random() < self.noise else action
+            return self._random.choice(self._allowed(space)) if self._random.random() < self.noise else action
         assert isinstance(space, gym.spaces.Box)
         error = self._random.normal(scale=self.noise, size=space.shape) * (space.high - space.low) / 2
         return np.clip(action + error, space.low, space.high).astype(np.float32)
+
+
+    def _allowed(self, space: gym.spaces.Discrete) -> np.ndarray:
+        masked = self.env.has_wrapper_attr("action_masks")
+        return np.flatnonzero(self.env.get_wrapper_attr("action_masks")()) if masked else np.arange(space.n)
 
 
 def subset(episodes: Episodes, steps: int, seed: int) -> Episodes:
@@ -143,8 +198,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--noise", type=ClosedUnitInterval, default=0.0, help="with --run: error of the actions, 0 to 1"
     )
-    parser.add_argument("--targets", type=float, nargs="+", help="with --run: returns to ask for, in turn")
-    parser.add_argument("--memory", choices=["carried", "window"], help="with --run: default the run's own")
+    parser.add_argument("--stochastic", action="store_true", help="with --run: draw actions from the policy")
+    parser.add_argument("--targets", type=float, nargs="+", help="with --run of a decision agent: returns to ask for, in turn")
+    parser.add_argument("--memory", choices=["carried", "window"], help="with --run of a decision agent: default its own")
     parser.add_argument("--backbone", metavar="MODULE:CLASS", help="with --run: import its backbone, one of your own")
     parser.add_argument("--seed", type=NonNegativeInt, default=0, help="of the agent and the environments")
     options = parser.parse_args(arguments)
@@ -165,7 +221,13 @@ def collect(options: Namespace, command: str, may_import: bool) -> int:
         import_own(options.backbone)
     if options.run:
         episodes = record_run(
-            options.run, options.episodes, options.noise, options.targets, options.seed, options.memory
+            options.run,
+            options.episodes,
+            options.noise,
+            options.targets,
+            options.seed,
+            options.memory,
+            deterministic=not options.stochastic,
         )
     else:
         episodes = record_learning(options.algorithm, options.env, options.steps, options.seed, options.n_envs)

@@ -1,0 +1,109 @@
+"""Checkpoints of RecurrentPPO: weights, optimizer and VecNormalize's statistics as tensors, the run's config as JSON.
+
+``RecurrentPPO.save`` writes Stable-Baselines3's zip, which holds pickled objects; a run folder holds none.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import VecNormalize
+
+from agents.checkpoint import (
+    CheckpointError,
+    installed_versions,
+    load_optimizer,
+    optimizer_tensors,
+    read_checkpoint,
+    write_checkpoint,
+)
+from agents.ppo import RecurrentPPO
+from agents.update import TrainingError
+
+AGENT, FORMAT = "RecurrentPPO", 1
+
+
+def save_ppo(agent: RecurrentPPO, path: str | Path, config: dict[str, Any]) -> None:
+    """Write a checkpoint folder; ``config`` is what rebuilds the environments and the agent.
+
+    Raises:
+        TrainingError: a weight is not finite; nothing is written.
+    """
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in agent.policy.parameters()):
+        raise TrainingError(f"a weight is not finite at step {agent.num_timesteps}, so {path} was not written")
+    state = {
+        "format": FORMAT,
+        "agent": AGENT,
+        "num_timesteps": agent.num_timesteps,
+        "n_updates": agent._n_updates,
+        "config": config,
+        "versions": installed_versions(),
+    }
+    weights = {f"policy.{name}": value for name, value in _weights(agent).items()}
+    statistics = {
+        f"normalizer.{name}.{key}": torch.as_tensor(getattr(running, key), dtype=torch.float64)
+        for name, running in _statistics(agent.get_vec_normalize_env()).items()
+        for key in ("mean", "var", "count")
+    }
+    write_checkpoint(path, weights | optimizer_tensors(agent.policy.optimizer) | statistics, state)
+
+
+def read_ppo(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors and the state of a checkpoint of RecurrentPPO.
+
+    Raises:
+        CheckpointError: it is damaged, or of another agent.
+    """
+    tensors, state = read_checkpoint(path)
+    if state.get("agent") != AGENT or state.get("format") != FORMAT or not isinstance(state.get("config"), dict):
+        raise CheckpointError(f"{path}: not a checkpoint of a {AGENT} of this version")
+    return tensors, state
+
+
+def restore_ppo(agent: RecurrentPPO, path: str | Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
+    """Give an agent that was built from the checkpoint's config what ``read_ppo`` found at ``path``.
+
+    Raises:
+        CheckpointError: it is of another model.
+    """
+    try:
+        weights = {name.removeprefix("policy."): v for name, v in tensors.items() if name.startswith("policy.")}
+        if weights.keys() != _weights(agent).keys():
+            differing = sorted(weights.keys() ^ _weights(agent).keys())
+            raise KeyError(f"weights {', '.join(differing)}")
+        agent.policy.load_state_dict(weights, strict=False)  # without the second names of shared weights
+        load_optimizer(agent.policy.optimizer, tensors)
+        for name, running in _statistics(agent.get_vec_normalize_env()).items():
+            mean, var, count = (tensors[f"normalizer.{name}.{key}"].numpy() for key in ("mean", "var", "count"))
+            if mean.shape != running.mean.shape:
+                raise ValueError(f"statistics of {name} are {mean.shape}, not {running.mean.shape}")
+            running.mean, running.var, running.count = mean, var, float(count)
+        agent.num_timesteps, agent._n_updates = int(state["num_timesteps"]), int(state["n_updates"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path}: of another model or version ({reason})") from None
+
+
+def _weights(agent: RecurrentPPO) -> dict[str, torch.Tensor]:
+    """The policy's state, each tensor under the first of its names: a features extractor that actor and critic share
+    has three."""
+    first: dict[tuple[int, torch.Size], str] = {}
+    state = agent.policy.state_dict()
+    return {name: v for name, v in state.items() if first.setdefault((v.data_ptr(), v.shape), name) == name}
+
+
+def _statistics(normalizer: VecNormalize | None) -> dict[str, RunningMeanStd]:
+    """The running statistics by name: of each observation, and of the discounted return."""
+    if normalizer is None:
+        return {}
+    statistics: dict[str, RunningMeanStd] = {"return": normalizer.ret_rms}
+    if normalizer.norm_obs:
+        observed = normalizer.obs_rms
+        if isinstance(observed, dict):
+            statistics |= {f"observation.{key}": value for key, value in observed.items()}
+        else:
+            statistics["observation"] = observed
+    return statistics

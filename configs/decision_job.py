@@ -1,0 +1,106 @@
+"""From a TrainConfig to a decision agent with its data and the environment that it is evaluated in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from agents import DecisionAgent
+from agents.callbacks import describe_updates
+from agents.checkpoint import checkpoints
+from agents.logs import RunLogger
+from agents.players import Player, decision_player
+from configs.decision_fields import TrainConfig
+from envs import Episodes, load_episodes
+from envs.make import EnvironmentError, find_env
+
+
+class DecisionJob:
+    """See ``configs.jobs.Job``. A run that crashed before its first checkpoint begins again."""
+
+    unit = "update"
+    headlines = [  # noqa: RUF012
+        "eval/normalized_score",
+        "eval/return_mean",
+        "perf/train_tokens_per_s",
+        "perf/step_latency_us",
+        "train/loss",
+    ]
+
+    def __init__(self, config: TrainConfig, tell: Callable[[str], Any]):
+        self.config = config
+        self.episodes = load_episodes(config.dataset, download=config.download)
+        self.name = self.episodes.name
+        self.env_id = evaluation_env(config, self.episodes.env_id, tell)
+        if config.resume and checkpoints(config.run_dir or ""):
+            self.agent = DecisionAgent.load(config.run_dir or "", device=config.device, episodes=self.episodes)
+        else:
+            self.agent = new_agent(config, self.episodes)
+        self.player()  # says now what would not fit
+
+    def describe(self) -> str:
+        return f"{len(self.episodes):,} episodes, {self.episodes.n_steps:,} steps of {self.episodes.name}"
+
+    def progress(self) -> str:
+        return describe_updates(self.agent)
+
+    def player(self) -> Player | None:
+        if self.env_id is None:
+            return None
+        options = self.config.evaluation
+        return decision_player(self.agent, self.env_id, options.targets, options.memory)
+
+    def save(self, path: Path) -> None:
+        self.agent.save(path)
+
+    def set_logger(self, logger: RunLogger) -> None:
+        self.agent.set_logger(logger)
+
+
+def evaluation_env(config: TrainConfig, dataset_env: str | None, tell: Callable[[str], Any]) -> str | None:
+    """The environment to evaluate in. A dataset may name one that is not installed, and be trained on all the same."""
+    env_id = config.evaluation.env or dataset_env
+    if env_id is None:
+        tell("no evaluation: the dataset names no environment; --evaluation.env gives one")
+        return None
+    try:
+        find_env(env_id)
+    except EnvironmentError as error:
+        if config.evaluation.env:
+            raise
+        tell(f"no evaluation: {error}")
+        return None
+    return env_id
+
+
+def new_agent(config: TrainConfig, episodes: Episodes) -> DecisionAgent:
+    """The untrained agent of a config."""
+    return DecisionAgent(
+        episodes,
+        context=config.context,
+        batch_size=config.batch_size,
+        optimizer=config.optimizer,
+        learning_rate=config.learning_rate,
+        schedule=config.schedule,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        top_fraction=config.top_fraction,
+        timestep_embedding=config.timestep_embedding,
+        precision=config.precision,
+        compile=config.compile,
+        seed=config.seed,
+        device=config.device,
+        policy_kwargs=dict(
+            backbone=config.backbone.name,
+            d_model=config.backbone.d_model,
+            n_layers=config.backbone.n_layers,
+            backbone_options=config.backbone.options,
+            tokens=config.tokens,
+            condition=config.condition,
+            previous_action=config.previous_action,
+            dropout=config.dropout,
+            memory=config.evaluation.memory,
+        ),
+    )

@@ -1,0 +1,45 @@
+"""The fields that the configs of all agents have. Every field's docstring is its line in ``--help``."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+
+
+@dataclasses.dataclass
+class BackboneConfig:
+    """The sequence model that is compared."""
+
+    name: str = "mingru"
+    """which one, or module:Class of your own; a wrong name lists those that exist"""
+    d_model: PositiveInt = 128
+    """width"""
+    match_parameters: NonNegativeInt = 0
+    """give the backbone this number of parameters within 2 % (its own, without embedding and head), through d_model
+    and, where it has one, mlp_ratio. d_model is then ignored; config.yaml holds what came out, and 0 here. 0: off"""
+    n_layers: PositiveInt = 3
+    """number of residual blocks"""
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """the backbone's own options, e.g. --backbone.options.expansion 2"""
+
+
+@dataclasses.dataclass(kw_only=True)
+class RunConfig:
+    """How a run is named, seeded, computed and kept."""
+
+    experiment: str | None = None
+    """first part of the run's name runs/<experiment>/<backbone>/seed<k>; null: what is learned from"""
+    seed: NonNegativeInt = 0
+    """of the weights and of all that is drawn while learning"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: the GPU if there is one"""
+    threads: NonNegativeInt = 0
+    """CPU threads; 0: as many as cores. Results are equal bit for bit only at equal numbers of threads"""
+    keep: PositiveInt = 2
+    """how many checkpoints are kept"""
+    run_dir: str | None = None
+    """the run's folder; null: runs/<experiment>/<backbone>/seed<k>"""
+    resume: bool = False
+    """go on with the run in run_dir from its last checkpoint, under its saved config"""

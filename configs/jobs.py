@@ -1,0 +1,77 @@
+"""What train.py asks of an agent of either kind, from its config to its evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from agents.logs import RunLogger
+from agents.players import Player
+from configs.decision_fields import TrainConfig
+from configs.fields import BackboneConfig
+from configs.loading import Config
+
+
+class Job(Protocol):
+    """An agent that is about to learn, and what it learns from.
+
+    ``name`` is that of what is learned from, ``unit`` what ``num_timesteps`` and the config's ``steps`` count, and
+    ``headlines`` are the metrics by which runs are compared.
+    """
+
+    agent: Any
+    name: str
+    unit: str
+    headlines: list[str]
+
+    def describe(self) -> str:
+        """What is learned from, in words."""
+
+    def progress(self) -> str:
+        """How the learning goes, in words."""
+
+    def player(self) -> Player | None:
+        """The agent as it is now, to be evaluated; None: there is nowhere to play."""
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint."""
+
+    def set_logger(self, logger: RunLogger) -> None:
+        """Where the agent's metrics go."""
+
+
+def make_job(config: Config, tell: Callable[[str], Any]) -> Job:
+    """The job of a config whose backbone is settled; new, or resumed from the last checkpoint in ``run_dir``.
+
+    Raises:
+        Exception: one of ``agents.errors.USER_ERRORS``.
+    """
+    if isinstance(config, TrainConfig):
+        from configs.decision_job import DecisionJob
+
+        return DecisionJob(config, tell)
+    from configs.ppo_job import PPOJob
+
+    return PPOJob(config, tell)
+
+
+def settle(backbone: BackboneConfig, may_import: bool) -> Any:
+    """The backbone with the width and options that it is built with; of the type that it had.
+
+    ``may_import``: whether the command line itself names it, which may be a class of the user's own then.
+
+    Raises:
+        BackboneError: it does not exist, or has no such option or size.
+    """
+    from policies.backbones import find_backbone, import_own, match_parameters
+    from policies.backbones.options import check_options
+
+    if may_import and ":" in backbone.name:
+        import_own(backbone.name)
+    check_options(backbone.name, find_backbone(backbone.name), backbone.options)
+    if not backbone.match_parameters:
+        return backbone
+    d_model, options = match_parameters(backbone.name, backbone.match_parameters, backbone.n_layers, **backbone.options)
+    return dataclasses.replace(backbone, d_model=d_model, options=options, match_parameters=0)

@@ -1,0 +1,149 @@
+"""From arguments and files to a config, and back to a file."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast, get_args, get_type_hints
+
+import yaml
+
+from configs.decision_fields import TrainConfig
+from configs.parser import Parser
+from configs.ppo_fields import PPOConfig
+
+Config = TrainConfig | PPOConfig
+AGENTS: dict[str, type[Config]] = {"decision": TrainConfig, "ppo": PPOConfig}
+
+STARTING = ("run_dir", "resume", "download")  # how a run was started, not what it computes
+# what may change when a run goes on: the rest is what its weights depend on
+RESUMABLE = (*STARTING, "dataset", "evaluation", "steps", "device", "threads", "log_every", "checkpoint_every", "keep")
+
+
+def train_parser(prog: str = "train.py", agent: str = "decision") -> Parser:
+    """The parser of one agent's config."""
+    (other,) = AGENTS.keys() - {agent}
+    about = AGENTS[agent].__doc__ or ""
+    if agent == "decision":
+        about += " These are the fields of the decision agent; train.py --agent ppo --help explains those of PPO."
+    parser = Parser(prog=prog, description=about, allow_abbrev=False)
+    parser.add_argument(
+        "--config", action="config", help="a YAML file; given twice, the second goes on top of the first"
+    )
+    parser.add_class_arguments(AGENTS[agent], None)
+
+    def hint(word: str) -> str | None:
+        return f" for agent {agent}: it is one of agent {other}" if word in train_parser(prog, other).flags() else None
+
+    parser.hint = hint
+    return parser
+
+
+def load_config(arguments: list[str], prog: str = "train.py") -> Config:
+    """The config of ``train.py``'s arguments. A run that is resumed takes its saved config, with the flags on top, as
+    long as they change nothing that its weights depend on."""
+    said = _peek(arguments)
+    saved = Path(str(said.get("run_dir")), "config.yaml") if said.get("resume") is True else None
+    before = _peek(["--config", str(saved)]).get("agent", "decision") if saved and saved.is_file() else None
+    agent = said.get("agent", before or "decision")
+    if agent not in AGENTS:
+        Parser(prog=prog).error(f"agent {agent!r}: expected one of {', '.join(AGENTS)}")
+    parser = train_parser(prog, agent)
+    if before not in (None, agent):
+        parser.error(f"agent of a run that goes on cannot be changed from {before} to {agent}")
+    config = _build(parser, agent, arguments)
+    if config.run_dir == "":
+        parser.error("run_dir is empty; it is the folder of a run")
+    if any(part == ".." for part in Path(config.experiment or "").parts) or Path(config.experiment or "").is_absolute():
+        parser.error(f"experiment {config.experiment!r} is part of a name below runs/; --run_dir takes any folder")
+    if isinstance(config, TrainConfig):
+        check_targets(parser, config.evaluation.targets)
+    return _resumed(parser, agent, config, arguments) if config.resume else config
+
+
+def _resumed(parser: Parser, agent: str, config: Config, arguments: list[str]) -> Config:
+    """The saved config of the run that goes on, with the arguments on top."""
+    if config.run_dir is None:
+        parser.error("--resume true needs --run_dir, the folder of the run that goes on")
+    saved = Path(config.run_dir, "config.yaml")
+    if not saved.is_file():
+        parser.error(f"{config.run_dir}: no such run folder, or no config.yaml in it")
+    before = _build(parser, agent, ["--config", str(saved)])
+    config = _build(parser, agent, ["--config", str(saved), *arguments])
+    given = dataclasses.asdict(config)
+    for key, value in dataclasses.asdict(before).items():
+        if key not in RESUMABLE and given[key] != value:
+            parser.error(f"{key} of a run that goes on cannot be changed from {value} to {given[key]}")
+    return config
+
+
+def read_config(fields: dict[str, Any], source: str) -> Config:
+    """The config that ``plain_config`` made plain, checked as strictly as a file; ``source`` begins the line of an
+    error."""
+    agent = str(fields.get("agent", "decision"))
+    if agent not in AGENTS:
+        Parser(prog=source).error(f"agent {agent!r}: expected one of {', '.join(AGENTS)}")
+    return _build(train_parser(source, agent), agent, fields)
+
+
+def check_targets(parser: Parser, targets: list[float] | None) -> None:
+    """An error unless there is something to ask for."""
+    if targets is not None and not (targets and all(map(math.isfinite, targets))):
+        parser.error(f"targets {targets}: one finite number or more is needed, or none for the default")
+
+
+def plain_config(config: Config) -> dict[str, Any]:
+    """What repeats the run, for YAML or JSON: all fields but how it was started, those of every agent last."""
+    names = [field.name for field in sorted(dataclasses.fields(config), key=lambda field: field.kw_only)]
+    fields = {name: dataclasses.asdict(config)[name] for name in names if name not in STARTING}
+    return json.loads(json.dumps(fields))  # jsonargparse's checked numbers become plain ones
+
+
+def save_config(config: Config, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(yaml.safe_dump(plain_config(config), sort_keys=False))
+    os.replace(temporary, path)
+
+
+def _build(parser: Parser, agent: str, source: list[str] | dict[str, Any]) -> Config:
+    parsed = parser.parse_args(source) if isinstance(source, list) else parser.parse_object(source)
+    for key in _nulls(AGENTS[agent], parsed):  # a file's null passes for any type
+        parser.error(f"{key} is null; give it a value, or leave it out for its default")
+    fields = vars(parser.instantiate(parsed))
+    return AGENTS[agent](**{key: value for key, value in fields.items() if key != "config"})
+
+
+def _nulls(cls: type, values: Any, prefix: str = "") -> Iterator[str]:
+    """The keys that are None and have a type that None is not of."""
+    for name, kind in get_type_hints(cls).items():
+        value = getattr(values, name)
+        if value is None and type(None) not in get_args(kind):
+            yield prefix + name
+        elif dataclasses.is_dataclass(kind):
+            yield from _nulls(cast(type, kind), value, f"{prefix}{name}.")
+
+
+def _peek(arguments: list[str]) -> dict[str, Any]:
+    """What files and flags say of the keys that choose the parser, which later finds whatever is wrong with them."""
+    said: dict[str, Any] = {}
+    words = iter(arguments)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        key = flag.removeprefix("--")
+        if not flag.startswith("--") or key not in ("config", "agent", "resume", "run_dir"):
+            continue
+        value = value if equals else next(words, "")
+        if key in ("agent", "run_dir"):
+            said[key] = value
+        with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
+            content = yaml.safe_load(Path(value).read_text() if key == "config" and Path(value).is_file() else value)
+            if key == "resume":
+                said[key] = content
+            elif key == "config" and isinstance(content, dict):
+                said |= {k: content[k] for k in ("agent", "resume", "run_dir") if k in content}
+    return said

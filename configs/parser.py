@@ -1,0 +1,40 @@
+"""A parser of arguments and YAML files whose errors are one line that names the key and proposes the right one."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable
+from typing import NoReturn
+
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+class Parser(ArgumentParser):
+    """Errors are one line on standard error and exit code 2.
+
+    ``hint`` may say where else an option exists that this parser does not have.
+    """
+
+    hint: Callable[[str], str | None] = staticmethod(lambda word: None)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        line = " ".join(message.split()).replace("a typing.Literal", "one of ")
+        flags = self.flags()
+        if match := re.search(r"nrecognized arguments: (\S+)", line):
+            word = match[1].split("=")[0]
+            line = f"no option {word}{self.hint(word) or _suggest(word, flags)}"
+        elif match := re.search(r"Option '(\S+)' is not accepted", line):
+            word, keys = match[1], [flag[2:] for flag in flags]
+            line = f"no key {word!r} in a config{self.hint(f'--{word}') or _suggest(word, keys)}"
+        self.exit(2, f"{self.prog}: {line}; see --help\n")
+
+    def flags(self) -> list[str]:
+        return [option for action in self._actions for option in action.option_strings]
+
+
+def _suggest(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""

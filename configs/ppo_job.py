@@ -1,0 +1,203 @@
+"""From a PPOConfig to RecurrentPPO in its environments, and back from a checkpoint."""
+
+from __future__ import annotations
+
+import functools
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from torch import nn
+
+from agents import RecurrentPPO
+from agents.checkpoint import CheckpointError, checkpoints, latest_checkpoint
+from agents.errors import USER_ERRORS
+from agents.logs import RunLogger
+from agents.players import Player, ppo_player
+from agents.ppo_checkpoint import read_ppo, restore_ppo, save_ppo
+from agents.update import check_device
+from configs.loading import plain_config, read_config
+from configs.ppo_fields import PPOConfig
+from envs import make_vec_env
+from envs.datasets import one_line
+from envs.make import EnvironmentError, make_env
+
+
+class PPOJob:
+    """See ``configs.jobs.Job``. A run that goes on begins new episodes: no environment can be saved."""
+
+    unit = "step"
+    headlines = [  # noqa: RUF012
+        "eval/return_mean",
+        "eval/return_mean_without_memory",
+        "rollout/ep_rew_mean",
+        "time/fps",
+        "perf/step_latency_us",
+    ]
+
+    def __init__(self, config: PPOConfig, tell: Callable[[str], Any]):
+        self.config, self.name = config, config.env
+        if config.resume and checkpoints(config.run_dir or ""):
+            path = latest_checkpoint(config.run_dir or "")
+            tensors, state = read_ppo(path)
+            # not the run's first seed again: it would bring the first episodes and draws again
+            self.agent = make_ppo(config, tell, seed=config.seed + int(state["num_timesteps"]))
+            restore_ppo(self.agent, path, tensors, state)
+            tell(f"goes on at step {self.agent.num_timesteps}; every environment begins a new episode")
+        else:
+            self.agent = make_ppo(config, tell)
+        self.player()  # says now what would not fit
+        self._begin = time.monotonic(), self.agent.num_timesteps
+
+    def describe(self) -> str:
+        env = self.agent.env
+        assert env is not None
+        spaces = f"observes {_words(env.unwrapped.observation_space)}, takes {_words(env.action_space)}"
+        return f"{self.config.n_envs} × {self.name}, which {spaces}"
+
+    def progress(self) -> str:
+        begin, steps = self._begin
+        rate = f"{(self.agent.num_timesteps - steps) / (time.monotonic() - begin):.0f} steps/s"
+        returns = [episode["r"] for episode in self.agent.ep_info_buffer or []]
+        return f"return {np.mean(returns):.4g}  {rate}" if returns else rate
+
+    def player(self) -> Player:
+        return player_of(self.agent, self.config, self.config.evaluation.ablation)
+
+    def save(self, path: Path) -> None:
+        save_ppo(self.agent, path, plain_config(self.config))
+
+    def set_logger(self, logger: RunLogger) -> None:
+        self.agent.set_logger(logger)
+
+
+def load_ppo(checkpoint: Path, device: Literal["auto", "cpu", "cuda"]) -> tuple[RecurrentPPO, PPOConfig]:
+    """The agent of a checkpoint, in one environment, and the config that it was trained by.
+
+    Raises:
+        CheckpointError: it is damaged, or of another agent or version.
+        BackboneError, EnvironmentError: what its config names is not here.
+    """
+    tensors, state = read_ppo(checkpoint)
+    config = read_config(state["config"], f"{checkpoint}/state.json")
+    if not isinstance(config, PPOConfig):
+        raise CheckpointError(f"{checkpoint}: its config is not one of agent ppo")
+    config.n_envs, config.batch_size, config.device = 1, None, device
+    agent = make_ppo(config, lambda _: None)
+    restore_ppo(agent, checkpoint, tensors, state)
+    return agent, config
+
+
+def refuse_decision_options(run: str, targets: list[float] | None, memory: str | None) -> None:
+    """Raise CheckpointError for options that mean nothing to the RecurrentPPO in ``run``."""
+    for flag, value in (("--targets", targets), ("--memory", memory)):
+        if value is not None:
+            raise CheckpointError(f"{flag} is for decision agents; {run} holds a RecurrentPPO")
+
+
+def player_of(agent: RecurrentPPO, config: PPOConfig, ablation: bool, env_id: str | None = None) -> Player:
+    """The agent in the environment of its config, or in ``env_id`` with the same wrappers."""
+    env_id = env_id or config.env
+    make = functools.partial(make_env, env_id, **wrappers(config))
+    return ppo_player(agent, env_id, make, ablation)
+
+
+def wrappers(config: PPOConfig) -> dict[str, Any]:
+    """What is shown beside the environment's own observation, as arguments of ``make_env``."""
+    return {key: True for key in ("previous_action", "previous_reward") if getattr(config, key)}
+
+
+def make_ppo(config: PPOConfig, tell: Callable[[str], Any], seed: int | None = None) -> RecurrentPPO:
+    """The untrained agent of a config whose backbone is settled. What the libraries warn of is told.
+
+    Raises:
+        Exception: one of USER_ERRORS; an EnvironmentError for spaces that the agent cannot learn in.
+    """
+    check_device(config.device)
+    env = vector_env(config)
+
+    def falling(value: float, schedule: str) -> Any:
+        return LinearSchedule(value, 0.0, 1.0) if schedule == "linear" else value
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            agent = RecurrentPPO(
+                policy_for(env.observation_space),
+                env,
+                learning_rate=falling(config.learning_rate, config.schedule),
+                n_steps=config.n_steps,
+                batch_size=config.batch_size,
+                sequence_length=config.sequence_length,
+                n_epochs=config.n_epochs,
+                gamma=config.gamma,
+                gae_lambda=config.gae_lambda,
+                clip_range=falling(config.clip_range, config.clip_schedule),
+                normalize_advantage=config.normalize_advantage,
+                ent_coef=config.ent_coef,
+                vf_coef=config.vf_coef,
+                max_grad_norm=config.max_grad_norm,
+                target_kl=config.target_kl,
+                backbone=config.backbone.name,
+                recompute_states=config.recompute_states,
+                use_sde=config.use_sde,
+                sde_sample_freq=config.sde_sample_freq,
+                policy_kwargs=dict(
+                    d_model=config.backbone.d_model,
+                    n_layers=config.backbone.n_layers,
+                    backbone_options=config.backbone.options,
+                    reset_on_done=config.reset_on_done,
+                    share_features_extractor=not config.separate_critic,
+                    net_arch=[int(width) for width in config.net_arch],
+                    activation_fn={"tanh": nn.Tanh, "relu": nn.ReLU}[config.activation],
+                    ortho_init=config.ortho_init,
+                    log_std_init=config.log_std_init,
+                ),
+                seed=(config.seed if seed is None else seed) % 2**31,
+                device=config.device,
+            )
+        except USER_ERRORS:
+            raise
+        except (AssertionError, ValueError) as error:  # how Stable-Baselines3 says that spaces do not suit it
+            raise EnvironmentError(f"ppo cannot learn in {config.env}: {one_line(error)}") from None
+    for warning in caught:
+        tell(f"note: {one_line(warning.message)}")  # type: ignore[arg-type]
+    return agent
+
+
+def vector_env(config: PPOConfig) -> VecEnv:
+    """The environments of a config, under VecNormalize if anything is to be normalised."""
+    env: VecEnv = make_vec_env(config.env, config.n_envs, seed=config.seed, **wrappers(config))
+    space, keys = env.observation_space, None
+    observation = config.normalize_observation
+    if isinstance(space, gym.spaces.Dict):
+        keys = [k for k, s in space.items() if isinstance(s, gym.spaces.Box) and not is_image_space(s)]
+        observation = observation and bool(keys)
+    elif is_image_space(space):  # scaled to 0 … 1 by the policy
+        observation = False
+    if not (observation or config.normalize_reward):
+        return env
+    return VecNormalize(
+        env, norm_obs=observation, norm_reward=config.normalize_reward, gamma=config.gamma, norm_obs_keys=keys
+    )
+
+
+def policy_for(space: gym.Space) -> str:
+    if isinstance(space, gym.spaces.Dict):
+        return "MultiInputPolicy"
+    return "CnnPolicy" if is_image_space(space) else "MlpPolicy"
+
+
+def _words(space: gym.Space) -> str:
+    if isinstance(space, gym.spaces.Box):
+        return f"{' × '.join(map(str, space.shape))} numbers"
+    if isinstance(space, gym.spaces.Discrete):
+        return f"one of {space.n} actions"
+    return str(space)
