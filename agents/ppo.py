@@ -6,29 +6,19 @@ import dataclasses
 import math
 import time
 import warnings
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import FloatSchedule, explained_variance, obs_as_tensor
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.utils import FloatSchedule, explained_variance
 
 from agents.ppo_loss import ppo_loss
+from agents.recurrent import RecurrentOnPolicyAlgorithm
 from agents.sequences import Sequences, make_sequences
 from agents.update import TrainingError
-from policies.actor_critic import (
-    RecurrentActorCriticCnnPolicy,
-    RecurrentActorCriticPolicy,
-    RecurrentMultiInputActorCriticPolicy,
-)
-from policies.backbones import State, map_state, select_rows
-from policies.masking import check_masks
+from policies.actor_critic import RecurrentActorCriticPolicy
+from policies.backbones import map_state
 
 Self = TypeVar("Self", bound="RecurrentPPO")
 
@@ -37,7 +27,7 @@ class HyperparameterError(ValueError):
     """Sizes that do not fit together; the message is one line for the user."""
 
 
-class RecurrentPPO(OnPolicyAlgorithm):
+class RecurrentPPO(RecurrentOnPolicyAlgorithm):
     """PPO (Schulman et al. 2017, arXiv 1707.06347) over whole sequences, with any backbone as the policy's memory.
 
     A rollout is cut into sequences of ``sequence_length`` steps; a minibatch is some of them, run by the backbone in
@@ -59,13 +49,6 @@ class RecurrentPPO(OnPolicyAlgorithm):
     Raises:
         HyperparameterError: sizes that do not fit together.
     """
-
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
-        "MlpPolicy": RecurrentActorCriticPolicy,
-        "CnnPolicy": RecurrentActorCriticCnnPolicy,
-        "MultiInputPolicy": RecurrentMultiInputActorCriticPolicy,
-    }
-    policy: RecurrentActorCriticPolicy  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -133,10 +116,6 @@ class RecurrentPPO(OnPolicyAlgorithm):
         self.clip_range = FloatSchedule(self.clip_range)
         if self.clip_range_vf is not None:
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)
-        self._state: State | None = None  # None: the environments begin
-        self._states: list[State] = []  # before each sequence of the rollout
-        self._action_masks: np.ndarray | None = None  # [n_steps, n_envs, mask_width]
-        self._seconds = 0.0  # of the rollout
         self._sequences_per_minibatch = self._check_sizes()
 
     def _check_sizes(self) -> int:
@@ -160,93 +139,6 @@ class RecurrentPPO(OnPolicyAlgorithm):
                 stacklevel=4,
             )
         return size
-
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "RecurrentPPO",
-        progress_bar: bool = False,
-    ) -> tuple[int, BaseCallback]:
-        if reset_num_timesteps or self._last_obs is None:  # the environments begin, and with them the memory
-            self._state = None
-        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-
-    def collect_rollouts(
-        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
-    ) -> bool:
-        """Play ``n_rollout_steps`` in every environment; False where a callback ended it. Local names are those of
-        Stable-Baselines3, whose callbacks read them."""
-        assert self._last_obs is not None and self._last_episode_starts is not None
-        began = time.perf_counter()
-        self.policy.set_training_mode(False)
-        rollout_buffer.reset()
-        self._states, masks = [], []
-        masking = env.has_attr("action_masks")
-        if self._state is None:
-            self._state = self.policy.initial_state(env.num_envs)
-        if self.use_sde:
-            self.policy.reset_noise(env.num_envs)
-        callback.on_rollout_start()
-
-        for n_steps in range(n_rollout_steps):
-            if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
-                self.policy.reset_noise(env.num_envs)
-            if n_steps % (self.sequence_length or n_rollout_steps) == 0:
-                self._states.append(self._state)
-            action_masks = None
-            if masking:
-                allowed = np.stack(env.env_method("action_masks"))
-                masks.append(check_masks(allowed, self.action_space, env.num_envs))
-                action_masks = torch.from_numpy(masks[-1]).to(self.device)
-            with torch.no_grad():
-                obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
-                actions, values, log_probs, self._state = self.policy(
-                    obs_tensor, self._state, self._reset(self._last_episode_starts), action_masks=action_masks
-                )
-            actions = actions.cpu().numpy()
-            clipped_actions = self.policy.to_environment(actions)
-            new_obs, rewards, dones, infos = env.step(clipped_actions)
-            self.num_timesteps += env.num_envs
-
-            last_obs, last_episode_starts = self._last_obs, self._last_episode_starts
-            self._last_obs, self._last_episode_starts = new_obs, dones  # also where a callback stops the learning now
-            callback.update_locals(locals())
-            if not callback.on_step():
-                return False
-            self._update_info_buffer(infos, dones)
-            self._bootstrap(rewards, dones, infos)
-            rollout_buffer.add(last_obs, actions, rewards, last_episode_starts, values, log_probs)  # type: ignore[arg-type]
-
-        self._action_masks = np.stack(masks) if masking else None
-        with torch.no_grad():
-            obs_tensor = obs_as_tensor(new_obs, self.device)  # type: ignore[arg-type]
-            values = self.policy.predict_values(obs_tensor, self._state, self._reset(dones))
-        rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
-        callback.update_locals(locals())
-        callback.on_rollout_end()
-        self._seconds = time.perf_counter() - began
-        return True
-
-    def _reset(self, episode_start: np.ndarray) -> torch.Tensor | None:
-        """Where the memory is emptied; None: nowhere."""
-        if not (self.policy.reset_on_done and episode_start.any()):
-            return None
-        return torch.as_tensor(episode_start, dtype=torch.bool, device=self.device)
-
-    def _bootstrap(self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
-        """Add the discounted value of what a truncated episode ended with, seen by the memory of that episode."""
-        rows = [i for i in np.flatnonzero(dones) if infos[i].get("TimeLimit.truncated", False)]
-        rows = [i for i in rows if infos[i].get("terminal_observation") is not None]
-        if not rows:
-            return
-        last: list[Any] = [infos[i]["terminal_observation"] for i in rows]
-        stacked = {k: np.stack([o[k] for o in last]) for k in last[0]} if isinstance(last[0], dict) else np.stack(last)
-        with torch.no_grad():
-            state = select_rows(self._state, torch.tensor(rows, device=self.device))
-            values = self.policy.predict_values(obs_as_tensor(stacked, self.device), state)
-        rewards[rows] += self.gamma * values.flatten().cpu().numpy()
 
     def train(self) -> None:
         """``n_epochs`` over the sequences of the rollout, in minibatches."""
@@ -285,7 +177,7 @@ class RecurrentPPO(OnPolicyAlgorithm):
                 self.policy.optimizer.step()
             self._n_updates += 1
         self._log(epochs, settings)
-        self.logger.record("time/rollout_fps", int(self.n_steps * self.n_envs / self._seconds))
+        self.logger.record("time/rollout_fps", int(self.n_steps * self.n_envs / self._rollout_seconds))
         self.logger.record("time/train_fps", int(self.n_steps * self.n_envs / (time.perf_counter() - began)))
 
     def _diverged(self, epochs: list[list[dict[str, torch.Tensor]]]) -> bool:
@@ -346,17 +238,3 @@ class RecurrentPPO(OnPolicyAlgorithm):
     ) -> Self:
         """Stable-Baselines3's, under this algorithm's name in TensorBoard."""
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-
-    def predict(  # type: ignore[override]
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        state: State | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-        action_masks: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, State]:
-        """See ``RecurrentActorCriticPolicy.predict``."""
-        return self.policy.predict(observation, state, episode_start, deterministic, action_masks)
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_state", "_states", "_action_masks"]

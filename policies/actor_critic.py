@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -94,7 +94,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 
     def initial_state(self, batch_size: int) -> State:
         """The state before anything was seen."""
-        return tuple(encoder.backbone.initial_state(batch_size) for encoder in self.encoders)
+        return tuple(encoder.backbone.initial_state(batch_size) for encoder in self._encoders())
 
     def forward(  # type: ignore[override]
         self,
@@ -152,7 +152,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         """Values [B, 1] of the observations of B environments."""
         return self.value_net(self.mlp_extractor.forward_critic(self._step(obs, state, episode_start)[1]))
 
-    def predict(  # type: ignore[override]
+    def predict(
         self,
         observation: np.ndarray | dict[str, np.ndarray],
         state: State | None = None,
@@ -205,7 +205,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         latents, states = zip(
             *(
                 encoder.step(features, before, reset)
-                for encoder, features, before in zip(self.encoders, self._features(obs), state, strict=True)
+                for encoder, features, before in zip(self._encoders(), self._features(obs), state, strict=True)
             ),
             strict=True,
         )
@@ -219,22 +219,26 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         latents, states = zip(
             *(
                 encoder(features.unflatten(0, reset.shape), before, some)
-                for encoder, features, before in zip(self.encoders, self._features(flat), state, strict=True)
+                for encoder, features, before in zip(self._encoders(), self._features(flat), state, strict=True)
             ),
             strict=True,
         )
         return latents[0].flatten(0, 1), latents[-1].flatten(0, 1), states
 
+    def _encoders(self) -> list[Encoder]:
+        return cast(list[Encoder], list(self.encoders))
+
     def _features(self, obs: PyTorchObs) -> list[Tensor]:
+        """One tensor for each encoder."""
         features = self.extract_features(obs)
-        return [features] if self.share_features_extractor else list(features)
+        return list(features) if isinstance(features, tuple) else [features]
 
     def _distribution(self, actor: Tensor, action_masks: Tensor | None) -> Distribution:
         latent = self.mlp_extractor.forward_actor(actor)
         if action_masks is None:
             return self._get_action_dist_from_latent(latent)
         logits = mask_logits(self.action_net(latent), action_masks, self.action_space)
-        return self.action_dist.proba_distribution(action_logits=logits)  # type: ignore[call-arg]
+        return self.action_dist.proba_distribution(action_logits=logits)
 
 
 class RecurrentActorCriticCnnPolicy(RecurrentActorCriticPolicy):

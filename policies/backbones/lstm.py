@@ -9,6 +9,7 @@ from policies.backbones.backbone import Mixer, State, forget, map_state
 from policies.backbones.lean import without_autocast
 from policies.backbones.packing import run_packed
 from policies.backbones.remember import remember_bias
+from policies.backbones.reset_steps import can_insert, run_inserted
 
 
 class LSTM(Mixer):
@@ -58,7 +59,8 @@ def run_lstm(lstm: nn.LSTM, x: Tensor, state: State | None, reset: Tensor | None
         if reset is None:
             y, (h, c) = lstm(x, (before[0][None], before[1][None]))
             return y, (h[0], c[0])
-        return run_packed(lstm, x, before, reset)
+        run = run_inserted if can_insert(x, before, reset) else run_packed
+        return run(lstm, x, before, reset)
 
 
 def step_lstm(lstm: nn.LSTM, x: Tensor, state: State, reset: Tensor | None) -> tuple[Tensor, State]:
