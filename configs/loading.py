@@ -99,7 +99,7 @@ def check_targets(parser: Parser, targets: list[float] | None) -> None:
 
 def plain_config(config: Config) -> dict[str, Any]:
     """What repeats the run, for YAML or JSON: all fields but how it was started, those of every agent last."""
-    names = [field.name for field in sorted(dataclasses.fields(config), key=lambda field: field.kw_only)]
+    names = [field.name for field in sorted(dataclasses.fields(config), key=lambda field: bool(field.kw_only))]
     fields = {name: dataclasses.asdict(config)[name] for name in names if name not in STARTING}
     return json.loads(json.dumps(fields))  # jsonargparse's checked numbers become plain ones
 

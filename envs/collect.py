@@ -26,7 +26,7 @@ from configs.commands import names, run_command
 from envs.datasets import DatasetError, Episodes, one_line
 from envs.make import EnvironmentError, make_env
 from envs.recorder import Recorded, Recorder, to_episodes
-from envs.wrappers import PreviousStep, ReturnToGo
+from envs.wrappers import ReturnToGo
 from envs.writers import check_output, write_hdf5, write_minari
 
 if TYPE_CHECKING:
@@ -118,6 +118,8 @@ def ppo_in(
     action, reward = config.previous_action, config.previous_reward
 
     def show(env: gym.Env) -> gym.Env:
+        from envs.wrappers import PreviousStep
+
         return FlattenObservation(PreviousStep(env, action, reward)) if action or reward else env
 
     return player_of(agent, config, ablation=False), show
@@ -125,12 +127,14 @@ def ppo_in(
 
 def check_recordable(env_id: str) -> None:
     """Raise DatasetError unless a dataset can hold what the environment observes and what is done in it."""
-    env = make_env(env_id, images=True)
+    env = make_env(env_id)
     observed, actions = env.observation_space, env.action_space
     env.close()
     if not isinstance(observed, gym.spaces.Box) or len(observed.shape) != 1:
         raise DatasetError(f"{env_id} observes {observed}; a dataset holds one row of numbers for each step")
-    if not (isinstance(actions, gym.spaces.Discrete) or (isinstance(actions, gym.spaces.Box) and len(actions.shape) == 1)):
+    if not (
+        isinstance(actions, gym.spaces.Discrete) or (isinstance(actions, gym.spaces.Box) and len(actions.shape) == 1)
+    ):
         raise DatasetError(f"{env_id} takes actions of {actions}; a dataset holds those of a Discrete or a flat Box")
 
 
@@ -162,11 +166,11 @@ class NoisyActions(gym.ActionWrapper):
     def action(self, action: Any) -> Any:
         space = self.env.action_space
         if isinstance(space, gym.spaces.Discrete):
-            return self._random.choice(self._allowed(space)) if self._random.random() < self.noise else action
+            allowed = self._allowed(space)
+            return allowed[self._random.integers(len(allowed))] if self._random.random() < self.noise else action
         assert isinstance(space, gym.spaces.Box)
         error = self._random.normal(scale=self.noise, size=space.shape) * (space.high - space.low) / 2
         return np.clip(action + error, space.low, space.high).astype(np.float32)
-
 
     def _allowed(self, space: gym.spaces.Discrete) -> np.ndarray:
         masked = self.env.has_wrapper_attr("action_masks")
@@ -199,8 +203,12 @@ def main(arguments: list[str]) -> int:
         "--noise", type=ClosedUnitInterval, default=0.0, help="with --run: error of the actions, 0 to 1"
     )
     parser.add_argument("--stochastic", action="store_true", help="with --run: draw actions from the policy")
-    parser.add_argument("--targets", type=float, nargs="+", help="with --run of a decision agent: returns to ask for, in turn")
-    parser.add_argument("--memory", choices=["carried", "window"], help="with --run of a decision agent: default its own")
+    parser.add_argument(
+        "--targets", type=float, nargs="+", help="with --run of a decision agent: returns to ask for, in turn"
+    )
+    parser.add_argument(
+        "--memory", choices=["carried", "window"], help="with --run of a decision agent: default its own"
+    )
     parser.add_argument("--backbone", metavar="MODULE:CLASS", help="with --run: import its backbone, one of your own")
     parser.add_argument("--seed", type=NonNegativeInt, default=0, help="of the agent and the environments")
     options = parser.parse_args(arguments)

@@ -10,7 +10,7 @@ ALLOWED = {
     "policies": set(),
     "envs": set(),
     "agents": {"policies", "envs"},
-    "configs": {"agents"},
+    "configs": {"agents", "policies", "envs"},  # from a config to an agent in its environment
 }
 COMMANDS = {Path("envs/collect.py")}  # a command like train.py: it stands above the packages
 OURS = {*ALLOWED, "train", "evaluate"}
