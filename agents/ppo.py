@@ -174,11 +174,23 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
                 loss.backward()
                 norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
                 metrics["grad_norm"] = norm
+                self._check_finite(metrics)
                 self.policy.optimizer.step()
             self._n_updates += 1
         self._log(epochs, settings)
         self.logger.record("time/rollout_fps", int(self.n_steps * self.n_envs / self._rollout_seconds))
         self.logger.record("time/train_fps", int(self.n_steps * self.n_envs / (time.perf_counter() - began)))
+
+    def _check_finite(self, metrics: dict[str, torch.Tensor]) -> None:
+        """Raise TrainingError, while the weights are still good, where the gradient is not."""
+        if math.isfinite(metrics["grad_norm"]):
+            return
+        name = next(name for name, value in metrics.items() if not math.isfinite(value))
+        rate = self.policy.optimizer.param_groups[0]["lr"]
+        raise TrainingError(
+            f"train/{name} became {float(metrics[name])} at step {self.num_timesteps}, learning rate {rate:.3g}: lower "
+            "the learning rate or max_grad_norm"
+        )
 
     def _diverged(self, epochs: list[list[dict[str, torch.Tensor]]]) -> bool:
         """Whether the last minibatch's policy is further from the one that acted than is wanted."""
@@ -209,12 +221,6 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         means["first_ratio_error"] = float(everything[0]["ratio_error"])
         del means["ratio_error"]
         for name, value in means.items():
-            if not math.isfinite(value):
-                rate = self.policy.optimizer.param_groups[0]["lr"]
-                raise TrainingError(
-                    f"train/{name} became {value} at step {self.num_timesteps}, learning rate {rate:.3g}: lower the "
-                    "learning rate or max_grad_norm"
-                )
             self.logger.record(f"train/{name}", value)
         buffer = self.rollout_buffer
         self.logger.record(

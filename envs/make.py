@@ -13,35 +13,71 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.wrappers import FlattenObservation, TransformObservation
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from envs.wrappers import ReturnToGo
+from envs.masked import NO_VELOCITY_TASKS
+from envs.memory import MEMORY_TASKS
+from envs.wrappers import EnvironmentError, PreviousStep, ReturnToGo
 
 log = logging.getLogger(__name__)
 
+for name, task in (NO_VELOCITY_TASKS | MEMORY_TASKS).items():
+    gym.register(name, **task)
 
-class EnvironmentError(ValueError):
-    """An environment that cannot be made; the message is one line for the user."""
+# packages that register environments when they are imported: how the ids begin, and the extra that installs them
+ELSEWHERE = {
+    "gymnasium_robotics": (("Adroit", "Fetch", "PointMaze", "AntMaze", "FrankaKitchen", "Hand"), "robotics"),
+    "popgym": (("popgym-",), "popgym"),
+}
 
 
-def make_env(env_id: str, **kwargs: Any) -> gym.Env:
-    """``gym.make`` with flat float observations: a goal environment's is observation ⊕ desired_goal, as in the
-    datasets."""
+def make_env(
+    env_id: str, *, previous_action: bool = False, previous_reward: bool = False, images: bool = False, **kwargs: Any
+) -> gym.Env:
+    """``gym.make`` with one flat row of numbers as observation, as in the datasets.
+
+    A goal environment's row is observation ⊕ desired_goal. ``previous_action`` and ``previous_reward`` add what
+    PreviousStep shows, at its end. With ``images`` an observation that is an image, or a Dict with one, stays as it is
+    (then PreviousStep's is a Dict). ``kwargs`` go to gym.make.
+
+    Raises:
+        EnvironmentError: it cannot be made, or its actions cannot be shown.
+    """
     find_env(env_id)
+    if env_id.startswith(("HalfCheetah", "Hopper", "Walker2d", "Ant", "Humanoid", "Swimmer")):
+        _log_mujoco_warnings()  # before the model is compiled, which warns as well
+    if env_id.startswith("popgym-"):
+        kwargs = {"disable_env_checker": True} | kwargs  # its warnings are for popgym's authors
     try:
         env = gym.make(env_id, **kwargs)
-    except (gym.error.Error, ImportError, TypeError) as error:
+    except (gym.error.Error, ImportError, TypeError, ValueError) as error:
         raise EnvironmentError(f"{env_id}: {' '.join(str(error).split())}") from None
-    if env_id.startswith(("HalfCheetah", "Hopper", "Walker2d", "Ant", "Humanoid", "Swimmer")):
-        _log_mujoco_warnings()
+    flat = not (images and _has_image(env.observation_space))
+    if flat:
+        env = _flatten(env)
+    if previous_action or previous_reward:
+        env = PreviousStep(env, previous_action, previous_reward)
+        if flat:
+            env = FlattenObservation(env)  # in the order of the Dict's keys: the observation is first
+    return env
+
+
+def _has_image(space: gym.Space) -> bool:
+    """By the rule that decides where Stable-Baselines3 uses a CNN."""
+    parts = space.spaces.values() if isinstance(space, gym.spaces.Dict) else [space]
+    return any(is_image_space(part) for part in parts)
+
+
+def _flatten(env: gym.Env) -> gym.Env:
     space = env.observation_space
     if isinstance(space, gym.spaces.Dict) and "desired_goal" in space.spaces and "observation" in space.spaces:
         # not FilterObservation: a Dict space would sort the goal to the front
         pair = gym.spaces.Tuple([space["observation"], space["desired_goal"]])
         env = TransformObservation(env, lambda obs: (obs["observation"], obs["desired_goal"]), pair)
-    if not (isinstance(space, gym.spaces.Box) and len(space.shape) == 1):
-        env = FlattenObservation(env)
-    return env
+    if isinstance(space, gym.spaces.Box) and len(space.shape) == 1:
+        return env
+    return FlattenObservation(env)
 
 
 def find_env(env_id: str) -> None:
@@ -54,13 +90,14 @@ def find_env(env_id: str) -> None:
             import gymnasium_robotics
 
             gym.register_envs(gymnasium_robotics)
+    if env_id not in gym.registry and env_id.startswith("popgym-") and importlib.util.find_spec("popgym"):
+        import popgym  # noqa: F401 - it registers its environments
     if env_id not in gym.registry:
         near = difflib.get_close_matches(env_id, list(gym.registry), n=3)
-        robotics = ("Adroit", "Fetch", "PointMaze", "AntMaze", "FrankaKitchen", "Hand")
-        if env_id.startswith(robotics):
-            hint = "it comes with gymnasium-robotics: pip install -e '.[robotics]'"
-        else:
-            hint = f"did you mean {', '.join(near)}?" if near else "see gymnasium.registry for those that are"
+        hint = f"did you mean {', '.join(near)}?" if near else "see gymnasium.registry for those that are"
+        for package, (beginnings, extra) in ELSEWHERE.items():
+            if env_id.startswith(beginnings) and not importlib.util.find_spec(package):
+                hint = f"it comes with {package.replace('_', '-')}: pip install -e '.[{extra}]'"
         raise EnvironmentError(f"environment {env_id!r} is not registered; {hint}")
 
 
@@ -68,7 +105,7 @@ def make_vec_env(
     env_id: str, n_envs: int = 1, seed: int = 0, target_return: float | None = None, **kwargs: Any
 ) -> DummyVecEnv:
     """``n_envs`` environments in this process as a Stable-Baselines3 vector; with ``target_return``, each under
-    ReturnToGo."""
+    ReturnToGo. ``kwargs`` are make_env's."""
 
     def one() -> gym.Env:
         env = make_env(env_id, **kwargs)

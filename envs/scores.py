@@ -32,8 +32,12 @@ def reference_returns(name: str | None) -> tuple[tuple[float, float], str] | tup
     """The pair (random, expert) for a D4RL dataset id or a Gymnasium environment id, and where the pair comes from.
 
     D4RL's numbers for Hopper, HalfCheetah and Walker2d were made in MuJoCo 2.1's v2 environments; a random policy's
-    return in Gymnasium's v5 agrees with v2's within noise, so they serve there too, under D4RL's name.
+    return in Gymnasium's v5 agrees with v2's within noise, so they serve there too, under D4RL's name. A task without
+    velocities pays as its original does, and is scored by what was reached with them.
     """
+    if name and "NoVel-" in name:
+        reference, source = reference_returns(name.replace("NoVel-", "-"))
+        return (None, None) if reference is None else (reference, f"{source}, velocities seen")
     if name == "CartPole-v1":
         return CARTPOLE
     task = D4RL_TASK.get(name or "")

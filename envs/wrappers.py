@@ -8,29 +8,103 @@ import gymnasium as gym
 import numpy as np
 
 
+class EnvironmentError(ValueError):
+    """An environment that cannot be made, or not be shown as asked; the message is one line for the user."""
+
+
+class PreviousAction:
+    """How an action is shown in the step after it: in ``space``, and as ``none()`` at an episode's start.
+
+    Discrete actions, one or several, get one class more, the last, for "none yet"; others are zeros then.
+
+    Raises:
+        EnvironmentError: actions of another kind.
+    """
+
+    def __init__(self, env: gym.Env):
+        actions = env.action_space
+        self._start: Any = 0
+        if isinstance(actions, gym.spaces.Discrete):
+            self.space: gym.Space = gym.spaces.Discrete(int(actions.n) + 1)
+            self._none: Any = np.int64(actions.n)
+            self._start = actions.start
+        elif isinstance(actions, gym.spaces.MultiDiscrete):
+            self.space = gym.spaces.MultiDiscrete(actions.nvec + 1)
+            self._none = actions.nvec.astype(self.space.dtype)
+            self._start = actions.start
+        elif isinstance(actions, gym.spaces.MultiBinary):
+            self.space = actions
+            self._none = np.zeros(actions.shape, actions.dtype)
+        elif isinstance(actions, gym.spaces.Box):
+            low, high = np.minimum(actions.low, 0), np.maximum(actions.high, 0)  # the zeros are within
+            self.space = gym.spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
+            self._none = np.zeros(actions.shape, np.float32)
+        else:
+            name = env.spec.id if env.spec else type(env.unwrapped).__name__
+            raise EnvironmentError(
+                f"{name}: an action of {type(actions).__name__} cannot be shown in the step after it"
+            )
+
+    def none(self) -> Any:
+        return self._none.copy()  # whoever keeps an observation may change it
+
+    def show(self, action: Any) -> Any:
+        return np.array(action, self.space.dtype) - self._start
+
+
+class PreviousStep(gym.Wrapper):
+    """Shows what was done and what it paid in the step before, for a policy that has to find out how its world works.
+
+    The observation is a Dict: the environment's own under "observation" (its own keys, if it is a Dict already),
+    "previous_action" (see :class:`PreviousAction`) and "previous_reward" (1,), 0 at an episode's start.
+    """
+
+    def __init__(self, env: gym.Env, action: bool = True, reward: bool = True):
+        super().__init__(env)
+        space = env.observation_space
+        self._is_dict = isinstance(space, gym.spaces.Dict)
+        spaces = dict(space.spaces) if isinstance(space, gym.spaces.Dict) else {"observation": space}
+        self._action = PreviousAction(env) if action else None
+        self._reward = reward
+        if self._action:
+            spaces["previous_action"] = self._action.space
+        if reward:
+            spaces["previous_reward"] = gym.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+        self.observation_space = gym.spaces.Dict(spaces)
+
+    def reset(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        observation, info = self.env.reset(**kwargs)
+        return self._dict(observation, self._action and self._action.none(), 0.0), info
+
+    def step(self, action: Any) -> tuple[dict[str, Any], Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        shown = self._action and self._action.show(action)
+        return self._dict(observation, shown, reward), reward, terminated, truncated, info
+
+    def _dict(self, observation: Any, action: Any, reward: Any) -> dict[str, Any]:
+        shown = dict(observation) if self._is_dict else {"observation": observation}
+        if self._action:
+            shown["previous_action"] = action
+        if self._reward:
+            shown["previous_reward"] = np.array([reward], np.float32)
+        return shown
+
+
 class ReturnToGo(gym.Wrapper):
     """Shows a decision policy what its training sequences hold: a Dict of ``SEQUENCE_KEYS``.
 
-    ``observation`` (D,), ``previous_action`` (zeros, or for discrete actions the class ``n``, at an episode's start),
-    ``return_to_go`` (1,): the return asked for minus the rewards so far, and ``timestep`` (1,).
-    ``reset(options={"target_return": …})`` asks for another return.
+    ``observation`` (D,), ``previous_action`` (see :class:`PreviousAction`), ``return_to_go`` (1,): the return asked for
+    minus the rewards so far, and ``timestep`` (1,). ``reset(options={"target_return": …})`` asks for another return.
     """
 
     def __init__(self, env: gym.Env, target_return: float = 0.0):
         super().__init__(env)
         self.target_return = target_return
-        self._discrete = isinstance(env.action_space, gym.spaces.Discrete)
-        action = env.action_space
-        if isinstance(action, gym.spaces.Discrete):
-            action = gym.spaces.Discrete(int(action.n) + 1)
-            self._no_action: Any = np.int64(action.n - 1)
-        else:
-            self._no_action = np.zeros(action.shape, np.float32)
-        unbounded = gym.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+        self._action = PreviousAction(env)
         self.observation_space = gym.spaces.Dict(
             observation=env.observation_space,
-            previous_action=action,
-            return_to_go=unbounded,
+            previous_action=self._action.space,
+            return_to_go=gym.spaces.Box(-np.inf, np.inf, (1,), np.float32),
             timestep=gym.spaces.Box(0, np.iinfo(np.int64).max, (1,), np.int64),
         )
 
@@ -39,7 +113,7 @@ class ReturnToGo(gym.Wrapper):
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         options = dict(options or {})
         self._return_to_go = float(options.pop("target_return", self.target_return))
-        self._timestep, self._previous_action = 0, self._no_action
+        self._timestep, self._previous_action = 0, self._action.none()
         observation, info = self.env.reset(seed=seed, options=options or None)
         return self._dict(observation), info
 
@@ -47,7 +121,7 @@ class ReturnToGo(gym.Wrapper):
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._return_to_go -= float(reward)
         self._timestep += 1
-        self._previous_action = np.int64(action) if self._discrete else np.asarray(action, np.float32)
+        self._previous_action = self._action.show(action)
         return self._dict(observation), reward, terminated, truncated, info
 
     def _dict(self, observation: Any) -> dict[str, Any]:

@@ -38,7 +38,13 @@ def test_gymnasiums_hopper_is_scored_as_d4rls(version):
     assert reference_returns(f"Hopper-v{version}") == ((-20.272305, 3234.3), "D4RL hopper")
 
 
-@pytest.mark.parametrize("name", [None, "", "Ant-v5", "maze2d-eval-umaze-v1", "NoSuch-v0"])
+def test_without_velocities_the_score_is_the_originals_and_says_so():
+    assert reference_returns("HopperNoVel-v5") == ((-20.272305, 3234.3), "D4RL hopper, velocities seen")
+    assert reference_returns("Walker2dNoVel-v5")[0] == reference_returns("Walker2d-v5")[0]
+    assert reference_returns("CartPoleNoVel-v1")[0] == reference_returns("CartPole-v1")[0]
+
+
+@pytest.mark.parametrize("name", [None, "", "Ant-v5", "PendulumNoVel-v1", "maze2d-eval-umaze-v1", "NoSuch-v0"])
 def test_without_a_reference_there_is_none(name):
     assert reference_returns(name) == (None, None)
 
