@@ -109,9 +109,9 @@ def player_of(agent: RecurrentPPO, config: PPOConfig, ablation: bool, env_id: st
     return ppo_player(agent, env_id, make, ablation)
 
 
-def wrappers(config: PPOConfig) -> dict[str, Any]:
-    """What is shown beside the environment's own observation, as arguments of ``make_env``."""
-    return {key: True for key in ("previous_action", "previous_reward") if getattr(config, key)}
+def wrappers(config: PPOConfig) -> dict[str, bool]:
+    """How the environments are shown, as arguments of ``make_env``."""
+    return dict(previous_action=config.previous_action, previous_reward=config.previous_reward, images=True)
 
 
 def make_ppo(config: PPOConfig, tell: Callable[[str], Any], seed: int | None = None) -> RecurrentPPO:

@@ -26,7 +26,7 @@ from configs.commands import names, run_command
 from envs.datasets import DatasetError, Episodes, one_line
 from envs.make import EnvironmentError, make_env
 from envs.recorder import Recorded, Recorder, to_episodes
-from envs.wrappers import ReturnToGo
+from envs.wrappers import PreviousStep, ReturnToGo
 from envs.writers import check_output, write_hdf5, write_minari
 
 if TYPE_CHECKING:
@@ -118,8 +118,6 @@ def ppo_in(
     action, reward = config.previous_action, config.previous_reward
 
     def show(env: gym.Env) -> gym.Env:
-        from envs.wrappers import PreviousStep
-
         return FlattenObservation(PreviousStep(env, action, reward)) if action or reward else env
 
     return player_of(agent, config, ablation=False), show
@@ -127,7 +125,7 @@ def ppo_in(
 
 def check_recordable(env_id: str) -> None:
     """Raise DatasetError unless a dataset can hold what the environment observes and what is done in it."""
-    env = make_env(env_id)
+    env = make_env(env_id, images=True)
     observed, actions = env.observation_space, env.action_space
     env.close()
     if not isinstance(observed, gym.spaces.Box) or len(observed.shape) != 1:
