@@ -15,6 +15,7 @@ from agents.evaluation import Predictor
 from agents.ppo import RecurrentPPO
 from envs.make import EnvironmentError, make_env
 from envs.scores import reference_returns
+from envs.spaces import in_words
 from envs.wrappers import ReturnToGo
 from policies.actions import build_space
 from policies.backbones import State
@@ -104,7 +105,7 @@ def ppo_player(
         ("takes actions of", env.action_space, agent.action_space),
     ):
         if not _same(have, expected):
-            raise EnvironmentError(f"{env_id} {what} {have}, the policy was trained on {expected}")
+            raise EnvironmentError(f"{env_id} {what} {in_words(have)}, the policy was trained on {in_words(expected)}")
     env.close()
     return Player(
         PPOActor(agent, normalizer),

@@ -26,8 +26,8 @@ class Parser(ArgumentParser):
         if match := re.search(r"nrecognized arguments: (\S+)", line):
             word = match[1].split("=")[0]
             line = f"no option {word}{self.hint(word) or _suggest(word, flags)}"
-        elif match := re.search(r"Option '(\S+)' is not accepted", line):
-            word, keys = match[1], [flag[2:] for flag in flags]
+        elif match := re.search(r"Option '(\S+)' is not accepted|Group '(\S+)' does not accept option '(\S+)'", line):
+            word, keys = match[1] or f"{match[2]}.{match[3]}", [flag[2:] for flag in flags]
             line = f"no key {word!r} in a config{self.hint(f'--{word}') or _suggest(word, keys)}"
         self.exit(2, f"{self.prog}: {line}; see --help\n")
 

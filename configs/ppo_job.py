@@ -28,6 +28,7 @@ from configs.ppo_fields import PPOConfig
 from envs import make_vec_env
 from envs.datasets import one_line
 from envs.make import EnvironmentError, make_env
+from envs.spaces import in_words
 
 
 class PPOJob:
@@ -59,8 +60,8 @@ class PPOJob:
     def describe(self) -> str:
         env = self.agent.env
         assert env is not None
-        spaces = f"observes {_words(env.unwrapped.observation_space)}, takes {_words(env.action_space)}"
-        return f"{self.config.n_envs} × {self.name}, which {spaces}"
+        observed, actions = in_words(env.unwrapped.observation_space), in_words(env.action_space)
+        return f"{self.config.n_envs} × {self.name}: observes {observed}, takes actions of {actions}"
 
     def progress(self) -> str:
         begin, steps = self._begin
@@ -193,11 +194,3 @@ def policy_for(space: gym.Space) -> str:
     if isinstance(space, gym.spaces.Dict):
         return "MultiInputPolicy"
     return "CnnPolicy" if is_image_space(space) else "MlpPolicy"
-
-
-def _words(space: gym.Space) -> str:
-    if isinstance(space, gym.spaces.Box):
-        return f"{' × '.join(map(str, space.shape))} numbers"
-    if isinstance(space, gym.spaces.Discrete):
-        return f"one of {space.n} actions"
-    return str(space)

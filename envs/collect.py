@@ -26,6 +26,7 @@ from configs.commands import names, run_command
 from envs.datasets import DatasetError, Episodes, one_line
 from envs.make import EnvironmentError, make_env
 from envs.recorder import Recorded, Recorder, to_episodes
+from envs.spaces import in_words
 from envs.wrappers import PreviousStep, ReturnToGo
 from envs.writers import check_output, write_hdf5, write_minari
 
@@ -129,11 +130,13 @@ def check_recordable(env_id: str) -> None:
     observed, actions = env.observation_space, env.action_space
     env.close()
     if not isinstance(observed, gym.spaces.Box) or len(observed.shape) != 1:
-        raise DatasetError(f"{env_id} observes {observed}; a dataset holds one row of numbers for each step")
+        raise DatasetError(f"{env_id} observes {in_words(observed)}; a dataset holds one row of numbers for each step")
     if not (
         isinstance(actions, gym.spaces.Discrete) or (isinstance(actions, gym.spaces.Box) and len(actions.shape) == 1)
     ):
-        raise DatasetError(f"{env_id} takes actions of {actions}; a dataset holds those of a Discrete or a flat Box")
+        raise DatasetError(
+            f"{env_id} takes actions of {in_words(actions)}; a dataset holds those of a Discrete or a flat Box"
+        )
 
 
 @contextlib.contextmanager

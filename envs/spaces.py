@@ -88,3 +88,12 @@ def box_of(actions: np.ndarray) -> gym.spaces.Box:
     if np.abs(finite).max(initial=0) <= 1 + 1e-6:
         return gym.spaces.Box(-1, 1, actions.shape[1:], np.float32)
     return gym.spaces.Box(finite.min(0), finite.max(0), dtype=np.float32)
+
+
+def in_words(space: gym.Space) -> str:
+    """What a space holds, in one line: the arrays of a Box would take several."""
+    if isinstance(space, gym.spaces.Box):
+        return f"{' × '.join(map(str, space.shape))} numbers"
+    if isinstance(space, gym.spaces.Dict):
+        return ", ".join(f"{key}: {in_words(part)}" for key, part in space.items())
+    return " ".join(str(space).split())

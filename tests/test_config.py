@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import TrainConfig, load_config, save_config
+from configs import PPOConfig, TrainConfig, load_config, plain_config, read_config, save_config, train_parser
 from policies.backbones import make_backbone
 
 FILES = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
@@ -16,11 +16,11 @@ FILES = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
 def test_every_config_file_loads_and_holds_only_what_differs(path):
     config = load_config(["--config", str(path)])
     make_backbone(config.backbone.name, config.backbone.d_model, config.backbone.n_layers, **config.backbone.options)
-    default = TrainConfig()
+    default = type(config)()
     for line in path.read_text().splitlines():
         key, _, value = line.partition(":")
         if value.strip() and not line.startswith((" ", "#")):
-            assert getattr(config, key) != getattr(default, key), f"{key} is the default"
+            assert key == "agent" or getattr(config, key) != getattr(default, key), f"{key} is the default"
 
 
 def test_flags_go_on_top_of_files_and_files_on_top_of_each_other(tmp_path):
@@ -51,10 +51,28 @@ def test_a_saved_config_repeats_the_run_under_a_new_folder(tmp_path):
     assert load_config(["--resume", "true", "--run_dir", str(tmp_path), "--steps", "9"]).steps == 9
 
 
+def test_the_agent_is_chosen_by_a_flag_or_by_a_file(tmp_path):
+    (tmp_path / "ppo.yaml").write_text("agent: ppo\nsteps: 7\n")
+    file = ["--config", str(tmp_path / "ppo.yaml")]
+    assert isinstance(load_config([]), TrainConfig)
+    for arguments in (["--agent", "ppo"], ["--agent=ppo"], file, [f"--config={file[1]}"]):
+        assert isinstance(load_config(arguments), PPOConfig)
+    assert load_config(file).steps == 7
+
+
+def test_a_saved_ppo_config_is_the_same_config_and_is_resumed_without_naming_the_agent(tmp_path):
+    arguments = ["--agent", "ppo", "--net_arch", "[8, 4]", "--target_kl", "0.1", "--backbone.options.expansion", "2"]
+    config = load_config([*arguments, "--run_dir", str(tmp_path)])
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(["--config", str(tmp_path / "config.yaml")]) == load_config(arguments)
+    assert read_config(plain_config(config), "here") == load_config(arguments)
+    assert load_config(["--resume", "true", "--run_dir", str(tmp_path), "--steps", "9"]).steps == 9
+
+
 MISTAKES = {
     "a misspelt flag": (["--lerning_rate", "1"], None, "no option --lerning_rate (did you mean --learning_rate?)"),
     "a misspelt key": ([], "lerning_rate: 1", "no key 'lerning_rate' in a config (did you mean learning_rate?)"),
-    "a misspelt inner key": ([], "backbone: {nam: gru}", "nam"),
+    "a misspelt inner key": ([], "backbone: {nam: gru}", "'backbone.nam' in a config (did you mean backbone.name?)"),
     "a wrong type": ([], "steps: many", "steps"),
     "a wrong number": (["--batch_size", "0"], None, "batch_size"),
     "a share above one": (["--top_fraction", "1.5"], None, "top_fraction"),
@@ -64,6 +82,14 @@ MISTAKES = {
     "a null where an empty mapping is meant": ([], "backbone:\n  options:\n", "backbone.options is null"),
     "broken YAML": ([], "steps: [1,", "parsing"),
     "a missing file": (["--config", "nowhere.yaml"], None, "nowhere.yaml"),
+    "an unknown agent": (["--agent", "pppo"], None, "agent 'pppo': expected one of decision, ppo"),
+    "a misspelt key of PPO": ([], "{agent: ppo, gama: 1}", "no key 'gama' in a config (did you mean gamma?)"),
+    "a key of another agent": ([], "{agent: ppo, context: 5}", "for agent ppo: it is one of agent decision"),
+    "a flag of another agent": (["--agent", "ppo", "--dataset", "x"], None, "--dataset for agent ppo: it is one of"),
+    "PPO's flag without PPO": (["--gae_lambda", "1"], None, "--gae_lambda for agent decision: it is one of agent ppo"),
+    "a wrong inner value of PPO": (["--agent", "ppo", "--net_arch", "[8, 0]"], None, "net_arch"),
+    "a null of PPO": ([], "{agent: ppo, gamma: null}", "gamma is null"),
+    "two agents": (["--agent", "ppo"], "agent: decision", "agent"),
     "code": ([], "steps: !!python/object/apply:os.system ['true']", "python"),
 }
 
@@ -73,7 +99,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(mistake, tmp_path, capsys):
     arguments, text, expected = MISTAKES[mistake]
     if text is not None:
         (tmp_path / "c.yaml").write_text(text)
-        arguments = ["--config", str(tmp_path / "c.yaml")]
+        arguments = ["--config", str(tmp_path / "c.yaml"), *arguments]
     with pytest.raises(SystemExit) as stopped:
         load_config(arguments)
     assert stopped.value.code == 2
@@ -82,12 +108,23 @@ def test_a_mistake_is_one_line_and_exit_code_2(mistake, tmp_path, capsys):
     assert expected in error
 
 
-def test_help_explains_every_field(capsys):
-    with pytest.raises(SystemExit):
-        load_config(["--help"])
-    text = " ".join(capsys.readouterr().out.split())
-    for words in ("gradient updates", "dropout of the embedding", "returns to ask for", "width"):
-        assert words in text
+def test_help_explains_every_field_of_either_agent(capsys):
+    explained = {
+        (): ("gradient updates", "dropout of the embedding", "returns to ask for", "width", "--agent ppo --help"),
+        ("--agent", "ppo"): ("environment steps", "discount of rewards", "memory wiped", "how many checkpoints"),
+    }
+    for arguments, phrases in explained.items():
+        with pytest.raises(SystemExit):
+            load_config([*arguments, "--help"])
+        text = " ".join(capsys.readouterr().out.split())
+        for words in phrases:
+            assert words in text
+
+
+def test_every_field_has_its_line_in_the_help():
+    for agent in ("decision", "ppo"):
+        for action in train_parser(agent=agent)._actions:
+            assert action.help, f"{agent}: {action.dest}"
 
 
 def test_help_is_quick_because_it_imports_no_torch():
