@@ -13,6 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, explained_variance
 
+from agents.memory_metrics import memory_metrics
 from agents.ppo_loss import ppo_loss
 from agents.recurrent import RecurrentOnPolicyAlgorithm
 from agents.sequences import Sequences, make_sequences
@@ -160,6 +161,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             self._action_masks,
             self.device,
         )
+        metrics_of_memory = memory_metrics(self.policy, sequences)
         epochs: list[list[dict[str, torch.Tensor]]] = []
         while len(epochs) < self.n_epochs and not self._diverged(epochs):
             if self.recompute_states and epochs:
@@ -178,6 +180,8 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
                 self.policy.optimizer.step()
             self._n_updates += 1
         self._log(epochs, settings)
+        for name, metric in metrics_of_memory.items():
+            self.logger.record(f"train/{name}", metric)
         self.logger.record("time/rollout_fps", int(self.n_steps * self.n_envs / self._rollout_seconds))
         self.logger.record("time/train_fps", int(self.n_steps * self.n_envs / (time.perf_counter() - began)))
 

@@ -14,6 +14,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
 from policies.backbones import State, make_backbone, map_state, require
+from policies.backbones.backbone import stack_gates
 from policies.backbones.lean import linear
 from policies.backbones.linear import Linear
 from policies.masking import check_masks, mask_logits
@@ -138,6 +139,13 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
     def states_after(self, obs: PyTorchObs, state: State, episode_start: Tensor) -> State:
         """The state after sequences obs [B, T, …]."""
         return self._sequence(obs, state, episode_start)[2]
+
+    def gate_activations(self, obs: PyTorchObs, state: State) -> dict[str, Tensor]:
+        """What the gates of the backbones are in one step, from 0 to 1: by name, [B, channels of all layers]."""
+        parts = zip(self._encoders(), self._features(obs), state, strict=True)
+        return stack_gates(
+            [encoder.backbone.gate_activations(encoder.embed(x), before) for encoder, x, before in parts]
+        )
 
     def get_distribution(  # type: ignore[override]
         self, obs: PyTorchObs, state: State, episode_start: Tensor | None = None, action_masks: Tensor | None = None

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, TypeAlias, cast
 
+import torch
 from torch import Tensor, nn
 
 from policies.backbones.dropout import Dropout
@@ -75,6 +76,11 @@ class Memory(nn.Module, ABC):
         y, state = self(x[:, None], state, None if reset is None else reset[:, None])
         return y[:, 0], state
 
+    def gate_activations(self, x: Tensor, state: State) -> dict[str, Tensor]:
+        """What the gates are, from 0 to 1, in a step x [B, D] after ``state``: by name, [B, …]. Nothing, where a memory
+        has none that it wants to show."""
+        return {}
+
 
 class Backbone(Memory):
     """A sequence model of width ``d_model`` that a policy acts through."""
@@ -126,6 +132,19 @@ class ResidualStack(Backbone):
             x, next_state = cast(Block, block).step(x, before, reset)
             after.append(next_state)
         return norm(self.norm, x), tuple(after)
+
+    def gate_activations(self, x: Tensor, state: State) -> dict[str, Tensor]:
+        shown = []
+        for block, before in zip(cast(list[Block], self.blocks), state, strict=True):
+            shown.append(block.mixer.gate_activations(norm(block.mixer_norm, x), before))
+            x, _ = block.step(x, before, None)
+        return stack_gates(shown)
+
+
+def stack_gates(layers: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The gates of several layers, by name: [B, all channels]."""
+    names = dict.fromkeys(name for gates in layers for name in gates)
+    return {name: torch.cat([gates[name].flatten(1) for gates in layers if name in gates], 1) for name in names}
 
 
 class Block(nn.Module):

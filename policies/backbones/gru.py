@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from policies.backbones.backbone import Mixer, State, forget
@@ -48,3 +49,8 @@ class GRU(Mixer):
         with without_autocast(x.device):
             h = torch.gru_cell(x.to(state.dtype), state, *self.gru.all_weights[0])
         return h, h
+
+    def gate_activations(self, x: Tensor, state: State) -> dict[str, Tensor]:
+        weight, recurrent, bias, recurrent_bias = self.gru.all_weights[0]
+        gates = torch.sigmoid(F.linear(x, weight, bias) + F.linear(state, recurrent, recurrent_bias)).chunk(3, 1)
+        return {"reset": gates[0], "keep": gates[1]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from policies.backbones.backbone import Mixer, State, forget, map_state
@@ -34,6 +35,9 @@ class LSTM(Mixer):
 
     def step(self, x: Tensor, state: State, reset: Tensor | None = None) -> tuple[Tensor, State]:
         return step_lstm(self.lstm, x, state, reset)
+
+    def gate_activations(self, x: Tensor, state: State) -> dict[str, Tensor]:
+        return lstm_gates(self.lstm, x, state)
 
 
 def start_remembering(lstm: nn.LSTM, memory_span: float) -> None:
@@ -71,6 +75,13 @@ def step_lstm(lstm: nn.LSTM, x: Tensor, state: State, reset: Tensor | None) -> t
     with without_autocast(x.device):
         h, c = torch.lstm_cell(x.to(before[0].dtype), before, *lstm.all_weights[0])
     return h, (h, c)
+
+
+def lstm_gates(lstm: nn.LSTM, x: Tensor, state: State) -> dict[str, Tensor]:
+    """The input, forget and output gates, [B, H] each, of a step x [B, D]."""
+    weight, recurrent, bias, recurrent_bias = lstm.all_weights[0]
+    gates = torch.sigmoid(F.linear(x, weight, bias) + F.linear(state[0], recurrent, recurrent_bias)).chunk(4, 1)
+    return {"input": gates[0], "forget": gates[1], "output": gates[3]}
 
 
 def as_weights(lstm: nn.LSTM, state: State) -> State:

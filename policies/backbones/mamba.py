@@ -80,6 +80,11 @@ class Mamba(Mixer):
         y, h = selective_step(u, *self._select(u), h)
         return self._output(y, u, z), (recent, h)
 
+    def gate_activations(self, x: Tensor, state: State) -> dict[str, Tensor]:
+        u, _ = self.conv.step(linear(self.input, x).chunk(2, -1)[0], state[0], None)
+        dt, a, _, _ = self._select(F.silu(u))
+        return {"keep": torch.exp(dt[..., None] * a)}
+
     def _select(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Δ [..., d_inner], A [d_inner, d_state], B and C [..., d_state]."""
         dt, b, c = linear(self.select, u).split([self.dt_rank, self.d_state, self.d_state], -1)

@@ -83,6 +83,11 @@ class MinRNN(Mixer):
         h = step_gates(linear(self.project, x), state, self.form, self.candidate)
         return self._output(x, h), h
 
+    def gate_activations(self, x: Tensor, state: State) -> dict[str, Tensor]:
+        if self.conv is not None:
+            x, _ = self.conv.step(x, state[0], None)
+        return {"keep": self.gates(x)[0]}
+
     def _output(self, x: Tensor, h: Tensor) -> Tensor:
         y = linear(self.out, h.to(x.dtype))
         if self.highway is None:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from policies.backbones.attention import WindowedAttention
-from policies.backbones.backbone import Backbone, State, require
+from policies.backbones.backbone import Backbone, State, require, stack_gates
 from policies.backbones.dropout import Dropout
 from policies.backbones.lean import drop, linear, norm
 from policies.backbones.linear import Linear
-from policies.backbones.lstm import initial_lstm_state, run_lstm, start_remembering, step_lstm
+from policies.backbones.lstm import initial_lstm_state, lstm_gates, run_lstm, start_remembering, step_lstm
 
 
 class SHARNN(Backbone):
@@ -78,6 +78,13 @@ class SHARNN(Backbone):
             x, next_state = cast(Layer, layer).step(x, before, reset)
             after.append(next_state)
         return x, tuple(after)
+
+    def gate_activations(self, x: Tensor, state: State) -> dict[str, Tensor]:
+        shown = []
+        for layer, before in zip(cast(list[Layer], self.layers), state, strict=True):
+            shown.append(lstm_gates(layer.lstm, norm(layer.first_norm, x), before))
+            x, _ = layer.step(x, before, None)
+        return stack_gates(shown)
 
 
 class Layer(nn.Module):
