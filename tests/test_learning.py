@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from agents import DecisionAgent, scoring
+from agents.players import decision_player
 from envs import load_episodes
 from policies.backbones import BACKBONES
 
@@ -19,7 +20,8 @@ def episodes():
 
 
 def returns(agent):
-    result = scoring.evaluate(agent, "Hopper-v5", TARGETS, 20, seed=1_000_000, memory=agent.policy.memory)
+    player = decision_player(agent, "Hopper-v5", TARGETS, agent.policy.memory)
+    result = scoring.evaluate(player, 20, seed=1_000_000)
     return np.array([entry["return_mean"] for entry in result["results"]])
 
 
