@@ -84,7 +84,8 @@ def play(
                 kept.append(i)
             if len(kept) < len(rows):
                 rows, observations, start = [rows[i] for i in kept], [observations[i] for i in kept], start[kept]
-                state = select_rows(state, torch.tensor(kept, dtype=torch.int64))
+                if state is not None:  # an agent may do without
+                    state = select_rows(state, torch.tensor(kept, dtype=torch.int64))
     for env in envs:
         env.close()
 

@@ -140,7 +140,8 @@ class PPOActor:
             observation = self.normalizer.normalize_obs(observation)
         if self.forget:
             state = episode_start = None
-        return self.agent.predict(observation, state, episode_start, deterministic, action_masks)
+        masks = {} if action_masks is None else {"action_masks": action_masks}
+        return self.agent.predict(observation, state, episode_start, deterministic, **masks)
 
 
 def _same(a: gym.Space, b: gym.Space) -> bool:

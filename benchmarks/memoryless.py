@@ -1,0 +1,25 @@
+"""The control of memory tasks: a mixer that mixes nothing. All else of the policy and its learning is the same.
+
+python train.py --config configs/ppo/cartpole_masked.yaml --backbone.name benchmarks.memoryless:Memoryless
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from policies.backbones import Mixer, State
+from policies.backbones.linear import Linear
+
+
+class Memoryless(Mixer):
+    """y = W x of the step itself. The state is [B, 0]: there is none."""
+
+    def __init__(self, d_model: int):
+        super().__init__()
+        self.linear = Linear(d_model, d_model)
+
+    def initial_state(self, batch_size: int) -> State:
+        return self.linear.weight.new_zeros(batch_size, 0)
+
+    def forward(self, x: Tensor, state: State | None = None, reset: Tensor | None = None) -> tuple[Tensor, State]:
+        return self.linear(x), self.initial_state(len(x)) if state is None else state

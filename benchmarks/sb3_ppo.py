@@ -1,0 +1,69 @@
+"""Stable-Baselines3's PPO under a config of ours, scored as our runs are: the reference beside RecurrentPPO.
+
+    python -m benchmarks.sb3_ppo --config configs/ppo/hopper.yaml --seed 0 --run_dir FOLDER
+
+It takes from the config what the two have in common: environments, normalisation, sizes of rollout and minibatch,
+schedules and coefficients. Its network is Stable-Baselines3's own, two MLPs of [64, 64]. Leaves ``evaluation.json`` of
+the last weights in FOLDER.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.utils import LinearSchedule
+
+from agents import scoring
+from agents.players import Player, PPOActor
+from configs import PPOConfig, load_config
+from configs.ppo_job import vector_env
+from envs.make import make_env
+
+
+def main(arguments: list[str]) -> None:
+    config = load_config(arguments, "python -m benchmarks.sb3_ppo")
+    assert isinstance(config, PPOConfig)
+    assert config.run_dir is not None
+    folder = Path(config.run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+
+    def falling(value: float, schedule: str) -> Any:
+        return LinearSchedule(value, 0.0, 1.0) if schedule == "linear" else value
+
+    env = vector_env(config)
+    agent = PPO(
+        "MlpPolicy",
+        env,
+        learning_rate=falling(config.learning_rate, config.schedule),
+        n_steps=config.n_steps,
+        batch_size=config.batch_size or config.n_steps * config.n_envs // 4,
+        n_epochs=config.n_epochs,
+        gamma=config.gamma,
+        gae_lambda=config.gae_lambda,
+        clip_range=falling(config.clip_range, config.clip_schedule),
+        ent_coef=config.ent_coef,
+        vf_coef=config.vf_coef,
+        max_grad_norm=config.max_grad_norm,
+        use_sde=config.use_sde,
+        sde_sample_freq=config.sde_sample_freq,
+        seed=config.seed,
+        device="cpu",
+    )
+    began = time.perf_counter()
+    agent.learn(config.steps)
+    seconds = time.perf_counter() - began
+    actor = PPOActor(agent, agent.get_vec_normalize_env())  # type: ignore[arg-type]
+    facts = {"agent": "Stable-Baselines3's PPO", "steps": agent.num_timesteps, "memory": "none", "seconds": seconds}
+    player = Player(actor, config.env, lambda **kwargs: make_env(config.env, **kwargs), facts)
+    result = scoring.evaluate(player, config.evaluation.episodes, config.evaluation.seed)
+    scoring.write_evaluation(result, folder / "evaluation.json")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
