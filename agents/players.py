@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from agents.decision import DecisionAgent
 from agents.evaluation import Predictor
@@ -142,6 +142,23 @@ class PPOActor:
             state = episode_start = None
         masks = {} if action_masks is None else {"action_masks": action_masks}
         return self.agent.predict(observation, state, episode_start, deterministic, **masks)
+
+
+class MaskedPredictor:
+    """RecurrentPPO for Stable-Baselines3's ``evaluate_policy(MaskedPredictor(agent, env), env)``, which knows no masks:
+    it asks ``env`` for its ``action_masks()`` before every action.
+
+    sb3-contrib's own evaluation for masks hands no state back, so that a memory would be empty at every step.
+    """
+
+    def __init__(self, agent: RecurrentPPO, env: VecEnv):
+        self.agent, self.env = agent, env
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, State]:
+        masks = np.stack(self.env.env_method("action_masks"))
+        return self.agent.predict(observation, state, episode_start, deterministic, masks)
 
 
 def _same(a: gym.Space, b: gym.Space) -> bool:

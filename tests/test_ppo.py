@@ -8,6 +8,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents import HyperparameterError
+from agents.players import MaskedPredictor
 from agents.update import TrainingError
 from memory_tasks import MaskedNoise, Noise, Recall, Scripted, make_ppo, vector
 from policies.backbones import BACKBONES, BackboneError, map_state
@@ -240,6 +241,21 @@ def test_predict_takes_masks_as_maskable_ppo_does():
         for deterministic in (False, True):
             assert (agent.predict(obs, deterministic=deterministic, action_masks=masks)[0] == allowed).all()
     assert agent.predict(obs[0], action_masks=np.array([False, True, False]))[0] == 1
+
+
+def test_a_masked_environment_is_evaluated_by_stable_baselines3_with_memory():
+    env = vector(lambda: MaskedNoise("box", "multidiscrete"))
+    agent = make_ppo(env)
+    seen = []
+
+    class Spy(MaskedPredictor):
+        def predict(self, observation, state=None, episode_start=None, deterministic=False):
+            seen.append(state)
+            return super().predict(observation, state, episode_start, deterministic)
+
+    evaluate_policy(Spy(agent, env), env, n_eval_episodes=5)  # the environment refuses what it forbids
+    assert seen[0] is None
+    assert all(state is not None for state in seen[1:])
 
 
 def test_a_state_of_another_number_of_environments_is_refused():
