@@ -139,7 +139,7 @@ def start_logs(config: Config, job: Job, run: Path) -> RunLogger:
 
     logger = RunLogger(run, job.agent.num_timesteps)
     save_config(config, run / "config.yaml")
-    job.set_logger(logger)
+    job.agent.set_logger(logger)
     if not config.resume:
         flat = _flat(dataclasses.asdict(config))
         hidden = set(RESUMABLE) - {"dataset", "steps"}  # what does not bear on the result

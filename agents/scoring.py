@@ -17,7 +17,7 @@ from agents.players import Player
 from envs.make import EnvironmentError
 from envs.rendering import make_gif, prepare_rendering
 
-WIPED = "wiped before every step"
+WIPED = "wiped every step"
 
 
 def evaluate(player: Player, n_episodes: int, seed: int) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from typing import Any
 from agents import DecisionAgent
 from agents.callbacks import describe_updates
 from agents.checkpoint import checkpoints
-from agents.logs import RunLogger
 from agents.players import Player, decision_player
 from configs.decision_fields import TrainConfig
 from envs import Episodes, load_episodes
@@ -53,9 +52,6 @@ class DecisionJob:
 
     def save(self, path: Path) -> None:
         self.agent.save(path)
-
-    def set_logger(self, logger: RunLogger) -> None:
-        self.agent.set_logger(logger)
 
 
 def evaluation_env(config: TrainConfig, dataset_env: str | None, tell: Callable[[str], Any]) -> str | None:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from agents.logs import RunLogger
 from agents.players import Player
 from configs.decision_fields import TrainConfig
 from configs.fields import BackboneConfig
@@ -37,9 +36,6 @@ class Job(Protocol):
 
     def save(self, path: Path) -> None:
         """Write a checkpoint."""
-
-    def set_logger(self, logger: RunLogger) -> None:
-        """Where the agent's metrics go."""
 
 
 def make_job(config: Config, tell: Callable[[str], Any]) -> Job:

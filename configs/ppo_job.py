@@ -19,7 +19,6 @@ from torch import nn
 from agents import RecurrentPPO
 from agents.checkpoint import CheckpointError, checkpoints, latest_checkpoint
 from agents.errors import USER_ERRORS
-from agents.logs import RunLogger
 from agents.players import Player, ppo_player
 from agents.ppo_checkpoint import read_ppo, restore_ppo, save_ppo
 from agents.update import check_device
@@ -74,9 +73,6 @@ class PPOJob:
 
     def save(self, path: Path) -> None:
         save_ppo(self.agent, path, plain_config(self.config))
-
-    def set_logger(self, logger: RunLogger) -> None:
-        self.agent.set_logger(logger)
 
 
 def load_ppo(checkpoint: Path, device: Literal["auto", "cpu", "cuda"]) -> tuple[RecurrentPPO, PPOConfig]:

@@ -104,7 +104,7 @@ def test_a_run_leaves_its_config_metrics_checkpoints_events_and_evaluation(tmp_p
     assert train.main(arguments) == 0
     run = tmp_path / "runs" / "TMaze10-v0" / "mingru" / "seed0"
     printed = capsys.readouterr().out
-    for line in ("tensorboard --logdir runs", f"python evaluate.py {run.relative_to(tmp_path)}", "wiped before"):
+    for line in ("tensorboard --logdir runs", f"python evaluate.py {run.relative_to(tmp_path)}", "wiped every step"):
         assert line in printed
     assert [path.name for path in sorted((run / "checkpoints").iterdir())] == ["step_00000128", "step_00000160"]
     assert load_config(["--config", str(run / "config.yaml")]) == load_config(arguments)
