@@ -168,7 +168,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
                 sequences = self._with_new_states(sequences)
             epochs.append([])
             for batch in sequences.minibatches(self._sequences_per_minibatch):
-                loss, metrics = ppo_loss(self.policy, batch, **settings)
+                loss, metrics = self._loss(batch, settings)
                 epochs[-1].append(metrics)
                 if self._diverged(epochs):
                     break
@@ -185,15 +185,25 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         self.logger.record("time/rollout_fps", int(self.n_steps * self.n_envs / self._rollout_seconds))
         self.logger.record("time/train_fps", int(self.n_steps * self.n_envs / (time.perf_counter() - began)))
 
+    def _loss(self, batch: Sequences, settings: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        try:
+            return ppo_loss(self.policy, batch, **settings)
+        except ValueError as error:
+            if "to satisfy the constraint" not in str(error):  # what PyTorch's distributions say of NaN
+                raise
+            raise self._not_finite("the distribution of actions is not finite") from error
+
     def _check_finite(self, metrics: dict[str, torch.Tensor]) -> None:
         """Raise TrainingError, while the weights are still good, where the gradient is not."""
         if math.isfinite(metrics["grad_norm"]):
             return
         name = next(name for name, value in metrics.items() if not math.isfinite(value))
+        raise self._not_finite(f"train/{name} became {float(metrics[name])}")
+
+    def _not_finite(self, what: str) -> TrainingError:
         rate = self.policy.optimizer.param_groups[0]["lr"]
-        raise TrainingError(
-            f"train/{name} became {float(metrics[name])} at step {self.num_timesteps}, learning rate {rate:.3g}: lower "
-            "the learning rate or max_grad_norm"
+        return TrainingError(
+            f"{what} at step {self.num_timesteps}, learning rate {rate:.3g}: lower the learning rate or max_grad_norm"
         )
 
     def _diverged(self, epochs: list[list[dict[str, torch.Tensor]]]) -> bool:

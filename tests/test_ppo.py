@@ -172,6 +172,12 @@ def test_a_loss_that_is_not_finite_stops_the_learning_before_it_reaches_the_weig
     assert all(parameter.isfinite().all() for parameter in agent.policy.parameters())
 
 
+def test_a_learning_rate_that_throws_the_weights_away_stops_the_learning():
+    agent = make_ppo(vector(Noise), learning_rate=1e30)
+    with pytest.raises(TrainingError, match=r"not finite at step 48, learning rate 1e\+30: lower the learning rate"):
+        agent.learn(steps_of(agent))
+
+
 @pytest.mark.parametrize("observation", ["box", "dict"])
 def test_an_observation_that_is_not_finite_is_told_with_its_environment(observation):
     class Broken(Noise):
