@@ -6,6 +6,8 @@ import torch
 
 from agents import DecisionAgent, scoring
 from agents.players import decision_player
+from configs import load_config
+from configs.jobs import make_job
 from envs import load_episodes
 from policies.backbones import BACKBONES
 
@@ -41,3 +43,14 @@ def test_who_is_asked_for_more_gets_more_and_beats_the_data(episodes, cloned, ba
     assert asked.max() > 2 * episodes.returns.mean(), asked
     if backbone == "mingru":  # after so few updates the Transformer's returns still fall off beyond the bulk
         assert asked.max() > cloned, (asked, cloned)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_ppo_balances_a_pole_whose_velocities_it_has_to_remember(backbone, tmp_path):
+    torch.set_num_threads(1)
+    flags = ["--backbone.name", backbone, "--run_dir", str(tmp_path), "--device", "cpu"]
+    job = make_job(load_config(["--config", "configs/ppo/cartpole_masked.yaml", *flags]), print)
+    job.agent.learn(job.config.steps)
+    result = scoring.evaluate(job.player(), 20, seed=1_000_000)
+    assert result["results"][0]["return_mean"] > 400
+    assert result["ablation"]["return_mean"] < 100

@@ -74,11 +74,13 @@ def test_the_ratio_is_one_for_every_backbone_and_kind_of_action(backbone, action
     assert_ratio_is_one(agent)
 
 
-@pytest.mark.parametrize("observation", OBSERVATIONS)
-def test_the_ratio_is_one_for_every_kind_of_observation(observation):
+@pytest.mark.parametrize(
+    ("observation", "backbone"), [*((kind, "mingru") for kind in OBSERVATIONS), *(("dict", name) for name in BACKBONES)]
+)
+def test_the_ratio_is_one_for_every_kind_of_observation(observation, backbone):
     policy = {"image": "CnnPolicy", "dict": "MultiInputPolicy", "dict of images": "MultiInputPolicy"}
     env = vector(lambda: Noise(observation, "discrete"), 2)
-    assert_ratio_is_one(make_ppo(env, policy.get(observation, "MlpPolicy"), sequence_length=8))
+    assert_ratio_is_one(make_ppo(env, policy.get(observation, "MlpPolicy"), backbone=backbone, sequence_length=8))
 
 
 @pytest.mark.parametrize("action", ["discrete", "multidiscrete", "multibinary"])
