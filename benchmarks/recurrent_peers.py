@@ -1,0 +1,130 @@
+"""What benchmarks.recurrent_ppo compares: sb3-contrib's RecurrentPPO, ours with its network, a clock in both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from torch import Tensor, nn
+
+from agents import RecurrentPPO
+from envs import make_vec_env
+from policies.actor_critic import RecurrentActorCriticPolicy
+from policies.backbones import Backbone, State
+from policies.backbones.lstm import initial_lstm_state, run_lstm, step_lstm
+
+# Task → the environment's id and arguments. An untrained Hopper falls after some twenty steps; one that may lie on the
+# ground has the long episodes of a trained one.
+TASKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "cartpole": ("CartPoleNoVel-v1", {}),
+    "hopper": ("Hopper-v5", {}),
+    "hopper-long": ("Hopper-v5", {"terminate_when_unhealthy": False}),
+}
+# Network → the arguments of sb3-contrib's policy, those of ours. Its shared LSTM learns from the actor's loss alone.
+NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "two LSTMs": ({}, {"share_features_extractor": False}),
+    "one LSTM": ({"shared_lstm": True, "enable_critic_lstm": False}, {}),
+}
+
+
+class PlainLSTM(Backbone):
+    """nn.LSTM from ``inputs`` to ``d_model`` channels: no norm, no residual, no MLP."""
+
+    def __init__(self, inputs: int, d_model: int):
+        super().__init__()
+        self.d_model = d_model
+        self.lstm = nn.LSTM(inputs, d_model, batch_first=True)
+
+    def initial_state(self, batch_size: int) -> State:
+        return initial_lstm_state(self.lstm, batch_size)
+
+    def forward(self, x: Tensor, state: State | None = None, reset: Tensor | None = None) -> tuple[Tensor, State]:
+        return run_lstm(self.lstm, x, state, reset)
+
+    def step(self, x: Tensor, state: State, reset: Tensor | None = None) -> tuple[Tensor, State]:
+        return step_lstm(self.lstm, x, state, reset)
+
+
+class PlainLSTMPolicy(RecurrentActorCriticPolicy):
+    """The network of sb3-contrib's policy in ours: the LSTM reads the observation itself."""
+
+    def _build_mlp_extractor(self) -> None:
+        super()._build_mlp_extractor()
+        for encoder in self._encoders():
+            encoder.embed = nn.Identity()  # type: ignore[assignment]
+            encoder.backbone = PlainLSTM(self.features_dim, self.encoder_kwargs["d_model"])
+
+
+def contrib(task: str, network: str, hidden: int, **sizes: Any) -> OnPolicyAlgorithm:
+    """sb3-contrib's RecurrentPPO.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    from sb3_contrib import RecurrentPPO as Theirs
+
+    policy = NETWORKS[network][0] | dict(lstm_hidden_size=hidden)
+    return Theirs("MlpLstmPolicy", environments(task), policy_kwargs=policy, **settings(sizes))
+
+
+def ours(task: str, network: str, hidden: int, **sizes: Any) -> RecurrentPPO:
+    """RecurrentPPO with the same network."""
+    policy = NETWORKS[network][1] | dict(backbone="lstm", d_model=hidden)
+    return RecurrentPPO(PlainLSTMPolicy, environments(task), policy_kwargs=policy, **settings(sizes))
+
+
+def with_backbone(task: str, backbone: str, d_model: int, **sizes: Any) -> RecurrentPPO:
+    """RecurrentPPO as it is by default, but for backbone and width."""
+    return RecurrentPPO(
+        "MlpPolicy", environments(task), backbone=backbone, policy_kwargs=dict(d_model=d_model), **settings(sizes)
+    )
+
+
+def environments(task: str) -> Any:
+    env_id, arguments = TASKS[task]
+    return make_vec_env(env_id, n_envs=8, **arguments)
+
+
+def settings(sizes: dict[str, Any]) -> dict[str, Any]:
+    """Sizes, and what is equal in all runs; a learning rate that keeps the untrained policy as good as untrained."""
+    return dict(n_epochs=10, learning_rate=1e-6, seed=0, device="cpu") | sizes
+
+
+def parameters(algorithm: OnPolicyAlgorithm) -> int:
+    return sum(parameter.numel() for parameter in algorithm.policy.parameters())
+
+
+class Iterations:
+    """Iterations of ``learn``, a rollout and ``train`` each, and their seconds: in env.step, the rest of the rollout,
+    train."""
+
+    def __init__(self, algorithm: OnPolicyAlgorithm):
+        self.algorithm = algorithm
+        self.seconds: list[tuple[float, float, float]] = []
+        self.episodes: list[float] = []  # that began in each rollout
+        _, self.callback = algorithm._setup_learn(10**9)
+        self._stepping = 0.0
+        self._env = algorithm.get_env()
+        assert self._env is not None
+        self._env.step = self._clocked(self._env.step)  # type: ignore[method-assign]
+
+    def __call__(self) -> None:
+        algorithm, buffer = self.algorithm, self.algorithm.rollout_buffer
+        self._stepping, began = 0.0, time.perf_counter()
+        algorithm.collect_rollouts(self._env, self.callback, buffer, algorithm.n_steps)  # type: ignore[arg-type]
+        self.episodes.append(float(buffer.episode_starts.sum()))
+        played = time.perf_counter()
+        algorithm.train()
+        trained = time.perf_counter()
+        self.seconds.append((self._stepping, played - began - self._stepping, trained - played))
+
+    def _clocked(self, step: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def clocked(actions: Any) -> Any:
+            began = time.perf_counter()
+            result = step(actions)
+            self._stepping += time.perf_counter() - began
+            return result
+
+        return clocked
