@@ -5,6 +5,7 @@ All end by themselves (``terminated``): the remaining return is 0 then, there is
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import gymnasium as gym
@@ -57,7 +58,7 @@ class TMaze(gym.Env):
         return np.array([self._x == self.length, side], np.float32), reward, over, False, {}
 
 
-class Repeat(gym.Env):
+class Repeat(gym.Env, ABC):
     """Shuffled decks of 52 cards are shown one by one, as suits; in some steps the action must name a suit seen before.
 
     Observation and action: a suit, ``Discrete(4)``. An episode shows all cards, the last one after the last action.
@@ -70,9 +71,9 @@ class Repeat(gym.Env):
         self.cards = 52 * decks
         self.observation_space, self.action_space = gym.spaces.Discrete(4), gym.spaces.Discrete(4)
 
+    @abstractmethod
     def answers(self, suits: list[int]) -> list[int | None]:
         """The right action in each of the ``cards − 1`` steps; None where none is asked for."""
-        raise NotImplementedError
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
         super().reset(seed=seed)
