@@ -42,6 +42,8 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
     Args:
         batch_size: steps of a minibatch, a multiple of ``sequence_length``; None: a quarter of the rollout.
         sequence_length: steps through which gradients flow, a divisor of ``n_steps``; None: ``n_steps``.
+        normalize_advantage: make the advantages of the rollout of mean 0 and deviation 1. Stable-Baselines3's PPO does so
+            in each minibatch, which is no fair sample of the rollout where it is a few sequences.
         backbone: one of ``policies.backbones.BACKBONES``, or ``module:Class`` of an imported module; None: minGRU.
             Its size and options are in ``policy_kwargs`` (see RecurrentActorCriticPolicy).
         recompute_states: make the states before the sequences anew for every epoch but the first, by the policy as it
@@ -149,7 +151,6 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         settings: dict[str, Any] = dict(
             clip_range=self.clip_range(self._current_progress_remaining),  # type: ignore[operator]
             clip_range_vf=self.clip_range_vf and self.clip_range_vf(self._current_progress_remaining),  # type: ignore[operator]
-            normalize_advantage=self.normalize_advantage,
             ent_coef=self.ent_coef,
             vf_coef=self.vf_coef,
         )
@@ -161,6 +162,8 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             self._action_masks,
             self.device,
         )
+        if self.normalize_advantage:
+            sequences = sequences.with_normal_advantages()
         metrics_of_memory = memory_metrics(self.policy, sequences)
         epochs: list[list[dict[str, torch.Tensor]]] = []
         while len(epochs) < self.n_epochs and not self._diverged(epochs):

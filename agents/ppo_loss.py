@@ -15,7 +15,6 @@ def ppo_loss(
     batch: Sequences,
     clip_range: float,
     clip_range_vf: float | None,
-    normalize_advantage: bool,
     ent_coef: float,
     vf_coef: float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -28,12 +27,10 @@ def ppo_loss(
     values, log_probs, entropy = policy.evaluate_sequences(
         batch.observations, batch.actions, batch.state, batch.reset, batch.action_masks
     )
-    advantages = batch.advantages
-    if normalize_advantage and advantages.numel() > 1:
-        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
     log_ratio = log_probs - batch.log_probs
     ratio = log_ratio.exp()
-    policy_loss = -torch.min(advantages * ratio, advantages * ratio.clamp(1 - clip_range, 1 + clip_range)).mean()
+    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+    policy_loss = -torch.min(batch.advantages * ratio, batch.advantages * clipped).mean()
     if clip_range_vf is not None:
         values = batch.values + (values - batch.values).clamp(-clip_range_vf, clip_range_vf)
     value_loss = F.mse_loss(values, batch.returns)

@@ -43,6 +43,13 @@ class Sequences:
 
         return Sequences(**{field.name: take(getattr(self, field.name)) for field in dataclasses.fields(self)})
 
+    def with_normal_advantages(self) -> Sequences:
+        """The same, whose advantages have mean 0 and deviation 1."""
+        if self.advantages.numel() < 2:
+            return self
+        centered = self.advantages - self.advantages.mean()
+        return dataclasses.replace(self, advantages=centered / (self.advantages.std() + 1e-8))
+
     def minibatches(self, size: int) -> Iterator[Sequences]:
         """All of them in a new random order, ``size`` at a time, the last ones maybe fewer."""
         if size >= len(self):

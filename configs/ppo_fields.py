@@ -85,7 +85,7 @@ class PPOConfig(RunConfig):
     target_kl: PositiveFloat | None = None
     """end an update where the new policy is 1.5 times this far from the old one; null: never"""
     normalize_advantage: bool = True
-    """make the advantages of each minibatch of mean 0 and deviation 1"""
+    """make the advantages of each rollout of mean 0 and deviation 1"""
     normalize_observation: bool = False
     """by running means and deviations (VecNormalize), which are saved with the weights"""
     normalize_reward: bool = False

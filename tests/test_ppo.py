@@ -7,7 +7,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from agents import HyperparameterError
+from agents import HyperparameterError, ppo
+from agents.ppo_loss import ppo_loss
 from agents.update import TrainingError
 from memory_tasks import Noise, Recall, Scripted, make_ppo, vector
 from policies.backbones import BACKBONES, BackboneError, map_state
@@ -95,6 +96,23 @@ def test_minibatches_are_all_the_sequences_each_once(size, sizes):
     whole = sequences.observations.flatten(1)
     assert sorted(drawn.tolist()) == sorted(whole.tolist())
     assert size == 50 or drawn.tolist() != whole.tolist()
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_advantages_are_normalised_over_the_rollout_and_not_in_each_minibatch(wanted, monkeypatch):
+    seen = []
+
+    def spy(policy, batch, **settings):
+        seen.append(batch.advantages)
+        return ppo_loss(policy, batch, **settings)
+
+    monkeypatch.setattr(ppo, "ppo_loss", spy)
+    agent = make_ppo(vector(Noise), sequence_length=4, batch_size=8, n_epochs=1, normalize_advantage=wanted)
+    agent.learn(steps_of(agent))
+    raw, drawn = torch.from_numpy(agent.rollout_buffer.advantages), torch.cat(seen)
+    expected = (raw - raw.mean()) / raw.std() if wanted else raw
+    torch.testing.assert_close(drawn.flatten().sort().values, expected.flatten().sort().values, rtol=1e-4, atol=1e-5)
+    assert max(part.mean().abs() for part in seen) > 0.05
 
 
 def test_states_that_are_made_anew_are_those_of_the_policy_as_it_is_now():

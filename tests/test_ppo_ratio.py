@@ -11,7 +11,7 @@ from agents.sequences import make_sequences
 from memory_tasks import ACTIONS, OBSERVATIONS, MaskedNoise, Noise, make_ppo, vector
 from policies.backbones import BACKBONES
 
-SETTINGS = dict(clip_range=0.2, clip_range_vf=None, normalize_advantage=True, ent_coef=0.0, vf_coef=0.5)
+SETTINGS = dict(clip_range=0.2, clip_range_vf=None, ent_coef=0.0, vf_coef=0.5)
 TOLERANCE = 1e-5
 
 
