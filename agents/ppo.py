@@ -42,8 +42,8 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
     Args:
         batch_size: steps of a minibatch, a multiple of ``sequence_length``; None: a quarter of the rollout.
         sequence_length: steps through which gradients flow, a divisor of ``n_steps``; None: ``n_steps``.
-        normalize_advantage: make the advantages of the rollout of mean 0 and deviation 1. Stable-Baselines3's PPO does so
-            in each minibatch, which is no fair sample of the rollout where it is a few sequences.
+        normalize_advantage: make the advantages of the rollout of mean 0 and deviation 1. In each minibatch, as in
+            Stable-Baselines3's PPO, it would be by what few sequences are, which are no fair sample.
         backbone: one of ``policies.backbones.BACKBONES``, or ``module:Class`` of an imported module; None: minGRU.
             Its size and options are in ``policy_kwargs`` (see RecurrentActorCriticPolicy).
         recompute_states: make the states before the sequences anew for every epoch but the first, by the policy as it
