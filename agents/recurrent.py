@@ -88,16 +88,12 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
                 allowed = np.stack(env.env_method("action_masks"))
                 masks.append(check_masks(allowed, self.action_space, env.num_envs))
                 action_masks = torch.from_numpy(masks[-1]).to(self.device)
-            obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
-            reset = self._reset(self._last_episode_starts)
-            try:
-                with torch.no_grad():
-                    actions, values, log_probs, self._state = self.policy(
-                        obs_tensor, self._state, reset, action_masks=action_masks
-                    )
-            except ValueError:  # what PyTorch's distributions say of NaN
-                check_observations(self._last_obs, self.num_timesteps)
-                raise
+            check_observations(self._last_obs, self.num_timesteps)
+            with torch.no_grad():
+                obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
+                actions, values, log_probs, self._state = self.policy(
+                    obs_tensor, self._state, self._reset(self._last_episode_starts), action_masks=action_masks
+                )
             actions = actions.cpu().numpy()
             clipped_actions = self.policy.to_environment(actions)
             new_obs, rewards, dones, infos = env.step(clipped_actions)
@@ -161,7 +157,7 @@ def check_observations(observations: Any, step: int) -> None:
     """Raise TrainingError where an environment gave an observation that is not finite."""
     parts = observations.items() if isinstance(observations, dict) else [("", observations)]
     for key, values in parts:
-        finite = np.isfinite(values).reshape(len(values), -1).all(1)
-        if not finite.all():
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            finite = np.isfinite(values).reshape(len(values), -1).all(1)
             where = f"{key} of environment {int(np.argmin(finite))}" if key else f"environment {int(np.argmin(finite))}"
             raise TrainingError(f"the observation of {where} is not finite at step {step}")
