@@ -154,14 +154,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             ent_coef=self.ent_coef,
             vf_coef=self.vf_coef,
         )
-        sequences = make_sequences(
-            self.rollout_buffer,
-            self.sequence_length or self.n_steps,
-            self._states,
-            self.policy.reset_on_done,
-            self._action_masks,
-            self.device,
-        )
+        sequences = self._sequences()
         if self.normalize_advantage:
             sequences = sequences.with_normal_advantages()
         metrics_of_memory = memory_metrics(self.policy, sequences)
@@ -187,6 +180,17 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             self.logger.record(f"train/{name}", metric)
         self.logger.record("time/rollout_fps", int(self.n_steps * self.n_envs / self._rollout_seconds))
         self.logger.record("time/train_fps", int(self.n_steps * self.n_envs / (time.perf_counter() - began)))
+
+    def _sequences(self) -> Sequences:
+        """The rollout, cut."""
+        return make_sequences(
+            self.rollout_buffer,
+            self.sequence_length or self.n_steps,
+            self._states,
+            self.policy.reset_on_done,
+            self._action_masks,
+            self.device,
+        )
 
     def _loss(self, batch: Sequences, settings: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         try:

@@ -12,16 +12,14 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from stable_baselines3 import PPO
-from stable_baselines3.common.utils import LinearSchedule
 
 from agents import scoring
 from agents.players import Player, PPOActor
 from configs import PPOConfig, load_config
-from configs.ppo_job import vector_env
+from configs.ppo_job import falling, vector_env
 from envs.make import make_env
 
 
@@ -32,9 +30,6 @@ def main(arguments: list[str]) -> None:
     folder = Path(config.run_dir)
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(config.threads or torch.get_num_threads())
-
-    def falling(value: float, schedule: str) -> Any:
-        return LinearSchedule(value, 0.0, 1.0) if schedule == "linear" else value
 
     env = vector_env(config)
     agent = PPO(

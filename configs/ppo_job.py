@@ -120,9 +120,6 @@ def make_ppo(config: PPOConfig, tell: Callable[[str], Any], seed: int | None = N
     check_device(config.device)
     env = vector_env(config)
 
-    def falling(value: float, schedule: str) -> Any:
-        return LinearSchedule(value, 0.0, 1.0) if schedule == "linear" else value
-
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -167,6 +164,11 @@ def make_ppo(config: PPOConfig, tell: Callable[[str], Any], seed: int | None = N
     for warning in caught:
         tell(f"note: {one_line(warning.message)}")  # type: ignore[arg-type]
     return agent
+
+
+def falling(value: float, schedule: str) -> Any:
+    """A rate that stays, or falls to 0 over the run."""
+    return LinearSchedule(value, 0.0, 1.0) if schedule == "linear" else value
 
 
 def vector_env(config: PPOConfig) -> VecEnv:

@@ -7,7 +7,6 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.ppo_loss import ppo_loss
-from agents.sequences import make_sequences
 from memory_tasks import ACTIONS, OBSERVATIONS, MaskedNoise, Noise, make_ppo, vector
 from policies.backbones import BACKBONES
 
@@ -35,16 +34,8 @@ def rollout(agent, updates=2):
     callback = RatioErrors()
     agent.learn(updates * agent.n_steps * agent.n_envs, callback, log_interval=None)
     agent.collect_rollouts(agent.env, callback, agent.rollout_buffer, agent.n_steps)
-    sequences = make_sequences(
-        agent.rollout_buffer,
-        agent.sequence_length or agent.n_steps,
-        agent._states,
-        agent.policy.reset_on_done,
-        agent._action_masks,
-        agent.device,
-    )
     assert len(callback.logged) == updates
-    return sequences, callback.logged
+    return agent._sequences(), callback.logged
 
 
 def assert_ratio_is_one(agent):
