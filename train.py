@@ -33,19 +33,26 @@ def train(config: Config, may_import: bool = False) -> int:
     import torch
     from rich.console import Console
 
+    from agents.costs import parameters_of
+    from agents.run_lock import run_lock
     from configs.jobs import make_job, settle
 
     console = Console(markup=False, highlight=False, soft_wrap=True)
     config = dataclasses.replace(config, backbone=settle(config.backbone, may_import))
     if config.threads:
         torch.set_num_threads(config.threads)
-    job = make_job(config, console.print)
-    run = Path(config.run_dir or "") if config.resume else claim_folder(config, job.name)
-    parameters = sum(parameter.numel() for parameter in job.agent.policy.parameters())
-    sizes = {"d_model": config.backbone.d_model, "n_layers": config.backbone.n_layers} | config.backbone.options
-    console.print(f"{config.backbone.name} ({', '.join(f'{key} {value}' for key, value in sizes.items())}), ", end="")
-    console.print(f"{parameters:,} parameters, on {job.agent.device}; {job.describe()}")
-    with contextlib.closing(start_logs(config, job, run)) as logger:
+    with contextlib.ExitStack() as stack:
+        if config.resume:
+            stack.enter_context(run_lock(run := Path(config.run_dir or "")))
+        job = make_job(config, console.print)
+        if not config.resume:
+            stack.enter_context(run_lock(run := claim_folder(config, job.name)))
+        sizes = {"d_model": config.backbone.d_model, "n_layers": config.backbone.n_layers} | config.backbone.options
+        console.print(
+            f"{config.backbone.name} ({', '.join(f'{key} {value}' for key, value in sizes.items())}),", end=" "
+        )
+        console.print(f"{parameters_of(job.agent):,} parameters, on {job.agent.device}; {job.describe()}")
+        logger = stack.enter_context(contextlib.closing(start_logs(config, job, run)))
         return learn_and_score(config, job, run, logger, console)
 
 
@@ -53,6 +60,7 @@ def learn_and_score(config: Config, job: Job, run: Path, logger: RunLogger, cons
     """Learn to the last step or the first signal, then play, and say what came of it and what to type next."""
     from agents import scoring
     from agents.callbacks import Every, SaveCheckpoints, ShowProgress, StopOnSignal
+    from agents.costs import memory_mb, parameters_of
 
     agent, options = job.agent, config.evaluation
 
@@ -75,7 +83,9 @@ def learn_and_score(config: Config, job: Job, run: Path, logger: RunLogger, cons
     with progress, stop:
         callbacks = [progress, stop, save, Every(options.every, evaluate)]
         agent.learn(steps, callbacks, log_interval=config.log_every, reset_num_timesteps=False)
-    logger.dump(agent.num_timesteps)  # of the last update, which Stable-Baselines3 logs with the next rollout
+    logger.record("perf/parameters", parameters_of(agent))
+    logger.record("perf/peak_memory_mb", memory_mb(agent))
+    logger.dump(agent.num_timesteps)  # and the last update, which Stable-Baselines3 logs with the next rollout
     if stop.received is not None:
         hint = f"python train.py --resume true --run_dir {shlex.quote(str(run))}{own(' --backbone.name')}"
         console.print(f"stopped at {job.unit} {agent.num_timesteps}; to go on: {hint}")

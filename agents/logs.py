@@ -38,10 +38,14 @@ class RunLogger(Logger):
         self.writer.add_text(tag, markdown, step)
 
     def gif(self, tag: str, gif: bytes, step: int) -> None:
-        """An animation in the Images tab (torch's add_video writes nothing with moviepy 2)."""
-        with Image.open(io.BytesIO(gif)) as image:
-            summary = Summary.Image(height=image.height, width=image.width, colorspace=3, encoded_image_string=gif)
-        self.writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=summary)]), step)
+        write_gif(self.writer, tag, gif, step)
+
+
+def write_gif(writer: SummaryWriter, tag: str, gif: bytes, step: int) -> None:
+    """An animation in the Images tab (torch's add_video writes nothing with moviepy 2)."""
+    with Image.open(io.BytesIO(gif)) as image:
+        summary = Summary.Image(height=image.height, width=image.width, colorspace=3, encoded_image_string=gif)
+    writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=summary)]), step)
 
 
 class Events(TensorBoardOutputFormat):

@@ -179,7 +179,10 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         for name, metric in metrics_of_memory.items():
             self.logger.record(f"train/{name}", metric)
         self.logger.record("time/rollout_fps", int(self.n_steps * self.n_envs / self._rollout_seconds))
-        self.logger.record("time/train_fps", int(self.n_steps * self.n_envs / (time.perf_counter() - began)))
+        seconds = time.perf_counter() - began
+        tokens = sum(map(len, epochs)) * self._sequences_per_minibatch * (self.sequence_length or self.n_steps)
+        self.logger.record("time/train_fps", int(self.n_steps * self.n_envs / seconds))
+        self.logger.record("perf/train_tokens_per_s", tokens / seconds)
 
     def _sequences(self) -> Sequences:
         """The rollout, cut."""

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from agents.checkpoint import installed_versions
 from agents.evaluation import Episode, Predictor, play, step_latency, summarize
+from agents.machine import machine
 from agents.players import Player
 from envs.make import EnvironmentError
 from envs.rendering import make_gif, prepare_rendering
@@ -44,6 +45,7 @@ def evaluate(player: Player, n_episodes: int, seed: int) -> dict[str, Any]:
     result: dict[str, Any] = {
         "env": player.env_id,
         "versions": installed_versions(),
+        "machine": machine(),
         "reference": source,
         **player.facts,
         "episodes": n_episodes,

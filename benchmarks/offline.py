@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.machine import machine
+from agents.machine import machine
 from policies.backbones import BACKBONES
 
 AGENTS = {name: ["--backbone.name", name] for name in BACKBONES} | {

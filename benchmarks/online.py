@@ -19,8 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from agents.machine import machine
 from benchmarks.grid import positive, spread
-from benchmarks.machine import machine
 from benchmarks.timing import markdown
 from policies.backbones import BACKBONES
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.machine import machine
+from agents.machine import machine
 
 
 def medians(

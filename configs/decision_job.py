@@ -24,6 +24,8 @@ class DecisionJob:
         "eval/return_mean",
         "perf/train_tokens_per_s",
         "perf/step_latency_us",
+        "perf/parameters",
+        "perf/peak_memory_mb",
         "train/loss",
     ]
 

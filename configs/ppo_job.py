@@ -35,11 +35,14 @@ class PPOJob:
 
     unit = "step"
     headlines = [  # noqa: RUF012
+        "eval/normalized_score",
         "eval/return_mean",
         "eval/return_mean_without_memory",
         "rollout/ep_rew_mean",
-        "time/fps",
+        "perf/train_tokens_per_s",
         "perf/step_latency_us",
+        "perf/parameters",
+        "perf/peak_memory_mb",
     ]
 
     def __init__(self, config: PPOConfig, tell: Callable[[str], Any]):

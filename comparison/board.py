@@ -1,0 +1,110 @@
+"""The comparison in TensorBoard: a run for each backbone that is the mean of its seeds, pictures, a table, and the
+address that opens the page so that the answer is seen first."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from agents.logs import write_gif
+from comparison.experiments import Experiment
+from comparison.figures import band
+from comparison.markdown import explanation, overview
+
+FOLDER = "compare"
+MEANS = ("eval/", "perf/", "train/", "rollout/")  # tags whose means over seeds are shown
+MARGIN = "ci"
+
+
+def write_board(top: Path, experiments: list[Experiment], report: dict[str, Any]) -> None:
+    """Write ``top``/compare anew."""
+    folder = top / FOLDER
+    shutil.rmtree(folder, ignore_errors=True)
+    with SummaryWriter(str(folder)) as writer:
+        writer.add_text("0_ranking", overview(report))
+        writer.add_text("1_how_to_read_it", explanation(report))
+        writer.add_custom_scalars(_layout(experiments))
+    for experiment in experiments:
+        for backbone in experiment.runs:
+            _write_mean(folder / experiment.name / backbone, experiment, backbone)
+
+
+def write_figures(top: Path, name: str, figures: dict[str, Figure], step: int) -> None:
+    """The pictures of an experiment into the Images tab."""
+    with SummaryWriter(str(top / FOLDER / name)) as writer:
+        for title, figure in figures.items():
+            writer.add_figure(f"{name}/{title}", figure, step, close=False)
+
+
+def _write_mean(folder: Path, experiment: Experiment, backbone: str) -> None:
+    """The mean of a backbone's seeds under the tags of its runs, with its interval and its line in HParams."""
+    runs = experiment.runs[backbone]
+    with SummaryWriter(str(folder)) as writer:
+        headline_tags = [experiment.tag, "perf/train_tokens_per_s", "perf/step_latency_us", "perf/parameters"]
+        config = runs[0].config
+        values = {
+            "backbone": backbone,
+            "experiment": experiment.name,
+            "seeds": len(runs),
+            "d_model": config["backbone"]["d_model"],
+            "n_layers": config["backbone"]["n_layers"],
+        }
+        for summary in hparams(values, dict.fromkeys(headline_tags, 0.0)):
+            writer._get_file_writer().add_summary(summary)
+        for tag in sorted({tag for run in runs for line in run.metrics for tag in line if tag.startswith(MEANS)}):
+            steps, found = experiment.curves(backbone, tag)
+            for step, value in _thin(steps, found.mean(0) if len(found) else np.empty(0)):
+                writer.add_scalar(tag, value, step)
+        if experiment.curve_tag:
+            steps, found = experiment.curves(backbone, experiment.curve_tag)
+            for name, line in zip(("low", "mean", "high"), band(found), strict=True):
+                for step, value in _thin(steps, line):
+                    writer.add_scalar(f"{MARGIN}/{name}", value, step)
+        gif = next((run.folder / "evaluation.gif" for run in runs if (run.folder / "evaluation.gif").is_file()), None)
+        if gif is not None:
+            write_gif(writer, "eval/episode", gif.read_bytes(), config["steps"])
+
+
+def _thin(steps: np.ndarray, values: np.ndarray, most: int = 500) -> Iterator[tuple[int, float]]:
+    """At most ``most`` points of a curve, the last one among them."""
+    if not len(steps):
+        return iter(())
+    chosen = np.unique(np.linspace(0, len(steps) - 1, min(most, len(steps))).round().astype(int))
+    return ((int(steps[i]), float(values[i])) for i in chosen)
+
+
+def _layout(experiments: list[Experiment]) -> dict[str, Any]:
+    """Charts of the Custom Scalars tab."""
+    tags = list(dict.fromkeys(experiment.tag for experiment in experiments))
+    return {
+        "Mean over seeds and 95 % interval": {
+            "all backbones": ["Margin", [f"{MARGIN}/{name}" for name in ("mean", "low", "high")]]
+        },
+        "Scores": {tag: ["Multiline", [tag]] for tag in tags},
+        "Speed": {
+            "training tokens/s, more is better": ["Multiline", ["perf/train_tokens_per_s"]],
+            "µs per step, less is better": ["Multiline", ["perf/step_latency_us"]],
+        },
+    }
+
+
+def link(experiments: list[Experiment], base: str = "http://localhost:6006") -> str:
+    """The address that opens TensorBoard with the score pinned, one colour for each backbone, and the means alone."""
+    tags = dict.fromkeys(e.curve_tag or e.tag for e in experiments)
+    pinned = [{"plugin": "scalars", "tag": tag} for tag in (*tags, "perf/train_tokens_per_s")]
+    query = {
+        "pinnedCards": json.dumps(pinned),
+        "smoothing": "0",
+        "runColorGroup": r"regex:([^/]+?)(?:/seed\d+)?$",
+        "runFilter": f"^{FOLDER}/[^/]+/",
+    }
+    return f"{base}/?{urlencode(query, quote_via=quote)}#timeseries"
