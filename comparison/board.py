@@ -22,7 +22,7 @@ from comparison.markdown import explanation, overview
 
 FOLDER = "compare"
 MEANS = ("eval/", "perf/", "train/", "rollout/")  # tags whose means over seeds are shown
-MARGIN = "ci"
+MARGIN = "interval"
 
 
 def write_board(top: Path, experiments: list[Experiment], report: dict[str, Any]) -> None:
