@@ -13,11 +13,12 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from jsonargparse.typing import NonNegativeInt, PositiveInt
+from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 
 from configs import Parser
 from configs.commands import run_command
 from configs.loading import train_parser
+from configs.parser import suggest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,6 +49,7 @@ def make_parser() -> Parser:
         type=NonNegativeInt | None,
         help="parameters of every backbone; 0: the width in the config; default: as many as the first backbone has",
     )
+    add("--minutes", type=PositiveFloat, help="equal time: as many steps as each makes in it, evaluations aside")
     add("--output", type=str, help="folder of runs and report; default: runs/compare-<configs>, or the first of --from")
     add("--reference", type=str, help="backbone that the others are compared with; default: the first")
     add("--tuning", type=str, help="how the hyperparameters were chosen: a sentence for the report")
@@ -72,6 +74,8 @@ def main(arguments: list[str]) -> int:
         return run_command("compare.py", report_only, options, arguments)
     if not options.config or not options.backbones:
         parser.error("--config and --backbones are needed, or --from with folders of runs")
+    if options.minutes and any(flag.partition("=")[0] == "--steps" for flag in flags):
+        parser.error("--minutes and --steps: one of them says how long a run is")
     options.backbones = options.backbones.split(",")
     if len(set(options.backbones)) < len(options.backbones):
         parser.error(f"--backbones {','.join(options.backbones)}: one is there twice")
@@ -86,6 +90,7 @@ def split(parser: Parser, arguments: list[str]) -> tuple[list[str], list[str]]:
     configs: list[str] = []
     known = parser.flags()
     trains = {flag for agent in ("decision", "ppo") for flag in train_parser("compare.py", agent).flags()}
+    parser.hint = lambda word: suggest(word, [*known, *trains])
     target = own
     for word in arguments:
         name, _, value = word.partition("=")
@@ -96,8 +101,8 @@ def split(parser: Parser, arguments: list[str]) -> tuple[list[str], list[str]]:
                 continue
             if name in GIVEN:
                 parser.error(f"{name} is not for a grid: {GIVEN[name]}")
-            own_name = name in known or not (name in trains or name.startswith("--backbone.options."))
-            target = own if own_name else flags  # our parser explains what nobody knows
+            theirs = name in trains or name.startswith("--backbone.options.")
+            target = own if name in known or not theirs else flags  # our parser explains what nobody knows
         target.append(word)
     return own + (["--config", *configs] if configs else []), flags
 
@@ -129,7 +134,8 @@ def compare(options: Namespace, flags: list[str], arguments: list[str]) -> int:
         "tuning": options.tuning,
         "failed": {cell.name: why for cell, why in workers.failed.items()},
     }
-    write(options, [cell.read() for cell in cells if cell.finished], options.output, facts, console)
+    if finished := [cell.read() for cell in cells if cell.finished]:
+        write(options, finished, options.output, facts, console)
     for cell, why in workers.failed.items():
         print(f"compare.py: {cell.name} failed: {why}", file=sys.stderr)
     return 1 if workers.failed else 0
@@ -137,16 +143,19 @@ def compare(options: Namespace, flags: list[str], arguments: list[str]) -> int:
 
 def submit_workers(options: Namespace, arguments: list[str], console: Console) -> int:
     """Have submitit run this command ``--workers`` times, and wait for it."""
-    from comparison.cluster import submit
+    from comparison.cluster import submit, wait
 
     words = without(arguments, ("--cluster", "--workers", "--cluster_options"))
     logs = options.output / "workers"
     jobs = submit(words, options.cluster, options.workers, options.cluster_options, logs)
     console.print(f"submitit's jobs {', '.join(job.job_id for job in jobs)}; their output is in {logs}")
-    codes = [job.result() for job in jobs]
-    if not any(codes):
-        console.print((options.output / "comparison.md").read_text())
-    return max(codes)
+    failed = wait(jobs)
+    for job, why in failed.items():
+        print(f"compare.py: job {job} failed: {why}", file=sys.stderr)
+    report = options.output / "comparison.md"
+    if report.is_file():
+        console.print(report.read_text())
+    return 1 if failed else 0
 
 
 def without(arguments: list[str], flags: tuple[str, ...]) -> list[str]:

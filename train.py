@@ -122,11 +122,12 @@ def claim_folder(config: Config, name: str) -> Path:
         CheckpointError: the given folder is not empty.
     """
     from agents.checkpoint import CheckpointError
+    from agents.run_lock import LOCK
 
     if config.run_dir is not None:
         folder = Path(config.run_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
+        if any(path.name != LOCK for path in folder.iterdir()):
             hint = "--resume true goes on with a run, another --run_dir starts a new one"
             raise CheckpointError(f"{folder}: is not empty; {hint}")
         return folder
@@ -147,8 +148,8 @@ def start_logs(config: Config, job: Job, run: Path) -> RunLogger:
     """Events, metrics.jsonl and the saved config, with the hyperparameters of a new run."""
     from agents.logs import RunLogger
 
+    save_config(config, run / "config.yaml")  # first: it says whose folder this is
     logger = RunLogger(run, job.agent.num_timesteps)
-    save_config(config, run / "config.yaml")
     job.agent.set_logger(logger)
     if not config.resume:
         flat = _flat(dataclasses.asdict(config))

@@ -132,11 +132,6 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if max(options.lengths) > options.tokens:
         parser.error(f"--tokens {options.tokens} is less than one sequence of {max(options.lengths)} steps")
-    if options.output:
-        try:
-            import matplotlib  # noqa: F401 - before minutes of work, not after
-        except ImportError:
-            parser.error("--output draws a plot, which needs matplotlib: pip install -e '.[plots]'")
     return run_command(parser.prog, run, options)
 
 

@@ -99,6 +99,14 @@ class Experiment:
         ]
         return [(target, [one[target] for one in found]) for target in targets if all(target in one for one in found)]
 
+    @property
+    def steps(self) -> str:
+        """How long the runs were, in words."""
+        most = {name: max(run.config["steps"] for run in runs) for name, runs in self.runs.items()}
+        if len(set(most.values())) == 1:
+            return f"{next(iter(most.values())):,} {self.unit}"
+        return f"{self.unit}: {', '.join(f'{name} {steps:,}' for name, steps in most.items())}"
+
     def differences(self) -> list[str]:
         """In what the runs differ beside backbone and seed: what makes a comparison unfair."""
         lines = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,11 @@ class Cell:
             own = ["--backbone.name", self.own] if self.own else []
             return ["--resume", "true", "--run_dir", str(self.folder), *threads, *own]
         return [*self.arguments, "--run_dir", str(self.folder)]
+
+    def clear(self) -> None:
+        """Remove what a process left that cannot go on. Anything else is left alone, and train.py refuses it."""
+        if (self.folder / "config.yaml").is_file() or all(path.name[0] == "." for path in self.folder.glob("*")):
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def check(self) -> None:
         """Raise ComparisonError if the folder holds a run of another config: its results are not thrown away."""

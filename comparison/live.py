@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from comparison.grid import Cell
 from comparison.workers import Workers
 
 
@@ -50,7 +51,7 @@ class Show:
             table.add_row(experiment, backbone, *(self._state(row[seed]) for seed in seeds))
         return table
 
-    def _state(self, cell) -> str:  # type: ignore[no-untyped-def]
+    def _state(self, cell: Cell) -> str:
         if cell in self.workers.failed:
             return "[red]failed"
         if cell.finished:

@@ -60,8 +60,8 @@ def conditions(experiment: dict[str, Any]) -> str:
     source = f"learned from {e['dataset']}, " if e["dataset"] else ""
     asked = ", ".join(f"{target:g}" for target in played["targets"] if target is not None)
     lines = [
-        f"{e['agent']}, {source}played in {e['env']}. {e['steps']:,} {e['unit']}, seeds {listed(e['seeds'])}, "
-        f"{e['threads'] or 'all'} CPU thread(s) for a run.",
+        f"{e['agent']}, {source}played in {e['env']}. {e['steps'][0].upper() + e['steps'][1:]}; "
+        f"seeds {listed(e['seeds'])}, {e['threads'] or 'all'} CPU thread(s) for a run.",
         f"Evaluated: the last checkpoint, {played['episodes']} episodes"
         + (f" for each target of {asked}; scores are those of the highest" if asked else "")
         + f", the same reset seeds for every run (from {played['first_seed']:,}).",

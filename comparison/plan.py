@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from comparison.grid import Cell
+from comparison.pace import steps_in
 from comparison.runs import ComparisonError
 from configs import Config, load_config
 from configs.jobs import settle
@@ -19,7 +20,8 @@ from policies.backbones.matching import count_parameters
 def plan(options: Namespace, flags: list[str]) -> list[Cell]:
     """One cell for each config, backbone and seed: the first seed of every backbone comes first.
 
-    ``flags`` are train.py's, for all cells. The backbones of a config have the number of parameters of the first one
+    ``flags`` are train.py's, for all cells. With ``options.minutes`` a backbone learns for as many steps as it makes in
+    that time. The backbones of a config have the number of parameters of the first one
     as the config has it, or ``options.match_parameters``; with 0 each has the config's width.
 
     Raises:
@@ -41,15 +43,24 @@ def plan(options: Namespace, flags: list[str]) -> list[Cell]:
                     *(("--backbone.match_parameters", str(matched)) if matched else ()),
                     *(("--evaluation.video", "true") if options.video and seed == 0 else ()),
                 ]
-                config = load_config(arguments, prog="compare.py")
-                config = dataclasses.replace(config, backbone=settle(config.backbone, False))
                 label = backbone.rpartition(":")[2]
+                config = _settled(arguments)
+                if options.minutes:
+                    file = options.output / "steps_per_second.json"
+                    steps = steps_in(options.minutes, config, f"{experiment}/{label}", file)
+                    arguments += ["--steps", str(steps)]
+                    config = _settled(arguments)
                 folder = options.output / experiment / label / f"seed{seed}"
                 own = backbone if ":" in backbone else None
                 cells.append(Cell(experiment, label, seed, folder, config, arguments, own))
     for cell in cells:
         cell.check()
     return cells
+
+
+def _settled(arguments: list[str]) -> Config:
+    config = load_config(arguments, prog="compare.py")
+    return dataclasses.replace(config, backbone=settle(config.backbone, False))
 
 
 def _size(options: Namespace, path: str, flags: list[str]) -> int:

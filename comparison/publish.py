@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from comparison.board import write_board, write_figures
 from comparison.experiments import Experiment
 from comparison.figures import draw
@@ -16,6 +18,11 @@ from comparison.markdown import to_csv, to_markdown
 def publish(output: Path, experiments: list[Experiment], report: dict[str, Any]) -> None:
     """Into ``output``; what an earlier report left there is replaced."""
     output.mkdir(parents=True, exist_ok=True)
+    with FileLock(output / ".lock"):  # another machine may have finished the same grid
+        _publish(output, experiments, report)
+
+
+def _publish(output: Path, experiments: list[Experiment], report: dict[str, Any]) -> None:
     write_board(output, experiments, report)
     addresses: dict[str, list[str]] = {}
     for experiment in experiments:

@@ -50,8 +50,7 @@ def describe(experiment: Experiment, reference: str) -> dict[str, Any]:
         "dataset": config.get("dataset"),
         "score": experiment.kind,
         "scale": evaluation.get("reference"),
-        "steps": config["steps"],
-        "unit": experiment.unit,
+        "steps": experiment.steps,
         "seeds": sorted({run.seed for run in experiment.all_runs}),
         "threads": config.get("threads"),
         "evaluation": {

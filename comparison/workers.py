@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -67,8 +66,8 @@ class Workers:
 
     def _start(self, cell: Cell) -> None:
         arguments = cell.command()
-        if "--resume" not in arguments:  # what a process left that never saved, or that could not go on as it was
-            shutil.rmtree(cell.folder, ignore_errors=True)
+        if "--resume" not in arguments:
+            cell.clear()
         errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         threads = {"OMP_NUM_THREADS": str(cell.config.threads)} if cell.config.threads else {}
         process = subprocess.Popen(

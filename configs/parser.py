@@ -25,16 +25,16 @@ class Parser(ArgumentParser):
         flags = self.flags()
         if match := re.search(r"nrecognized arguments: (\S+)", line):
             word = match[1].split("=")[0]
-            line = f"no option {word}{self.hint(word) or _suggest(word, flags)}"
+            line = f"no option {word}{self.hint(word) or suggest(word, flags)}"
         elif match := re.search(r"Option '(\S+)' is not accepted|Group '(\S+)' does not accept option '(\S+)'", line):
             word, keys = match[1] or f"{match[2]}.{match[3]}", [flag[2:] for flag in flags]
-            line = f"no key {word!r} in a config{self.hint(f'--{word}') or _suggest(word, keys)}"
+            line = f"no key {word!r} in a config{self.hint(f'--{word}') or suggest(word, keys)}"
         self.exit(2, f"{self.prog}: {line}; see --help\n")
 
     def flags(self) -> list[str]:
         return [option for action in self._actions for option in action.option_strings]
 
 
-def _suggest(word: str, known: list[str]) -> str:
+def suggest(word: str, known: list[str]) -> str:
     near = difflib.get_close_matches(word, known, n=1)
     return f" (did you mean {near[0]}?)" if near else ""

@@ -97,7 +97,6 @@ def test_the_share_of_a_copy_follows_from_the_bytes(command, tmp_path):
 
 
 def test_scaling_measures_every_backbone_at_every_length_and_draws_it(command, tmp_path, capsys):
-    pytest.importorskip("matplotlib")
     assert command("scaling", "--lengths", "8,32") == 0
     printed = capsys.readouterr().out
     for name in BACKBONES:

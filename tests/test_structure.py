@@ -11,9 +11,10 @@ ALLOWED = {
     "envs": set(),
     "agents": {"policies", "envs"},
     "configs": {"agents", "policies", "envs"},  # from a config to an agent in its environment
+    "comparison": {"configs", "agents", "policies", "envs"},
 }
 COMMANDS = {Path("envs/collect.py")}  # a command like train.py: it stands above the packages
-OURS = {*ALLOWED, "train", "evaluate"}
+OURS = {*ALLOWED, "train", "evaluate", "compare"}
 FILES = [path.relative_to(ROOT) for package in ALLOWED for path in sorted((ROOT / package).rglob("*.py"))]
 
 

@@ -1,0 +1,205 @@
+"""compare.py --from: what a report says of run folders, and in which forms."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import compare
+from fake_runs import DECISION, fake_grid, fake_run
+
+SCORES = {"mingru": [9.0, 8, 9, 8.5, 9], "gru": [5.0, 6, 5, 7, 5], "transformer": [8.9, 8, 9.2, 8.6, 9.1]}
+
+
+def report_of(top, *arguments):
+    assert compare.main(["--from", str(top), *arguments]) == 0
+    return json.loads((top / "comparison.json").read_text())
+
+
+def error_of(capsys, *arguments):
+    """The one line that a mistake gets."""
+    try:
+        code = compare.main([str(word) for word in arguments])
+    except SystemExit as stop:
+        code = stop.code
+    captured = capsys.readouterr()
+    assert code == 2
+    (line,) = captured.err.splitlines()
+    assert line.startswith("compare.py: ")
+    return line
+
+
+def test_the_report_has_scores_intervals_costs_and_says_who_leads(tmp_path, capsys):
+    report = report_of(fake_grid(tmp_path, SCORES), "--reference", "gru")
+    rows = report["experiments"]["TMaze10-v0"]["backbones"]
+    assert list(rows) == ["transformer", "mingru", "gru"]  # by interquartile mean
+    assert rows["mingru"]["scores"] == [90, 80, 90, 85, 90]
+    assert rows["mingru"]["iqm"] == pytest.approx((85 + 90 + 90) / 3)
+    assert rows["mingru"]["probability_of_improvement"] == 1
+    assert rows["mingru"]["paired_difference"] == pytest.approx(
+        np.mean(np.subtract(SCORES["mingru"], SCORES["gru"])) * 10
+    )
+    assert rows["mingru"]["return_without_memory"] == pytest.approx(np.mean(SCORES["mingru"]) / 2)
+    assert rows["mingru"]["step_latency_us"] == 102
+    assert rows["mingru"]["train_tokens_per_s"] == 506
+    assert (
+        rows["mingru"]["evaluation_episodes"] == 5 * 10 * 2 * 2
+    )  # seeds, evaluations, with and without memory, episodes
+    assert "probability_of_improvement" not in rows["gru"]
+
+    printed = capsys.readouterr().out
+    assert "**transformer** leads" in printed
+    assert "not distinguished from it: mingru\n" in printed
+    text = (tmp_path / "comparison.md").read_text()
+    for words in (
+        "95% intervals",
+        "toy",
+        "seeds 0 to 4",
+        "last checkpoint",
+        "a machine",
+        "how they were chosen was not",
+    ):
+        assert words in text
+    assert "differ beside" not in text
+    for picture in re.findall(r"\]\((figures/.+?)\)", text):
+        with Image.open(tmp_path / picture) as image:
+            assert image.width == image.height
+            assert np.asarray(image).std() > 10
+    with (tmp_path / "comparison.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [line["backbone"] for line in lines] == list(rows)
+    assert float(lines[1]["iqm_interval_low"]) == rows["mingru"]["iqm_interval"][0]
+
+
+def test_fewer_than_three_seeds_get_no_interval_and_no_ranking(tmp_path, capsys):
+    report = report_of(fake_grid(tmp_path, {"mingru": [1.0, 2], "gru": [3.0, 4]}))
+    assert report["experiments"]["TMaze10-v0"]["backbones"]["gru"]["iqm_interval"] is None
+    assert "fewer than 3 seeds that is no ranking" in capsys.readouterr().out
+    assert "No interval is given" in (tmp_path / "comparison.md").read_text()
+
+
+def test_unequal_runs_are_named(tmp_path):
+    fake_grid(tmp_path, {"mingru": [1.0, 2, 3]})
+    fake_run(
+        tmp_path / "other", "gru", 0, 3.0, ["--agent", "ppo", "--env", "TMaze10-v0", "--steps", "2000"], seeds=[1, 2]
+    )
+    (report,) = report_of(tmp_path)["experiments"].values()
+    assert report["differences"] == ["config: steps is 1000, 2000", "evaluation: seeds is [1, 2], [7, 8]"]
+    assert "**The runs differ beside backbone and seed**" in (tmp_path / "comparison.md").read_text()
+
+
+def test_experiments_with_normalised_scores_are_put_together(tmp_path):
+    fake_grid(tmp_path, SCORES)
+    other = ["--agent", "ppo", "--env", "TMaze20-v0", "--steps", "1000"]
+    fake_grid(
+        tmp_path, {name: [score / 2 for score in scores] for name, scores in SCORES.items()}, "far", arguments=other
+    )
+    report = report_of(tmp_path)
+    assert set(report["experiments"]) == {"TMaze10-v0", "TMaze20-v0"}
+    assert report["overall"]["mingru"]["mean"] == pytest.approx(np.mean(SCORES["mingru"]) * 7.5)
+    assert "All experiments together" in (tmp_path / "comparison.md").read_text()
+
+
+def test_returns_are_compared_where_there_is_no_scale(tmp_path):
+    report = report_of(fake_grid(tmp_path, SCORES, normalized=False))
+    (experiment,) = report["experiments"].values()
+    assert experiment["score"] == "return_mean"
+    assert experiment["backbones"]["gru"]["scores"] == SCORES["gru"]
+
+
+def test_what_decision_agents_were_asked_for_is_shown_with_what_they_got(tmp_path):
+    report = report_of(fake_grid(tmp_path, SCORES, arguments=DECISION, targets=(4.0, 8.0)))
+    (experiment,) = report["experiments"].values()
+    gru = experiment["backbones"]["gru"]
+    assert gru["calibration"] == [[4.0, SCORES["gru"]], [8.0, [score + 1 for score in SCORES["gru"]]]]
+    assert gru["scores"] == [10 * (score + 1) for score in SCORES["gru"]]  # at the highest target
+    assert (tmp_path / "figures" / experiment["dataset"].rpartition(":")[2] / "4_asked.png").is_file()
+
+
+def test_tensorboard_shows_means_under_the_tags_of_the_runs(tmp_path, capsys):
+    fake_grid(tmp_path, SCORES)
+    report_of(tmp_path)
+    folder = tmp_path / "compare" / "TMaze10-v0"
+    means = EventAccumulator(str(folder / "mingru"))
+    means.Reload()
+    points = means.Scalars("eval/normalized_score")
+    assert [point.step for point in points] == list(range(100, 1001, 100))
+    assert points[-1].value == pytest.approx(10 * np.mean(SCORES["mingru"]))
+    for tag in ("perf/parameters", "perf/train_tokens_per_s", "interval/low", "interval/mean", "interval/high"):
+        assert means.Scalars(tag)
+    assert means.Scalars("interval/low")[-1].value < points[-1].value < means.Scalars("interval/high")[-1].value
+    assert "_hparams_/session_start_info" in means.summary_metadata
+    pictures = EventAccumulator(str(folder))
+    pictures.Reload()
+    assert "TMaze10-v0/1_score" in pictures.Tags()["images"]
+    ranking = EventAccumulator(str(tmp_path / "compare"))
+    ranking.Reload()
+    assert "0_ranking/text_summary" in ranking.Tags()["tensors"]
+    link = re.search(r"http\S+", capsys.readouterr().out)[0]
+    assert "pinnedCards" in link
+    assert "eval%2Fnormalized_score" in link
+
+
+def test_a_report_can_be_made_again(tmp_path):
+    fake_grid(tmp_path, SCORES)
+    first = report_of(tmp_path)
+    assert report_of(tmp_path) == first
+    assert len(list((tmp_path / "compare").glob("events*"))) == 1
+
+
+def test_runs_without_evaluations_while_learning_have_no_curve(tmp_path):
+    fake_grid(tmp_path, SCORES, curve=False)
+    report_of(tmp_path)
+    assert not list(tmp_path.rglob("2_learning.png"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("evaluation.json", '{"env": ', "evaluation.json: damaged"),
+        ("evaluation.json", "[]", "evaluation.json: damaged"),
+        ("evaluation.json", '{"results": []}', "not a finished run"),
+        ("config.yaml", "a: [", "config.yaml: damaged"),
+        ("config.yaml", "steps: 5", "no 'backbone' in its config"),
+        ("config.yaml", None, "config.yaml: missing"),
+    ],
+)
+def test_a_damaged_run_is_named(tmp_path, capsys, name, content, words):
+    fake_grid(tmp_path, {"gru": [1.0]})
+    path = tmp_path / "maze" / "gru" / "seed0" / name
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    assert words in error_of(capsys, "--from", tmp_path)
+
+
+def test_two_runs_of_one_name_are_not_mixed(tmp_path, capsys):
+    fake_grid(tmp_path, {"gru": [1.0]})
+    fake_run(tmp_path / "again", "gru", 0, 3.0)
+    line = error_of(capsys, "--from", tmp_path)
+    assert str(tmp_path / "again") in line
+    assert "gru, seed 0, of TMaze10-v0" in line
+
+
+def test_mistakes_are_one_line(tmp_path, capsys):
+    fake_grid(tmp_path, {"gru": [1.0]})
+    assert "no finished run" in error_of(capsys, "--from", tmp_path / "nowhere")
+    assert "there are runs of gru" in error_of(capsys, "--from", tmp_path, "--reference", "lstm")
+    assert "for training" in error_of(capsys, "--from", tmp_path, "--steps", "5")
+    assert "for training" in error_of(capsys, "--from", tmp_path, "--jobs", "2")
+    config = ["--config", "configs/ppo/tmaze.yaml"]
+    assert "needed" in error_of(capsys, *config)
+    assert "one is there twice" in error_of(capsys, *config, "--backbones", "gru,gru")
+    grid = [*config, "--backbones", "gru,mingru", "--output", tmp_path / "out"]
+    assert "--seeds says how many" in error_of(capsys, *grid, "--seed", "3")
+    assert "did you mean --seeds" in error_of(capsys, *grid, "--sedes", "3")
+    assert "did you mean --learning_rate" in error_of(capsys, *grid, "--learning_rat", "3")
+    assert "mingru" in error_of(capsys, *config, "--backbones", "gru,migru")
+    assert "nowhere.yaml" in error_of(capsys, "--config", "nowhere.yaml", "--backbones", "gru")
+    assert '"seeds"' in error_of(capsys, *grid, "--seeds", "0")
+    assert "cannot have 5 parameters" in error_of(capsys, *grid, "--match_parameters", "5")
+    assert not (tmp_path / "out").exists()
