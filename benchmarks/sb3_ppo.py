@@ -3,12 +3,13 @@
     python -m benchmarks.sb3_ppo --config configs/ppo/hopper.yaml --seed 0 --run_dir FOLDER
 
 It takes from the config what the two have in common: environments, normalisation, sizes of rollout and minibatch,
-schedules and coefficients. Its network is Stable-Baselines3's own, two MLPs of [64, 64]. Leaves ``evaluation.json`` of
-the last weights in FOLDER.
+schedules and coefficients. Its network is Stable-Baselines3's own, two MLPs of [64, 64]. Leaves the config and the
+evaluation of the last weights in FOLDER, where compare.py --from finds them beside runs of ours, as backbone ``sb3``.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ from stable_baselines3 import PPO
 
 from agents import scoring
 from agents.players import Player, PPOActor
-from configs import PPOConfig, load_config
+from configs import PPOConfig, load_config, save_config
 from configs.ppo_job import falling, vector_env
 from envs.make import make_env
 
@@ -57,6 +58,8 @@ def main(arguments: list[str]) -> None:
     facts = {"agent": "Stable-Baselines3's PPO", "steps": agent.num_timesteps, "memory": "none", "seconds": seconds}
     player = Player(actor, config.env, lambda **kwargs: make_env(config.env, **kwargs), facts)
     result = scoring.evaluate(player, config.evaluation.episodes, config.evaluation.seed)
+    named = dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, name="sb3"))
+    save_config(named, folder / "config.yaml")
     scoring.write_evaluation(result, folder / "evaluation.json")
 
 

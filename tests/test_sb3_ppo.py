@@ -1,0 +1,20 @@
+"""Stable-Baselines3's PPO under a config of ours, beside our runs in one report."""
+
+import json
+
+import compare
+from benchmarks import sb3_ppo
+from fake_runs import fake_run
+
+
+def test_its_run_is_compared_with_ours(tmp_path, capsys):
+    tiny = ["--steps", "64", "--n_envs", "2", "--n_steps", "8", "--n_epochs", "1", "--batch_size", "16"]
+    config = ["--config", "configs/ppo/tmaze.yaml", *tiny, "--evaluation.episodes", "2"]
+    sb3_ppo.main([*config, "--run_dir", str(tmp_path / "sb3")])
+    evaluation = json.loads((tmp_path / "sb3/evaluation.json").read_text())
+    assert evaluation["steps"] == 64
+    fake_run(tmp_path / "gru", "gru", 0, 2.0, normalized=False)
+    assert compare.main(["--from", str(tmp_path)]) == 0
+    (experiment,) = json.loads((tmp_path / "comparison.json").read_text())["experiments"].values()
+    assert experiment["backbones"]["sb3"]["scores"] == [evaluation["results"][0]["return_mean"]]
+    assert experiment["backbones"]["gru"]["scores"] == [2.0]
