@@ -130,12 +130,10 @@ def try_gif(player: Player, evaluation: dict[str, Any], tell: Callable[[str], An
 
     highest = max(evaluation["results"], key=lambda result: result["target_return"] or 0)
     episode = Episode(evaluation["seeds"][0], highest["target_return"])
-    reason = prepare_rendering()
-    if reason is None:
-        try:
-            play(player.agent, make, [episode], on_step=keep)
-            return make_gif(frames, fps=20)
-        except Exception as error:  # OpenGL and its bindings raise whatever they like, and a picture is not worth a run
-            reason = " ".join(str(error).split())
-    tell(f"no video: {reason}")
+    missing = prepare_rendering()  # of what MuJoCo draws with; others draw without
+    try:
+        play(player.agent, make, [episode], on_step=keep)
+        return make_gif(frames, fps=20)
+    except Exception as error:  # OpenGL and its bindings raise whatever they like, and a picture is not worth a run
+        tell(f"no video: {missing or ' '.join(str(error).split())}")
     return None

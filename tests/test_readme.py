@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import compare
 from configs import load_config
 from envs.writers import write_hdf5
 from toy import TINY, toy_episodes
@@ -57,6 +58,17 @@ def test_a_training_command_parses(command, monkeypatch):
         load_config(arguments)
 
 
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python compare.py")])
+def test_a_comparing_command_parses(command, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    parser = compare.make_parser()
+    own, flags = compare.split(parser, shlex.split(command)[2:])
+    options = parser.parse_args(own)
+    assert options.folders or options.config
+    for path in options.config or []:
+        load_config(["--config", path, *flags])
+
+
 def test_the_two_commands_of_the_start_work_on_their_own():
     start = [c for c in COMMANDS if c.startswith("python3 -m venv")]
     assert len(start) == 2
@@ -64,7 +76,7 @@ def test_the_two_commands_of_the_start_work_on_their_own():
 
 
 @pytest.mark.parametrize(
-    "name", sorted(set(re.findall(r"`((?:configs|agents|policies|envs|benchmarks|tests)/[\w./]+)`", TEXT)))
+    "name", sorted(set(re.findall(r"`((?:configs|agents|policies|envs|comparison|benchmarks|tests)/[\w./]+)`", TEXT)))
 )
 def test_a_file_that_is_named_exists(name):
     assert (ROOT / name).exists()
