@@ -19,15 +19,22 @@ from agents.logs import write_gif
 from comparison.experiments import Experiment
 from comparison.figures import band
 from comparison.markdown import explanation, overview
+from comparison.runs import ComparisonError
 
 FOLDER = "compare"
 MEANS = ("eval/", "perf/", "train/", "rollout/")  # tags whose means over seeds are shown
-MARGIN = "interval"
+BAND = ("mean", "low", "high")
 
 
 def write_board(top: Path, experiments: list[Experiment], report: dict[str, Any]) -> None:
-    """Write ``top``/compare anew."""
+    """Write ``top``/compare anew.
+
+    Raises:
+        ComparisonError: there are runs in a folder of that name.
+    """
     folder = top / FOLDER
+    if next(folder.rglob("config.yaml"), None):
+        raise ComparisonError(f"{folder}: holds runs, and the report would replace it; give another folder by --output")
     shutil.rmtree(folder, ignore_errors=True)
     with SummaryWriter(str(folder)) as writer:
         writer.add_text("0_ranking", overview(report))
@@ -66,9 +73,10 @@ def _write_mean(folder: Path, experiment: Experiment, backbone: str) -> None:
                 writer.add_scalar(tag, value, step)
         if experiment.curve_tag:
             steps, found = experiment.curves(backbone, experiment.curve_tag)
-            for name, line in zip(("low", "mean", "high"), band(found), strict=True):
+            low, middle, high = band(found)
+            for tag, line in zip(_band_tags(experiment), (middle, low, high), strict=True):
                 for step, value in _thin(steps, line):
-                    writer.add_scalar(f"{MARGIN}/{name}", value, step)
+                    writer.add_scalar(tag, value, step)
         gif = next((run.folder / "evaluation.gif" for run in runs if (run.folder / "evaluation.gif").is_file()), None)
         if gif is not None:
             write_gif(writer, "eval/episode", gif.read_bytes(), config["steps"])
@@ -82,13 +90,15 @@ def _thin(steps: np.ndarray, values: np.ndarray, most: int = 500) -> Iterator[tu
     return ((int(steps[i]), float(values[i])) for i in chosen)
 
 
+def _band_tags(experiment: Experiment) -> list[str]:
+    return [f"interval_{experiment.name}/{name}" for name in BAND]
+
+
 def _layout(experiments: list[Experiment]) -> dict[str, Any]:
     """Charts of the Custom Scalars tab."""
     tags = list(dict.fromkeys(experiment.tag for experiment in experiments))
     return {
-        "Mean over seeds and 95 % interval": {
-            "all backbones": ["Margin", [f"{MARGIN}/{name}" for name in ("mean", "low", "high")]]
-        },
+        "Mean over seeds and 95 % interval": {e.name: ["Margin", _band_tags(e)] for e in experiments if e.curve_tag},
         "Scores": {tag: ["Multiline", [tag]] for tag in tags},
         "Speed": {
             "training tokens/s, more is better": ["Multiline", ["perf/train_tokens_per_s"]],

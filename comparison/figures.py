@@ -54,7 +54,7 @@ def draw(experiment: Experiment, report: dict[str, Any]) -> Iterator[tuple[str, 
     }
     for key, (name, label) in COSTS.items():
         values = [row[key] for row in report["backbones"].values()]
-        if None not in values and max(values) > 1.03 * min(values):
+        if None not in values and max(values) > 1.1 * min(values):
             pictures[f"5_{name}"] = functools.partial(cost, report=report, key=key, label=label)
     for name, paint in pictures.items():
         if paint is not None:

@@ -81,4 +81,6 @@ def _experiments(paths: Sequence[str]) -> list[str]:
         names = ["-".join(Path(path).with_suffix("").parts[-2:]) for path in paths]
     if len(set(names)) < len(names):
         raise ComparisonError(f"--config {' '.join(paths)}: two files of the same name; rename one")
+    if taken := {"compare", "figures", "workers"}.intersection(names):
+        raise ComparisonError(f"--config: the output has a folder {taken.pop()!r} of its own; rename the file")
     return names

@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from filelock import FileLock
 
@@ -35,7 +36,7 @@ def _publish(output: Path, experiments: list[Experiment], report: dict[str, Any]
         for name, figure in figures:
             figure.savefig(folder / f"{name}.png", dpi=100)
             write_figures(output, experiment.name, {name: figure}, experiment.first.config["steps"])
-            names.append(f"figures/{experiment.name}/{name}.png")
+            names.append(quote(f"figures/{experiment.name}/{name}.png"))
         addresses[experiment.name] = names
     replace(output / "comparison.json", json.dumps(report, indent=1) + "\n")
     replace(output / "comparison.csv", to_csv(report))

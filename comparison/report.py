@@ -41,7 +41,7 @@ def make_report(
 
 
 def describe(experiment: Experiment, reference: str) -> dict[str, Any]:
-    """One experiment: how it was run, and a row for each backbone, best interquartile mean first."""
+    """One experiment: how it was run, and a row for each backbone, best interquartile mean first, the mean where that is equal."""
     config, evaluation = experiment.first.config, experiment.first.evaluation
     rows = {name: row(experiment, name, reference) for name in experiment.runs}
     return {
@@ -60,7 +60,7 @@ def describe(experiment: Experiment, reference: str) -> dict[str, Any]:
             "memory": evaluation.get("memory"),
         },
         "differences": experiment.differences(),
-        "backbones": dict(sorted(rows.items(), key=lambda item: -item[1]["iqm"])),
+        "backbones": dict(sorted(rows.items(), key=lambda item: (-item[1]["iqm"], -item[1]["mean"]))),
     }
 
 
@@ -123,7 +123,7 @@ def overall(experiments: list[Experiment], backbones: list[str], reference: str)
         if backbone != reference and reference in backbones:
             pairs = [e.shared_scores(backbone, reference) for e in experiments]
             rows[backbone] |= against(scores, [e.scores(reference) for e in experiments], pairs)
-    return dict(sorted(rows.items(), key=lambda item: -item[1]["iqm"]))
+    return dict(sorted(rows.items(), key=lambda item: (-item[1]["iqm"], -item[1]["mean"])))
 
 
 def leaders(rows: dict[str, dict[str, Any]]) -> tuple[str, list[str]]:

@@ -14,6 +14,8 @@ from fake_runs import DECISION, fake_grid, fake_run
 
 SCORES = {"mingru": [9.0, 8, 9, 8.5, 9], "gru": [5.0, 6, 5, 7, 5], "transformer": [8.9, 8, 9.2, 8.6, 9.1]}
 
+BAND = [f"interval_TMaze10-v0/{name}" for name in ("low", "mean", "high")]
+
 
 def report_of(top, *arguments):
     assert compare.main(["--from", str(top), *arguments]) == 0
@@ -129,9 +131,9 @@ def test_tensorboard_shows_means_under_the_tags_of_the_runs(tmp_path, capsys):
     points = means.Scalars("eval/normalized_score")
     assert [point.step for point in points] == list(range(100, 1001, 100))
     assert points[-1].value == pytest.approx(10 * np.mean(SCORES["mingru"]))
-    for tag in ("perf/parameters", "perf/train_tokens_per_s", "interval/low", "interval/mean", "interval/high"):
+    for tag in ("perf/parameters", "perf/train_tokens_per_s", *BAND):
         assert means.Scalars(tag)
-    assert means.Scalars("interval/low")[-1].value < points[-1].value < means.Scalars("interval/high")[-1].value
+    assert means.Scalars(BAND[0])[-1].value < points[-1].value < means.Scalars(BAND[2])[-1].value
     assert "_hparams_/session_start_info" in means.summary_metadata
     pictures = EventAccumulator(str(folder))
     pictures.Reload()
@@ -185,6 +187,13 @@ def test_two_runs_of_one_name_are_not_mixed(tmp_path, capsys):
     assert "gru, seed 0, of TMaze10-v0" in line
 
 
+def test_runs_in_a_folder_that_the_report_would_replace_are_kept(tmp_path, capsys):
+    run = fake_run(tmp_path / "compare" / "gru" / "seed0", "gru", 0, 1.0)
+    assert "another folder by --output" in error_of(capsys, "--from", tmp_path)
+    assert (run / "evaluation.json").is_file()
+    assert compare.main(["--from", str(tmp_path), "--output", str(tmp_path / "report")]) == 0
+
+
 def test_mistakes_are_one_line(tmp_path, capsys):
     fake_grid(tmp_path, {"gru": [1.0]})
     assert "no finished run" in error_of(capsys, "--from", tmp_path / "nowhere")
@@ -199,6 +208,8 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     assert "did you mean --seeds" in error_of(capsys, *grid, "--sedes", "3")
     assert "did you mean --learning_rate" in error_of(capsys, *grid, "--learning_rat", "3")
     assert "mingru" in error_of(capsys, *config, "--backbones", "gru,migru")
+    (tmp_path / "compare.yaml").write_text("agent: ppo")
+    assert "rename the file" in error_of(capsys, "--config", tmp_path / "compare.yaml", "--backbones", "gru")
     assert "nowhere.yaml" in error_of(capsys, "--config", "nowhere.yaml", "--backbones", "gru")
     assert '"seeds"' in error_of(capsys, *grid, "--seeds", "0")
     assert "cannot have 5 parameters" in error_of(capsys, *grid, "--match_parameters", "5")
