@@ -41,7 +41,7 @@ def make_report(
 
 
 def describe(experiment: Experiment, reference: str) -> dict[str, Any]:
-    """One experiment: how it was run, and a row for each backbone, best interquartile mean first, the mean where that is equal."""
+    """One experiment: how it was run, and a row for each backbone by interquartile mean, then by mean."""
     config, evaluation = experiment.first.config, experiment.first.evaluation
     rows = {name: row(experiment, name, reference) for name in experiment.runs}
     return {
