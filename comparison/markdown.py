@@ -61,7 +61,7 @@ def conditions(experiment: dict[str, Any]) -> str:
     asked = ", ".join(f"{target:g}" for target in played["targets"] if target is not None)
     lines = [
         f"{e['agent']}, {source}played in {e['env']}. {e['steps'][0].upper() + e['steps'][1:]}; "
-        f"seeds {listed(e['seeds'])}, {e['threads'] or 'all'} CPU thread(s) for a run.",
+        f"seed{'s' * (len(e['seeds']) > 1)} {listed(e['seeds'])}, {e['threads'] or 'all'} CPU thread(s) for a run.",
         f"Evaluated: the last checkpoint, {played['episodes']} episodes"
         + (f" for each target of {asked}; scores are those of the highest" if asked else "")
         + f", the same reset seeds for every run (from {played['first_seed']:,}).",
@@ -77,24 +77,26 @@ def conditions(experiment: dict[str, Any]) -> str:
 
 
 def score_table(experiment: dict[str, Any], reference: str) -> str:
-    """Scores, best interquartile mean first."""
-    word = WORDS[experiment["score"]]
+    """Scores, best interquartile mean first. One seed has neither a mean nor a probability."""
+    word, several = WORDS[experiment["score"]], len(experiment["seeds"]) > 1
     rows = []
     for name, row in experiment["backbones"].items():
-        probability = row.get("probability_of_improvement")
         difference = row.get("paired_difference")
-        rows.append(
-            {
-                "backbone": name,
-                f"{word}, IQM": cell(row["iqm"], row["iqm_interval"]),
-                "mean": cell(row["mean"], row["mean_interval"]),
-                "of each seed": ", ".join(number(score) for score in row["scores"]),
-                "return": number(sum(row["returns"]) / len(row["returns"])),
-                "without memory": number(row["return_without_memory"]),
-                f"P(better than {reference})": cell(probability, row.get("probability_interval"), 2),
-                f"minus {reference}, paired": cell(difference, row.get("paired_interval")),
-            }
-        )
+        cells = {"backbone": name}
+        if several:
+            cells[f"{word}, IQM"] = cell(row["iqm"], row["iqm_interval"])
+            cells["mean"] = cell(row["mean"], row["mean_interval"])
+            cells["of each seed"] = ", ".join(number(score) for score in row["scores"])
+        else:
+            cells[word] = number(row["scores"][0])
+        if experiment["score"] != "return_mean":
+            cells["return"] = number(sum(row["returns"]) / len(row["returns"]))
+        cells["return without memory"] = number(row["return_without_memory"])
+        if several:
+            probability = row.get("probability_of_improvement")
+            cells[f"P(better than {reference})"] = cell(probability, row.get("probability_interval"), 2)
+        cells[f"minus {reference}, paired"] = cell(difference, row.get("paired_interval"))
+        rows.append(cells)
     return table(without_empty(rows))
 
 

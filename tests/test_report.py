@@ -10,6 +10,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import compare
+from envs.rendering import make_gif
 from fake_runs import DECISION, fake_grid, fake_run
 
 SCORES = {"mingru": [9.0, 8, 9, 8.5, 9], "gru": [5.0, 6, 5, 7, 5], "transformer": [8.9, 8, 9.2, 8.6, 9.1]}
@@ -124,6 +125,8 @@ def test_what_decision_agents_were_asked_for_is_shown_with_what_they_got(tmp_pat
 
 def test_tensorboard_shows_means_under_the_tags_of_the_runs(tmp_path, capsys):
     fake_grid(tmp_path, SCORES)
+    frames = np.random.default_rng(0).integers(256, size=(3, 16, 16, 3), dtype=np.uint8)
+    (tmp_path / "maze" / "mingru" / "seed0" / "evaluation.gif").write_bytes(make_gif(frames, fps=20))
     report_of(tmp_path)
     folder = tmp_path / "compare" / "TMaze10-v0"
     means = EventAccumulator(str(folder / "mingru"))
@@ -135,6 +138,7 @@ def test_tensorboard_shows_means_under_the_tags_of_the_runs(tmp_path, capsys):
         assert means.Scalars(tag)
     assert means.Scalars(BAND[0])[-1].value < points[-1].value < means.Scalars(BAND[2])[-1].value
     assert "_hparams_/session_start_info" in means.summary_metadata
+    assert means.Tags()["images"] == ["eval/episode"]
     pictures = EventAccumulator(str(folder))
     pictures.Reload()
     assert "TMaze10-v0/1_score" in pictures.Tags()["images"]
