@@ -126,7 +126,7 @@ def test_what_decision_agents_were_asked_for_is_shown_with_what_they_got(tmp_pat
 def test_tensorboard_shows_means_under_the_tags_of_the_runs(tmp_path, capsys):
     fake_grid(tmp_path, SCORES)
     frames = np.random.default_rng(0).integers(256, size=(3, 16, 16, 3), dtype=np.uint8)
-    (tmp_path / "maze" / "mingru" / "seed0" / "evaluation.gif").write_bytes(make_gif(frames, fps=20))
+    (tmp_path / "maze" / "mingru" / "seed0" / "evaluation.gif").write_bytes(make_gif(list(frames), fps=20))
     report_of(tmp_path)
     folder = tmp_path / "compare" / "TMaze10-v0"
     means = EventAccumulator(str(folder / "mingru"))
