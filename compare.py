@@ -183,7 +183,7 @@ def report_only(options: Namespace, arguments: list[str]) -> int:
 
 def write(options: Namespace, runs: list[Run], output: Path, facts: dict[str, Any], console: Console) -> None:
     """Write the report in all its forms, and say where it is."""
-    from comparison.board import link
+    from comparison.board import FOLDER, link
     from comparison.experiments import group
     from comparison.markdown import overview
     from comparison.publish import publish
@@ -195,9 +195,9 @@ def write(options: Namespace, runs: list[Run], output: Path, facts: dict[str, An
     report = make_report(experiments, options.reference, facts)
     publish(output, experiments, report)
     console.print(f"\n{overview(report)}\n")
-    folder = shlex.quote(str(output))
     console.print(f"report   {output / 'comparison.md'}, .csv, .json and figures/")
-    console.print(f"watch    tensorboard --logdir {folder}\nopen     {link(experiments)}")
+    console.print(f"watch    tensorboard --logdir {shlex.quote(str(output / FOLDER))}\nopen     {link(experiments)}")
+    console.print(f"seeds    tensorboard --logdir {shlex.quote(str(output))}")
 
 
 if __name__ == "__main__":

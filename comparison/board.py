@@ -1,5 +1,9 @@
 """The comparison in TensorBoard: a run for each backbone that is the mean of its seeds, pictures, a table, and the
-address that opens the page so that the answer is seen first."""
+address that opens the page so that the answer is seen first.
+
+All of it is in one folder, which TensorBoard shows by itself: among the runs of a large grid it would be lost, and from
+41 runs on most of TensorBoard's tabs show none before they are chosen by hand.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +23,13 @@ from agents.logs import write_gif
 from comparison.experiments import Experiment
 from comparison.figures import band
 from comparison.markdown import explanation, overview
+from comparison.report import MEMORY, PARAMETERS, SPEED
 from comparison.runs import ComparisonError
 
 FOLDER = "compare"
-MEANS = ("eval/", "perf/", "train/", "rollout/")  # tags whose means over seeds are shown
+MEANS = ("eval/", "train/", "rollout/")  # tags whose means over seeds are shown
+LATENCY = "perf/step_latency_us"
+MEDIANS = (SPEED, LATENCY, PARAMETERS, MEMORY)
 BAND = ("mean", "low", "high")
 
 
@@ -42,7 +49,7 @@ def write_board(top: Path, experiments: list[Experiment], report: dict[str, Any]
         writer.add_custom_scalars(_layout(experiments))
     for experiment in experiments:
         for backbone in experiment.runs:
-            _write_mean(folder / experiment.name / backbone, experiment, backbone)
+            _write_mean(folder / experiment.name / backbone, experiments, experiment, backbone)
 
 
 def write_figures(top: Path, name: str, figures: dict[str, Figure], step: int) -> None:
@@ -52,11 +59,10 @@ def write_figures(top: Path, name: str, figures: dict[str, Figure], step: int) -
             writer.add_figure(f"{name}/{title}", figure, step, close=False)
 
 
-def _write_mean(folder: Path, experiment: Experiment, backbone: str) -> None:
+def _write_mean(folder: Path, experiments: list[Experiment], experiment: Experiment, backbone: str) -> None:
     """The mean of a backbone's seeds under the tags of its runs, with its interval and its line in HParams."""
     runs = experiment.runs[backbone]
     with SummaryWriter(str(folder)) as writer:
-        headline_tags = [experiment.tag, "perf/train_tokens_per_s", "perf/step_latency_us", "perf/parameters"]
         config = runs[0].config
         values = {
             "backbone": backbone,
@@ -65,8 +71,17 @@ def _write_mean(folder: Path, experiment: Experiment, backbone: str) -> None:
             "d_model": config["backbone"]["d_model"],
             "n_layers": config["backbone"]["n_layers"],
         }
-        for summary in hparams(values, dict.fromkeys(headline_tags, 0.0)):
+        choices = {
+            "backbone": list(dict.fromkeys(name for e in experiments for name in e.runs)),
+            "experiment": [e.name for e in experiments],
+        }
+        tags = [*dict.fromkeys(e.tag for e in experiments), *MEDIANS]
+        for summary in hparams(values, dict.fromkeys(tags, 0.0), choices):
             writer._get_file_writer().add_summary(summary)
+        for tag in MEDIANS:  # what a run logs of them is noise around one number
+            value = experiment.latency(backbone) if tag == LATENCY else experiment.median(backbone, tag)
+            for step in (0, config["steps"]) if value is not None else ():
+                writer.add_scalar(tag, value, step)
         for tag in sorted({tag for run in runs for line in run.metrics for tag in line if tag.startswith(MEANS)}):
             steps, found = experiment.curves(backbone, tag)
             for step, value in _thin(steps, found.mean(0) if len(found) else np.empty(0)):
@@ -79,7 +94,7 @@ def _write_mean(folder: Path, experiment: Experiment, backbone: str) -> None:
                     writer.add_scalar(tag, value, step)
         gif = next((run.folder / "evaluation.gif" for run in runs if (run.folder / "evaluation.gif").is_file()), None)
         if gif is not None:
-            write_gif(writer, "eval/episode", gif.read_bytes(), config["steps"])
+            write_gif(writer, "playing/episode", gif.read_bytes(), config["steps"])
 
 
 def _thin(steps: np.ndarray, values: np.ndarray, most: int = 500) -> Iterator[tuple[int, float]]:
@@ -101,20 +116,20 @@ def _layout(experiments: list[Experiment]) -> dict[str, Any]:
         "Mean over seeds and 95 % interval": {e.name: ["Margin", _band_tags(e)] for e in experiments if e.curve_tag},
         "Scores": {tag: ["Multiline", [tag]] for tag in tags},
         "Speed": {
-            "training tokens/s, more is better": ["Multiline", ["perf/train_tokens_per_s"]],
-            "µs per step, less is better": ["Multiline", ["perf/step_latency_us"]],
+            "training tokens/s, more is better": ["Multiline", [SPEED]],
+            "µs per step, less is better": ["Multiline", [LATENCY]],
         },
     }
 
 
 def link(experiments: list[Experiment], base: str = "http://localhost:6006") -> str:
-    """The address that opens TensorBoard with the score pinned, one colour for each backbone, and the means alone."""
+    """The address that opens TensorBoard on this folder: the score on top, one colour for each backbone."""
     tags = dict.fromkeys(e.curve_tag or e.tag for e in experiments)
-    pinned = [{"plugin": "scalars", "tag": tag} for tag in (*tags, "perf/train_tokens_per_s")]
+    pinned = [{"plugin": "scalars", "tag": tag} for tag in (*tags, SPEED)]
     query = {
         "pinnedCards": json.dumps(pinned),
         "smoothing": "0",
-        "runColorGroup": r"regex:([^/]+?)(?:/seed\d+)?$",
-        "runFilter": f"^{FOLDER}/[^/]+/",
+        "runColorGroup": "regex:([^/]+)$",
+        "runFilter": "/",
     }
     return f"{base}/?{urlencode(query, quote_via=quote)}#timeseries"

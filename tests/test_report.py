@@ -133,19 +133,22 @@ def test_tensorboard_shows_means_under_the_tags_of_the_runs(tmp_path, capsys):
     means.Reload()
     points = means.Scalars("eval/normalized_score")
     assert [point.step for point in points] == list(range(100, 1001, 100))
+    assert {point.value for point in means.Scalars("perf/step_latency_us")} == {102}
     assert points[-1].value == pytest.approx(10 * np.mean(SCORES["mingru"]))
     for tag in ("perf/parameters", "perf/train_tokens_per_s", *BAND):
         assert means.Scalars(tag)
     assert means.Scalars(BAND[0])[-1].value < points[-1].value < means.Scalars(BAND[2])[-1].value
     assert "_hparams_/session_start_info" in means.summary_metadata
-    assert means.Tags()["images"] == ["eval/episode"]
+    assert means.Tags()["images"] == ["playing/episode"]
     pictures = EventAccumulator(str(folder))
     pictures.Reload()
     assert "TMaze10-v0/1_score" in pictures.Tags()["images"]
     ranking = EventAccumulator(str(tmp_path / "compare"))
     ranking.Reload()
     assert "0_ranking/text_summary" in ranking.Tags()["tensors"]
-    link = re.search(r"http\S+", capsys.readouterr().out)[0]
+    printed = capsys.readouterr().out
+    link = re.search(r"http\S+", printed)[0]
+    assert f"tensorboard --logdir {tmp_path / 'compare'}\n" in printed
     assert "pinnedCards" in link
     assert "eval%2Fnormalized_score" in link
 
