@@ -22,7 +22,7 @@ from torch.utils.tensorboard.summary import hparams
 from agents.logs import write_gif
 from comparison.experiments import Experiment
 from comparison.figures import band
-from comparison.markdown import explanation, overview
+from comparison.markdown import explanation, overview, ranking
 from comparison.report import MEMORY, PARAMETERS, SPEED
 from comparison.runs import ComparisonError
 
@@ -44,8 +44,9 @@ def write_board(top: Path, experiments: list[Experiment], report: dict[str, Any]
         raise ComparisonError(f"{folder}: holds runs, and the report would replace it; give another folder by --output")
     shutil.rmtree(folder, ignore_errors=True)
     with SummaryWriter(str(folder)) as writer:
-        writer.add_text("0_ranking", overview(report))
-        writer.add_text("1_how_to_read_it", explanation(report))
+        writer.add_text("0_ranking", ranking(report))
+        writer.add_text("1_tables", overview(report))
+        writer.add_text("2_how_to_read_it", explanation(report))
         writer.add_custom_scalars(_layout(experiments))
     for experiment in experiments:
         for backbone in experiment.runs:

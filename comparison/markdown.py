@@ -36,6 +36,25 @@ def overview(report: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def ranking(report: dict[str, Any]) -> str:
+    """Who leads, and a narrow table: score and costs alone."""
+    parts = [headlines(report)]
+    for name, experiment in report["experiments"].items():
+        rows = [
+            {
+                "": str(place),
+                "backbone": f"**{backbone}**",
+                WORDS[experiment["score"]]: cell(row["iqm"], row["iqm_interval"]),
+                "seeds": str(len(row["scores"])),
+                "tokens/s": number(row["train_tokens_per_s"], 0),
+                "µs per step": number(row["step_latency_us"], 0),
+            }
+            for place, (backbone, row) in enumerate(experiment["backbones"].items(), 1)
+        ]
+        parts += [f"### {name}", table(without_empty(rows))]
+    return "\n\n".join(parts)
+
+
 def headlines(report: dict[str, Any]) -> str:
     """Who leads, and whether that means anything."""
     lines = [f"* **{name}**: {headline(e)}" for name, e in report["experiments"].items()]
