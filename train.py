@@ -83,13 +83,15 @@ def learn_and_score(config: Config, job: Job, run: Path, logger: RunLogger, cons
     with progress, stop:
         callbacks = [progress, stop, save, Every(options.every, evaluate)]
         agent.learn(steps, callbacks, log_interval=config.log_every, reset_num_timesteps=False)
-    logger.record("perf/parameters", parameters_of(agent))
-    logger.record("perf/peak_memory_mb", memory_mb(agent))
-    logger.dump(agent.num_timesteps)  # and the last update, which Stable-Baselines3 logs with the next rollout
+    logger.dump(agent.num_timesteps)  # of the last update, which Stable-Baselines3 logs with the next rollout
     if stop.received is not None:
         hint = f"python train.py --resume true --run_dir {shlex.quote(str(run))}{own(' --backbone.name')}"
         console.print(f"stopped at {job.unit} {agent.num_timesteps}; to go on: {hint}")
         return 128 + stop.received
+    if steps > 0:
+        logger.record("perf/parameters", parameters_of(agent))
+        logger.record("perf/peak_memory_mb", memory_mb(agent))
+        logger.dump(agent.num_timesteps)
 
     finished = run / "evaluation.json"
     if steps > 0 or not finished.is_file():

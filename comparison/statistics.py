@@ -49,8 +49,8 @@ def probability_of_improvement(scores: Scores, reference: Scores) -> tuple[float
 
 
 def paired_difference(scores: Scores, reference: Scores) -> tuple[float, Interval | None]:
-    """Mean over tasks of the mean difference to the reference's run of the same seed, which saw the same data and the
-    same evaluation episodes; and its interval."""
+    """Mean over all runs of the difference to the reference's run of the same task and seed, which saw the same
+    evaluation episodes; and its interval."""
     return aggregate(mean, [a - b for a, b in zip(scores, reference, strict=True)])
 
 
