@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from configs import RESUMABLE, Config, load_config, save_config
 from configs.commands import names, run_command
+from configs.loading import flat
 
 if TYPE_CHECKING:  # torch and the rest are imported once the arguments are known to be right
     from rich.console import Console
@@ -154,20 +155,12 @@ def start_logs(config: Config, job: Job, run: Path) -> RunLogger:
     logger = RunLogger(run, job.agent.num_timesteps)
     job.agent.set_logger(logger)
     if not config.resume:
-        flat = _flat(dataclasses.asdict(config))
+        fields = flat(dataclasses.asdict(config))
         hidden = set(RESUMABLE) - {"dataset", "steps"}  # what does not bear on the result
-        logger.hyperparameters({k: v for k, v in flat.items() if k.split(".")[0] not in hidden}, job.headlines)
-        rows = "\n".join(f"| {key} | `{value}` |" for key, value in flat.items())
+        logger.hyperparameters({k: v for k, v in fields.items() if k.split(".")[0] not in hidden}, job.headlines)
+        rows = "\n".join(f"| {key} | `{value}` |" for key, value in fields.items())
         logger.text("config", f"| key | value |\n|---|---|\n{rows}", 0)
     return logger
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a.b": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 if __name__ == "__main__":

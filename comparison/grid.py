@@ -7,12 +7,12 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 from agents.checkpoint import checkpoints
 from agents.run_lock import is_locked
 from comparison.runs import ComparisonError, Run, read_run
 from configs import Config, PPOConfig, load_config, plain_config
+from configs.loading import flat
 
 MAY_DIFFER = ("device", "threads", "keep", "log_every", "checkpoint_every", "experiment")
 
@@ -97,11 +97,3 @@ def last_step(folder: Path) -> float:
         except (ValueError, KeyError, TypeError):
             continue
     return 0.0
-
-
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a.b": 1}."""
-    pairs: dict[str, Any] = {}
-    for key, value in tree.items():
-        pairs |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return pairs

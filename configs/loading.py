@@ -104,6 +104,14 @@ def plain_config(config: Config) -> dict[str, Any]:
     return json.loads(json.dumps(fields))  # jsonargparse's checked numbers become plain ones
 
 
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}."""
+    pairs: dict[str, Any] = {}
+    for key, value in tree.items():
+        pairs |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return pairs
+
+
 def save_config(config: Config, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(yaml.safe_dump(plain_config(config), sort_keys=False))
