@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from comparison.grid import Cell
 from comparison.workers import Workers
@@ -51,15 +52,15 @@ class Show:
             table.add_row(experiment, backbone, *(self._state(row[seed]) for seed in seeds))
         return table
 
-    def _state(self, cell: Cell) -> str:
+    def _state(self, cell: Cell) -> Text:
         if cell in self.workers.failed:
-            return "[red]failed"
+            return Text("failed", "red")
         if cell.finished:
-            return "[green]done"
+            return Text("done", "green")
         progress = cell.progress
         if cell in self.workers.running or cell.busy:
-            return f"[yellow]{progress:.0%}"
-        return f"[dim]{progress:.0%}" if progress else "[dim]–"
+            return Text(f"{progress:.0%}", "yellow")
+        return Text(f"{progress:.0%}" if progress else "–", "dim")
 
     def _time_left(self) -> str:
         left = self.workers.seconds_left()
