@@ -29,7 +29,10 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--backbone", metavar="MODULE:CLASS", help="import the run's backbone, one of your own")
     parser.add_argument("--video", action="store_true", help="also write a GIF beside the JSON, where rendering works")
-    parser.add_argument("--output", help="JSON file; default: evaluation.json in the run folder")
+    parser.add_argument(
+        "--output",
+        help="JSON file; default: evaluation.json in the run folder, evaluation_NAME.json for an older checkpoint",
+    )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     options = parser.parse_args(arguments)
     if options.output is not None and (
@@ -58,7 +61,8 @@ def evaluate(options: Namespace, may_import: bool) -> int:
         run = checkpoint
     get_player = ppo if agent_of(checkpoint) == "RecurrentPPO" else decision
     player, episodes, seed = get_player(options, checkpoint, declared)
-    output = Path(options.output) if options.output else run / "evaluation.json"
+    of = "" if checkpoint in (run, latest_checkpoint(run)) else f"_{checkpoint.name}"  # the run's own is its last's
+    output = Path(options.output) if options.output else run / f"evaluation{of}.json"
     result = scoring.evaluate(player, options.episodes or episodes, seed if options.seed is None else options.seed)
     scoring.write_evaluation(result, output)
     console.print(scoring.score_table(result))

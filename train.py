@@ -14,6 +14,8 @@ from configs import RESUMABLE, Config, load_config, save_config
 from configs.commands import names, run_command
 from configs.loading import flat
 
+SCORE = "eval/return_mean"  # of the highest target: what the best checkpoint is best in
+
 if TYPE_CHECKING:  # torch and the rest are imported once the arguments are known to be right
     from rich.console import Console
 
@@ -34,6 +36,7 @@ def train(config: Config, may_import: bool = False) -> int:
     import torch
     from rich.console import Console
 
+    from agents.checkpoint import clear_leftovers
     from agents.costs import parameters_of
     from agents.run_lock import run_lock
     from configs.jobs import make_job, settle
@@ -45,6 +48,7 @@ def train(config: Config, may_import: bool = False) -> int:
     with contextlib.ExitStack() as stack:
         if config.resume:
             stack.enter_context(run_lock(run := Path(config.run_dir or "")))
+            clear_leftovers(run)
         job = make_job(config, console.print)
         if not config.resume:
             stack.enter_context(run_lock(run := claim_folder(config, job.name)))
@@ -62,6 +66,7 @@ def learn_and_score(config: Config, job: Job, run: Path, logger: RunLogger, cons
     from agents import scoring
     from agents.callbacks import Every, SaveCheckpoints, ShowProgress, StopOnSignal
     from agents.costs import memory_mb, parameters_of
+    from agents.logs import read_metrics
 
     agent, options = job.agent, config.evaluation
 
@@ -72,23 +77,30 @@ def learn_and_score(config: Config, job: Job, run: Path, logger: RunLogger, cons
         player = job.player()
         if player is None:
             return None
-        result = scoring.evaluate(player, options.episodes, options.seed)
-        for tag, value in scoring.headline(result).items():
+        result = stop.unless_stopped(lambda: scoring.evaluate(player, options.episodes, options.seed))
+        if result is None:
+            return None
+        metrics = scoring.headline(result)
+        save.save_best(metrics[SCORE])
+        for tag, value in metrics.items():
             logger.record(tag, value)
         logger.dump(agent.num_timesteps)
         return result
 
+    before = [line for line in read_metrics(run) if SCORE in line]
     progress, stop = ShowProgress(config.steps, console, job.unit, job.progress), StopOnSignal()
-    save = SaveCheckpoints(run, config.checkpoint_every, config.keep, job.save)
+    best = max((line[SCORE] for line in before), default=None)
+    save = SaveCheckpoints(run, config.checkpoint_every, config.keep, job.save, best)
+    play = Every(options.every, evaluate, last=int(before[-1]["step"]) if before else 0)
     steps = config.steps - agent.num_timesteps
     with progress, stop:
-        callbacks = [progress, stop, save, Every(options.every, evaluate)]
+        callbacks = [progress, *job.callbacks, stop, save, play]
         agent.learn(steps, callbacks, log_interval=config.log_every, reset_num_timesteps=False)
-    logger.dump(agent.num_timesteps)  # of the last update, which Stable-Baselines3 logs with the next rollout
     if stop.received is not None:
         hint = f"python train.py --resume true --run_dir {shlex.quote(str(run))}{own(' --backbone.name')}"
         console.print(f"stopped at {job.unit} {agent.num_timesteps}; to go on: {hint}")
         return 128 + stop.received
+    logger.dump(agent.num_timesteps)  # of the last update, which Stable-Baselines3 logs with the next rollout
     if steps > 0:
         logger.record("perf/parameters", parameters_of(agent))
         logger.record("perf/peak_memory_mb", memory_mb(agent))

@@ -8,13 +8,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 
 from agents.checkpoint import checkpoints
+
+Result = TypeVar("Result")
 
 
 class ShowProgress(BaseCallback):
@@ -76,14 +78,14 @@ def describe_updates(agent: Any) -> str:
 
 class Every(BaseCallback):
     """Call ``action`` between two updates whenever ``every`` more steps are done, but not at the end of the run; 0:
-    never."""
+    never. ``last``: the step of the call before, if another process made it; None: the step that learning begins at."""
 
-    def __init__(self, every: int, action: Callable[[], Any]):
+    def __init__(self, every: int, action: Callable[[], Any], last: int | None = None):
         super().__init__()
-        self.every, self.action = every, action
+        self.every, self.action, self.last = every, action, last
 
     def _on_training_start(self) -> None:
-        self._last = self.num_timesteps
+        self._last = self.num_timesteps if self.last is None else self.last
 
     def _on_rollout_start(self) -> None:
         steps = self.model.num_timesteps
@@ -97,21 +99,53 @@ class Every(BaseCallback):
 
 class SaveCheckpoints(Every):
     """Every ``every`` steps and at the end, into ``<run>/checkpoints/step_<n>`` by ``save(path)``; the last ``keep``
-    are kept."""
+    are kept, and ``<run>/checkpoints/best``, that of the highest score so far."""
 
-    def __init__(self, run: Path, every: int, keep: int, save: Callable[[Path], Any]):
+    def __init__(self, run: Path, every: int, keep: int, save: Callable[[Path], Any], best_score: float | None = None):
         super().__init__(every, self.save)
-        self.run, self.keep, self._save = run, keep, save
+        self.folder, self.keep, self._save, self.best_score = run / "checkpoints", keep, save, best_score
 
     def _on_training_end(self) -> None:
         self.save()
 
     def save(self) -> None:
-        path = self.run / "checkpoints" / f"step_{self.model.num_timesteps:08d}"
+        path = self.folder / f"step_{self.model.num_timesteps:08d}"
         if not path.exists():
             self._save(path)
-        for old in checkpoints(self.run)[: -self.keep]:
+        for old in checkpoints(self.folder.parent)[: -self.keep]:
             shutil.rmtree(old)
+
+    def save_best(self, score: float) -> None:
+        """Save the agent as the best one, unless one with that score is kept already."""
+        if self.best_score is None or score > self.best_score:
+            self._save(self.folder / "best")
+            self.best_score = score
+
+
+class Rewind(BaseCallback):
+    """Takes a run that is stopped inside of a rollout or an update back to before the rollout, so that what is saved is
+    what an undisturbed run would have been there.
+
+    ``pack()`` gives what ``restore`` takes; the agent says by ``between_updates`` whether it is whole.
+    """
+
+    def __init__(self, pack: Callable[[], Any], restore: Callable[[Any], Any]):
+        super().__init__()
+        self._pack, self._restore = pack, restore
+
+    def _on_rollout_start(self) -> None:
+        self.before = self._pack()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_training_end(self) -> None:
+        if not self.model.between_updates:  # type: ignore[attr-defined]
+            self._restore(self.before)
+
+
+class Stopped(BaseException):
+    """A signal, raised in the middle of what can be left at once."""
 
 
 class StopOnSignal(BaseCallback):
@@ -121,6 +155,7 @@ class StopOnSignal(BaseCallback):
     def __init__(self) -> None:
         super().__init__()
         self.received: int | None = None
+        self._at_once = False
 
     def __enter__(self) -> StopOnSignal:
         self._old = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -134,6 +169,23 @@ class StopOnSignal(BaseCallback):
         self.received = number
         signal.signal(number, signal.SIG_DFL)
         print("stopping after this step; once more to quit at once", file=sys.stderr)
+        if hasattr(self, "model"):
+            self.model.interrupted = True  # type: ignore[attr-defined]
+        if self._at_once:
+            self._at_once = False
+            raise Stopped
+
+    def unless_stopped(self, action: Callable[[], Result]) -> Result | None:
+        """What ``action()`` gives; None where a signal came before it or ends it, which must lose nothing."""
+        if self.received is not None:
+            return None
+        try:
+            self._at_once = True
+            result = action()
+            self._at_once = False
+        except Stopped:
+            return None
+        return result
 
     def _on_step(self) -> bool:
         return self.received is None

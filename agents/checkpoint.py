@@ -114,7 +114,28 @@ def agent_of(checkpoint: str | Path) -> str:
     Raises:
         CheckpointError: it cannot be read.
     """
-    return str(_json(Path(checkpoint) / STATE).get("agent"))
+    return str(read_state(checkpoint).get("agent"))
+
+
+def read_state(checkpoint: str | Path) -> dict[str, Any]:
+    """The state of a checkpoint without its tensors, and without a check of its manifest.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    return _json(Path(checkpoint) / STATE)
+
+
+def clear_leftovers(run: Path) -> None:
+    """Remove what a process that was killed while it wrote has left in a run folder: files under temporary names. A
+    checkpoint that was about to be replaced gets its name back."""
+    folder = run / "checkpoints"
+    for old in folder.glob(".*.old"):
+        whole = folder / old.name[1 : -len(".old")]
+        if not whole.exists():
+            os.replace(old, whole)
+    for path in (*folder.glob(".*"), *run.glob(".*.[0-9]*")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

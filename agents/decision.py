@@ -19,7 +19,6 @@ from stable_baselines3.common.vec_env import VecEnv
 from agents.callbacks import ShowProgress, as_callback
 from agents.checkpoint import (
     CheckpointError,
-    installed_versions,
     latest_checkpoint,
     load_optimizer,
     optimizer_tensors,
@@ -27,6 +26,7 @@ from agents.checkpoint import (
     write_checkpoint,
 )
 from agents.lamb import make_optimizer
+from agents.machine import made_here
 from agents.task import check_same_spaces, describe_task, return_scale
 from agents.update import Compile, Precision, TrainingError, Update, check_device
 from envs.datasets import Episodes, SequenceSampler
@@ -217,7 +217,7 @@ class DecisionAgent:
             "policy": self.policy.config,
             "memory": self.policy.memory,
             "task": self.task,
-            "versions": installed_versions(),
+            **made_here(),
         }
         write_checkpoint(path, tensors | optimizer_tensors(self.optimizer), state)
 

@@ -85,6 +85,19 @@ class JsonLines(KVWriter):
         self.file.close()
 
 
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl, but for one that a crash cut in half."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    metrics = []
+    for line in lines:
+        try:
+            metrics.append(json.loads(line))
+        except ValueError:
+            continue
+    return [line for line in metrics if isinstance(line, dict) and "step" in line]
+
+
 def _step(line: str) -> float:
     """The step of a line; a line that a crash cut in half comes after all others."""
     try:

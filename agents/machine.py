@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from agents.checkpoint import installed_versions
 
@@ -18,3 +21,21 @@ def machine() -> str:
     versions = installed_versions()
     named = ", ".join(f"{name} {versions[name]}" for name in ("python", "torch", "gymnasium", "mujoco"))
     return f"{cpu}, {os.cpu_count()} cores; {named}"
+
+
+def made_here() -> dict[str, Any]:
+    """What the bits of a result depend on beside config and data, for a checkpoint."""
+    return {"versions": installed_versions(), "machine": machine(), "threads": torch.get_num_threads()}
+
+
+def not_as_made(state: dict[str, Any]) -> str | None:
+    """Why a run that goes on here from the checkpoint with this state will not have the same bits; None: it will."""
+    here = made_here()
+    differing = [
+        f"{what} {state.get(what)}, here {here[what]}"
+        for what in ("threads", "machine")
+        if state.get(what) != here[what]
+    ]
+    if not differing:
+        return None
+    return f"note: saved under {'; '.join(differing)}: it goes on, but not to the same bits"

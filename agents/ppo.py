@@ -144,7 +144,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         return size
 
     def train(self) -> None:
-        """``n_epochs`` over the sequences of the rollout, in minibatches."""
+        """``n_epochs`` over the sequences of the rollout, in minibatches; ``interrupted`` ends it in the middle."""
         began = time.perf_counter()
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
@@ -164,6 +164,8 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
                 sequences = self._with_new_states(sequences)
             epochs.append([])
             for batch in sequences.minibatches(self._sequences_per_minibatch):
+                if self.interrupted:
+                    return
                 loss, metrics = self._loss(batch, settings)
                 epochs[-1].append(metrics)
                 if self._diverged(epochs):
@@ -183,6 +185,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         tokens = sum(map(len, epochs)) * self._sequences_per_minibatch * (self.sequence_length or self.n_steps)
         self.logger.record("time/train_fps", int(self.n_steps * self.n_envs / seconds))
         self.logger.record("perf/train_tokens_per_s", tokens / seconds)
+        self.between_updates = True
 
     def _sequences(self) -> Sequences:
         """The rollout, cut."""

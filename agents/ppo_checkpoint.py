@@ -1,4 +1,5 @@
-"""Checkpoints of RecurrentPPO: weights, optimizer and VecNormalize's statistics as tensors, the run's config as JSON.
+"""Checkpoints of RecurrentPPO: weights, optimizer, VecNormalize's statistics and, where the environments can be saved,
+all that the next rollout depends on, as tensors and JSON, with the run's config.
 
 ``RecurrentPPO.save`` writes Stable-Baselines3's zip, which holds pickled objects; a run folder holds none.
 """
@@ -14,13 +15,14 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from agents.checkpoint import (
     CheckpointError,
-    installed_versions,
     load_optimizer,
     optimizer_tensors,
     read_checkpoint,
     write_checkpoint,
 )
+from agents.machine import made_here
 from agents.ppo import RecurrentPPO
+from agents.rollout_state import load_rollout, pack_rollout
 from agents.update import TrainingError
 
 AGENT, FORMAT = "RecurrentPPO", 1
@@ -34,21 +36,29 @@ def save_ppo(agent: RecurrentPPO, path: str | Path, config: dict[str, Any]) -> N
     """
     if not all(bool(torch.isfinite(parameter).all()) for parameter in agent.policy.parameters()):
         raise TrainingError(f"a weight is not finite at step {agent.num_timesteps}, so {path} was not written")
+    write_checkpoint(path, *pack_ppo(agent, config))
+
+
+def pack_ppo(agent: RecurrentPPO, config: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """What a checkpoint holds: tensors, copied, and state."""
+    tensors = {f"policy.{name}": value for name, value in _weights(agent).items()}
+    tensors |= optimizer_tensors(agent.policy.optimizer)
+    tensors = {name: value.detach().clone() for name, value in tensors.items()}
+    tensors |= {
+        f"normalizer.{name}.{key}": torch.tensor(getattr(running, key), dtype=torch.float64)
+        for name, running in _statistics(agent.get_vec_normalize_env()).items()
+        for key in ("mean", "var", "count")
+    }
     state = {
         "format": FORMAT,
         "agent": AGENT,
         "num_timesteps": agent.num_timesteps,
         "n_updates": agent._n_updates,
         "config": config,
-        "versions": installed_versions(),
+        "rollout": pack_rollout(agent, tensors),
+        **made_here(),
     }
-    weights = {f"policy.{name}": value for name, value in _weights(agent).items()}
-    statistics = {
-        f"normalizer.{name}.{key}": torch.as_tensor(getattr(running, key), dtype=torch.float64)
-        for name, running in _statistics(agent.get_vec_normalize_env()).items()
-        for key in ("mean", "var", "count")
-    }
-    write_checkpoint(path, weights | optimizer_tensors(agent.policy.optimizer) | statistics, state)
+    return tensors, state
 
 
 def read_ppo(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -85,6 +95,25 @@ def restore_ppo(agent: RecurrentPPO, path: str | Path, tensors: dict[str, torch.
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path}: of another model or version ({reason})") from None
+
+
+def resume_ppo(agent: RecurrentPPO, path: str | Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> bool:
+    """``restore_ppo``, and go on in the episodes that were being played. False: they could not be saved, so that new
+    ones begin.
+
+    Raises:
+        CheckpointError: it is of another model or of other environments.
+    """
+    restore_ppo(agent, path, tensors, state)
+    if state.get("rollout") is None:
+        agent._last_obs = None
+        return False
+    try:
+        load_rollout(agent, state["rollout"], tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path}: its episodes are of other environments or versions ({reason})") from None
+    return True
 
 
 def _weights(agent: RecurrentPPO) -> dict[str, torch.Tensor]:

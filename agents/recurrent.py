@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback
@@ -47,6 +48,9 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         self._states: list[State] = []
         self._action_masks: np.ndarray | None = None  # [n_steps, n_envs, mask_width]
         self._rollout_seconds = 0.0
+        self.between_updates = True  # False inside of a rollout, and of the update that follows it
+        self.interrupted = False  # may be set at any time: an update is left after the current minibatch
+        self.unlogged: dict[str, Any] = {}  # metrics of a run that goes on, for the next line of its log
 
     def _setup_learn(
         self,
@@ -58,6 +62,7 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
     ) -> tuple[int, BaseCallback]:
         if reset_num_timesteps or self._last_obs is None:  # the environments begin, and with them the memory
             self._state = None
+        self.interrupted = False
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def collect_rollouts(
@@ -67,6 +72,8 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         Stable-Baselines3, whose callbacks read them."""
         assert self._last_obs is not None
         assert self._last_episode_starts is not None
+        if self.interrupted:  # maybe in the middle of the update before
+            return False
         began = time.perf_counter()
         self.policy.set_training_mode(False)
         rollout_buffer.reset()
@@ -74,9 +81,10 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         masking = env.has_attr("action_masks")
         if self._state is None:
             self._state = self.policy.initial_state(env.num_envs)
+        callback.on_rollout_start()  # which may save: nothing of this rollout has been drawn yet
+        self.between_updates = False
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)
-        callback.on_rollout_start()
 
         for n_steps in range(n_rollout_steps):
             if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
@@ -137,6 +145,12 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
             state = select_rows(self._state, torch.tensor(rows, device=self.device))
             values = self.policy.predict_values(obs_as_tensor(stacked, self.device), state)
         rewards[rows] += self.gamma * values.flatten().cpu().numpy()
+
+    def set_logger(self, logger: Logger) -> None:
+        super().set_logger(logger)
+        for name, (value, exclude) in self.unlogged.items():
+            logger.record(name, value, exclude=exclude)
+        self.unlogged = {}
 
     def predict(
         self,

@@ -11,7 +11,7 @@ from pathlib import Path
 from agents.checkpoint import checkpoints
 from agents.run_lock import is_locked
 from comparison.runs import ComparisonError, Run, read_run
-from configs import Config, PPOConfig, load_config, plain_config
+from configs import Config, load_config, plain_config
 from configs.loading import flat
 
 MAY_DIFFER = ("device", "threads", "keep", "log_every", "checkpoint_every", "experiment")
@@ -49,15 +49,10 @@ class Cell:
         return 1.0 if self.finished else min(1.0, last_step(self.folder) / self.config.steps)
 
     def command(self) -> list[str]:
-        """The arguments of train.py that start the run or go on with it.
-
-        A decision agent goes on from its last checkpoint and ends with the weights that it would have had. RecurrentPPO
-        would go on with other episodes: it begins again, so that the table does not depend on when it was stopped.
-        """
-        threads = ["--threads", str(self.config.threads)]
-        if not isinstance(self.config, PPOConfig) and checkpoints(self.folder):
+        """The arguments of train.py that start the run, or go on with it from its last checkpoint."""
+        if checkpoints(self.folder):
             own = ["--backbone.name", self.own] if self.own else []
-            return ["--resume", "true", "--run_dir", str(self.folder), *threads, *own]
+            return ["--resume", "true", "--run_dir", str(self.folder), "--threads", str(self.config.threads), *own]
         return [*self.arguments, "--run_dir", str(self.folder)]
 
     def clear(self) -> None:

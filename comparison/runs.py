@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from agents.checkpoint import CheckpointError
+from agents.logs import read_metrics
 
 
 class ComparisonError(CheckpointError):
@@ -88,19 +89,6 @@ def read_run(folder: Path, experiment: str | None = None) -> Run:
         evaluation,
         read_metrics(folder),
     )
-
-
-def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl, but for one that a crash cut in half."""
-    path = folder / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    metrics = []
-    for line in lines:
-        try:
-            metrics.append(json.loads(line))
-        except ValueError:
-            continue
-    return [line for line in metrics if isinstance(line, dict) and "step" in line]
 
 
 def find_runs(folders: Iterable[Path]) -> list[Run]:

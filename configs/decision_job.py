@@ -6,9 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from stable_baselines3.common.callbacks import BaseCallback
+
 from agents import DecisionAgent
 from agents.callbacks import describe_updates
-from agents.checkpoint import checkpoints
+from agents.checkpoint import checkpoints, latest_checkpoint, read_state
+from agents.machine import not_as_made
 from agents.players import Player, decision_player
 from configs.decision_fields import TrainConfig
 from envs import Episodes, load_episodes
@@ -34,8 +37,13 @@ class DecisionJob:
         self.episodes = load_episodes(config.dataset, download=config.download)
         self.name = self.episodes.name
         self.env_id = evaluation_env(config, self.episodes.env_id, tell)
+        self.callbacks: list[BaseCallback] = []
         if config.resume and checkpoints(config.run_dir or ""):
             self.agent = DecisionAgent.load(config.run_dir or "", device=config.device, episodes=self.episodes)
+            tell(f"goes on at update {self.agent.num_timesteps}")
+            note = not_as_made(read_state(latest_checkpoint(config.run_dir or "")))
+            if note:
+                tell(note)
         else:
             self.agent = new_agent(config, self.episodes)
         self.player()  # says now what would not fit

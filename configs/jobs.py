@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from stable_baselines3.common.callbacks import BaseCallback
+
 from agents.players import Player
 from configs.decision_fields import TrainConfig
 from configs.fields import BackboneConfig
@@ -17,13 +19,14 @@ class Job(Protocol):
     """An agent that is about to learn, and what it learns from.
 
     ``name`` is that of what is learned from, ``unit`` what ``num_timesteps`` and the config's ``steps`` count, and
-    ``headlines`` are the metrics by which runs are compared.
+    ``headlines`` are the metrics by which runs are compared. ``callbacks`` come before those that stop and save.
     """
 
     agent: Any
     name: str
     unit: str
     headlines: list[str]
+    callbacks: list[BaseCallback]
 
     def describe(self) -> str:
         """What is learned from, in words."""

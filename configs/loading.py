@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Iterator
@@ -100,8 +99,7 @@ def check_targets(parser: Parser, targets: list[float] | None) -> None:
 def plain_config(config: Config) -> dict[str, Any]:
     """What repeats the run, for YAML or JSON: all fields but how it was started, those of every agent last."""
     names = [field.name for field in sorted(dataclasses.fields(config), key=lambda field: bool(field.kw_only))]
-    fields = {name: dataclasses.asdict(config)[name] for name in names if name not in STARTING}
-    return json.loads(json.dumps(fields))  # jsonargparse's checked numbers become plain ones
+    return {name: dataclasses.asdict(config)[name] for name in names if name not in STARTING}
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -123,7 +121,29 @@ def _build(parser: Parser, agent: str, source: list[str] | dict[str, Any]) -> Co
     for key in _nulls(AGENTS[agent], parsed):  # a file's null passes for any type
         parser.error(f"{key} is null; give it a value, or leave it out for its default")
     fields = vars(parser.instantiate(parsed))
-    return AGENTS[agent](**{key: value for key, value in fields.items() if key != "config"})
+    config = AGENTS[agent](**{key: value for key, value in fields.items() if key != "config"})
+    _make_plain(config)
+    return config
+
+
+def _make_plain(config: Any) -> None:
+    """jsonargparse's checked numbers become Python's own: NumPy computes with a subclass of float in float64, where a
+    float, such as a default that nobody set, takes the type of the array."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            _make_plain(value)
+        else:
+            setattr(config, field.name, _plain(value))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    for kind in (int, float):
+        if isinstance(value, kind) and not isinstance(value, bool):
+            return kind(value)
+    return value
 
 
 def _nulls(cls: type, values: Any, prefix: str = "") -> Iterator[str]:

@@ -11,16 +11,19 @@ from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import nn
 
 from agents import RecurrentPPO
+from agents.callbacks import Rewind
 from agents.checkpoint import CheckpointError, checkpoints, latest_checkpoint
 from agents.errors import USER_ERRORS
+from agents.machine import not_as_made
 from agents.players import Player, ppo_player
-from agents.ppo_checkpoint import read_ppo, restore_ppo, save_ppo
+from agents.ppo_checkpoint import pack_ppo, read_ppo, restore_ppo, resume_ppo, save_ppo
 from agents.update import check_device
 from configs.loading import plain_config, read_config
 from configs.ppo_fields import PPOConfig
@@ -29,9 +32,12 @@ from envs.datasets import one_line
 from envs.make import EnvironmentError, make_env
 from envs.spaces import in_words
 
+NOT_SAVABLE = "cannot be saved, so every environment begins a new episode"
+
 
 class PPOJob:
-    """See ``configs.jobs.Job``. A run that goes on begins new episodes: no environment can be saved."""
+    """See ``configs.jobs.Job``. A run that goes on does so in the middle of its episodes, where its environments can be
+    saved (see envs/state.py), and with new ones elsewhere."""
 
     unit = "step"
     headlines = [  # noqa: RUF012
@@ -48,16 +54,27 @@ class PPOJob:
     def __init__(self, config: PPOConfig, tell: Callable[[str], Any]):
         self.config, self.name = config, config.env
         if config.resume and checkpoints(config.run_dir or ""):
-            path = latest_checkpoint(config.run_dir or "")
-            tensors, state = read_ppo(path)
-            # not the run's first seed again: it would bring the first episodes and draws again
-            self.agent = make_ppo(config, tell, seed=config.seed + int(state["num_timesteps"]))
-            restore_ppo(self.agent, path, tensors, state)
-            tell(f"goes on at step {self.agent.num_timesteps}; every environment begins a new episode")
+            self.agent = self._resumed(tell)
         else:
             self.agent = make_ppo(config, tell)
+        self.callbacks: list[BaseCallback] = [Rewind(self._pack, lambda packed: resume_ppo(self.agent, "", *packed))]
         self.player()  # says now what would not fit
         self._begin = time.monotonic(), self.agent.num_timesteps
+
+    def _resumed(self, tell: Callable[[str], Any]) -> RecurrentPPO:
+        path = latest_checkpoint(self.config.run_dir or "")
+        tensors, state = read_ppo(path)
+        # where episodes begin anew, not the run's first seed again: it would bring the first episodes and draws again
+        agent = make_ppo(self.config, tell, seed=self.config.seed + int(state["num_timesteps"]))
+        same = resume_ppo(agent, path, tensors, state)
+        tell(f"goes on at step {agent.num_timesteps}" + ("" if same else f"; {self.name} {NOT_SAVABLE}"))
+        note = not_as_made(state) if same else None
+        if note:
+            tell(note)
+        return agent
+
+    def _pack(self) -> Any:
+        return pack_ppo(self.agent, plain_config(self.config))
 
     def describe(self) -> str:
         env = self.agent.env
@@ -152,7 +169,7 @@ def make_ppo(config: PPOConfig, tell: Callable[[str], Any], seed: int | None = N
                     backbone_options=config.backbone.options,
                     reset_on_done=config.reset_on_done,
                     share_features_extractor=not config.separate_critic,
-                    net_arch=[int(width) for width in config.net_arch],
+                    net_arch=config.net_arch,
                     activation_fn={"tanh": nn.Tanh, "relu": nn.ReLU}[config.activation],
                     ortho_init=config.ortho_init,
                     log_std_init=config.log_std_init,

@@ -12,12 +12,12 @@ from typing import Any
 
 import gymnasium as gym
 from gymnasium.wrappers import FlattenObservation, TransformObservation
-from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from envs.masked import NO_VELOCITY_TASKS
 from envs.memory import MEMORY_TASKS
+from envs.state import EpisodeMonitor
 from envs.wrappers import EnvironmentError, PreviousStep, ReturnToGo
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ def make_vec_env(
 
     def one() -> gym.Env:
         env = make_env(env_id, **kwargs)
-        return Monitor(env if target_return is None else ReturnToGo(env, target_return))
+        return EpisodeMonitor(env if target_return is None else ReturnToGo(env, target_return))
 
     vector = DummyVecEnv([one] * n_envs)
     vector.seed(seed)

@@ -49,7 +49,11 @@ def test_a_run_leaves_its_config_metrics_checkpoints_events_and_evaluation(datas
     printed = capsys.readouterr().out
     for line in ("tensorboard --logdir runs", "python evaluate.py runs/toy/mingru/seed0", "target return"):
         assert line in printed
-    assert [path.name for path in sorted((run / "checkpoints").iterdir())] == ["step_00000015", "step_00000020"]
+    assert [path.name for path in sorted((run / "checkpoints").iterdir())] == [
+        "best",
+        "step_00000015",
+        "step_00000020",
+    ]
 
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in metrics if "train/loss" in line] == [5, 10, 15, 20]

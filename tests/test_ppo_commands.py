@@ -32,7 +32,11 @@ def test_a_run_leaves_its_config_metrics_checkpoints_events_and_evaluation(tmp_p
     printed = capsys.readouterr().out
     for line in ("tensorboard --logdir runs", f"python evaluate.py {run.relative_to(tmp_path)}", "wiped every step"):
         assert line in printed
-    assert [path.name for path in sorted((run / "checkpoints").iterdir())] == ["step_00000128", "step_00000160"]
+    assert [path.name for path in sorted((run / "checkpoints").iterdir())] == [
+        "best",
+        "step_00000128",
+        "step_00000160",
+    ]
     assert load_config(["--config", str(run / "config.yaml")]) == load_config(arguments)
 
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -91,7 +95,7 @@ def test_a_sigterm_leaves_a_run_that_goes_on_where_it_was(tmp_path, capsys):
     assert f"stopped at step {stopped}" in output
 
     assert train.main(["--resume", "true", "--run_dir", "cut", "--steps", str(stopped + 64)]) == 0
-    assert f"goes on at step {stopped}; every environment begins a new episode" in capsys.readouterr().out
+    assert f"goes on at step {stopped}\n" in capsys.readouterr().out
     _, after = read_checkpoint(latest_checkpoint("cut"))
     assert after["num_timesteps"] == stopped + 64
     assert after["n_updates"] == state["n_updates"] + 4

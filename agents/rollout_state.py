@@ -1,0 +1,104 @@
+"""What RecurrentPPO's next rollout depends on beside its weights: environments, memories and random numbers."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.logger import Logger
+
+from agents.plain import join, split
+from agents.ppo import RecurrentPPO
+
+NAME = "rollout"
+
+
+def pack_rollout(agent: RecurrentPPO, tensors: dict[str, torch.Tensor]) -> Any:
+    """The state between two rollouts as JSON, with its numbers in ``tensors``; None: the environments cannot be saved,
+    or have not begun."""
+    env = agent.env
+    if env is None or agent._last_obs is None or not env.has_attr("save_state"):
+        return None
+    environments = env.env_method("save_state")
+    if any(state is None for state in environments):
+        return None
+    normalizer = agent.get_vec_normalize_env()
+    value = {
+        "environments": environments,
+        "observations": agent._last_obs,
+        "episode_starts": agent._last_episode_starts,
+        "memory": agent._state,
+        "returns": None if normalizer is None else normalizer.returns,
+        "episodes": list(agent.ep_info_buffer or []),
+        "metrics": _unlogged(agent),
+        "random": random_state(agent.device),
+    }
+    return split(value, NAME, tensors)
+
+
+def load_rollout(agent: RecurrentPPO, packed: Any, tensors: dict[str, torch.Tensor]) -> None:
+    """Put back what ``pack_rollout`` gave, in environments that were made alike.
+
+    Raises:
+        KeyError, TypeError, ValueError, RuntimeError, AttributeError: it is of other environments.
+    """
+    value, env = join(packed, tensors), agent.env
+    assert env is not None
+    if len(value["environments"]) != env.num_envs:
+        raise ValueError(f"{len(value['environments'])} environments were saved, not {env.num_envs}")
+    env.unwrapped.reset()  # under VecNormalize, whose statistics it would add to
+    for i, state in enumerate(value["environments"]):
+        env.env_method("load_state", state, indices=i)
+    agent._last_obs, agent._last_episode_starts = value["observations"], value["episode_starts"]
+    agent._state = _on_device(value["memory"], agent.device)
+    normalizer = agent.get_vec_normalize_env()
+    if normalizer is not None:
+        normalizer.returns = value["returns"]
+    agent.ep_info_buffer = deque(value["episodes"], maxlen=agent._stats_window_size)
+    agent.ep_success_buffer = deque(maxlen=agent._stats_window_size)
+    agent.unlogged = value["metrics"]
+    if hasattr(agent, "_logger"):  # in the run that it was taken from: what has come since is forgotten
+        for pending in (agent.logger.name_to_value, agent.logger.name_to_count, agent.logger.name_to_excluded):
+            pending.clear()
+        agent.set_logger(agent.logger)
+    set_random_state(value["random"])
+
+
+def _unlogged(agent: RecurrentPPO) -> dict[str, Any]:
+    """The metrics of the last update, which Stable-Baselines3 logs after a rollout, and where not to show them."""
+    logger: Logger | None = getattr(agent, "_logger", None)
+    if logger is None:
+        return agent.unlogged
+    numbers = {k: v for k, v in logger.name_to_value.items() if isinstance(v, bool | int | float | np.number)}
+    return {name: (float(value), logger.name_to_excluded[name]) for name, value in numbers.items()}
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Of every generator that a run may draw from: PyTorch's on the CPU and on ``device``, NumPy's and Python's."""
+    version, numbers, gauss = random.getstate()
+    state = {
+        "torch": torch.get_rng_state(),
+        "numpy": np.random.get_state(legacy=False),  # noqa: NPY002 - environments may draw from it
+        "python": (version, np.array(numbers), gauss),
+    }
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    np.random.set_state(state["numpy"])  # noqa: NPY002
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers.tolist()), gauss))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def _on_device(state: Any, device: torch.device) -> Any:
+    if isinstance(state, tuple):
+        return tuple(_on_device(part, device) for part in state)
+    return None if state is None else state.to(device)

@@ -1,0 +1,264 @@
+"""A run that was stopped, killed or moved goes on to the weights of an undisturbed one, bit for bit."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+import train
+from agents.callbacks import StopOnSignal
+from agents.checkpoint import checkpoints, clear_leftovers, latest_checkpoint, read_checkpoint, write_checkpoint
+from agents.plain import join, split
+from agents.ppo_loss import ppo_loss
+from envs.make import make_env
+from envs.masked import NO_VELOCITY_TASKS
+from envs.memory import MEMORY_TASKS
+from envs.state import EpisodeMonitor
+from envs.writers import write_hdf5
+from policies.backbones import BACKBONES
+from ppo_runs import NORMALIZED, TINY, assert_one_line
+from toy import Toy, toy_episodes
+
+MUJOCO = sorted(name for name, spec in gym.registry.items() if "mujoco" in str(spec.entry_point) and "v5" in name)
+CONTROL = ["CartPole-v1", "Pendulum-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Acrobot-v1"]
+HOPPER = ["--env", "HopperNoVel-v5", *NORMALIZED, "--schedule", "linear", "--checkpoint_every", "64"]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def walk(env, actions):
+    """All that the environment says to the actions, beginning anew where an episode ends."""
+    said = []
+    for action in actions:
+        observation, reward, terminated, truncated, _ = env.step(action)
+        said.append(np.append(observation, [reward, terminated, truncated]))
+        if terminated or truncated:
+            said.append(np.ravel(env.reset()[0]))
+    return said
+
+
+@pytest.mark.parametrize("env_id", sorted({*MUJOCO, *CONTROL, *NO_VELOCITY_TASKS, *MEMORY_TASKS}))
+def test_an_environment_goes_on_from_its_saved_state_to_the_same_bits(env_id):
+    for before in (0, 7, 205):
+        env, other = (EpisodeMonitor(make_env(env_id, previous_action=before == 7)) for _ in range(2))
+        env.reset(seed=3)
+        env.action_space.seed(before)
+        actions = [env.action_space.sample() for _ in range(before + 130)]
+        walk(env, actions[:before])
+        tensors = {}
+        saved = json.dumps(split(env.save_state(), "env", tensors))
+        after = walk(env, actions[before:])
+        other.reset(seed=99)
+        other.load_state(join(json.loads(saved), tensors))
+        again = walk(other, actions[before:])
+        assert all(np.array_equal(a, b) for a, b in zip(after, again, strict=True))
+        assert env.rewards == other.rewards
+
+
+def test_plain_values_come_back_as_they_were():
+    value = {
+        "numbers": [1, 2.5, None, True, "é", float("inf"), 2**127],
+        "arrays": (np.arange(6, dtype=np.uint32).reshape(2, 3), np.zeros((0, 4)), np.array(3.0)),
+        "scalar": np.float32(0.1),
+        "tensors": (torch.arange(3), (torch.ones(2, dtype=torch.bool),)),
+    }
+    tensors = {}
+    back = join(json.loads(json.dumps(split(value, "x", tensors))), tensors)
+    assert back["numbers"] == value["numbers"]
+    for a, b in zip(value["arrays"], back["arrays"], strict=True):
+        assert (a.dtype, a.shape) == (b.dtype, b.shape)
+        assert np.array_equal(a, b)
+    assert type(back["scalar"]) is np.float32
+    assert back["scalar"] == value["scalar"]
+    assert torch.equal(back["tensors"][1][0], value["tensors"][1][0])
+    with pytest.raises(TypeError, match=r"x\.key: object is not plain"):
+        split({"key": object()}, "x", {})
+
+
+def finish(folder, *arguments):
+    """Train to the end in this process; the last checkpoint's contents."""
+    assert train.main([*arguments, "--run_dir", folder, "--threads", "1"]) == 0
+    return read_checkpoint(latest_checkpoint(folder))
+
+
+def assert_same(one, other):
+    """Two checkpoints: every tensor and every number, but for clocks."""
+
+    def timeless(value):
+        if isinstance(value, dict):
+            return {k: timeless(v) for k, v in value.items() if not k.startswith(("time/", "perf/")) and k != "t"}
+        return [timeless(part) for part in value] if isinstance(value, list) else value
+
+    assert one[0].keys() == other[0].keys()
+    assert [name for name in one[0] if not torch.equal(one[0][name], other[0][name])] == []
+    assert timeless(one[1]) == timeless(other[1])
+
+
+def metrics(folder):
+    lines = map(json.loads, Path(folder, "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in line.items() if not k.startswith(("time/", "perf/"))} for line in lines]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--env", "CartPoleNoVel-v1", "--use_sde", "false", "--previous_reward", "true"],
+        [*HOPPER, "--use_sde", "true", "--sde_sample_freq", "5"],
+        ["--env", "TMaze10-v0", "--backbone.name", "transformer", "--reset_on_done", "false"],
+    ],
+    ids=["CartPole", "Hopper", "TMaze"],
+)
+def test_recurrent_ppo_goes_on_to_the_same_bits_and_the_same_log(arguments, capsys):
+    arguments = [*TINY, *arguments, "--evaluation.every", "64", "--evaluation.episodes", "1"]
+    whole = finish("whole", *arguments, "--steps", "320", "--checkpoint_every", "96")
+    shutil.copytree("whole", "cut")
+    shutil.rmtree(checkpoints("cut")[-1])
+    assert latest_checkpoint("cut").name == "step_00000288"
+    Path("cut/evaluation.json").unlink()
+    capsys.readouterr()
+    assert_same(whole, finish("cut", "--resume", "true"))
+    assert "goes on at step 288\n" in capsys.readouterr().out
+    assert metrics("cut") == metrics("whole")
+    assert (
+        json.loads(Path("cut/evaluation.json").read_text())["results"]
+        == json.loads(Path("whole/evaluation.json").read_text())["results"]
+    )
+
+
+def stop_at(step, number=signal.SIGTERM):
+    """A StopOnSignal.on_step that sends the signal to this process when a step is reached."""
+    on_step = StopOnSignal._on_step
+
+    def heard(self):
+        if self.num_timesteps == step and self.received is None:
+            os.kill(os.getpid(), number)
+        return on_step(self)
+
+    return heard
+
+
+@pytest.mark.parametrize("moment", ["rollout", "update", "evaluation"])
+def test_a_signal_anywhere_leaves_a_run_that_goes_on_to_the_same_bits(moment, monkeypatch, capsys):
+    arguments = [*TINY, "--env", "TMaze10-v0", *NORMALIZED, "--evaluation.every", "64"]
+    whole = finish("whole", *arguments, "--steps", "192")
+
+    def send(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("went on after the signal") if moment == "evaluation" else None
+
+    with monkeypatch.context() as patch:
+        if moment == "rollout":
+            patch.setattr(StopOnSignal, "_on_step", stop_at(110))
+        elif moment == "update":
+            calls = iter(range(100))
+
+            def loss(*inputs, **settings):
+                if next(calls) == 9:  # the second of the third update's four minibatches
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return ppo_loss(*inputs, **settings)
+
+            patch.setattr("agents.ppo.ppo_loss", loss)
+        else:
+            patch.setattr("agents.scoring.evaluate", send)
+        assert train.main([*arguments, "--steps", "192", "--run_dir", "cut", "--threads", "1"]) == 143
+    stopped = {"rollout": 96, "update": 64, "evaluation": 64}[moment]
+    assert f"stopped at step {stopped}; to go on: python train.py" in capsys.readouterr().out
+    assert latest_checkpoint("cut").name == f"step_{stopped:08d}"
+    assert_same(whole, finish("cut", "--resume", "true"))
+    assert metrics("cut") == metrics("whole")
+
+
+@pytest.mark.parametrize("backbone", sorted(BACKBONES))
+def test_the_same_seed_gives_the_same_weights_and_metrics_and_so_does_the_saved_config(backbone, capsys):
+    ppo = [*TINY, "--env", "CartPoleNoVel-v1", "--steps", "96", "--evaluation.episodes", "1"]
+    write_hdf5(toy_episodes(20), "toy.hdf5")
+    sizes = ["--backbone.d_model", "16", "--backbone.n_layers", "2", "--context", "8"]
+    decision = ["--dataset", "toy.hdf5", *sizes, "--steps", "12", "--log_every", "4", "--evaluation.episodes", "1"]
+    for name, arguments in (("ppo", ppo), ("decision", decision)):
+        first = finish(f"{name}1", *arguments, "--backbone.name", backbone)
+        for folder, again in (
+            (f"{name}2", [*arguments, "--backbone.name", backbone]),
+            (f"{name}3", ["--config", f"{name}1/config.yaml"]),
+        ):
+            assert_same(first, finish(folder, *again))
+            assert metrics(folder) == metrics(f"{name}1")
+
+
+class Counter(Toy):
+    """Of a class that nobody knows; it can save itself."""
+
+    def save_state(self):
+        return {"t": self.t, "rng": self.np_random.bit_generator.state}
+
+    def load_state(self, state):
+        self.t, self.np_random.bit_generator.state = state["t"], state["rng"]
+
+
+for name, cls in (("ToyUnknown-v0", Toy), ("ToySaved-v0", Counter)):
+    if name not in gym.registry:
+        gym.register(name, cls, kwargs={"discrete": True})
+
+
+def test_environments_that_cannot_be_saved_begin_anew_and_a_line_says_so(capsys):
+    for env_id, expected in (
+        (
+            "ToyUnknown-v0",
+            "goes on at step 64; ToyUnknown-v0 cannot be saved, so every environment begins a new episode",
+        ),
+        ("ToySaved-v0", "goes on at step 64\n"),
+    ):
+        finish(env_id, *TINY, "--env", env_id, "--steps", "64")
+        capsys.readouterr()
+        finish(env_id, "--resume", "true", "--steps", "128")
+        assert expected in capsys.readouterr().out
+
+
+def test_episodes_of_other_environments_are_one_line(capsys):
+    finish("run", *TINY, "--env", "TMaze10-v0", "--steps", "64")
+    tensors, state = read_checkpoint(latest_checkpoint("run"))
+    state["rollout"]["dict"]["environments"]["list"].pop()
+    shutil.rmtree("run/checkpoints")
+    write_checkpoint("run/checkpoints/step_00000064", tensors, state)
+    capsys.readouterr()
+    assert train.main(["--resume", "true", "--run_dir", "run", "--steps", "128"]) == 2
+    assert_one_line(capsys, "1 environments were saved, not 2")
+
+
+def test_other_threads_are_told(capsys):
+    finish("run", *TINY, "--env", "TMaze10-v0", "--steps", "64")
+    capsys.readouterr()
+    assert train.main(["--resume", "true", "--run_dir", "run", "--threads", "2", "--steps", "96"]) == 0
+    torch.set_num_threads(1)
+    assert "note: saved under threads 1, here 2: it goes on, but not to the same bits" in capsys.readouterr().out
+
+
+def test_what_a_killed_process_was_writing_is_removed_and_what_it_replaced_comes_back(tmp_path):
+    folder = tmp_path / "checkpoints"
+    for name in ("step_00000001", ".step_00000002.77", ".best.old", ".step_00000001.old"):
+        write_checkpoint(folder / name, {"a": torch.zeros(1)}, {})
+    (tmp_path / ".metrics.jsonl.77").write_text("half")
+    (tmp_path / ".lock").touch()
+    clear_leftovers(tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == ["best", "step_00000001"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "checkpoints"]
+
+
+def test_the_best_checkpoint_is_that_of_the_highest_evaluation(monkeypatch, capsys):
+    returns = iter([1.0, 5.0, 3.0, 5.0, 4.0])
+    monkeypatch.setattr("agents.scoring.headline", lambda _: {"eval/return_mean": next(returns)})
+    arguments = [*TINY, "--env", "TMaze10-v0", "--evaluation.every", "32"]
+    finish("run", *arguments, "--steps", "128")
+    best = Path("run/checkpoints/best")
+    assert read_checkpoint(best)[1]["num_timesteps"] == 64
+    finish("run", "--resume", "true", "--steps", "160")
+    assert read_checkpoint(best)[1]["num_timesteps"] == 64
+    assert latest_checkpoint("run").name == "step_00000160"
