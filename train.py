@@ -94,7 +94,7 @@ def learn_and_score(config: Config, job: Job, run: Path, logger: RunLogger, cons
     play = Every(options.every, evaluate, last=int(before[-1]["step"]) if before else 0)
     steps = config.steps - agent.num_timesteps
     with progress, stop:
-        callbacks = [progress, *job.callbacks, stop, save, play]
+        callbacks = [progress, stop, play, *job.callbacks, save]  # what is saved has been evaluated and logged
         agent.learn(steps, callbacks, log_interval=config.log_every, reset_num_timesteps=False)
     if stop.received is not None:
         hint = f"python train.py --resume true --run_dir {shlex.quote(str(run))}{own(' --backbone.name')}"

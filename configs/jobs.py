@@ -19,7 +19,7 @@ class Job(Protocol):
     """An agent that is about to learn, and what it learns from.
 
     ``name`` is that of what is learned from, ``unit`` what ``num_timesteps`` and the config's ``steps`` count, and
-    ``headlines`` are the metrics by which runs are compared. ``callbacks`` come before those that stop and save.
+    ``headlines`` are the metrics by which runs are compared. ``callbacks`` come before the one that saves.
     """
 
     agent: Any
