@@ -137,12 +137,11 @@ def claim_folder(config: Config, name: str) -> Path:
         CheckpointError: the given folder is not empty.
     """
     from agents.checkpoint import CheckpointError
-    from agents.run_lock import LOCK
 
     if config.run_dir is not None:
         folder = Path(config.run_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        if any(path.name != LOCK for path in folder.iterdir()):
+        if any(path.name[0] != "." for path in folder.iterdir()):  # the lock, or what a killed process was writing
             hint = "--resume true goes on with a run, another --run_dir starts a new one"
             raise CheckpointError(f"{folder}: is not empty; {hint}")
         return folder
