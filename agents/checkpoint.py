@@ -3,6 +3,7 @@ unpickling."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -154,6 +155,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Te
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
+@functools.cache
 def installed_versions() -> dict[str, str]:
     """The versions that a result depends on, MuJoCo's above all: contact physics differs between releases."""
     packages = ("torch", "numpy", "gymnasium", "mujoco", "minari", "stable-baselines3")

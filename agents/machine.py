@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from agents.checkpoint import installed_versions
 
 
+@functools.cache
 def machine() -> str:
     """Processor, cores and the versions that matter."""
     cpu = platform.processor() or platform.machine()

@@ -99,7 +99,8 @@ def check_targets(parser: Parser, targets: list[float] | None) -> None:
 def plain_config(config: Config) -> dict[str, Any]:
     """What repeats the run, for YAML or JSON: all fields but how it was started, those of every agent last."""
     names = [field.name for field in sorted(dataclasses.fields(config), key=lambda field: bool(field.kw_only))]
-    return {name: dataclasses.asdict(config)[name] for name in names if name not in STARTING}
+    fields = dataclasses.asdict(config)
+    return {name: fields[name] for name in names if name not in STARTING}
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
