@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from stable_baselines3.common.callbacks import BaseCallback
 
+from agents.checkpoint import CheckpointError, checkpoints
 from agents.players import Player
 from configs.decision_fields import TrainConfig
 from configs.fields import BackboneConfig
@@ -47,13 +48,19 @@ def make_job(config: Config, tell: Callable[[str], Any]) -> Job:
     Raises:
         Exception: one of ``agents.errors.USER_ERRORS``.
     """
-    if isinstance(config, TrainConfig):
-        from configs.decision_job import DecisionJob
+    try:
+        if isinstance(config, TrainConfig):
+            from configs.decision_job import DecisionJob
 
-        return DecisionJob(config, tell)
-    from configs.ppo_job import PPOJob
+            return DecisionJob(config, tell)
+        from configs.ppo_job import PPOJob
 
-    return PPOJob(config, tell)
+        return PPOJob(config, tell)
+    except CheckpointError as error:
+        *older, last = checkpoints(config.run_dir or "") or [Path()]
+        if not (config.resume and older):
+            raise
+        raise CheckpointError(f"{error}; without {last} the run goes on from {older[-1].name}") from None
 
 
 def settle(backbone: BackboneConfig, may_import: bool) -> Any:

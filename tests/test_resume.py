@@ -233,6 +233,18 @@ def test_episodes_of_other_environments_are_one_line(capsys):
     assert_one_line(capsys, "1 environments were saved, not 2")
 
 
+def test_a_damaged_checkpoint_is_one_line_that_says_where_the_run_can_go_on_from(capsys):
+    whole = finish("run", *TINY, "--env", "TMaze10-v0", "--steps", "96", "--checkpoint_every", "32")
+    shutil.copytree("run", "cut")
+    path = latest_checkpoint("cut") / "tensors.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    capsys.readouterr()
+    assert train.main(["--resume", "true", "--run_dir", "cut"]) == 2
+    assert_one_line(capsys, "without cut/checkpoints/step_00000096 the run goes on from step_00000064")
+    shutil.rmtree(path.parent)
+    assert_same(whole, finish("cut", "--resume", "true"))
+
+
 def test_other_threads_are_told(capsys):
     finish("run", *TINY, "--env", "TMaze10-v0", "--steps", "64")
     capsys.readouterr()
