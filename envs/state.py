@@ -25,7 +25,13 @@ DERIVED = ("xpos", "xipos")  # of the step before: what mj_forward makes of the 
 
 class EpisodeMonitor(Monitor):
     """Stable-Baselines3's Monitor, whose environment can be saved in the middle of an episode: a vector's
-    ``env_method("save_state")`` and ``env_method("load_state", …)`` reach it in any process."""
+    ``env_method("save_state")`` and ``env_method("load_state", …)`` reach it in any process. Its lists of episodes hold
+    the last one alone: with all that ever were, a long run's memory would grow."""
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        for episodes in (self.episode_returns, self.episode_lengths, self.episode_times):
+            episodes.clear()
+        return super().reset(**kwargs)
 
     def save_state(self) -> dict[str, Any] | None:
         """Nested dicts, lists and tuples of numbers, text and arrays; None: this environment cannot be saved."""

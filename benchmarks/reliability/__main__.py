@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("kills",)
+NAMES = ("kills", "soak")
 
 
 def main(arguments: list[str]) -> int:
