@@ -56,6 +56,8 @@ class PPOConfig(RunConfig):
     """environment steps, those of all environments together"""
     n_envs: PositiveInt = 8
     """environments that are stepped together"""
+    vector: Literal["serial", "processes"] = "serial"
+    """step them one after another, or each in a process of its own: faster where a step takes a millisecond or more"""
     n_steps: PositiveInt = 128
     """steps of each environment in a rollout, from one update to the next"""
     sequence_length: PositiveInt | None = None

@@ -193,7 +193,8 @@ def falling(value: float, schedule: str) -> Any:
 
 def vector_env(config: PPOConfig) -> VecEnv:
     """The environments of a config, under VecNormalize if anything is to be normalised."""
-    env: VecEnv = make_vec_env(config.env, config.n_envs, seed=config.seed, **wrappers(config))
+    processes = config.vector == "processes"
+    env = make_vec_env(config.env, config.n_envs, seed=config.seed, processes=processes, **wrappers(config))
     space, keys = env.observation_space, None
     observation = config.normalize_observation
     if isinstance(space, gym.spaces.Dict):

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import importlib.util
 import io
 import logging
+import re
 import warnings
 from typing import Any
 
 import gymnasium as gym
 from gymnasium.wrappers import FlattenObservation, TransformObservation
 from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from envs.masked import NO_VELOCITY_TASKS
 from envs.memory import MEMORY_TASKS
+from envs.processes import ProcessVecEnv
 from envs.state import EpisodeMonitor
 from envs.wrappers import EnvironmentError, PreviousStep, ReturnToGo
 
@@ -45,8 +48,7 @@ def make_env(
         EnvironmentError: it cannot be made, or its actions cannot be shown.
     """
     find_env(env_id)
-    if env_id.startswith(("HalfCheetah", "Hopper", "Walker2d", "Ant", "Humanoid", "Swimmer")):
-        _log_mujoco_warnings()  # before the model is compiled, which warns as well
+    _log_mujoco_warnings()  # before a model is compiled, which warns as well
     if env_id.startswith("popgym-"):
         kwargs = {"disable_env_checker": True} | kwargs  # its warnings are for popgym's authors
     try:
@@ -102,18 +104,33 @@ def find_env(env_id: str) -> None:
 
 
 def make_vec_env(
-    env_id: str, n_envs: int = 1, seed: int = 0, target_return: float | None = None, **kwargs: Any
-) -> DummyVecEnv:
-    """``n_envs`` environments in this process as a Stable-Baselines3 vector; with ``target_return``, each under
-    ReturnToGo. ``kwargs`` are make_env's."""
+    env_id: str,
+    n_envs: int = 1,
+    seed: int = 0,
+    target_return: float | None = None,
+    processes: bool = False,
+    **kwargs: Any,
+) -> VecEnv:
+    """``n_envs`` environments as a Stable-Baselines3 vector, in this process or each in one of its own (see
+    envs/processes.py); with ``target_return``, each under ReturnToGo. ``kwargs`` are make_env's.
 
-    def one() -> gym.Env:
-        env = make_env(env_id, **kwargs)
-        return EpisodeMonitor(env if target_return is None else ReturnToGo(env, target_return))
-
-    vector = DummyVecEnv([one] * n_envs)
+    Raises:
+        EnvironmentError: one cannot be made.
+    """
+    find_env(env_id)
+    one = functools.partial(_make_one, gym.spec(env_id), target_return, kwargs)
+    vector = ProcessVecEnv([one] * n_envs, env_id) if processes else DummyVecEnv([one] * n_envs)
     vector.seed(seed)
     return vector
+
+
+def _make_one(spec: gym.envs.registration.EnvSpec, target_return: float | None, kwargs: dict[str, Any]) -> gym.Env:
+    gym.registry.setdefault(spec.id, spec)  # another process knows no environment that was registered in this one
+    env = make_env(spec.id, **kwargs)
+    return EpisodeMonitor(env if target_return is None else ReturnToGo(env, target_return))
+
+
+_SHOWN: set[str] = set()  # kinds of warnings
 
 
 def _log_mujoco_warnings() -> None:
@@ -121,4 +138,11 @@ def _log_mujoco_warnings() -> None:
     them."""
     import mujoco
 
-    mujoco.set_mju_user_warning(lambda message: log.debug("MuJoCo: %s", message))
+    mujoco.set_mju_user_warning(_log_warning)
+
+
+def _log_warning(message: str) -> None:
+    """A warning once in a process, whatever its numbers are; again at debug level."""
+    kind = re.sub(r"\d[\d.e+-]*", "", message)
+    log.log(logging.DEBUG if kind in _SHOWN else logging.WARNING, "MuJoCo: %s", message.strip())
+    _SHOWN.add(kind)

@@ -91,8 +91,8 @@ def watch(runs: Sequence[Run], warmup: float, seconds: float, interval: float = 
 
 
 def drift(samples: Sequence[float]) -> float:
-    """Per cent by which the median of the last tenth lies above that of the first. A count that rises for a moment, with
-    an evaluation or a checkpoint, and comes back is no drift."""
+    """Per cent by which the median of the last tenth lies above that of the first. A count that rises for a moment,
+    with an evaluation or a checkpoint, and comes back is no drift."""
     tenth = max(1, len(samples) // 10)
     first, last = statistics.median(samples[:tenth]), statistics.median(samples[-tenth:])
     return 100 * (last / first - 1)
