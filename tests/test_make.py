@@ -5,9 +5,10 @@ from __future__ import annotations
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.mujoco.inverted_pendulum_v5 import InvertedPendulumEnv
 from gymnasium.utils.env_checker import check_env
 
-from envs.make import EnvironmentError, find_env, make_env, make_vec_env
+from envs.make import EnvironmentError, _log_warning, find_env, make_env, make_vec_env
 from envs.wrappers import PreviousStep, ReturnToGo
 
 GOAL = gym.spaces.Dict(
@@ -196,10 +197,46 @@ def test_popgyms_environments_are_found_by_their_id():
         find_env("popgym-AutoencodeEsy-v0")
 
 
-@pytest.mark.parametrize("env_id", ["HalfCheetah-v5", "HopperNoVel-v5", "HalfCheetahNoVel-v5", "Walker2dNoVel-v5"])
-def test_mujocos_warnings_go_to_the_log_before_there_is_a_model(env_id, monkeypatch):
+class Unstable(InvertedPendulumEnv):
+    """A simulation that breaks in every step; registered under a name that says nothing of MuJoCo."""
+
+    def step(self, action):
+        self.data.qvel[:] = 1e20
+        return super().step(action)
+
+
+if "UnrollTestUnstable-v0" not in gym.registry:
+    gym.register("UnrollTestUnstable-v0", Unstable)
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_a_warning_of_mujoco_is_shown_once_and_leaves_no_file(processes, tmp_path, monkeypatch, capfd, caplog):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("envs.make._SHOWN", set())
+    vector = make_vec_env("UnrollTestUnstable-v0", processes=processes)
+    vector.reset()
+    for _ in range(3):
+        vector.step(np.zeros((1, 1)))
+    vector.close()
+    shown = capfd.readouterr().err if processes else caplog.text
+    assert shown.count("MuJoCo: Nan, Inf or huge value in QVEL") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_kind_of_warning_is_shown(caplog, monkeypatch):
+    monkeypatch.setattr("envs.make._SHOWN", set())
+    for message in (
+        "bad QVEL at DOF 0. Time = 1e-05.",
+        "bad QVEL at DOF 3. Time = 0.2.",
+        "bad QACC at DOF 0. Time = 0.",
+    ):
+        _log_warning(message)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+
+
+def test_mujocos_warnings_go_to_the_log_before_there_is_a_model(monkeypatch):
     happened = []
     monkeypatch.setattr("mujoco.set_mju_user_warning", lambda handler: happened.append("handler"))
     monkeypatch.setattr(gym, "make", lambda env_id: happened.append(env_id) or Samples())
-    make_env(env_id)
-    assert happened == ["handler", env_id]
+    make_env("Pusher-v5")
+    assert happened == ["handler", "Pusher-v5"]
