@@ -1,4 +1,5 @@
-"""Where metrics go: TensorBoard events and, line by line, metrics.jsonl in the run folder."""
+"""Where metrics go: TensorBoard events and, line by line, metrics.jsonl in the run folder. A disk that is full stops
+neither the training nor, once there is room again, what is logged then."""
 
 from __future__ import annotations
 
@@ -14,6 +15,8 @@ from PIL import Image
 from stable_baselines3.common.logger import HParam, KVWriter, Logger, TensorBoardOutputFormat
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
+
+from agents.appending import AppendingFile
 
 
 class RunLogger(Logger):
@@ -58,6 +61,10 @@ class Events(TensorBoardOutputFormat):
             time.sleep(0.05)
         self.writer = SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None, flush_secs=10)
         self._is_closed = False
+        self.writer.flush()
+        # the thread that writes would end at the first error, and half a record hides those after it
+        events = self.writer._get_file_writer().event_writer
+        events._async_writer._writer._writer = AppendingFile(Path(events._file_name))
 
 
 class JsonLines(KVWriter):
@@ -69,7 +76,9 @@ class JsonLines(KVWriter):
             temporary = path.with_name(f".{path.name}.{os.getpid()}")
             temporary.write_text("".join(f"{line}\n" for line in kept))
             os.replace(temporary, path)
-        self.file = path.open("a" if first_step else "w")
+        elif not first_step:
+            path.write_bytes(b"")
+        self.file = AppendingFile(path)
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         numbers = {
@@ -78,8 +87,7 @@ class JsonLines(KVWriter):
             if isinstance(value, bool | int | float | np.number) and "json" not in (key_excluded.get(key) or ())
         }
         if numbers:
-            self.file.write(json.dumps({"step": step} | numbers) + "\n")
-            self.file.flush()
+            self.file.write(f"{json.dumps({'step': step} | numbers)}\n".encode())
 
     def close(self) -> None:
         self.file.close()
