@@ -64,9 +64,11 @@ def train(config: Config, may_import: bool = False) -> int:
 def learn_and_score(config: Config, job: Job, run: Path, logger: RunLogger, console: Console) -> int:
     """Learn to the last step or the first signal, then play, and say what came of it and what to type next."""
     from agents import scoring
-    from agents.callbacks import Every, SaveCheckpoints, ShowProgress, StopOnSignal
+    from agents.callbacks import Every, SaveCheckpoints, ShowProgress, StopOnSignal, last_good
     from agents.costs import memory_mb, parameters_of
+    from agents.update import TrainingError
     from agents.logs import read_metrics
+    from envs.wrappers import EnvironmentError
 
     agent, options = job.agent, config.evaluation
 
@@ -95,8 +97,12 @@ def learn_and_score(config: Config, job: Job, run: Path, logger: RunLogger, cons
     steps = config.steps - agent.num_timesteps
     with progress, stop:
         callbacks = [progress, stop, play, *job.callbacks, save]  # what is saved has been evaluated and logged
-        agent.learn(steps, callbacks, log_interval=config.log_every, reset_num_timesteps=False)
+        try:
+            agent.learn(steps, callbacks, log_interval=config.log_every, reset_num_timesteps=False)
+        except (TrainingError, EnvironmentError) as error:
+            raise type(error)(f"{error}; {last_good(run)}") from error
     if stop.received is not None:
+        save.check()
         hint = f"python train.py --resume true --run_dir {shlex.quote(str(run))}{own(' --backbone.name')}"
         console.print(f"stopped at {job.unit} {agent.num_timesteps}; to go on: {hint}")
         return 128 + stop.received
@@ -110,11 +116,14 @@ def learn_and_score(config: Config, job: Job, run: Path, logger: RunLogger, cons
     if steps > 0 or not finished.is_file():
         result = evaluate()
         if result is not None:
+            console.print(scoring.score_table(result))
+            save.check()  # after what would be lost with it
             scoring.write_evaluation(result, finished)
+        save.check()
     else:  # a finished run that is "resumed" has nothing left to do
         result = json.loads(finished.read_text())
-    if result is not None:
         console.print(scoring.score_table(result))
+    if result is not None:
         player = job.player() if options.video else None
         gif = scoring.try_gif(player, result, console.print) if player else None
         if gif is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import signal
 import sys
@@ -16,6 +17,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Conve
 
 from agents.checkpoint import checkpoints
 
+log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
@@ -99,27 +101,48 @@ class Every(BaseCallback):
 
 class SaveCheckpoints(Every):
     """Every ``every`` steps and at the end, into ``<run>/checkpoints/step_<n>`` by ``save(path)``; the last ``keep``
-    are kept, and ``<run>/checkpoints/best``, that of the highest score so far."""
+    are kept, and ``<run>/checkpoints/best``, that of the highest score so far. One that cannot be written, on a full
+    disk, is a warning; for the one at the end see ``check``."""
 
     def __init__(self, run: Path, every: int, keep: int, save: Callable[[Path], Any], best_score: float | None = None):
-        super().__init__(every, self.save)
-        self.folder, self.keep, self._save, self.best_score = run / "checkpoints", keep, save, best_score
+        super().__init__(every, lambda: self._or_warn(self.save))
+        self.run, self.folder = run, run / "checkpoints"
+        self.keep, self._save, self.best_score = keep, save, best_score
+        self.failed: OSError | None = None
 
     def _on_training_end(self) -> None:
-        self.save()
+        try:
+            self.save()
+        except OSError as error:
+            self.failed = error
+
+    def check(self) -> None:
+        """Raise OSError if the checkpoint at the end could not be written."""
+        if self.failed is not None:
+            raise OSError(f"the last checkpoint could not be written ({self.failed}); {last_good(self.run)}")
+
+    def _or_warn(self, save: Callable[[], None]) -> None:
+        try:
+            save()
+        except OSError as error:
+            left, step = last_good(self.run), self.model.num_timesteps
+            log.warning("no checkpoint at %d (%s); training goes on, %s", step, error, left)
 
     def save(self) -> None:
         path = self.folder / f"step_{self.model.num_timesteps:08d}"
         if not path.exists():
             self._save(path)
-        for old in checkpoints(self.folder.parent)[: -self.keep]:
+        for old in checkpoints(self.run)[: -self.keep]:
             shutil.rmtree(old)
 
     def save_best(self, score: float) -> None:
         """Save the agent as the best one, unless one with that score is kept already."""
         if self.best_score is None or score > self.best_score:
-            self._save(self.folder / "best")
-            self.best_score = score
+            self._or_warn(lambda: self._save_best(score))
+
+    def _save_best(self, score: float) -> None:
+        self._save(self.folder / "best")
+        self.best_score = score
 
 
 class Rewind(BaseCallback):
@@ -146,6 +169,12 @@ class Rewind(BaseCallback):
 
 class Stopped(BaseException):
     """A signal, raised in the middle of what can be left at once."""
+
+
+def last_good(run: Path) -> str:
+    """What is left of a run that cannot be saved, in words."""
+    saved = checkpoints(run)
+    return f"{saved[-1]} is intact" if saved else "no checkpoint was written before"
 
 
 class StopOnSignal(BaseCallback):

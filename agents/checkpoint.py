@@ -31,6 +31,7 @@ def write_checkpoint(folder: str | Path, tensors: dict[str, torch.Tensor], state
 
     Raises:
         CheckpointError: something that is not a checkpoint has that name.
+        OSError: it cannot be written; the old one is intact.
     """
     folder = Path(folder)
     if folder.exists() and not (folder / MANIFEST).is_file():
@@ -52,7 +53,10 @@ def write_checkpoint(folder: str | Path, tensors: dict[str, torch.Tensor], state
 
 
 def _write_files(folder: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, folder / TENSORS)
+    try:
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, folder / TENSORS)
+    except SafetensorError as error:  # of a full disk, which is an OSError everywhere else
+        raise OSError(f"{folder / TENSORS}: {error}") from error
     (folder / STATE).write_text(json.dumps(state, indent=1))
     files = (folder / TENSORS, folder / STATE)
     manifest = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files}
