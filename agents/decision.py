@@ -6,6 +6,7 @@ import contextlib
 import math
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,10 +26,11 @@ from agents.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from agents.guards import check_finite, guard_memory
 from agents.lamb import make_optimizer
 from agents.machine import made_here
 from agents.task import check_same_spaces, describe_task, return_scale
-from agents.update import Compile, Precision, TrainingError, Update, check_device
+from agents.update import Compile, Precision, TrainingError, Update, check_device, mean_metrics
 from envs.datasets import Episodes, SequenceSampler
 from policies.actions import build_space
 from policies.backbones import State
@@ -58,6 +60,9 @@ class DecisionAgent:
         policy_kwargs: for DecisionPolicy: backbone, d_model, n_layers, tokens, condition, dropout …
     """
 
+    sized_by = ("batch_size", "context", "d_model", "n_layers")
+
+    @guard_memory
     def __init__(
         self,
         episodes: Episodes | None,
@@ -97,11 +102,11 @@ class DecisionAgent:
         self.env, self.seed, self.device = env, seed, get_device(device)
         self.num_timesteps, self._total_timesteps = 0, 0
         self.learning_rate, self.schedule, self.warmup_steps = learning_rate, schedule, warmup_steps
-        self.batch_size = batch_size
+        self.batch_size, self._checks_updates = batch_size, self.device.type == "cpu"
         self.sampler: SequenceSampler | None = None
         self.last_metrics: dict[str, float] = {}
         self.task = {} if episodes is None else describe_task(episodes)
-        kwargs = {"context": context} | dict(policy_kwargs or {})
+        self.policy_kwargs = kwargs = {"context": context} | dict(policy_kwargs or {})
         if episodes is not None:
             episodes = episodes.top(top_fraction)
             longest = int(episodes.lengths.max())
@@ -128,8 +133,8 @@ class DecisionAgent:
     ) -> DecisionAgent:
         """Make ``total_timesteps`` gradient updates; ``reset_num_timesteps`` False goes on from those already made.
 
-        Callbacks hear of every update: ``on_rollout_start`` before it, ``on_step`` after it. Losses stay on the device
-        until they are logged.
+        Callbacks hear of every update: ``on_rollout_start`` before it, ``on_step`` after it. A loss or gradient that is
+        not finite is a TrainingError: on a CPU before the weights move; on CUDA, which would wait, when it is logged.
         """
         if self.sampler is None:
             raise ValueError("no episodes to learn from: give them to DecisionAgent(…) or DecisionAgent.load(…)")
@@ -149,7 +154,8 @@ class DecisionAgent:
                 metrics.append(self.update())
                 last = self.num_timesteps == self._total_timesteps
                 due = last or self.num_timesteps % log_interval == 0
-                means = self._means(metrics) if due else {}
+                means = mean_metrics(metrics) if due else {}
+                self._check_finite(means, f"at or before update {self.num_timesteps}")
                 self._learning_time += time.monotonic() - begin
                 if due:
                     self._log(means, len(metrics))
@@ -160,12 +166,14 @@ class DecisionAgent:
             listener.on_training_end()
         return self
 
+    @guard_memory
     def update(self) -> dict[str, torch.Tensor]:
         """One gradient update on batch ``num_timesteps``; its loss and gradient norm, still on the device."""
         assert self.sampler is not None
         batch = self.sampler.sample(self.batch_size, self.seed, self.num_timesteps)
         dropout_seed = (self.seed * 1_000_003 + self.num_timesteps) % 2**63
-        metrics = self._update(batch, dropout_seed, self._learning_rate())
+        check = self._check_finite if self._checks_updates else None
+        metrics = self._update(batch, dropout_seed, self._learning_rate(), check)
         self.num_timesteps += 1
         return metrics
 
@@ -238,6 +246,8 @@ class DecisionAgent:
             load_optimizer(agent.optimizer, tensors)
             agent.num_timesteps, agent._total_timesteps = state["num_timesteps"], state["total_timesteps"]
             agent.policy.memory, agent.task = state["memory"], state["task"]
+        except TrainingError:  # no fault of the checkpoint's
+            raise
         except (KeyError, TypeError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(f"{path}: of another model or version ({reason})") from None
@@ -271,17 +281,8 @@ class DecisionAgent:
         done = (self.num_timesteps - self.warmup_steps) / max(1, self._total_timesteps - self.warmup_steps)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
-    def _means(self, metrics: list[dict[str, torch.Tensor]]) -> dict[str, float]:
-        """The mean of each metric, read from the device at once."""
-        names = list(metrics[0])
-        values = torch.stack([torch.stack([m[name] for m in metrics]).mean() for name in names]).tolist()
-        for name, value in zip(names, values, strict=True):
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"{name} became {value} at or before update {self.num_timesteps}, learning rate "
-                    f"{self.optimizer.param_groups[0]['lr']:.3g}: lower the learning rate or max_grad_norm"
-                )
-        return dict(zip(names, values, strict=True))
+    def _check_finite(self, metrics: Mapping[str, Any], when: str = "") -> None:
+        check_finite(metrics, when or f"at update {self.num_timesteps + 1}", self.optimizer.param_groups[0]["lr"])
 
     def _log(self, means: dict[str, float], updates: int) -> None:
         assert self.sampler is not None

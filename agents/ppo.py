@@ -13,11 +13,11 @@ from gymnasium import spaces
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, explained_variance
 
+from agents.guards import TrainingError, check_finite, guard_memory, not_finite
 from agents.memory_metrics import memory_metrics
 from agents.ppo_loss import ppo_loss
 from agents.recurrent import RecurrentOnPolicyAlgorithm
 from agents.sequences import Sequences, make_sequences
-from agents.update import TrainingError
 from policies.actor_critic import RecurrentActorCriticPolicy
 from policies.backbones import map_state
 
@@ -52,6 +52,8 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
     Raises:
         HyperparameterError: sizes that do not fit together.
     """
+
+    sized_by = ("batch_size", "n_envs", "n_steps", "d_model", "n_layers")
 
     def __init__(
         self,
@@ -114,6 +116,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         if _init_setup_model:
             self._setup_model()
 
+    @guard_memory
     def _setup_model(self) -> None:
         super()._setup_model()
         self.clip_range = FloatSchedule(self.clip_range)
@@ -143,6 +146,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             )
         return size
 
+    @guard_memory
     def train(self) -> None:
         """``n_epochs`` over the sequences of the rollout, in minibatches; ``interrupted`` ends it in the middle."""
         began = time.perf_counter()
@@ -204,20 +208,15 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         except ValueError as error:
             if "to satisfy the constraint" not in str(error):  # what PyTorch's distributions say of NaN
                 raise
-            raise self._not_finite("the distribution of actions is not finite") from error
+            raise TrainingError(not_finite("the distribution of actions is not finite", *self._when())) from error
 
     def _check_finite(self, metrics: dict[str, torch.Tensor]) -> None:
-        """Raise TrainingError, while the weights are still good, where the gradient is not."""
-        if math.isfinite(metrics["grad_norm"]):
-            return
-        name = next(name for name, value in metrics.items() if not math.isfinite(value))
-        raise self._not_finite(f"train/{name} became {float(metrics[name])}")
+        """Raise TrainingError, while the weights are still good, where the loss or its gradient is not."""
+        if not math.isfinite(metrics["loss"] + metrics["grad_norm"]):  # one number to wait for, where all is well
+            check_finite({f"train/{name}": value for name, value in metrics.items()}, *self._when())
 
-    def _not_finite(self, what: str) -> TrainingError:
-        rate = self.policy.optimizer.param_groups[0]["lr"]
-        return TrainingError(
-            f"{what} at step {self.num_timesteps}, learning rate {rate:.3g}: lower the learning rate or max_grad_norm"
-        )
+    def _when(self) -> tuple[str, float]:
+        return f"at step {self.num_timesteps}", self.policy.optimizer.param_groups[0]["lr"]
 
     def _diverged(self, epochs: list[list[dict[str, torch.Tensor]]]) -> bool:
         """Whether the last minibatch's policy is further from the one that acted than is wanted."""

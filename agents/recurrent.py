@@ -16,7 +16,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.update import TrainingError
+from agents.guards import TrainingError, guard_memory
 from policies.actor_critic import (
     RecurrentActorCriticCnnPolicy,
     RecurrentActorCriticPolicy,
@@ -41,6 +41,7 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
     }
     policy: RecurrentActorCriticPolicy
     sequence_length: int | None
+    sized_by: tuple[str, ...] = ("n_envs", "n_steps")
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -65,6 +66,7 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         self.interrupted = False
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
+    @guard_memory
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:

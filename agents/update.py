@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from agents.guards import TrainingError as TrainingError
+from agents.guards import is_out_of_memory
 from policies.decision import DecisionPolicy
 
 Precision = Literal["float32", "bfloat16"]
 Compile = Literal["none", "default", "reduce-overhead"]
-
-
-class TrainingError(RuntimeError):
-    """Learning that cannot go on; the message is one line for the user."""
 
 
 def check_device(device: str) -> None:
@@ -52,8 +51,15 @@ class Update:
         self.loss = policy.loss if compile == "none" else torch.compile(policy.loss, mode=compile, dynamic=False)
         self._to_compile = compile != "none"
 
-    def __call__(self, batch: dict[str, Tensor], seed: int, learning_rate: float) -> dict[str, Tensor]:
-        """Loss and gradient norm of ``batch``; ``seed`` is that of dropout.
+    def __call__(
+        self,
+        batch: dict[str, Tensor],
+        seed: int,
+        learning_rate: float,
+        check: Callable[[dict[str, Tensor]], None] | None = None,
+    ) -> dict[str, Tensor]:
+        """Loss and gradient norm of ``batch``; ``seed`` is that of dropout. ``check`` is shown both before the weights
+        move, and may raise.
 
         Raises:
             TrainingError: what cannot be compiled here.
@@ -65,14 +71,17 @@ class Update:
         try:
             loss = self._gradient(batch)
         except Exception as error:
-            if not self._to_compile:
+            if not self._to_compile or is_out_of_memory(error):
                 raise
             reason = " ".join(str(error).split())[:200]  # on a CPU: there is no C++ compiler
             raise TrainingError(f"compile {self.compile} does not work here, use none ({reason})") from error
         self._to_compile = False
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        metrics = {"train/loss": loss, "train/grad_norm": norm}
+        if check is not None:
+            check(metrics)
         self.optimizer.step()
-        return {"train/loss": loss, "train/grad_norm": norm}
+        return metrics
 
     def _gradient(self, batch: dict[str, Tensor]) -> Tensor:
         """The loss; its gradient is in the parameters then."""
@@ -84,3 +93,10 @@ class Update:
             loss = self.loss(batch)
         loss.backward()
         return loss.detach().clone()  # out of the graph's memory too
+
+
+def mean_metrics(metrics: list[dict[str, Tensor]]) -> dict[str, float]:
+    """The mean of each metric over updates, read from the device at once."""
+    names = list(metrics[0])
+    values = torch.stack([torch.stack([m[name] for m in metrics]).mean() for name in names]).tolist()
+    return dict(zip(names, values, strict=True))

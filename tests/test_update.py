@@ -46,6 +46,7 @@ class NothingWaits(TorchDispatchMode):
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_an_update_never_waits_for_the_device(backbone, optimizer, precision):
     agent = make_agent(backbone=backbone, optimizer=optimizer, precision=precision, tokens="interleaved")
+    agent._checks_updates = False  # as on CUDA
     agent.update()
     with NothingWaits():
         agent.update()
@@ -53,6 +54,7 @@ def test_an_update_never_waits_for_the_device(backbone, optimizer, precision):
 
 def test_waiting_is_seen():
     agent = make_agent()
+    agent._checks_updates = False
     agent.policy.action.register_forward_hook(lambda *_: None)
     loss = agent.policy.loss
     agent._update.loss = lambda batch: loss(batch) * loss(batch).item()

@@ -1,0 +1,146 @@
+"""What stops the learning: a number that is not finite, at once; memory that does not suffice, with what to halve."""
+
+import numpy as np
+import pytest
+import torch
+
+import train
+from agents import DecisionAgent
+from agents.checkpoint import checkpoints, read_checkpoint
+from agents.guards import TrainingError, is_out_of_memory
+from envs.writers import write_hdf5
+from ppo_runs import MAZE, agent_of, assert_one_line
+from toy import TINY, make_agent, toy_episodes
+
+
+@pytest.fixture
+def dataset(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_hdf5(toy_episodes(20), tmp_path / "toy.hdf5")
+    return ["--dataset", "toy.hdf5", *TINY, "--evaluation.episodes", "2", "--device", "cpu", "--run_dir", "run"]
+
+
+def spoil_loss(agent, update):
+    """The loss of that update is NaN, and with it every gradient."""
+    loss = agent._update.loss
+    agent._update.loss = lambda batch: loss(batch) * (np.nan if agent.num_timesteps + 1 == update else 1)
+
+
+def spoil_gradient(agent, update):
+    """The loss of that update is finite, and a gradient is not."""
+    parameter = next(agent.policy.parameters())
+    parameter.register_hook(lambda grad: grad * (np.inf if agent.num_timesteps + 1 == update else 1))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "name"), [(spoil_loss, "train/loss became nan"), (spoil_gradient, "train/grad_norm became")]
+)
+def test_an_update_that_is_not_finite_stops_before_the_weights_move(spoil, name):
+    agent = make_agent().learn(3)
+    before = {key: value.clone() for key, value in agent.policy.state_dict().items()}
+    spoil(agent, 4)
+    with pytest.raises(TrainingError, match=rf"^{name}.* at update 4, learning rate 0\.0004: lower the learning rate"):
+        agent.learn(50, reset_num_timesteps=False)
+    assert agent.num_timesteps == 3
+    assert all(torch.equal(value, before[key]) for key, value in agent.policy.state_dict().items())
+
+
+def test_on_cuda_a_loss_is_looked_at_when_it_is_logged():
+    agent = make_agent()
+    agent._checks_updates = False  # as there
+    spoil_loss(agent, 2)
+    with pytest.raises(TrainingError, match="train/loss became nan at or before update 5"):
+        agent.learn(10, log_interval=5)
+
+
+def break_at(monkeypatch, update):
+    original = DecisionAgent.update
+
+    def broken(agent):
+        if agent.num_timesteps + 1 == update:
+            spoil_loss(agent, update)
+        return original(agent)
+
+    monkeypatch.setattr(DecisionAgent, "update", broken)
+
+
+def test_the_message_names_the_last_good_checkpoint(dataset, monkeypatch, capsys):
+    break_at(monkeypatch, 7)
+    assert train.main([*dataset, "--steps", "40", "--checkpoint_every", "3"]) == 2
+    assert_one_line(capsys, "lower the learning rate or max_grad_norm; run/checkpoints/step_00000006 is intact")
+    assert [path.name for path in checkpoints("run")] == ["step_00000003", "step_00000006"]
+    assert all(value.isfinite().all() for value in read_checkpoint(checkpoints("run")[-1])[0].values())
+
+
+def test_the_message_says_that_there_is_no_checkpoint(dataset, monkeypatch, capsys):
+    break_at(monkeypatch, 2)
+    assert train.main([*dataset, "--steps", "40"]) == 2
+    assert_one_line(capsys, "lower the learning rate or max_grad_norm; no checkpoint was written before")
+
+
+CPU = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+OUT_OF_MEMORY = {
+    "CUDA": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of …"),
+    "CPU": RuntimeError(CPU),
+    "Windows": RuntimeError("[enforce fail at alloc_cpu.cpp:115] data. DefaultCPUAllocator: not enough memory: you …"),
+    "NumPy": MemoryError("Unable to allocate 8.00 TiB for an array"),
+}
+
+
+def fail(error):
+    def failing(*_, **__):
+        raise error
+
+    return failing
+
+
+@pytest.mark.parametrize("kind", OUT_OF_MEMORY)
+def test_memory_that_does_not_suffice_for_an_update_names_what_to_halve(kind):
+    where = "GPU" if kind == "CUDA" else "CPU"
+    agent = make_agent()
+    agent._update.loss = fail(OUT_OF_MEMORY[kind])
+    expected = (
+        f"^out of memory on the {where} with batch_size 16 × context 6 × d_model 16 × n_layers 2: halve batch_size"
+    )
+    with pytest.raises(TrainingError, match=expected):
+        agent.learn(3)
+    agent, _ = agent_of("--env", "TMaze10-v0", "--batch_size", "16")
+    expected = (
+        f"^out of memory on the {where} with batch_size 16 × n_envs 2 × n_steps 16 × d_model 8 × n_layers 1: halve"
+    )
+    agent.policy.evaluate_sequences = fail(OUT_OF_MEMORY[kind])
+    with pytest.raises(TrainingError, match=expected):
+        agent.learn(64)
+
+
+def test_another_error_stays_what_it_is():
+    agent = make_agent()
+    agent._update.loss = fail(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="mat1 and mat2") as caught:
+        agent.learn(3)
+    assert not isinstance(caught.value, TrainingError)
+    assert not is_out_of_memory(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--batch_size", str(2**50)], f"out of memory on the CPU with batch_size {2**50} × context 6"),
+        (["--backbone.d_model", str(2**24)], f"d_model {2**24} × n_layers 1: halve batch_size"),
+    ],
+)
+def test_a_decision_run_that_is_really_too_large_is_one_line(dataset, arguments, expected, capsys):
+    assert train.main([*dataset, "--steps", "2", *arguments]) == 2
+    assert_one_line(capsys, expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--n_steps", str(2**50)], f"out of memory on the CPU with n_envs 2 × n_steps {2**50} × d_model 8"),
+        (["--backbone.d_model", str(2**24)], f"n_envs 2 × n_steps 16 × d_model {2**24}"),
+    ],
+)
+def test_a_run_of_ppo_that_is_really_too_large_is_one_line(arguments, expected, tmp_path, capsys):
+    assert train.main([*MAZE, "--steps", "32", "--run_dir", str(tmp_path / "run"), *arguments]) == 2
+    assert_one_line(capsys, expected)
