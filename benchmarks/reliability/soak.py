@@ -95,7 +95,7 @@ def drift(samples: Sequence[float]) -> float:
     with an evaluation or a checkpoint, and comes back is no drift."""
     tenth = max(1, len(samples) // 10)
     first, last = statistics.median(samples[:tenth]), statistics.median(samples[-tenth:])
-    return 100 * (last / first - 1)
+    return 100 * (last - first) / max(first, 1)
 
 
 def grows(name: str, samples: Sequence[float]) -> bool:
