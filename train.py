@@ -66,7 +66,7 @@ def learn_and_score(config: Config, job: Job, run: Path, logger: RunLogger, cons
     from agents import scoring
     from agents.callbacks import Every, SaveCheckpoints, ShowProgress, StopOnSignal, last_good
     from agents.costs import memory_mb, parameters_of
-    from agents.update import TrainingError
+    from agents.guards import TrainingError
     from agents.logs import read_metrics
     from envs.wrappers import EnvironmentError
 

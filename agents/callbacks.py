@@ -137,7 +137,7 @@ class SaveCheckpoints(Every):
 
     def save_best(self, score: float) -> None:
         """Save the agent as the best one, unless one with that score is kept already."""
-        if self.best_score is None or score > self.best_score:
+        if self.failed is None and (self.best_score is None or score > self.best_score):
             self._or_warn(lambda: self._save_best(score))
 
     def _save_best(self, score: float) -> None:

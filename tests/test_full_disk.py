@@ -166,11 +166,11 @@ def dataset(tmp_path, monkeypatch):
     return ["--dataset", "toy.hdf5", *TINY, *small]
 
 
-def fail_at(monkeypatch, *steps):
-    """No checkpoint can be written at these steps."""
+def fail_at(monkeypatch, *names):
+    """No checkpoint of these names can be written."""
 
     def write(folder, *rest):
-        if int(folder.name.removeprefix("step_")) in steps:
+        if folder.name in names:
             raise OSError(errno.ENOSPC, "No space left on device", str(folder))
         write_checkpoint(folder, *rest)
 
@@ -178,7 +178,7 @@ def fail_at(monkeypatch, *steps):
 
 
 def test_a_checkpoint_that_cannot_be_written_warns_and_the_training_goes_on(dataset, monkeypatch, caplog, capsys):
-    fail_at(monkeypatch, 3, 9)
+    fail_at(monkeypatch, "step_00000003", "step_00000009")
     arguments = ["--steps", "12", "--checkpoint_every", "3", "--keep", "1", "--run_dir", "run"]
     assert train.main([*dataset, *arguments]) == 0
     first, second = (record.getMessage() for record in caplog.records)
@@ -190,10 +190,20 @@ def test_a_checkpoint_that_cannot_be_written_warns_and_the_training_goes_on(data
     capsys.readouterr()
 
 
+def test_a_best_checkpoint_that_cannot_be_written_warns(dataset, monkeypatch, caplog, capsys):
+    fail_at(monkeypatch, "best")
+    assert train.main([*dataset, "--steps", "4", "--evaluation.every", "2", "--run_dir", "run"]) == 0
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages[0].startswith("no checkpoint at 2 (")
+    assert "run/checkpoints/best" in messages[0]
+    assert Path("run/evaluation.json").is_file()
+    capsys.readouterr()
+
+
 def test_a_last_checkpoint_that_cannot_be_written_is_an_error_after_the_evaluation(dataset, monkeypatch, capsys):
     arguments = ["--steps", "12", "--checkpoint_every", "6", "--run_dir", "run"]
     with monkeypatch.context() as full:
-        fail_at(full, 12)
+        fail_at(full, "step_00000012", "best")
         assert train.main([*dataset, *arguments]) == 2
     output, error = capsys.readouterr()
     assert "target return" in output

@@ -90,6 +90,8 @@ def test_processes_learn_what_one_process_learns_bit_for_bit(arguments):
             for a, b in zip(*([x.values() if isinstance(x, dict) else [x] for x in (ours, theirs)]), strict=True):
                 assert a.dtype == b.dtype
                 np.testing.assert_array_equal(a, b)
+        states = [agent.get_env().env_method("save_state") for agent in agents]
+        np.testing.assert_equal(*states)  # also of the episodes that go on
         weights = [agent.policy.state_dict() for agent in agents]
         assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     finally:
