@@ -96,7 +96,7 @@ def learn_and_score(config: Config, job: Job, run: Path, logger: RunLogger, cons
     play = Every(options.every, evaluate, last=int(before[-1]["step"]) if before else 0)
     steps = config.steps - agent.num_timesteps
     with progress, stop:
-        callbacks = [progress, stop, play, *job.callbacks, save]  # what is saved has been evaluated and logged
+        callbacks = [progress, stop, *job.callbacks, play, save]  # what is saved has been logged and evaluated
         try:
             agent.learn(steps, callbacks, log_interval=config.log_every, reset_num_timesteps=False)
         except (TrainingError, EnvironmentError) as error:
@@ -106,7 +106,6 @@ def learn_and_score(config: Config, job: Job, run: Path, logger: RunLogger, cons
         hint = f"python train.py --resume true --run_dir {shlex.quote(str(run))}{own(' --backbone.name')}"
         console.print(f"stopped at {job.unit} {agent.num_timesteps}; to go on: {hint}")
         return 128 + stop.received
-    logger.dump(agent.num_timesteps)  # of the last update, which Stable-Baselines3 logs with the next rollout
     if steps > 0:
         logger.record("perf/parameters", parameters_of(agent))
         logger.record("perf/peak_memory_mb", memory_mb(agent))

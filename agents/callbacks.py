@@ -145,26 +145,35 @@ class SaveCheckpoints(Every):
         self.best_score = score
 
 
-class Rewind(BaseCallback):
-    """Takes a run that is stopped inside of a rollout or an update back to before the rollout, so that what is saved is
-    what an undisturbed run would have been there.
+class WholeUpdates(BaseCallback):
+    """Keeps in ``packed`` what ``pack()`` gives between two updates, and logs the metrics of an update at its own step,
+    where Stable-Baselines3 would with the rollout after it.
 
-    ``pack()`` gives what ``restore`` takes; the agent says by ``between_updates`` whether it is whole.
+    A run that is stopped inside of a rollout or an update (the agent's ``between_updates`` is False there) is taken
+    back by ``restore(packed)``, so that what is saved then is what an undisturbed run would have been.
     """
 
     def __init__(self, pack: Callable[[], Any], restore: Callable[[Any], Any]):
         super().__init__()
         self._pack, self._restore = pack, restore
+        self.packed: Any = None
 
     def _on_rollout_start(self) -> None:
-        self.before = self._pack()
+        self._take()
 
     def _on_step(self) -> bool:
         return True
 
     def _on_training_end(self) -> None:
-        if not self.model.between_updates:  # type: ignore[attr-defined]
-            self._restore(self.before)
+        if self.model.between_updates:  # type: ignore[attr-defined]
+            self._take()
+        else:
+            self._restore(self.packed)
+
+    def _take(self) -> None:
+        if self.logger.name_to_value:
+            self.logger.dump(self.num_timesteps)
+        self.packed = self._pack()
 
 
 class Stopped(BaseException):

@@ -34,9 +34,14 @@ def save_ppo(agent: RecurrentPPO, path: str | Path, config: dict[str, Any]) -> N
     Raises:
         TrainingError: a weight is not finite; nothing is written.
     """
-    if not all(bool(torch.isfinite(parameter).all()) for parameter in agent.policy.parameters()):
-        raise TrainingError(f"a weight is not finite at step {agent.num_timesteps}, so {path} was not written")
-    write_checkpoint(path, *pack_ppo(agent, config))
+    write_ppo(path, *pack_ppo(agent, config))
+
+
+def write_ppo(path: str | Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
+    """``save_ppo`` of what ``pack_ppo`` gave."""
+    if not all(bool(torch.isfinite(value).all()) for name, value in tensors.items() if name.startswith("policy.")):
+        raise TrainingError(f"a weight is not finite at step {state['num_timesteps']}, so {path} was not written")
+    write_checkpoint(path, tensors, state)
 
 
 def pack_ppo(agent: RecurrentPPO, config: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback
@@ -51,7 +50,6 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         self._rollout_seconds = 0.0
         self.between_updates = True  # False inside of a rollout, and of the update that follows it
         self.interrupted = False  # may be set at any time: an update is left after the current minibatch
-        self.unlogged: dict[str, Any] = {}  # metrics of a run that goes on, for the next line of its log
 
     def _setup_learn(
         self,
@@ -147,12 +145,6 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
             state = select_rows(self._state, torch.tensor(rows, device=self.device))
             values = self.policy.predict_values(obs_as_tensor(stacked, self.device), state)
         rewards[rows] += self.gamma * values.flatten().cpu().numpy()
-
-    def set_logger(self, logger: Logger) -> None:
-        super().set_logger(logger)
-        for name, (value, exclude) in self.unlogged.items():
-            logger.record(name, value, exclude=exclude)
-        self.unlogged = {}
 
     def predict(
         self,

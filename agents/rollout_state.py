@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3.common.logger import Logger
 
 from agents.plain import join, split
 from agents.ppo import RecurrentPPO
@@ -33,7 +32,6 @@ def pack_rollout(agent: RecurrentPPO, tensors: dict[str, torch.Tensor]) -> Any:
         "memory": agent._state,
         "returns": None if normalizer is None else normalizer.returns,
         "episodes": list(agent.ep_info_buffer or []),
-        "metrics": _unlogged(agent),
         "random": random_state(agent.device),
     }
     return split(value, NAME, tensors)
@@ -59,21 +57,7 @@ def load_rollout(agent: RecurrentPPO, packed: Any, tensors: dict[str, torch.Tens
         normalizer.returns = value["returns"]
     agent.ep_info_buffer = deque(value["episodes"], maxlen=agent._stats_window_size)
     agent.ep_success_buffer = deque(maxlen=agent._stats_window_size)
-    agent.unlogged = value["metrics"]
-    if hasattr(agent, "_logger"):  # in the run that it was taken from: what has come since is forgotten
-        for pending in (agent.logger.name_to_value, agent.logger.name_to_count, agent.logger.name_to_excluded):
-            pending.clear()
-        agent.set_logger(agent.logger)
     set_random_state(value["random"])
-
-
-def _unlogged(agent: RecurrentPPO) -> dict[str, Any]:
-    """The metrics of the last update, which Stable-Baselines3 logs after a rollout, and where not to show them."""
-    logger: Logger | None = getattr(agent, "_logger", None)
-    if logger is None:
-        return agent.unlogged
-    numbers = {k: v for k, v in logger.name_to_value.items() if isinstance(v, bool | int | float | np.number)}
-    return {name: (float(value), logger.name_to_excluded[name]) for name, value in numbers.items()}
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

@@ -18,12 +18,12 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import nn
 
 from agents import RecurrentPPO
-from agents.callbacks import Rewind
+from agents.callbacks import WholeUpdates
 from agents.checkpoint import CheckpointError, checkpoints, latest_checkpoint
 from agents.errors import USER_ERRORS
 from agents.machine import not_as_made
 from agents.players import Player, ppo_player
-from agents.ppo_checkpoint import pack_ppo, read_ppo, restore_ppo, resume_ppo, save_ppo
+from agents.ppo_checkpoint import pack_ppo, read_ppo, restore_ppo, resume_ppo, write_ppo
 from agents.update import check_device
 from configs.loading import plain_config, read_config
 from configs.ppo_fields import PPOConfig
@@ -57,7 +57,8 @@ class PPOJob:
             self.agent = self._resumed(tell)
         else:
             self.agent = make_ppo(config, tell)
-        self.callbacks: list[BaseCallback] = [Rewind(self._pack, lambda packed: resume_ppo(self.agent, "", *packed))]
+        self._whole = WholeUpdates(self._pack, lambda packed: resume_ppo(self.agent, "", *packed))
+        self.callbacks: list[BaseCallback] = [self._whole]
         self.player()  # says now what would not fit
         self._begin = time.monotonic(), self.agent.num_timesteps
 
@@ -92,7 +93,7 @@ class PPOJob:
         return player_of(self.agent, self.config, self.config.evaluation.ablation)
 
     def save(self, path: Path) -> None:
-        save_ppo(self.agent, path, plain_config(self.config))
+        write_ppo(path, *self._whole.packed)
 
 
 def load_ppo(checkpoint: Path, device: Literal["auto", "cpu", "cuda"]) -> tuple[RecurrentPPO, PPOConfig]:
