@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -38,18 +39,24 @@ def train(config: Config, may_import: bool = False) -> int:
 
     from agents.checkpoint import clear_leftovers
     from agents.costs import parameters_of
+    from agents.ranks import joined_ranks
     from agents.run_lock import run_lock
     from configs.jobs import make_job, settle
 
-    console = Console(markup=False, highlight=False, soft_wrap=True)
+    first = int(os.environ.get("RANK", "0")) == 0  # of torchrun's processes one alone writes and prints
+    console = Console(markup=False, highlight=False, soft_wrap=True, quiet=not first)
     config = dataclasses.replace(config, backbone=settle(config.backbone, may_import))
     if config.threads:
         torch.set_num_threads(config.threads)
     with contextlib.ExitStack() as stack:
-        if config.resume:
-            stack.enter_context(run_lock(run := Path(config.run_dir or "")))
+        run = Path(config.run_dir or "")
+        if config.resume and first:
+            stack.enter_context(run_lock(run))
             clear_leftovers(run)
+        stack.enter_context(joined_ranks(config.device))
         job = make_job(config, console.print)
+        if not first:
+            return learn_along(config, job)
         if not config.resume:
             stack.enter_context(run_lock(run := claim_folder(config, job.name)))
         sizes = {"d_model": config.backbone.d_model, "n_layers": config.backbone.n_layers} | config.backbone.options
@@ -59,6 +66,19 @@ def train(config: Config, may_import: bool = False) -> int:
         console.print(f"{parameters_of(job.agent):,} parameters, on {job.agent.device}; {job.describe()}")
         logger = stack.enter_context(contextlib.closing(start_logs(config, job, run)))
         return learn_and_score(config, job, run, logger, console)
+
+
+def learn_along(config: Config, job: Job) -> int:
+    """What a process does that torchrun has started beside the first: its share of the learning."""
+    from stable_baselines3.common.logger import Logger
+
+    from agents.callbacks import StopOnSignal
+
+    job.agent.set_logger(Logger(folder=None, output_formats=[]))
+    with StopOnSignal() as stop:
+        steps = config.steps - job.agent.num_timesteps
+        job.agent.learn(steps, [stop, *job.callbacks], log_interval=config.log_every, reset_num_timesteps=False)
+    return 0 if stop.received is None else 128 + stop.received
 
 
 def learn_and_score(config: Config, job: Job, run: Path, logger: RunLogger, console: Console) -> int:

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 
 from agents.checkpoint import checkpoints
+from agents.ranks import any_rank, n_ranks, rank
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -205,10 +206,14 @@ class StopOnSignal(BaseCallback):
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        signal.signal(number, signal.SIG_DFL)
-        print("stopping after this step; once more to quit at once", file=sys.stderr)
-        if hasattr(self, "model"):
-            self.model.interrupted = True  # type: ignore[attr-defined]
+        if n_ranks() > 1:  # torchrun passes on what each process has already had; and all stop after the same step
+            signal.signal(number, signal.SIG_IGN)
+        else:
+            signal.signal(number, signal.SIG_DFL)
+            if hasattr(self, "model"):
+                self.model.interrupted = True  # type: ignore[attr-defined]
+        if rank() == 0:
+            print("stopping after this step; once more to quit at once", file=sys.stderr)
         if self._at_once:
             self._at_once = False
             raise Stopped
@@ -226,6 +231,8 @@ class StopOnSignal(BaseCallback):
         return result
 
     def _on_step(self) -> bool:
+        if any_rank(self.received is not None) and self.received is None:
+            self.received = signal.SIGTERM  # another process heard it
         return self.received is None
 
 

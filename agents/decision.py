@@ -29,6 +29,7 @@ from agents.checkpoint import (
 from agents.guards import check_finite, guard_memory
 from agents.lamb import make_optimizer
 from agents.machine import made_here
+from agents.ranks import check_shares, n_ranks, rank, share
 from agents.task import check_same_spaces, describe_task, return_scale
 from agents.update import Compile, Precision, TrainingError, Update, check_device, mean_metrics
 from envs.datasets import Episodes, SequenceSampler
@@ -99,6 +100,7 @@ class DecisionAgent:
             seed=seed,
         )
         check_device(device)
+        check_shares("batch_size", batch_size)
         self.env, self.seed, self.device = env, seed, get_device(device)
         self.num_timesteps, self._total_timesteps = 0, 0
         self.learning_rate, self.schedule, self.warmup_steps = learning_rate, schedule, warmup_steps
@@ -171,7 +173,10 @@ class DecisionAgent:
         """One gradient update on batch ``num_timesteps``; its loss and gradient norm, still on the device."""
         assert self.sampler is not None
         batch = self.sampler.sample(self.batch_size, self.seed, self.num_timesteps)
-        dropout_seed = (self.seed * 1_000_003 + self.num_timesteps) % 2**63
+        if n_ranks() > 1:  # each process learns from its rows, and their mean is that of the whole batch
+            steps, rows = batch["mask"].sum() / n_ranks(), share(self.batch_size)
+            batch = {key: value[rows] for key, value in batch.items()} | {"steps": steps}
+        dropout_seed = (self.seed * 1_000_003 + self.num_timesteps + rank() * 2**40) % 2**63
         check = self._check_finite if self._checks_updates else None
         metrics = self._update(batch, dropout_seed, self._learning_rate(), check)
         self.num_timesteps += 1

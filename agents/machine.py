@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from agents.checkpoint import installed_versions
+from agents.ranks import n_ranks
 
 
 @functools.cache
@@ -27,7 +28,8 @@ def machine() -> str:
 
 def made_here() -> dict[str, Any]:
     """What the bits of a result depend on beside config and data, for a checkpoint."""
-    return {"versions": installed_versions(), "machine": machine(), "threads": torch.get_num_threads()}
+    counts = {"threads": torch.get_num_threads(), "ranks": n_ranks()}
+    return {"versions": installed_versions(), "machine": machine(), **counts}
 
 
 def not_as_made(state: dict[str, Any]) -> str | None:
@@ -35,7 +37,7 @@ def not_as_made(state: dict[str, Any]) -> str | None:
     here = made_here()
     differing = [
         f"{what} {state.get(what)}, here {here[what]}"
-        for what in ("threads", "machine")
+        for what in ("threads", "ranks", "machine")
         if state.get(what) != here[what]
     ]
     if not differing:

@@ -15,7 +15,8 @@ from stable_baselines3.common.utils import FloatSchedule, explained_variance
 
 from agents.guards import TrainingError, check_finite, guard_memory, not_finite
 from agents.memory_metrics import memory_metrics
-from agents.ppo_loss import ppo_loss
+from agents.ppo_loss import PPOLoss
+from agents.ranks import mean_of_ranks, n_ranks, parallel
 from agents.recurrent import RecurrentOnPolicyAlgorithm
 from agents.sequences import Sequences, make_sequences
 from policies.actor_critic import RecurrentActorCriticPolicy
@@ -123,10 +124,11 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         if self.clip_range_vf is not None:
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)
         self._sequences_per_minibatch = self._check_sizes()
+        self._weighted_loss = parallel(PPOLoss(self.policy))
 
     def _check_sizes(self) -> int:
         """Sequences in a minibatch."""
-        length, rollout = self.sequence_length or self.n_steps, self.n_steps * self.n_envs
+        length, rollout = self.sequence_length or self.n_steps, self.n_steps * self.n_envs * n_ranks()
         if self.n_steps % length:
             raise HyperparameterError(f"sequence_length {length} is not a divisor of n_steps {self.n_steps}")
         n = rollout // length
@@ -167,10 +169,10 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             if self.recompute_states and epochs:
                 sequences = self._with_new_states(sequences)
             epochs.append([])
-            for batch in sequences.minibatches(self._sequences_per_minibatch):
+            for batch, weight in sequences.minibatches(self._sequences_per_minibatch, self.n_envs):
                 if self.interrupted:
                     return
-                loss, metrics = self._loss(batch, settings)
+                loss, metrics = self._loss(batch, settings | {"weight": weight})
                 epochs[-1].append(metrics)
                 if self._diverged(epochs):
                     break
@@ -184,10 +186,10 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         self._log(epochs, settings)
         for name, metric in metrics_of_memory.items():
             self.logger.record(f"train/{name}", metric)
-        self.logger.record("time/rollout_fps", int(self.n_steps * self.n_envs / self._rollout_seconds))
+        self.logger.record("time/rollout_fps", int(self.n_steps * self.n_envs * n_ranks() / self._rollout_seconds))
         seconds = time.perf_counter() - began
         tokens = sum(map(len, epochs)) * self._sequences_per_minibatch * (self.sequence_length or self.n_steps)
-        self.logger.record("time/train_fps", int(self.n_steps * self.n_envs / seconds))
+        self.logger.record("time/train_fps", int(self.n_steps * self.n_envs * n_ranks() / seconds))
         self.logger.record("perf/train_tokens_per_s", tokens / seconds)
         self.between_updates = True
 
@@ -204,7 +206,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
 
     def _loss(self, batch: Sequences, settings: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         try:
-            return ppo_loss(self.policy, batch, **settings)
+            return self._weighted_loss(batch, **settings)
         except ValueError as error:
             if "to satisfy the constraint" not in str(error):  # what PyTorch's distributions say of NaN
                 raise
@@ -222,7 +224,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         """Whether the last minibatch's policy is further from the one that acted than is wanted."""
         if self.target_kl is None or not epochs:
             return False
-        return float(epochs[-1][-1]["approx_kl"]) > 1.5 * self.target_kl
+        return float(mean_of_ranks(epochs[-1][-1]["approx_kl"].clone())) > 1.5 * self.target_kl
 
     def _with_new_states(self, sequences: Sequences) -> Sequences:
         """The sequences with the states that the policy as it is now would have before them."""
@@ -239,11 +241,11 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
 
         def mean(name: str, minibatches: list[dict[str, torch.Tensor]]) -> float:
             values = [metrics[name] for metrics in minibatches if name in metrics]
-            return float(torch.stack(values).mean()) if values else 0.0
+            return float(mean_of_ranks(torch.stack(values).mean())) if values else 0.0
 
         means = {name: mean(name, everything) for name in everything[0]}
         means["approx_kl"] = mean("approx_kl", epochs[-1])
-        means["loss"] = float(everything[-1]["loss"])
+        means["loss"] = mean("loss", everything[-1:])
         means["first_ratio_error"] = float(everything[0]["ratio_error"])
         del means["ratio_error"]
         for name, value in means.items():

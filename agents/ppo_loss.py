@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from agents.sequences import Sequences
 from policies.actor_critic import RecurrentActorCriticPolicy
@@ -17,12 +19,13 @@ def ppo_loss(
     clip_range_vf: float | None,
     ent_coef: float,
     vf_coef: float,
+    weight: float = 1.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """-min(A·r, A·clip(r)) - ent_coef·H + vf_coef·(R - V)², r the ratio of the new to the old probability of an action
     (Schulman et al. 2017, arXiv 1707.06347, equations 7 and 9), averaged over the steps, and what to log of it.
 
     ``clip_range_vf``: V is kept this near to the old value, None: V is free. ``ratio_error`` is the greatest |r - 1|,
-    0 but for rounding as long as the policy is the one that acted.
+    0 but for rounding as long as the policy is the one that acted. ``weight`` is that of ``Sequences.minibatches``.
     """
     values, log_probs, entropy = policy.evaluate_sequences(
         batch.observations, batch.actions, batch.state, batch.reset, batch.action_masks
@@ -48,4 +51,17 @@ def ppo_loss(
             "ratio_error": error.max(),
             "loss": loss,
         }
-        return loss, {name: value.detach() for name, value in metrics.items()}
+        factors = dict.fromkeys(metrics, weight) | {"ratio_error": float(weight > 0)}
+        metrics = {name: value * factors[name] for name, value in metrics.items()}
+    return loss * weight, metrics
+
+
+class PPOLoss(nn.Module):
+    """``ppo_loss`` of a policy as a module, which DistributedDataParallel takes."""
+
+    def __init__(self, policy: RecurrentActorCriticPolicy):
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, batch: Sequences, **settings: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        return ppo_loss(self.policy, batch, **settings)

@@ -16,6 +16,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.guards import TrainingError, guard_memory
+from agents.ranks import all_of, n_ranks, share
 from policies.actor_critic import (
     RecurrentActorCriticCnnPolicy,
     RecurrentActorCriticPolicy,
@@ -48,6 +49,10 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         self._states: list[State] = []
         self._action_masks: np.ndarray | None = None  # [n_steps, n_envs, mask_width]
         self._rollout_seconds = 0.0
+        if n_ranks() > 1:
+            every = self.n_envs * n_ranks()
+            self.policy.rows = share(every).start, every
+        self._ended: list[dict[str, Any]] = []  # episodes of this process that the others have not heard of
         self.between_updates = True  # False inside of a rollout, and of the update that follows it
         self.interrupted = False  # may be set at any time: an update is left after the current minibatch
 
@@ -84,11 +89,11 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         callback.on_rollout_start()  # which may save: nothing of this rollout has been drawn yet
         self.between_updates = False
         if self.use_sde:
-            self.policy.reset_noise(env.num_envs)
+            self.policy.reset_noise(env.num_envs * n_ranks())
 
         for n_steps in range(n_rollout_steps):
             if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
-                self.policy.reset_noise(env.num_envs)
+                self.policy.reset_noise(env.num_envs * n_ranks())
             if n_steps % (self.sequence_length or n_rollout_steps) == 0:
                 self._states.append(self._state)
             action_masks = None
@@ -105,7 +110,7 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
             actions = actions.cpu().numpy()
             clipped_actions = self.policy.to_environment(actions)
             new_obs, rewards, dones, infos = env.step(clipped_actions)
-            self.num_timesteps += env.num_envs
+            self.num_timesteps += env.num_envs * n_ranks()
 
             last_obs, last_episode_starts = self._last_obs, self._last_episode_starts
             self._last_episode_starts = dones  # here, because a callback may end the learning now
@@ -124,8 +129,18 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
         callback.update_locals(locals())
         callback.on_rollout_end()
+        if n_ranks() > 1:
+            assert self.ep_info_buffer is not None
+            self.ep_info_buffer.extend(all_of(self._ended))
+            self._ended = []
         self._rollout_seconds = time.perf_counter() - began
         return True
+
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
+        if n_ranks() == 1:
+            super()._update_info_buffer(infos, dones)
+        else:
+            self._ended += [info["episode"] for info in infos if "episode" in info]
 
     def _reset(self, episode_start: np.ndarray) -> torch.Tensor | None:
         """Where the memory is emptied; None: nowhere."""

@@ -11,6 +11,7 @@ import torch
 
 from agents.plain import join, split
 from agents.ppo import RecurrentPPO
+from agents.ranks import all_of, all_rows, n_ranks, share
 
 NAME = "rollout"
 
@@ -21,16 +22,16 @@ def pack_rollout(agent: RecurrentPPO, tensors: dict[str, torch.Tensor]) -> Any:
     env = agent.env
     if env is None or agent._last_obs is None or not env.has_attr("save_state"):
         return None
-    environments = env.env_method("save_state")
+    environments = all_of(env.env_method("save_state"))
     if any(state is None for state in environments):
         return None
     normalizer = agent.get_vec_normalize_env()
     value = {
         "environments": environments,
-        "observations": agent._last_obs,
-        "episode_starts": agent._last_episode_starts,
-        "memory": agent._state,
-        "returns": None if normalizer is None else normalizer.returns,
+        "observations": _of_all(agent._last_obs),
+        "episode_starts": _of_all(agent._last_episode_starts),
+        "memory": _of_all(agent._state),
+        "returns": _of_all(None if normalizer is None else normalizer.returns),
         "episodes": list(agent.ep_info_buffer or []),
         "random": random_state(agent.device),
     }
@@ -45,16 +46,18 @@ def load_rollout(agent: RecurrentPPO, packed: Any, tensors: dict[str, torch.Tens
     """
     value, env = join(packed, tensors), agent.env
     assert env is not None
-    if len(value["environments"]) != env.num_envs:
-        raise ValueError(f"{len(value['environments'])} environments were saved, not {env.num_envs}")
+    saved, here = len(value["environments"]), env.num_envs * n_ranks()
+    if saved != here:
+        raise ValueError(f"{saved} environments were saved, not {here}")
+    own = share(here)
     env.unwrapped.reset()  # under VecNormalize, whose statistics it would add to
-    for i, state in enumerate(value["environments"]):
+    for i, state in enumerate(value["environments"][own]):
         env.env_method("load_state", state, indices=i)
-    agent._last_obs, agent._last_episode_starts = value["observations"], value["episode_starts"]
-    agent._state = _on_device(value["memory"], agent.device)
+    agent._last_obs, agent._last_episode_starts = _rows(value["observations"], own), value["episode_starts"][own]
+    agent._state = _rows(value["memory"], own, agent.device)
     normalizer = agent.get_vec_normalize_env()
     if normalizer is not None:
-        normalizer.returns = value["returns"]
+        normalizer.returns = value["returns"][own]
     agent.ep_info_buffer = deque(value["episodes"], maxlen=agent._stats_window_size)
     agent.ep_success_buffer = deque(maxlen=agent._stats_window_size)
     set_random_state(value["random"])
@@ -82,7 +85,23 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def _on_device(state: Any, device: torch.device) -> Any:
-    if isinstance(state, tuple):
-        return tuple(_on_device(part, device) for part in state)
-    return None if state is None else state.to(device)
+def _of_all(value: Any) -> Any:
+    """Arrays or tensors [B, …], alone or nested, with the rows of every process: those of the environments in order."""
+    if value is None or n_ranks() == 1:
+        return value
+    if isinstance(value, dict):
+        return {key: _of_all(part) for key, part in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_of_all(part) for part in value)
+    return all_rows(value) if isinstance(value, torch.Tensor) else all_rows(torch.from_numpy(value)).numpy()
+
+
+def _rows(value: Any, own: slice, device: torch.device | None = None) -> Any:
+    """The own rows of what ``_of_all`` gave; tensors on ``device``."""
+    if isinstance(value, dict):
+        return {key: _rows(part, own) for key, part in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_rows(part, own, device) for part in value)
+    if value is None or isinstance(value, np.ndarray):
+        return None if value is None else value[own]
+    return value[own].to(device)

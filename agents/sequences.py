@@ -12,6 +12,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from torch import Tensor
 
+from agents.ranks import all_rows, n_ranks, rank
 from policies.backbones import State, map_state, select_rows
 
 
@@ -44,19 +45,33 @@ class Sequences:
         return Sequences(**{field.name: take(getattr(self, field.name)) for field in dataclasses.fields(self)})
 
     def with_normal_advantages(self) -> Sequences:
-        """The same, whose advantages have mean 0 and deviation 1."""
-        if self.advantages.numel() < 2:
+        """The same, whose advantages have mean 0 and deviation 1 over all processes."""
+        advantages = all_rows(self.advantages)
+        if advantages.numel() < 2:
             return self
-        centered = self.advantages - self.advantages.mean()
-        return dataclasses.replace(self, advantages=centered / (self.advantages.std() + 1e-8))
+        centered = self.advantages - advantages.mean()
+        return dataclasses.replace(self, advantages=centered / (advantages.std() + 1e-8))
 
-    def minibatches(self, size: int) -> Iterator[Sequences]:
-        """All of them in a new random order, ``size`` at a time, the last ones maybe fewer."""
-        if size >= len(self):
-            yield self
-            return
-        for rows in torch.randperm(len(self)).split(size):
-            yield self.select(rows.to(self.reset.device))
+    def minibatches(self, size: int, n_envs: int) -> Iterator[tuple[Sequences, float]]:
+        """All of them in a new random order, ``size`` at a time, the last ones maybe fewer; each with the weight 1.
+
+        Of several processes, which hold the sequences of ``n_envs`` environments each, every one yields those that are
+        its own in the same minibatches of them all. The weight is such that the mean over processes of a mean over
+        sequences, times its weight, is the mean over the minibatch. Of a minibatch that is all the others', a process
+        yields something with the weight 0.
+        """
+        total = len(self) * n_ranks()
+        for drawn in torch.randperm(total).split(size) if size < total else [torch.arange(total)]:
+            part, env = drawn // (n_envs * n_ranks()), drawn % (n_envs * n_ranks())
+            own = env // n_envs == rank()
+            rows = (part * n_envs + env % n_envs)[own]
+            weight = len(rows) * n_ranks() / len(drawn)
+            if size >= total:
+                yield self, weight
+                continue
+            if not len(rows):
+                rows = torch.zeros(1, dtype=torch.int64)
+            yield self.select(rows.to(self.reset.device)), weight
 
 
 def make_sequences(

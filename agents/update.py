@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from agents.guards import TrainingError as TrainingError
 from agents.guards import is_out_of_memory
+from agents.ranks import mean_of_ranks, n_ranks, parallel
 from policies.decision import DecisionPolicy
 
 Precision = Literal["float32", "bfloat16"]
@@ -20,6 +21,17 @@ def check_device(device: str) -> None:
     """Raise TrainingError for a GPU that is not there, where Stable-Baselines3 would quietly take the CPU."""
     if device == "cuda" and not torch.cuda.is_available():
         raise TrainingError("device cuda: PyTorch finds no CUDA device here; use auto or cpu")
+
+
+class Loss(nn.Module):
+    """A policy's loss as a module, which DistributedDataParallel takes."""
+
+    def __init__(self, policy: DecisionPolicy):
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.policy.loss(batch)
 
 
 class Update:
@@ -48,7 +60,13 @@ class Update:
                 raise ValueError(f"{name} is one of {', '.join(get_args(known))}, not {value!r}")
         self.policy, self.optimizer, self.max_grad_norm = policy, optimizer, max_grad_norm
         self.precision, self.compile = precision, compile
-        self.loss = policy.loss if compile == "none" else torch.compile(policy.loss, mode=compile, dynamic=False)
+        if compile != "none" and n_ranks() > 1:
+            raise TrainingError(f"compile {compile} is for one process; use none with {n_ranks()}")
+        self.loss: Callable[..., Tensor] = policy.loss
+        if compile != "none":
+            self.loss = torch.compile(policy.loss, mode=compile, dynamic=False)
+        elif n_ranks() > 1:
+            self.loss = parallel(Loss(policy))
         self._to_compile = compile != "none"
 
     def __call__(
@@ -96,7 +114,7 @@ class Update:
 
 
 def mean_metrics(metrics: list[dict[str, Tensor]]) -> dict[str, float]:
-    """The mean of each metric over updates, read from the device at once."""
+    """The mean of each metric over updates and processes, read from the device at once."""
     names = list(metrics[0])
-    values = torch.stack([torch.stack([m[name] for m in metrics]).mean() for name in names]).tolist()
-    return dict(zip(names, values, strict=True))
+    values = torch.stack([torch.stack([m[name] for m in metrics]).mean() for name in names])
+    return dict(zip(names, mean_of_ranks(values).tolist(), strict=True))

@@ -24,6 +24,8 @@ from agents.errors import USER_ERRORS
 from agents.machine import not_as_made
 from agents.players import Player, ppo_player
 from agents.ppo_checkpoint import pack_ppo, read_ppo, restore_ppo, resume_ppo, write_ppo
+from agents.ranks import check_shares, n_ranks, share
+from agents.shared_statistics import share_statistics
 from agents.update import check_device
 from configs.loading import plain_config, read_config
 from configs.ppo_fields import PPOConfig
@@ -140,6 +142,7 @@ def make_ppo(config: PPOConfig, tell: Callable[[str], Any], seed: int | None = N
     """
     check_device(config.device)
     env = vector_env(config)
+    seed = (config.seed if seed is None else seed) % 2**31
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -175,13 +178,14 @@ def make_ppo(config: PPOConfig, tell: Callable[[str], Any], seed: int | None = N
                     ortho_init=config.ortho_init,
                     log_std_init=config.log_std_init,
                 ),
-                seed=(config.seed if seed is None else seed) % 2**31,
+                seed=seed,
                 device=config.device,
             )
         except USER_ERRORS:
             raise
         except (AssertionError, ValueError) as error:  # how Stable-Baselines3 says that spaces do not suit it
             raise EnvironmentError(f"ppo cannot learn in {config.env}: {one_line(error)}") from None
+    env.seed(seed + share(config.n_envs).start)  # of this process's first environment
     for warning in caught:
         tell(f"note: {one_line(warning.message)}")  # type: ignore[arg-type]
     return agent
@@ -195,7 +199,9 @@ def falling(value: float, schedule: str) -> Any:
 def vector_env(config: PPOConfig) -> VecEnv:
     """The environments of a config, under VecNormalize if anything is to be normalised."""
     processes = config.vector == "processes"
-    env = make_vec_env(config.env, config.n_envs, seed=config.seed, processes=processes, **wrappers(config))
+    check_shares("n_envs", config.n_envs)
+    n_envs = config.n_envs // n_ranks()
+    env = make_vec_env(config.env, n_envs, seed=config.seed, processes=processes, **wrappers(config))
     space, keys = env.observation_space, None
     observation = config.normalize_observation
     if isinstance(space, gym.spaces.Dict):
@@ -205,9 +211,12 @@ def vector_env(config: PPOConfig) -> VecEnv:
         observation = False
     if not (observation or config.normalize_reward):
         return env
-    return VecNormalize(
+    normalized = VecNormalize(
         env, norm_obs=observation, norm_reward=config.normalize_reward, gamma=config.gamma, norm_obs_keys=keys
     )
+    if n_ranks() > 1:
+        share_statistics(normalized)
+    return normalized
 
 
 def policy_for(space: gym.Space) -> str:

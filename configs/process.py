@@ -12,6 +12,8 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3)
 def prepare_process() -> None:
     let_threads_sleep()
     keep_freed_memory()
+    if "RANK" in os.environ:  # of torchrun's processes each would be told what might make it faster
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def let_threads_sleep() -> None:

@@ -71,6 +71,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             backbone=backbone, d_model=d_model, n_layers=n_layers, options=dict(backbone_options or {})
         )
         self.reset_on_done = reset_on_done
+        self.rows: tuple[int, int] | None = None  # of several processes: the first of ours, and the number of all
         for name, value in self.encoder_kwargs["options"].items():
             require("dropout" not in name or not value, f"{name} must be 0 in PPO, not {value}")
         if kwargs.get("optimizer_class", torch.optim.Adam) is torch.optim.Adam and "optimizer_kwargs" not in kwargs:
@@ -107,13 +108,19 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
     ) -> tuple[Tensor, Tensor, Tensor, State]:
         """One step of B environments: actions [B, …], values [B, 1], log-probabilities [B] and the next state.
 
-        ``episode_start`` [B] bool, None: no episode begins; ``action_masks`` bool [B, mask_width].
+        ``episode_start`` [B] bool, None: no episode begins; ``action_masks`` bool [B, mask_width]. Where ``rows`` is
+        set, actions are drawn for the environments of all processes, and the own ones taken: they are those that one
+        process would draw.
         """
         actor, critic, state = self._step(obs, state, episode_start)
-        distribution = self._distribution(actor, action_masks)
+        own, total = slice(None), len(actor)
+        if self.rows is not None:
+            first, total = self.rows
+            own = slice(first, first + len(actor))
+        distribution = self._distribution(_among(actor, own, total), _among(action_masks, own, total))
         actions = distribution.get_actions(deterministic=deterministic)
         values = self.value_net(self.mlp_extractor.forward_critic(critic))
-        log_prob = distribution.log_prob(actions)
+        actions, log_prob = actions[own], distribution.log_prob(actions)[own]
         return actions.reshape(-1, *self.action_space.shape), values, log_prob, state  # type: ignore[misc]
 
     def evaluate_sequences(
@@ -261,6 +268,15 @@ class RecurrentMultiInputActorCriticPolicy(RecurrentActorCriticPolicy):
 
     def __init__(self, *args: Any, features_extractor_class: type = CombinedExtractor, **kwargs: Any):
         super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+
+def _among(rows: Any, own: slice, total: int) -> Any:
+    """The rows at the place ``own`` among ``total``, of which the others are zeros (of masks: true)."""
+    if rows is None or len(rows) == total:
+        return rows
+    every = rows.new_full((total, *rows.shape[1:]), rows.dtype == torch.bool)
+    every[own] = rows
+    return every
 
 
 def _check_rows(part: Tensor, n: int) -> Tensor:

@@ -138,10 +138,12 @@ class DecisionPolicy(nn.Module):
         return self._acting[0].initial_state(batch_size)
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """Mean error of the predicted actions over the steps that are not padding (``mask`` [B, T])."""
+        """Mean error of the predicted actions over the steps that are not padding (``mask`` [B, T]); over ``steps``
+        where the batch says how many count."""
         prediction, _ = self(batch)
         mask = batch["mask"]
-        return (self.action.error(prediction, batch["action"]) * mask).sum() / mask.sum()
+        steps = batch["steps"] if "steps" in batch else mask.sum()
+        return (self.action.error(prediction, batch["action"]) * mask).sum() / steps
 
     def _tokens(self, inputs: dict[str, Tensor]) -> Tensor:
         """The tokens [..., d_model] of inputs [...], or [..., tokens_per_step, d_model] where a step has several.
