@@ -231,9 +231,10 @@ class StopOnSignal(BaseCallback):
         return result
 
     def _on_step(self) -> bool:
-        if any_rank(self.received is not None) and self.received is None:
-            self.received = signal.SIGTERM  # another process heard it
-        return self.received is None
+        heard = any_rank(self.received is not None)  # one that comes now is for the next step, in every process
+        if heard and self.received is None:
+            self.received = signal.SIGTERM
+        return not heard
 
 
 def as_callback(callback: Any) -> BaseCallback:

@@ -16,7 +16,7 @@ from stable_baselines3.common.utils import FloatSchedule, explained_variance
 from agents.guards import TrainingError, check_finite, guard_memory, not_finite
 from agents.memory_metrics import memory_metrics
 from agents.ppo_loss import PPOLoss
-from agents.ranks import mean_of_ranks, n_ranks, parallel
+from agents.ranks import all_rows, mean_of_ranks, n_ranks, parallel
 from agents.recurrent import RecurrentOnPolicyAlgorithm
 from agents.sequences import Sequences, make_sequences
 from policies.actor_critic import RecurrentActorCriticPolicy
@@ -250,10 +250,11 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         del means["ratio_error"]
         for name, value in means.items():
             self.logger.record(f"train/{name}", value)
-        buffer = self.rollout_buffer
-        self.logger.record(
-            "train/explained_variance", float(explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
+        values, returns = (
+            all_rows(torch.from_numpy(array.flatten())).numpy()
+            for array in (self.rollout_buffer.values, self.rollout_buffer.returns)
         )
+        self.logger.record("train/explained_variance", float(explained_variance(values, returns)))
         if hasattr(self.policy, "log_std"):
             self.logger.record("train/std", float(self.policy.log_std.detach().exp().mean()))
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")

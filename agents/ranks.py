@@ -66,7 +66,10 @@ def joined_ranks(device: str) -> Iterator[None]:
     except RuntimeError as error:
         if isinstance(error, TrainingError) or not _is_lost(error):
             raise
-        raise TrainingError(f"rank {rank()} lost another rank: {' '.join(str(error).split())[:100]}") from error
+        said = " ".join(str(error).split())[:100]
+        raise TrainingError(
+            f"rank {rank()} lost another one; --resume true goes on from the last checkpoint ({said})"
+        ) from error
     finally:
         dist.destroy_process_group()
 

@@ -1,0 +1,148 @@
+"""Several processes under torchrun learn what one learns; one that dies ends the job; any number can go on."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from agents import ranks, sequences
+from agents.checkpoint import latest_checkpoint, read_checkpoint
+from agents.logs import read_metrics
+from agents.sequences import Sequences
+from envs.writers import write_hdf5
+from ppo_runs import ROOT, TINY, assert_one_line
+from toy import toy_episodes
+
+PPO = [*TINY, "--env", "TMaze10-v0", "--normalize_reward", "true", "--previous_reward", "true", "--threads", "1"]
+DECISION = [
+    *["--dataset", "toy.hdf5", "--backbone.d_model", "16", "--backbone.n_layers", "1", "--context", "8"],
+    *["--batch_size", "8", "--dropout", "0", "--log_every", "1", "--evaluation.episodes", "1", "--device", "cpu"],
+    *["--threads", "1"],
+]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_hdf5(dataclasses.replace(toy_episodes(20), env_id=None), "toy.hdf5")  # torchrun's know no ToyBox-v0
+
+
+def torchrun(n, *arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n)]
+    command += [str(ROOT / "train.py"), *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests")}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def logged(folder):
+    """Lines of the log without times, and what is of the first process alone."""
+    left = ("time/", "perf/", "eval", "train/state_norm", "train/gate")
+    lines = [{k: v for k, v in line.items() if not k.startswith(left)} for line in read_metrics(Path(folder))]
+    return [line for line in lines if len(line) > 1]
+
+
+def weights(folder):
+    tensors, _ = read_checkpoint(latest_checkpoint(folder))
+    return {name: value for name, value in tensors.items() if name.startswith(("policy", "normalizer"))}
+
+
+def assert_same(one, other):
+    for ours, theirs in zip(logged(one), logged(other), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+    torch.testing.assert_close(weights(one), weights(other), rtol=1e-4, atol=1e-5)
+
+
+def test_a_decision_agent_learns_on_two_processes_what_it_learns_on_one():
+    assert train.main([*DECISION, "--steps", "8", "--run_dir", "one"]) == 0
+    process = torchrun(2, *DECISION, "--steps", "8", "--run_dir", "two")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert output.count("run folder") == 1  # the first alone prints and writes
+    assert_same("one", "two")
+
+
+def test_ppo_on_two_processes_is_stopped_by_sigterm_and_goes_on_alone_to_what_one_learns(capsys):
+    process = torchrun(2, *PPO, "--steps", "1000000", "--run_dir", "two")
+    wait_for(lambda: len(logged("two")) > 4, process)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert "to go on: python train.py --resume true --run_dir two" in output
+    steps = str(read_checkpoint(latest_checkpoint("two"))[1]["num_timesteps"] + 64)
+    assert train.main(["--resume", "true", "--run_dir", "two", "--steps", steps, "--threads", "1"]) == 0
+    assert "note: saved under ranks 2, here 1" in capsys.readouterr().out
+    assert train.main([*PPO, "--steps", steps, "--run_dir", "one"]) == 0
+    assert_same("one", "two")
+
+
+def test_the_death_of_a_process_ends_the_job_with_a_line():
+    process = torchrun(2, *PPO, "--steps", "1000000", "--run_dir", "run")
+    wait_for(lambda: len(logged("run")) > 2, process)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+    os.kill(int(children.stdout.split()[1]), signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "train.py: rank 0 lost another one; --resume true goes on" in output
+
+
+def wait_for(condition, process):
+    deadline = time.monotonic() + 100
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_what_cannot_be_divided_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(ranks, "n_ranks", lambda: 2)
+    for arguments, expected in (
+        ([*PPO, "--n_envs", "3"], "n_envs 3"),
+        ([*DECISION, "--batch_size", "5"], "batch_size 5"),
+    ):
+        assert train.main([*arguments, "--run_dir", "run"]) == 2
+        assert_one_line(capsys, f"{expected} cannot be divided among 2 processes; a multiple of 2 can")
+    assert not Path("run").exists()
+
+
+def part_of(n_envs, parts, first):
+    """Sequences k·n + e of a process whose first environment is ``first``: each holds its number among those of all 4
+    environments."""
+    numbers = torch.tensor([[float(4 * k + first + e)] for k in range(parts) for e in range(n_envs)])
+    fields = dict.fromkeys(("observations", "actions", "values", "log_probs", "advantages", "returns"), numbers)
+    return Sequences(**fields, reset=numbers > 0, action_masks=None, state=numbers)
+
+
+@pytest.mark.parametrize("size", [1, 3, 5, 12])
+def test_processes_share_the_minibatches_of_one(monkeypatch, size):
+    def batches(n, r):
+        monkeypatch.setattr(sequences, "n_ranks", lambda: n)
+        monkeypatch.setattr(sequences, "rank", lambda: r)
+        torch.manual_seed(0)
+        part = part_of(4 // n, 3, r * 4 // n)
+        return [(batch.advantages, weight) for batch, weight in part.minibatches(size, 4 // n)]
+
+    alone, shares = batches(1, 0), [batches(4, r) for r in range(4)]
+    assert sorted(torch.cat([batch for batch, _ in alone]).flatten().tolist()) == list(range(12))
+    for (batch, weight), *parts in zip(alone, *shares, strict=True):
+        assert weight == 1
+        means = [float(part.mean()) * share for part, share in parts]
+        assert sum(means) / 4 == pytest.approx(float(batch.mean()))
+        own = torch.cat([part for part, share in parts if share])
+        assert sorted(own.flatten().tolist()) == sorted(batch.flatten().tolist())
+
+
+def test_without_torchrun_there_is_one_process_and_nothing_is_said():
+    rows = torch.arange(3)
+    assert (ranks.rank(), ranks.n_ranks(), ranks.share(8)) == (0, 1, slice(0, 8))
+    assert ranks.all_rows(rows) is rows
+    assert ranks.any_rank(True)
+    module = torch.nn.Linear(1, 1)
+    assert ranks.parallel(module) is module
+    with ranks.joined_ranks("cpu"):
+        assert not torch.distributed.is_initialized()
