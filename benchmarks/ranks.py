@@ -1,0 +1,90 @@
+"""What several processes under torchrun learn, and how fast, beside one.
+
+    python -m benchmarks.ranks [--updates 200] [--processes 1 2 4]
+
+Both agents are trained by train.py for the same updates of the same batches, one thread in each process, over gloo. The
+first table compares every update's loss with that of one process: the greatest difference, as it is and in relation to
+the loss (that of PPO passes through 0). PPO plays a T-maze: its observations and rewards are whole numbers, so that a
+last bit changes no episode, as it soon does in MuJoCo. The second gives the speed: of a larger network on the embedded
+data, and of Hopper-v5. More processes than cores are no faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from agents.logs import read_metrics
+from agents.machine import machine
+from benchmarks.timing import markdown
+
+TRAIN = Path(__file__).parents[1] / "train.py"
+COMMON = ["--threads", "1", "--device", "cpu", "--evaluation.episodes", "1", "--evaluation.every", "0"]
+DECISION = ["--log_every", "1", "--evaluation.targets", "[100]"]
+PPO = ["--agent", "ppo", "--n_envs", "8", "--evaluation.ablation", "false"]
+EQUAL = {
+    "decision": (1, [*DECISION, "--backbone.d_model", "32", "--batch_size", "16", "--dropout", "0"]),
+    "PPO, TMaze10-v0": (128, [*PPO, "--env", "TMaze10-v0", "--n_steps", "16", "--n_epochs", "4"]),
+}
+FAST = {
+    "decision": (1, [*DECISION, "--batch_size", "128"], "perf/train_tokens_per_s"),
+    "PPO, Hopper-v5, playing": (2048, [*PPO, "--env", "Hopper-v5", "--n_steps", "256"], "time/rollout_fps"),
+    "PPO, Hopper-v5, learning": (2048, [*PPO, "--env", "Hopper-v5", "--n_steps", "256"], "time/train_fps"),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ranks", description=__doc__)
+    parser.add_argument("--updates", type=int, default=200, help="of the first table; the second has a tenth for PPO")
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
+    options = parser.parse_args(arguments)
+    print(f"{machine()}\n")
+    with tempfile.TemporaryDirectory() as folder:
+        rows: list[dict[str, Any]] = []
+        for name, (step, flags) in EQUAL.items():
+            losses = {}
+            for n in options.processes:
+                lines = train(n, Path(folder, f"equal{len(rows)}-{n}"), flags, step * options.updates)
+                losses[n] = [line["train/loss"] for line in lines if "train/loss" in line]
+            first = losses[options.processes[0]]
+            row: dict[str, Any] = {"agent": name, "updates": len(first)}
+            for n in options.processes[1:]:
+                gaps = [abs(a - b) for a, b in zip(first, losses[n], strict=True)]
+                relative = max(gap / abs(a) for gap, a in zip(gaps, first, strict=True))
+                row[f"{n} processes: difference"] = f"{max(gaps):.1e}"
+                row[f"{n} processes: relative"] = f"{relative:.1e}"
+            rows.append(row)
+        print(markdown(rows), flush=True)
+        rows = []
+        for name, (step, flags, tag) in FAST.items():
+            updates = options.updates if step == 1 else options.updates // 10
+            row = {"agent": name}
+            for n in options.processes:
+                lines = train(n, Path(folder, f"fast{len(rows)}-{n}"), flags, step * updates)
+                row[n] = statistics.median(line[tag] for line in lines if tag in line)
+            speeds = {n: row.pop(n) for n in options.processes}
+            unit = "tokens/s" if step == 1 else "steps/s"
+            row |= {f"{n} process{'es' * (n > 1)}": f"{speed:,.0f} {unit}" for n, speed in speeds.items()}
+            row |= {f"{n} to 1": f"{speeds[n] / speeds[1]:.2f}" for n in options.processes[1:]}
+            rows.append(row)
+        print(f"\n{markdown(rows)}")
+    return 0
+
+
+def train(n: int, run: Path, flags: list[str], steps: int) -> list[dict[str, float]]:
+    """The log of a run on ``n`` processes."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n)] if n > 1 else []
+    own = ["--steps", str(steps), "--checkpoint_every", str(steps), "--run_dir", str(run)]
+    command = [sys.executable, *launch, str(TRAIN), *COMMON, *flags, *own]
+    subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True)
+    return read_metrics(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
