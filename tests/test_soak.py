@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.reliability import soak
 
-linux = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="reads /proc")
+linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 GROWING = """
 import sys, threading, time
 kept = []

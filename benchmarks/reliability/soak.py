@@ -61,7 +61,8 @@ class Run:
         proc = Path("/proc", str(self.process.pid))
         status = (proc / "status").read_text()
         counted = {
-            "memory_mb": 1024 * _number("Pss", (proc / "smaps_rollup").read_text()),
+            # not its proportional share (PSS), which falls when another process loads the same libraries
+            "memory_mb": 1024 * _number("VmRSS", status),
             "descriptors": len(list((proc / "fd").iterdir())),
             "threads": _number("Threads", status),
             "files": sum(len(files) for _, _, files in os.walk(self.folder)),
