@@ -133,26 +133,6 @@ def test_workers_leave_signals_to_their_parent(vector):
         vector.step(np.zeros(3, int))
 
 
-def start(tmp_path):
-    """train.py as the leader of a session, after its first lines of metrics."""
-    command = [sys.executable, str(ROOT / "train.py"), *TINY, *CARTPOLE, "--steps", "10000000", "--threads", "1"]
-    process = subprocess.Popen(
-        [*command, "--evaluation.every", "0", "--run_dir", str(tmp_path / "run")],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    for _ in range(1200):
-        if metrics.exists() and metrics.read_text():
-            break
-        time.sleep(0.05)
-    assert len(group(process.pid)) >= 4  # itself, the server, two workers
-    return process
-
-
 def group(leader):
     """The living processes of a session."""
     found = []
@@ -177,25 +157,56 @@ def assert_all_gone(leader):
 linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 
 
+def leader(*command):
+    """A process that leads a session of its own."""
+    return subprocess.Popen(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
 @linux
-@pytest.mark.parametrize(("number", "to_all"), [(signal.SIGTERM, False), (signal.SIGINT, True)], ids=str)
-def test_a_signal_saves_and_ends_all_processes(tmp_path, number, to_all):
-    """A terminal's Ctrl-C reaches the workers as well."""
-    process = start(tmp_path)
+def test_a_sigterm_to_the_training_saves_and_ends_all_processes(tmp_path):
+    run = tmp_path / "run"
+    arguments = [*TINY, *CARTPOLE, "--steps", "10000000", "--threads", "1", "--evaluation.every", "0"]
+    process = leader("train.py", *arguments, "--run_dir", str(run))
+    for _ in range(1200):
+        if (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_text():
+            break
+        time.sleep(0.05)
+    assert len(group(process.pid)) >= 4  # itself, the server, two workers
     begin = time.monotonic()
-    (os.killpg if to_all else os.kill)(process.pid, number)
+    process.terminate()
     output, _ = process.communicate(timeout=30)
-    assert process.returncode == 128 + number, output
+    assert process.returncode == 128 + signal.SIGTERM, output
     assert time.monotonic() - begin < 10
     assert "Traceback" not in output
-    stopped = read_checkpoint(latest_checkpoint(tmp_path / "run"))[1]["num_timesteps"]
+    stopped = read_checkpoint(latest_checkpoint(run))[1]["num_timesteps"]
     assert f"stopped at step {stopped}" in output
     assert_all_gone(process.pid)
 
 
+STEPPING = """
+import numpy as np
+from envs import make_vec_env
+vector = make_vec_env("CartPole-v1", 2, processes=True)
+vector.reset()
+print("ready", flush=True)
+while True:
+    vector.step(np.zeros(2, int))
+"""
+
+
 @linux
-def test_no_process_is_left_when_the_training_is_killed(tmp_path):
-    process = start(tmp_path)
+def test_no_process_is_left_when_their_parent_is_killed():
+    process = leader("-c", STEPPING)
+    assert process.stdout.readline() == "ready\n"
+    assert len(group(process.pid)) >= 4
     process.kill()
     output, _ = process.communicate(timeout=30)
     assert "Traceback" not in output

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.reliability import soak
 
-linux = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="reads /proc")
+linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 GROWING = """
 import sys, threading, time
 kept = []
@@ -48,3 +48,8 @@ def test_drift_is_from_the_first_tenth_to_the_last():
     assert soak.grows("memory_mb", [100] * 10 + [106] * 10)
     assert soak.grows("descriptors", [100] * 10 + [101] * 10)
     assert not soak.grows("descriptors", [5] * 9 + [6] * 2 + [5] * 9)
+
+
+def test_files_may_become_as_many_as_are_kept():
+    assert not soak.grows("files", [4] * 10 + [13] * 10)
+    assert soak.grows("files", [13] * 10 + [16] * 10)

@@ -33,6 +33,7 @@ AGENTS = {
     ],
 }
 MEMORY_LIMIT = 5.0  # per cent of drift that is still called flat
+FILES_LIMIT = 4 + 3 * 3  # config, metrics, events, lock; the last two checkpoints and the best, of three files each
 GROWTH: dict[str, Callable[[int], int]] = {  # how each figure is shown
     "memory_mb": lambda size: round(size / 2**20),
     "descriptors": int,
@@ -61,7 +62,8 @@ class Run:
         proc = Path("/proc", str(self.process.pid))
         status = (proc / "status").read_text()
         counted = {
-            "memory_mb": 1024 * _number("Pss", (proc / "smaps_rollup").read_text()),
+            # not its proportional share (PSS), which falls when another process loads the same libraries
+            "memory_mb": 1024 * _number("VmRSS", status),
             "descriptors": len(list((proc / "fd").iterdir())),
             "threads": _number("Threads", status),
             "files": sum(len(files) for _, _, files in os.walk(self.folder)),
@@ -99,7 +101,9 @@ def drift(samples: Sequence[float]) -> float:
 
 
 def grows(name: str, samples: Sequence[float]) -> bool:
-    """Whether memory is not flat, or descriptors, threads or files became more at all."""
+    """Whether memory is not flat, descriptors or threads became more at all, or there are more files than are kept."""
+    if name == "files":  # the best checkpoint may come late, and is kept then
+        return statistics.median(samples[-max(1, len(samples) // 10) :]) > FILES_LIMIT
     return abs(drift(samples)) > MEMORY_LIMIT if name == "memory_mb" else drift(samples) > 0
 
 
