@@ -12,6 +12,7 @@ import torch
 from agents.plain import join, split
 from agents.ppo import RecurrentPPO
 from agents.ranks import all_of, all_rows, n_ranks, share
+from policies.backbones import map_state
 
 NAME = "rollout"
 
@@ -53,11 +54,12 @@ def load_rollout(agent: RecurrentPPO, packed: Any, tensors: dict[str, torch.Tens
     env.unwrapped.reset()  # under VecNormalize, whose statistics it would add to
     for i, state in enumerate(value["environments"][own]):
         env.env_method("load_state", state, indices=i)
-    agent._last_obs, agent._last_episode_starts = _rows(value["observations"], own), value["episode_starts"][own]
-    agent._state = _rows(value["memory"], own, agent.device)
-    normalizer = agent.get_vec_normalize_env()
+    normalizer, begun = agent.get_vec_normalize_env(), agent.policy.initial_state(env.num_envs)
+    agent._last_obs = _like(_rows(value["observations"], own), env.observation_space.sample(), env.num_envs)
+    agent._last_episode_starts = _like(value["episode_starts"][own], np.array(True), env.num_envs)
+    agent._state = map_state(_same_shape, _rows(value["memory"], own, agent.device), begun)
     if normalizer is not None:
-        normalizer.returns = value["returns"][own]
+        normalizer.returns = _like(value["returns"][own], np.array(0.0), env.num_envs)
     agent.ep_info_buffer = deque(value["episodes"], maxlen=agent._stats_window_size)
     agent.ep_success_buffer = deque(maxlen=agent._stats_window_size)
     set_random_state(value["random"])
@@ -83,6 +85,21 @@ def set_random_state(state: dict[str, Any]) -> None:
     random.setstate((version, tuple(numbers.tolist()), gauss))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+
+
+def _like(value: Any, one: Any, n: int) -> Any:
+    """The value, which must be ``n`` of what ``one`` is one of."""
+    if isinstance(one, dict):
+        return {key: _like(value[key], part, n) for key, part in one.items()}
+    if value.shape != (n, *np.shape(one)):
+        raise ValueError(f"{value.shape} was saved where {(n, *np.shape(one))} belongs")
+    return value
+
+
+def _same_shape(part: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    if part.shape != other.shape or part.dtype != other.dtype:
+        raise ValueError(f"a memory of {tuple(part.shape)} was saved where {tuple(other.shape)} belongs")
+    return part
 
 
 def _of_all(value: Any) -> Any:

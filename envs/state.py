@@ -98,8 +98,8 @@ def _save_layer(layer: Any) -> dict[str, Any]:
 
 def _load_layer(layer: Any, state: dict[str, Any]) -> None:
     for key, value in state["values"].items():
-        if key not in vars(layer):
-            raise KeyError(f"{type(layer).__name__}.{key}")
+        if not _fits(value, vars(layer)[key]):
+            raise ValueError(f"{type(layer).__name__}.{key} cannot be {str(value)[:40]}")
         setattr(layer, key, value)
     for key, value in state["random"].items():
         vars(layer)[key].bit_generator.state = value
@@ -116,6 +116,21 @@ def _load_mujoco(env: MujocoEnv, saved: dict[str, np.ndarray]) -> None:
     for name in DERIVED:
         getattr(env.data, name)[...] = saved[name]
     mujoco.mj_setState(env.model, env.data, saved["state"], MUJOCO_STATE)  # mj_forward has changed its warm start
+
+
+def _fits(value: Any, now: Any) -> bool:
+    """Whether a saved value may take the place of the one that is there, by its kind."""
+    kind, other = _kind(now), _kind(value)
+    if kind == other == "sequence":
+        return np.size(value) == np.size(now)
+    return kind is not None and (kind == other or "nothing" in (kind, other))
+
+
+def _kind(value: Any) -> str | None:
+    if not _is_plain(value):
+        return None
+    kinds = {"nothing": type(None), "sequence": list | tuple | np.ndarray, "text": str, "mapping": dict}
+    return next((name for name, kind in kinds.items() if isinstance(value, kind)), "number")
 
 
 def _is_plain(value: Any) -> bool:

@@ -166,7 +166,7 @@ def test_a_signal_anywhere_leaves_a_run_that_goes_on_to_the_same_bits(moment, mo
                     os.kill(os.getpid(), signal.SIGTERM)
                 return ppo_loss(*inputs, **settings)
 
-            patch.setattr("agents.ppo.ppo_loss", loss)
+            patch.setattr("agents.ppo_loss.ppo_loss", loss)
         else:
             patch.setattr("agents.scoring.evaluate", send)
         assert train.main([*arguments, "--steps", "192", "--run_dir", "cut", "--threads", "1"]) == 143
@@ -222,15 +222,41 @@ def test_environments_that_cannot_be_saved_begin_anew_and_a_line_says_so(capsys)
         assert expected in capsys.readouterr().out
 
 
-def test_episodes_of_other_environments_are_one_line(capsys):
+def _remove_one(tensors, rollout):
+    rollout["environments"]["list"].pop()
+
+
+def _another_width(tensors, rollout):
+    tensors[rollout["observations"]["array"]] = torch.zeros(2, 3)
+    rollout["observations"]["shape"] = [2, 3]
+
+
+def _another_memory(tensors, rollout):
+    tensors[rollout["memory"]["tuple"][0]["tuple"][0]["tensor"]] = torch.zeros(2, 3)
+
+
+def _text_for_a_number(tensors, rollout):
+    rollout["environments"]["list"][0]["dict"]["env"]["list"][-1]["dict"]["values"]["dict"]["_x"] = "far"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (_remove_one, "1 environments were saved, not 2"),
+        (_another_width, "(2, 3) was saved where (2, 2) belongs"),
+        (_another_memory, "a memory of (2, 3) was saved"),
+        (_text_for_a_number, "TMaze._x cannot be far"),
+    ],
+)
+def test_episodes_of_other_environments_are_one_line(change, expected, capsys):
     finish("run", *TINY, "--env", "TMaze10-v0", "--steps", "64")
     tensors, state = read_checkpoint(latest_checkpoint("run"))
-    state["rollout"]["dict"]["environments"]["list"].pop()
+    change(tensors, state["rollout"]["dict"])
     shutil.rmtree("run/checkpoints")
     write_checkpoint("run/checkpoints/step_00000064", tensors, state)
     capsys.readouterr()
     assert train.main(["--resume", "true", "--run_dir", "run", "--steps", "128"]) == 2
-    assert_one_line(capsys, "1 environments were saved, not 2")
+    assert_one_line(capsys, expected)
 
 
 def test_a_damaged_checkpoint_is_one_line_that_says_where_the_run_can_go_on_from(capsys):
