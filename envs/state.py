@@ -122,7 +122,8 @@ def _fits(value: Any, now: Any) -> bool:
     """Whether a saved value may take the place of the one that is there, by its kind."""
     kind, other = _kind(now), _kind(value)
     if kind == other == "sequence":
-        return np.size(value) == np.size(now)
+        arrays = isinstance(value, np.ndarray) and isinstance(now, np.ndarray)
+        return value.shape == now.shape if arrays else len(value) == len(now)
     return kind is not None and (kind == other or "nothing" in (kind, other))
 
 
