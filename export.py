@@ -39,7 +39,7 @@ def export(options: Namespace, may_import: bool) -> int:
         import_own(options.backbone)
     checkpoint = latest_checkpoint(Path(options.run).absolute())
     run = checkpoint.parents[1] if checkpoint.parent.name == "checkpoints" else checkpoint
-    folder = Path(options.output) if options.output else run / options.format
+    folder = Path(options.output).absolute() if options.output else run / options.format
     check_free(folder)  # before seconds of work
     get_step = ppo if agent_of(checkpoint) == "RecurrentPPO" else decision
     step, facts = get_step(options, checkpoint)

@@ -35,5 +35,6 @@ def difference(step: Step, run: Run, steps: int = 20, batch: int = 3, seed: int 
         else:
             others += int((action.numpy() != chosen).sum())
         for a, b in pairs:
-            largest = max(largest, float((np.abs(a.numpy() - b) / np.maximum(1.0, np.abs(a.numpy()))).max(initial=0)))
+            relative = np.abs(a.numpy() - b) / np.maximum(1.0, np.abs(a.numpy()))
+            largest = float(np.maximum(largest, relative.max(initial=0)))  # NaN stays
     return largest if others <= 0.1 * steps * batch * max(1, int(np.prod(step.action.shape))) else float("inf")

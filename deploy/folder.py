@@ -6,7 +6,6 @@ import hashlib
 import importlib.metadata
 import json
 import shutil
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,9 @@ def write_export(step: Step, facts: dict[str, Any], checkpoint: Path, format: Fo
         write_step(step, format, model)
         differs = difference(step, runner.load(model))
         if not differs <= TOLERANCE:
-            raise ExportError(f"{format}: the exported policy differs from PyTorch's by {differs:.2g}, nothing is written")
+            raise ExportError(
+                f"{format}: the exported policy differs from PyTorch's by {differs:.2g}, nothing is written"
+            )
         about = describe(step, facts, checkpoint, format) | {"largest_difference_to_torch": differs}
         (temporary / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
         (temporary / README).write_text(readme(about))
@@ -55,7 +56,9 @@ def check_free(folder: Path) -> None:
     ours = {ABOUT, README, RUN, "__pycache__", *(f"policy.{format}" for format in FORMATS)}
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
     if not folder.is_dir() or (names and not ({ABOUT, RUN} <= names <= ours)):
-        raise ExportError(f"{folder}: exists and is not an exported policy, so it is left alone; choose another --output")
+        raise ExportError(
+            f"{folder}: exists and is not an exported policy, so it is left alone; choose another --output"
+        )
 
 
 def describe(step: Step, facts: dict[str, Any], checkpoint: Path, format: Format) -> dict[str, Any]:
@@ -78,27 +81,33 @@ def entry(port: Port) -> dict[str, Any]:
 
 
 def readme(about: dict[str, Any]) -> str:
-    shown = ", ".join(
-        f"`{i['name']}` {i['dtype']} [{', '.join(map(str, i['shape']))}]"
-        for i in about["inputs"]
-        if i["name"] not in about["state"]
-    )
-    env = about["env"] or "ENVIRONMENT"
-    packages = "numpy and onnxruntime" if about["file"].endswith("onnx") else "numpy and torch"
-    ask = " 1000" if any(i["name"] == "return_to_go" for i in about["inputs"]) else ""
-    episode = f"python run.py {env}{ask}        # an episode, with gymnasium too"
+    """README.md of the folder."""
+    entries = [entry for entry in about["inputs"] if entry["name"] not in about["state"]]
+    shown = "\n".join(f"- `{i['name']}` {i['dtype']} [{', '.join(map(str, i['shape']))}]" for i in entries)
+    env = about["env"]
+    asked = " 1000" if any(entry["name"] == "return_to_go" for entry in entries) else ""
+    episode = f"\n    python run.py {env}{asked}    # an episode, with gymnasium too" if env else ""
     if about["wrappers"]:
-        episode = f"# observations in {env} end with {' and '.join(about['wrappers'])}"
-    return textwrap.dedent(f"""\
-        # {about["agent"]} with {about["backbone"]}, for {about["env"] or "an environment that its dataset does not name"}
+        more = " and ".join(about["wrappers"])
+        episode = f"\n\nObservations are those of {env} with {more}, as PreviousStep of unroll shows them."
+    needs = "onnxruntime" if about["file"].endswith("onnx") else "torch"
+    return TEXT.format(
+        shown=shown, episode=episode, needs=needs, title=f"{about['agent']}, {about['backbone']}", **about
+    )
 
-        One step of a trained policy in `{about["file"]}`, normalisation of observations and bounds of actions included, for
-        any number of environments at once: {shown} and the state → `action`, the next state.
-        `policy.json` lists names, shapes and types. The state begins as zeros; what `next_state_…` gives is `state_…` of the
-        next step, and `reset` is true at the first step of each episode.
 
-            python run.py                   # needs {packages}: what a step takes
-            {episode}
+TEXT = """\
+# {title}
 
-        `Policy` in `run.py` keeps the state: `action = Policy(batch=8)({{"observation": …, "reset": …}})`.
-        """)
+One step of a trained policy, `{file}`, with the normalisation of observations and the bounds of actions in it, for any
+number of environments at once: the state and
+
+{shown}
+
+→ `action` and the next state. `policy.json` has all names, shapes and types. The state begins as zeros, `next_state_0`
+becomes `state_0` and so on, and `reset` is true at an episode's first step.
+
+    python run.py    # with numpy and {needs}: what a step takes{episode}
+
+From Python: `policy = run.Policy(batch=8)`, then `action = policy({{"observation": …, …, "reset": …}})` for each step.
+"""

@@ -64,9 +64,7 @@ def trace(step: Step) -> torch.export.ExportedProgram:
     # two rows: a size of one would be taken for a constant
     inputs = tuple(port.zeros(2) for port in step.inputs)
     with torch.no_grad():
-        program = torch.export.export(
-            step, inputs, dynamic_shapes=(tuple({0: batch} for _ in inputs),), strict=False
-        )
+        program = torch.export.export(step, inputs, dynamic_shapes=(tuple({0: batch} for _ in inputs),), strict=False)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # which has paths of this machine
     return program
@@ -78,8 +76,11 @@ def quiet() -> Iterator[None]:
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            with warnings.catch_warnings(action="ignore"):
-                yield
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            warnings.catch_warnings(action="ignore"),
+        ):
+            yield
     finally:
         logging.disable(disabled)

@@ -1,7 +1,9 @@
-"""Runs the exported policy beside this file. For policy.onnx it needs numpy and onnxruntime, nothing else.
+"""Runs the exported policy beside this file.
 
     python run.py                               1,000 steps on zeros: what a step takes
     python run.py Hopper-v5 [return to ask for] an episode in an environment of Gymnasium (module:id imports module)
+
+For policy.onnx it needs numpy and onnxruntime, nothing else.
 """
 
 import json
@@ -18,7 +20,8 @@ class Policy:
     def __init__(self, folder=Path(__file__).parent, batch=1):
         self.about = json.loads((Path(folder) / "policy.json").read_text())
         self.model, self.batch, self.begun = load(Path(folder) / self.about["file"]), batch, False
-        self.state = {name: self.zeros()[name] for name in self.about["state"]}
+        zeros = self.zeros()
+        self.state = {name: zeros[name] for name in self.about["state"]}
 
     def zeros(self):
         """An array for every input."""
@@ -29,12 +32,12 @@ class Policy:
         given = shown | self.state
         feed = {i["name"]: np.ascontiguousarray(given[i["name"]], i["dtype"]) for i in self.about["inputs"]}
         action, *state = self.model(feed)
-        self.state, self.begun = dict(zip(self.state, state)), True
+        self.state, self.begun = dict(zip(self.state, state, strict=True)), True
         return action
 
 
 def load(path):
-    """A function from arrays by name to the list of outputs, on one thread."""
+    """A function from arrays by name to the list of outputs; ONNX Runtime on one thread: a step is small."""
     if path.suffix == ".onnx":
         import onnxruntime
 
@@ -44,7 +47,6 @@ def load(path):
         return lambda feed: session.run(None, feed)
     import torch
 
-    torch.set_num_threads(1)
     module = torch.export.load(path).module()
     inference = torch.inference_mode()
     return inference(lambda feed: [x.numpy() for x in module(*map(torch.from_numpy, feed.values()))])
