@@ -80,7 +80,11 @@ if __name__ == "__main__":
     if len(sys.argv) > 1:
         import gymnasium
 
-        print("return", play(policy, gymnasium.make(sys.argv[1]), *map(float, sys.argv[2:3])))
+        env = gymnasium.make(sys.argv[1])
+        shapes = {i["name"]: tuple(i["shape"][1:]) for i in policy.about["inputs"]}
+        if shapes.get("observation", env.observation_space.shape) != env.observation_space.shape:
+            env = gymnasium.wrappers.FlattenObservation(env)
+        print("return", play(policy, env, *map(float, sys.argv[2:3])))
     else:
         zeros, begin = policy.zeros(), time.perf_counter()
         for _ in range(1000):

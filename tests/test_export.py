@@ -157,6 +157,9 @@ print(json.dumps([run.play(policy, env, seed=seed) for seed in {wanted["seeds"]}
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         returns = json.loads(done.stdout)
+        for words, said in ([], "µs per step"), (["CartPole-v1"], "return "):
+            done = subprocess.run([sys.executable, "run/onnx/run.py", *words], capture_output=True, text=True, timeout=60)
+            assert said in done.stdout, done.stderr
     else:
         returns = [play(Policy("run/onnx"), make_env(env), seed=seed) for seed in wanted["seeds"]]
     assert returns == pytest.approx(wanted["results"][0]["returns"])
