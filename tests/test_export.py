@@ -137,41 +137,46 @@ def test_the_check_sees_a_step_that_is_another():
 
 
 @needs_onnx
-@pytest.mark.parametrize("env", ["CartPole-v1", "TMaze10-v0"])
-def test_the_runner_plays_the_episodes_of_evaluate_without_pytorch(env):
-    agent, config = agent_of("--env", env, "--backbone.name", "gru", *NORMALIZED)
-    saved(agent, config, "run")
+def test_the_runner_plays_the_episodes_of_evaluate_without_pytorch():
+    """And without this project, in an environment of Gymnasium's own."""
+    saved(*agent_of("--env", "CartPole-v1", "--backbone.name", "gru", *NORMALIZED), "run")
     assert evaluate.main(["run", "--episodes", "4"]) == 0
     wanted = json.loads(Path("run/evaluation.json").read_text())
     assert export.main(["run"]) == 0
-    if env == "CartPole-v1":  # Gymnasium's own, so that nothing of this project is needed
-        blocked = "torch", "stable_baselines3", "agents", "deploy"
-        code = f"""
+    code = f"""
 import json, sys
-sys.modules.update(dict.fromkeys({blocked}))
+sys.modules.update(dict.fromkeys(("torch", "stable_baselines3", "agents", "deploy")))
 sys.path[:0] = ["run/onnx"]
 import gymnasium, run
 policy, env = run.Policy(), gymnasium.make("CartPole-v1")
 print(json.dumps([run.play(policy, env, seed=seed) for seed in {wanted["seeds"]}]))
 """
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stderr
-        returns = json.loads(done.stdout)
-        for words, said in ([], "µs per step"), (["CartPole-v1"], "return "):
-            done = subprocess.run([sys.executable, "run/onnx/run.py", *words], capture_output=True, text=True, timeout=60)
-            assert said in done.stdout, done.stderr
-    else:
-        returns = [play(Policy("run/onnx"), make_env(env), seed=seed) for seed in wanted["seeds"]]
+    assert json.loads(run_python("-c", code)) == wanted["results"][0]["returns"]
+    assert "µs per step" in run_python("run/onnx/run.py")
+    assert "return " in run_python("run/onnx/run.py", "CartPole-v1")
+
+
+def run_python(*words):
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_memory_task_is_played_as_by_evaluate():
+    saved(*agent_of("--env", "TMaze10-v0", "--backbone.name", "transformer"), "run")
+    assert evaluate.main(["run", "--episodes", "4"]) == 0
+    wanted = json.loads(Path("run/evaluation.json").read_text())
+    assert export.main(["run", "--format", "pt2"]) == 0
+    returns = [play(Policy("run/pt2"), make_env("TMaze10-v0"), seed=seed) for seed in wanted["seeds"]]
     assert returns == pytest.approx(wanted["results"][0]["returns"])
 
 
-@needs_onnx
 def test_the_runner_asks_a_decision_agent_as_evaluate_does():
     small_agent().save("run")
     assert evaluate.main(["run", "--episodes", "2", "--targets", "3", "-4.5"]) == 0
     wanted = json.loads(Path("run/evaluation.json").read_text())
-    assert export.main(["run"]) == 0
-    policy = Policy("run/onnx")
+    assert export.main(["run", "--format", "pt2"]) == 0
+    policy = Policy("run/pt2")
     for result in wanted["results"]:
         returns = [play(policy, make_env("ToyBox-v0"), result["target_return"], seed) for seed in wanted["seeds"]]
         assert returns == pytest.approx(result["returns"], abs=1e-4)
