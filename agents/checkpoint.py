@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,7 @@ class CheckpointError(ValueError):
 
 
 def write_checkpoint(folder: str | Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
-    """Write ``folder`` under a temporary name, flush it to the disk and rename it: a crash leaves the old one, at worst
-    under the name ``.<name>.old``, or the new one.
+    """Write ``folder``: a crash leaves the old one, at worst under the name ``.<name>.old``, or the new one.
 
     Raises:
         CheckpointError: something that is not a checkpoint has that name.
@@ -36,12 +36,20 @@ def write_checkpoint(folder: str | Path, tensors: dict[str, torch.Tensor], state
     folder = Path(folder)
     if folder.exists() and not (folder / MANIFEST).is_file():
         raise CheckpointError(f"{folder}: exists and is not a checkpoint, so it is left alone; choose another name")
+    replace_folder(folder, lambda temporary: _write_files(temporary, tensors, state))
+
+
+def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a folder of a temporary name, flush it to the disk and rename it to ``folder``; what was there
+    is gone then."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in (os.getpid(), "old"))
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        _write_files(temporary, tensors, state)
+        write(temporary)
+        for path in (*temporary.iterdir(), temporary):
+            _flush(path)
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
             os.replace(folder, old)
@@ -61,8 +69,6 @@ def _write_files(folder: Path, tensors: dict[str, torch.Tensor], state: dict[str
     files = (folder / TENSORS, folder / STATE)
     manifest = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
-    for path in (*folder.iterdir(), folder):
-        _flush(path)
 
 
 def read_checkpoint(folder: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -111,7 +111,7 @@ class DecisionPolicy(nn.Module):
         self, inputs: dict[str, Tensor], state: State | None = None, episode_start: Tensor | None = None
     ) -> tuple[Tensor, State]:
         """Predictions [B, T, …] for whole sequences of ``SEQUENCE_KEYS`` [B, T, …], and the backbone's state."""
-        tokens = self._tokens(inputs)
+        tokens = self.tokens(inputs)
         if self.tokens_per_step > 1:
             tokens = tokens.flatten(1, 2)
             if episode_start is not None:
@@ -124,7 +124,7 @@ class DecisionPolicy(nn.Module):
     ) -> tuple[Tensor, State]:
         """Predictions [B, …] for one step of ``SEQUENCE_KEYS`` [B, …]; the same function as ``forward`` when memory
         is carried. ``episode_start`` None: no row begins an episode."""
-        tokens, acting = self._tokens(inputs), self._acting[0]
+        tokens, acting = self.tokens(inputs), self._acting[0]
         if self.tokens_per_step == 1:
             features, state = acting.step(tokens, state, episode_start)
         else:
@@ -145,7 +145,7 @@ class DecisionPolicy(nn.Module):
         steps = batch["steps"] if "steps" in batch else mask.sum()
         return (self.action.error(prediction, batch["action"]) * mask).sum() / steps
 
-    def _tokens(self, inputs: dict[str, Tensor]) -> Tensor:
+    def tokens(self, inputs: dict[str, Tensor]) -> Tensor:
         """The tokens [..., d_model] of inputs [...], or [..., tokens_per_step, d_model] where a step has several.
 
         They are of the weights' type whatever the autocast, and with them all that blocks add to: in bfloat16 an

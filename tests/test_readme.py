@@ -76,7 +76,8 @@ def test_the_two_commands_of_the_start_work_on_their_own():
 
 
 @pytest.mark.parametrize(
-    "name", sorted(set(re.findall(r"`((?:configs|agents|policies|envs|comparison|benchmarks|tests)/[\w./]+)`", TEXT)))
+    "name",
+    sorted(set(re.findall(r"`((?:configs|agents|policies|envs|comparison|deploy|benchmarks|tests)/[\w./]+)`", TEXT))),
 )
 def test_a_file_that_is_named_exists(name):
     assert (ROOT / name).exists()

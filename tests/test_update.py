@@ -96,9 +96,9 @@ def test_observations_are_embedded_in_float32_under_autocast():
     agent = make_agent()
     agent.policy.eval()
     batch = agent.sampler.sample(4, 0, 0)
-    exact = agent.policy._tokens(batch)
+    exact = agent.policy.tokens(batch)
     with torch.autocast("cpu", torch.bfloat16):
-        tokens = agent.policy._tokens(batch)
+        tokens = agent.policy.tokens(batch)
     assert torch.equal(tokens, exact)
 
 

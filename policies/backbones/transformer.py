@@ -52,6 +52,6 @@ class Transformer(Mixer):
 
     def step(self, x: Tensor, state: State, reset: Tensor | None = None) -> tuple[Tensor, State]:
         heads = (self.attention.n_heads, self.attention.head_dim)
-        query, key, value = linear(self.query_key_value, x).view(len(x), 3, *heads).unbind(1)
+        query, key, value = linear(self.query_key_value, x).view(x.shape[0], 3, *heads).unbind(1)
         attended, after = self.attention.step(query, key, value, state, reset)
         return linear(self.out, attended.flatten(-2)), after

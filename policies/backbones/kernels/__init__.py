@@ -16,8 +16,8 @@ PACKAGES = {"cpu": "numba", "cuda": "triton"}
 
 
 def choose_body(backend: str, x: Tensor) -> str:
-    """Which body computes on x: that of its device for ``auto``, where it can be had; the reference for float64
-    and under ``torch.func``.
+    """Which body computes on x: that of its device for ``auto``, where it can be had; the reference for float64,
+    under ``torch.func`` and in what is exported.
 
     Raises:
         ValueError: the backend is unknown, or cannot compute on x here.
@@ -26,8 +26,8 @@ def choose_body(backend: str, x: Tensor) -> str:
         raise ValueError(f"unknown scan backend {backend!r}; choose one of {', '.join(BACKENDS)}")
     device = x.device.type
     if backend == "auto":
-        fast = device in PACKAGES and x.dtype != torch.float64 and not is_transformed() and why_not(device) is None
-        return device if fast else "reference"
+        plain = x.dtype == torch.float64 or is_transformed() or torch.compiler.is_exporting()
+        return device if not plain and device in PACKAGES and why_not(device) is None else "reference"
     if backend != "reference":
         if device != backend or x.dtype == torch.float64:
             raise ValueError(
