@@ -29,9 +29,9 @@ from agents.checkpoint import (
 from agents.guards import check_finite, guard_memory
 from agents.lamb import make_optimizer
 from agents.machine import made_here
-from agents.ranks import check_shares, n_ranks, rank, share
+from agents.ranks import check_shares, rank
 from agents.task import check_same_spaces, describe_task, return_scale
-from agents.update import Compile, Precision, TrainingError, Update, check_device, mean_metrics
+from agents.update import Compile, Precision, TrainingError, Update, check_device, mean_metrics, own_rows
 from envs.datasets import Episodes, SequenceSampler
 from policies.actions import build_space
 from policies.backbones import State
@@ -173,9 +173,7 @@ class DecisionAgent:
         """One gradient update on batch ``num_timesteps``; its loss and gradient norm, still on the device."""
         assert self.sampler is not None
         batch = self.sampler.sample(self.batch_size, self.seed, self.num_timesteps)
-        if n_ranks() > 1:  # each process learns from its rows, and their mean is that of the whole batch
-            steps, rows = batch["mask"].sum() / n_ranks(), share(self.batch_size)
-            batch = {key: value[rows] for key, value in batch.items()} | {"steps": steps}
+        batch = own_rows(batch)
         dropout_seed = (self.seed * 1_000_003 + self.num_timesteps + rank() * 2**40) % 2**63
         check = self._check_finite if self._checks_updates else None
         metrics = self._update(batch, dropout_seed, self._learning_rate(), check)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from agents.guards import TrainingError as TrainingError
 from agents.guards import is_out_of_memory
-from agents.ranks import mean_of_ranks, n_ranks, parallel
+from agents.ranks import mean_of_ranks, n_ranks, parallel, share
 from policies.decision import DecisionPolicy
 
 Precision = Literal["float32", "bfloat16"]
@@ -111,6 +111,14 @@ class Update:
             loss = self.loss(batch)
         loss.backward()
         return loss.detach().clone()  # out of the graph's memory too
+
+
+def own_rows(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The rows that this process learns from; the mean loss over processes is that of the whole batch."""
+    if n_ranks() == 1:
+        return batch
+    steps, rows = batch["mask"].sum() / n_ranks(), share(len(batch["mask"]))
+    return {key: value[rows] for key, value in batch.items()} | {"steps": steps}
 
 
 def mean_metrics(metrics: list[dict[str, Tensor]]) -> dict[str, float]:
