@@ -1,0 +1,23 @@
+"""Count what is promised: python -m benchmarks.reliability COMMAND [--help]"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+COMMANDS = {
+    "malformed": "damaged checkpoints, configs and datasets: each is refused in one line",
+    "fuzz": "random mutations of what the loaders read: no exception that is not theirs",
+}
+
+
+def main(arguments: list[str]) -> int:
+    if not arguments or arguments[0] not in COMMANDS:
+        listed = "".join(f"\n  {name:<12}{what}" for name, what in COMMANDS.items())
+        print(f"usage: python -m benchmarks.reliability COMMAND [--help]{listed}", file=sys.stderr)
+        return 2
+    return importlib.import_module(f"benchmarks.reliability.{arguments[0]}").main(arguments[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
