@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -15,11 +15,13 @@ import yaml
 
 from configs.decision_fields import TrainConfig
 from configs.parser import Parser
+from configs.plain_yaml import read_mapping
 from configs.ppo_fields import PPOConfig
 
 Config = TrainConfig | PPOConfig
 AGENTS: dict[str, type[Config]] = {"decision": TrainConfig, "ppo": PPOConfig}
 
+CHECKSUM = "# of a run, SHA-256 of what follows: "
 STARTING = ("run_dir", "resume", "download")  # how a run was started, not what it computes
 # what may change when a run goes on: the rest is what its weights depend on
 RESUMABLE = (*STARTING, "dataset", "evaluation", "steps", "device", "threads", "log_every", "checkpoint_every", "keep")
@@ -47,9 +49,9 @@ def train_parser(prog: str = "train.py", agent: str = "decision") -> Parser:
 def load_config(arguments: list[str], prog: str = "train.py") -> Config:
     """The config of ``train.py``'s arguments. A run that is resumed takes its saved config, with the flags on top, as
     long as they change nothing that its weights depend on."""
-    said = _peek(arguments)
+    said = _peek(arguments, prog)
     saved = Path(str(said.get("run_dir")), "config.yaml") if said.get("resume") is True else None
-    before = _peek(["--config", str(saved)]).get("agent", "decision") if saved and saved.is_file() else None
+    before = _peek(["--config", str(saved)], prog).get("agent", "decision") if saved and saved.is_file() else None
     agent = said.get("agent", before or "decision")
     if agent not in AGENTS:
         Parser(prog=prog).error(f"agent {agent!r}: expected one of {', '.join(AGENTS)}")
@@ -73,6 +75,7 @@ def _resumed(parser: Parser, agent: str, config: Config, arguments: list[str]) -
     saved = Path(config.run_dir, "config.yaml")
     if not saved.is_file():
         parser.error(f"{config.run_dir}: no such run folder, or no config.yaml in it")
+    _check_saved(saved, parser)
     before = _build(parser, agent, ["--config", str(saved)])
     config = _build(parser, agent, ["--config", str(saved), *arguments])
     given = dataclasses.asdict(config)
@@ -113,9 +116,27 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def save_config(config: Config, path: Path) -> None:
+    """The config of a run, as a file that says by itself whether it is whole."""
+    text = yaml.safe_dump(plain_config(config), sort_keys=False)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(yaml.safe_dump(plain_config(config), sort_keys=False))
+    temporary.write_text(f"{CHECKSUM}{_sha256(text.encode())}\n{text}")
     os.replace(temporary, path)
+
+
+def load_saved(path: Path, prog: str) -> Config:
+    """The config that ``save_config`` wrote; an error where it was cut or changed since."""
+    _check_saved(path, Parser(prog=prog))
+    return load_config(["--config", str(path)], prog=prog)
+
+
+def _check_saved(path: Path, parser: Parser) -> None:
+    first, _, rest = path.read_bytes().partition(b"\n")
+    if first != f"{CHECKSUM}{_sha256(rest)}".encode():
+        parser.error(f"{path}: cut, damaged or edited since the run wrote it; flags change what may change")
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _build(parser: Parser, agent: str, source: list[str] | dict[str, Any]) -> Config:
@@ -136,8 +157,9 @@ def _nulls(cls: type, values: Any, prefix: str = "") -> Iterator[str]:
             yield from _nulls(cast(type, kind), value, f"{prefix}{name}.")
 
 
-def _peek(arguments: list[str]) -> dict[str, Any]:
-    """What files and flags say of the keys that choose the parser, which later finds whatever is wrong with them."""
+def _peek(arguments: list[str], prog: str) -> dict[str, Any]:
+    """What files and flags say of the keys that choose the parser, which later finds whatever is wrong with their
+    values; a file that is no config is an error at once."""
     said: dict[str, Any] = {}
     words = iter(arguments)
     for word in words:
@@ -148,10 +170,12 @@ def _peek(arguments: list[str]) -> dict[str, Any]:
         value = value if equals else next(words, "")
         if key in ("agent", "run_dir"):
             said[key] = value
-        with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
-            content = yaml.safe_load(Path(value).read_text() if key == "config" and Path(value).is_file() else value)
-            if key == "resume":
-                said[key] = content
-            elif key == "config" and isinstance(content, dict):
-                said |= {k: content[k] for k in ("agent", "resume", "run_dir") if k in content}
+        elif key == "resume":
+            said[key] = value.lower() == "true"
+        elif Path(value).is_file():
+            try:
+                content = read_mapping(Path(value))
+            except (OSError, yaml.YAMLError) as error:
+                Parser(prog=prog).error(f"{value}: {error}")
+            said |= {k: content[k] for k in ("agent", "resume", "run_dir") if k in content}
     return said

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import random
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 from agents.checkpoint import MANIFEST, STATE, TENSORS
 from benchmarks.reliability.victims import MINARI, MINARI_DATA, OF_RUNS, checkpoint_of
@@ -15,8 +15,8 @@ Damage = Callable[[Path], None]  # of one file or checkpoint folder
 
 @dataclasses.dataclass
 class Case:
-    """``victim`` is a file or folder of ``victims.build``, which ``reader`` is given as ``argument`` once ``damage`` was
-    done to the folder that holds its copy; the line that refuses it contains one of ``names``."""
+    """``victim`` is a file or folder of ``victims.build``, which ``reader`` is given as ``argument`` once ``damage``
+    was done to the folder that holds its copy; the line that refuses it contains one of ``names``."""
 
     what: str
     victim: str
@@ -44,42 +44,42 @@ class Target:
         )
 
 
-def in_checkpoint(random: random.Random, *names: str) -> Target:
+def in_checkpoint(rng: Random, *names: str) -> Target:
     """One of the files of the last checkpoint of a run of either agent, for one of the commands that read it."""
-    run, name = random.choice(("decision_run", "ppo_run")), random.choice(names or (TENSORS, STATE, MANIFEST))
-    return Target(run, random.choice(OF_RUNS), run, lambda folder: checkpoint_of(folder / run) / name, name)
+    run, name = rng.choice(("decision_run", "ppo_run")), rng.choice(names or (TENSORS, STATE, MANIFEST))
+    return Target(run, rng.choice(OF_RUNS), run, lambda folder: checkpoint_of(folder / run) / name, name)
 
 
-def checkpoint(random: random.Random, run: str | None = None) -> Target:
+def checkpoint(rng: Random, run: str | None = None) -> Target:
     """The folder of such a checkpoint."""
-    run = run or random.choice(("decision_run", "ppo_run"))
-    return Target(run, random.choice(OF_RUNS), run, lambda folder: checkpoint_of(folder / run), "checkpoints")
+    run = run or rng.choice(("decision_run", "ppo_run"))
+    return Target(run, rng.choice(OF_RUNS), run, lambda folder: checkpoint_of(folder / run), "checkpoints")
 
 
-def saved_config(random: random.Random) -> Target:
-    run = random.choice(("decision_run", "ppo_run"))
-    return Target(run, random.choice(OF_RUNS[:2]), run, lambda folder: folder / run / "config.yaml", "config.yaml")
+def saved_config(rng: Random) -> Target:
+    run = rng.choice(("decision_run", "ppo_run"))
+    return Target(run, rng.choice(OF_RUNS[:2]), run, lambda folder: folder / run / "config.yaml", "config.yaml")
 
 
-def config(random: random.Random) -> Target:
-    name = random.choice(("decision.yaml", "ppo.yaml"))
+def config(rng: Random) -> Target:
+    name = rng.choice(("decision.yaml", "ppo.yaml"))
     return Target(name, "train.py --config", name, lambda folder: folder / name, name)
 
 
-def recording(random: random.Random, *names: str) -> Target:
-    name = random.choice(names or ("own.hdf5", "foreign.hdf5"))
+def recording(rng: Random, *names: str) -> Target:
+    name = rng.choice(names or ("own.hdf5", "foreign.hdf5"))
     return Target(name, "train.py --dataset", name, lambda folder: folder / name, name)
 
 
-def minari(random: random.Random, *names: str) -> Target:
-    name = random.choice(names or ("main_data.hdf5", "metadata.json"))
+def minari(rng: Random, *names: str) -> Target:
+    name = rng.choice(names or ("main_data.hdf5", "metadata.json"))
     source = f"minari:{MINARI}"
     return Target(
         "minari_datasets_path", "train.py --dataset", source, lambda folder: folder / MINARI_DATA / name, MINARI
     )
 
 
-def any_file(random: random.Random) -> Target:
+def any_file(rng: Random) -> Target:
     """Any file of any of them; checkpoints most often, which have the most."""
-    draw = random.choice((in_checkpoint, in_checkpoint, in_checkpoint, saved_config, config, recording, minari))
-    return draw(random)
+    draw = rng.choice((in_checkpoint, in_checkpoint, in_checkpoint, saved_config, config, recording, minari))
+    return draw(rng)

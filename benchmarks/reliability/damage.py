@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import os
 import pickle
-import random
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import h5py
@@ -22,10 +22,10 @@ CANARY = "canary"
 HTML = b"<!DOCTYPE html><html><head><title>404</title></head><body>Not found</body></html>\n"
 
 
-def truncated(random: random.Random) -> Case:
+def truncated(rng: Random) -> Case:
     """Cut anywhere; a config of the user's within a key, because what ends with a line is a whole file."""
-    target = cases.any_file(random)
-    share = random.random()
+    target = cases.any_file(rng)
+    share = rng.random()
 
     def damage(path: Path) -> None:
         content = path.read_bytes()
@@ -38,10 +38,10 @@ def truncated(random: random.Random) -> Case:
     return target.case(f"cut at {share:.2f}", damage)
 
 
-def flipped(random: random.Random) -> Case:
+def flipped(rng: Random) -> Case:
     """One bit. In files under a checksum anywhere; in others where it can be seen: a key, a signature, UTF-8."""
-    target = cases.any_file(random)
-    share, bit = random.random(), random.randrange(8)
+    target = cases.any_file(rng)
+    share, bit = rng.random(), rng.randrange(8)
 
     def damage(path: Path) -> None:
         content = bytearray(path.read_bytes())
@@ -67,23 +67,23 @@ def _stored(path: Path, share: float) -> tuple[int, int]:
     return chunk.byte_offset, chunk.size
 
 
-def garbage(random: random.Random) -> Case:
-    content = random.randbytes(random.choice((1, 50, 5000)) + random.randrange(50))
-    return cases.any_file(random).case(f"{len(content)} random bytes", lambda path: path.write_bytes(content) and None)
+def garbage(rng: Random) -> Case:
+    content = rng.randbytes(rng.choice((1, 50, 5000)) + rng.randrange(50))
+    return cases.any_file(rng).case(f"{len(content)} random bytes", lambda path: path.write_bytes(content) and None)
 
 
-def empty(random: random.Random) -> Case:
-    return cases.any_file(random).case("no bytes", lambda path: path.write_bytes(b"") and None)
+def empty(rng: Random) -> Case:
+    return cases.any_file(rng).case("no bytes", lambda path: path.write_bytes(b"") and None)
 
 
-def html(random: random.Random) -> Case:
-    content = HTML * random.choice((1, 100))
-    return cases.any_file(random).case("a web page", lambda path: path.write_bytes(content) and None)
+def html(rng: Random) -> Case:
+    content = HTML * rng.choice((1, 100))
+    return cases.any_file(rng).case("a web page", lambda path: path.write_bytes(content) and None)
 
 
-def missing(random: random.Random) -> Case:
+def missing(rng: Random) -> Case:
     """Not there. A run without config.yaml is a checkpoint by itself, which evaluate.py takes."""
-    target = cases.any_file(random)
+    target = cases.any_file(rng)
     if target.name == "config.yaml":
         target.reader = "train.py --resume"
     return target.case("missing", Path.unlink)
@@ -96,17 +96,17 @@ class Evil:
         return os.system, (f"touch {CANARY}",)
 
 
-def evil_pickle(random: random.Random) -> Case:
+def evil_pickle(rng: Random) -> Case:
     """Under every file's name, as pickle and torch.save write it; in checkpoints also under a manifest that agrees."""
-    protocol = random.choice((0, 2, 4, "torch", "torch, old"))
+    protocol = rng.choice((0, 2, 4, "torch", "torch, old"))
     buffer = io.BytesIO()
     if isinstance(protocol, int):
         buffer.write(pickle.dumps({"state": Evil()}, protocol))
     else:
         torch.save({"state": Evil()}, buffer, _use_new_zipfile_serialization=protocol == "torch")
     content, what = buffer.getvalue(), f"a pickle ({protocol}) that runs a command"
-    if random.random() < 0.3:
-        name = random.choice((TENSORS, STATE))
+    if rng.random() < 0.3:
+        name = rng.choice((TENSORS, STATE))
         signed = dict(tensors=content) if name == TENSORS else dict(state=content)
-        return cases.checkpoint(random).case(f"{what}, signed, as {name}", lambda path: rewrite(path, **signed))
-    return cases.any_file(random).case(what, lambda path: path.write_bytes(content) and None)
+        return cases.checkpoint(rng).case(f"{what}, signed, as {name}", lambda path: rewrite(path, **signed))
+    return cases.any_file(rng).case(what, lambda path: path.write_bytes(content) and None)

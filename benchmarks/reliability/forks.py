@@ -1,6 +1,6 @@
 """Run a function in a forked child whose time and memory are limited, so that a crash, a hang or an explosion is seen.
 
-Everything is imported once, by the parent. It must not have computed anything in parallel before: threads are not forked.
+Everything is imported once, by the parent. It must not have computed in parallel before: threads are not forked.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Outcome:
 
 
 def run(function: Callable[[], int | None], folder: Path, seconds: float = 60) -> Outcome:
-    """``function`` in a child whose current folder is ``folder``; its exit code is what the function returns, or that of
-    its SystemExit, or 70 after another exception, whose traceback is on its standard error."""
+    """``function`` in a child whose current folder is ``folder``; its exit code is what the function returns, or that
+    of its SystemExit, or 70 after another exception, whose traceback is on its standard error."""
     log = folder / ".stderr"
     began = time.monotonic()
     child = os.fork()

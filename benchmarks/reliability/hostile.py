@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import json
 import os
-import random
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import h5py
@@ -22,16 +22,16 @@ CODE = ("os:mkdir", "os:system", "subprocess:call", "builtins:eval", "posix:syst
 HUGE = (10**9, 10**12, 10**18, 10**30)
 
 
-def evil_entry_point(random: random.Random) -> Case:
-    code = random.choice(CODE)
-    place = random.choice(("config", "checkpoint", "minari", "recording"))
+def evil_entry_point(rng: Random) -> Case:
+    code = rng.choice(CODE)
+    place = rng.choice(("config", "checkpoint", "minari", "recording"))
     if place == "config":
-        target = cases.config(random)
+        target = cases.config(rng)
         keys = ("backbone.name", "env") if target.name == "ppo.yaml" else ("backbone.name", "evaluation.env")
-        key = random.choice(keys)
+        key = rng.choice(keys)
         return target.case(f"{key} is {code}", lambda path: set_yaml(path, key, code), key.split(".")[0], code)
     if place == "checkpoint":
-        run, keys = random.choice(
+        run, keys = rng.choice(
             (
                 ("decision_run", ("policy", "backbone")),
                 ("decision_run", ("task", "env")),
@@ -39,14 +39,14 @@ def evil_entry_point(random: random.Random) -> Case:
                 ("ppo_run", ("config", "env")),
             )
         )
-        target = cases.checkpoint(random, run)
+        target = cases.checkpoint(rng, run)
         if run == "ppo_run" and target.reader == "train.py --resume":  # which has the run's config.yaml for that
             target.reader = "evaluate.py"
         return target.case(f"{'.'.join(keys)} is {code}", lambda path: change_state(path, keys, code))
     if place == "recording":
-        return cases.recording(random).case(f"env is {code}", lambda path: set_attribute(path, "env", code))
-    spec = {"id": random.choice(("Pendulum-v1", "Evil-v0")), "entry_point": code, "kwargs": {"path": CANARY}}
-    how = random.choice(("entry_point", "id", "wrapper", "no spaces"))
+        return cases.recording(rng).case(f"env is {code}", lambda path: set_attribute(path, "env", code))
+    spec = {"id": rng.choice(("Pendulum-v1", "Evil-v0")), "entry_point": code, "kwargs": {"path": CANARY}}
+    how = rng.choice(("entry_point", "id", "wrapper", "no spaces"))
     if how == "id":
         spec = {"id": code, "entry_point": None}
     elif how == "wrapper":
@@ -59,22 +59,22 @@ def evil_entry_point(random: random.Random) -> Case:
             del metadata["observation_space"], metadata["action_space"]
         path.write_text(json.dumps(metadata))
 
-    return cases.minari(random, "metadata.json").case(f"{how} is {code}", infect)
+    return cases.minari(rng, "metadata.json").case(f"{how} is {code}", infect)
 
 
-def absurd_sizes(random: random.Random) -> Case:
-    huge = random.choice(HUGE)
-    place = random.choice(("config", "checkpoint", "recording", "minari"))
+def absurd_sizes(rng: Random) -> Case:
+    huge = rng.choice(HUGE)
+    place = rng.choice(("config", "checkpoint", "recording", "minari"))
     if place == "config":
-        target = cases.config(random)
+        target = cases.config(rng)
         own = ("n_envs", "n_steps", "net_arch") if target.name == "ppo.yaml" else ("batch_size", "context")
         sizes = ("backbone.d_model", "backbone.n_layers", "backbone.match_parameters", "backbone.options")
-        key = random.choice((*own, *sizes, "evaluation.episodes", "threads"))
+        key = rng.choice((*own, *sizes, "evaluation.episodes", "threads"))
         text = {"net_arch": f"[{huge}]", "backbone.options": f"{{expansion: {huge}}}"}.get(key, str(huge))
         names = ("expansion",) if "options" in key else (key.rpartition(".")[2],)
         return target.case(f"{key} is {text}", lambda path: set_yaml(path, key, text), *names)
     if place == "checkpoint":
-        run, keys = random.choice(
+        run, keys = rng.choice(
             (
                 ("decision_run", ("policy", "d_model")),
                 ("decision_run", ("policy", "n_layers")),
@@ -90,25 +90,25 @@ def absurd_sizes(random: random.Random) -> Case:
                 ("ppo_run", ("config", "n_steps")),
             )
         )
-        value: Any = random.choice((huge, 30_000)) if keys[-1] in ("d_model", "n_layers") else huge
+        value: Any = rng.choice((huge, 30_000)) if keys[-1] in ("d_model", "n_layers") else huge
         value = {
             "action_space": {"type": "Discrete", "n": huge},
             "backbone_options": {"expansion": huge},
             "options": {"expansion": huge},
             "net_arch": [huge],
         }.get(keys[-1], value)
-        target = cases.checkpoint(random, run)
+        target = cases.checkpoint(rng, run)
         if run == "ppo_run" and target.reader == "train.py --resume":
             target.reader = "envs.collect --run"
         return target.case(f"{'.'.join(keys)} is {value}", lambda path: change_state(path, keys, value))
     if place == "recording":
-        name, how = random.choice(("observations", "actions", "rewards")), random.choice(("rows", "width", "chunks"))
-        return cases.recording(random).case(f"{how} of {name}", lambda path: declare(path, name, how))
-    how = random.choice(("data", "total_episodes", "total_steps", "Box", "Discrete"))
-    name = random.choice(("observations", "actions", "rewards"))
+        name, how = rng.choice(("observations", "actions", "rewards")), rng.choice(("rows", "width", "chunks"))
+        return cases.recording(rng).case(f"{how} of {name}", lambda path: declare(path, name, how))
+    how = rng.choice(("data", "total_episodes", "total_steps", "Box", "Discrete"))
+    name = rng.choice(("observations", "actions", "rewards"))
     if how == "data":
-        size = random.choice(("rows", "width", "chunks"))
-        target = cases.minari(random, "main_data.hdf5")
+        size = rng.choice(("rows", "width", "chunks"))
+        target = cases.minari(rng, "main_data.hdf5")
         return target.case(f"{size} of {name}", lambda path: declare(path, f"episode_0/{name}", size))
     space = {"type": "Discrete", "dtype": "int64", "start": 0, "n": min(huge, 10**18)}
     if how == "Box":
@@ -122,16 +122,16 @@ def absurd_sizes(random: random.Random) -> Case:
             metadata["observation_space"] = json.dumps(space)
         path.write_text(json.dumps(metadata))
 
-    return cases.minari(random, "metadata.json").case(f"{how} of {huge}", exaggerate)
+    return cases.minari(rng, "metadata.json").case(f"{how} of {huge}", exaggerate)
 
 
-def bombs(random: random.Random) -> Case:
+def bombs(rng: Random) -> Case:
     """Nesting, aliases of aliases, tags that make objects."""
-    depth = random.choice((2_000, 50_000, 400_000))
+    depth = rng.choice((2_000, 50_000, 400_000))
     nested = f"{'[' * depth}{']' * depth}"
-    if random.random() < 0.5:
-        kind = random.choice(("nested", "unclosed", "nested maps", "aliases", "merged aliases", "tag", "long"))
-        tag = random.choice((f"!!python/object/apply:os.mkdir [{CANARY}]", "!!python/name:os.system", "!!binary x"))
+    if rng.random() < 0.5:
+        kind = rng.choice(("nested", "unclosed", "nested maps", "aliases", "merged aliases", "tag", "long"))
+        tag = rng.choice((f"!!python/object/apply:os.mkdir [{CANARY}]", "!!python/name:os.system", "!!binary x"))
         texts = {
             "nested": f"backbone: {nested}",
             "unclosed": f"backbone: {'[' * depth}",
@@ -143,15 +143,15 @@ def bombs(random: random.Random) -> Case:
             "tag": f"steps: {tag}",
             "long": f"experiment: {'x' * 30_000_000}",
         }
-        target = random.choice((cases.config, cases.saved_config))(random)
+        target = rng.choice((cases.config, cases.saved_config))(rng)
         return target.case(f"{kind} {depth}", lambda path: path.write_text(texts[kind]) and None)
-    content = random.choice((nested, "[" * depth, f"{'{"a":' * depth}1{'}' * depth}", f'{{"a": {nested}}}'))
-    target = random.choice(
+    content = rng.choice((nested, "[" * depth, '{"a":' * depth + "1" + "}" * depth, f'{{"a": {nested}}}'))
+    target = rng.choice(
         (
-            cases.in_checkpoint(random, MANIFEST),
-            cases.in_checkpoint(random, STATE),
-            cases.checkpoint(random),
-            cases.minari(random, "metadata.json"),
+            cases.in_checkpoint(rng, MANIFEST),
+            cases.in_checkpoint(rng, STATE),
+            cases.checkpoint(rng),
+            cases.minari(rng, "metadata.json"),
         )
     )
 
@@ -164,18 +164,18 @@ def bombs(random: random.Random) -> Case:
     return target.case(f"nested {depth}", nest)
 
 
-def ways_out(random: random.Random) -> Case:
+def ways_out(rng: Random) -> Case:
     """Of the folder: ids and names with .., links, data in other files."""
-    how = random.choice(("id", "experiment", "link", "manifest", "external", "external link", "soft link", "virtual"))
+    how = rng.choice(("id", "experiment", "link", "manifest", "external", "external link", "soft link", "virtual"))
     if how == "id":
-        source = random.choice(("minari:../decision-v0", "minari:unit/../../x-v0", "d4rl:../own", "embedded:../own"))
-        source = random.choice((source, "minari:/etc/passwd-v0", "minari:unit/.-v0", "embedded:../../own"))
+        source = rng.choice(("minari:../decision-v0", "minari:unit/../../x-v0", "d4rl:../own", "embedded:../own"))
+        source = rng.choice((source, "minari:/etc/passwd-v0", "minari:unit/.-v0", "embedded:../../own"))
         return Case(f"id {source}", "own.hdf5", "train.py --dataset", source, lambda folder: None, (source,))
     if how == "experiment":
-        name = random.choice(("../x", "a/../../x", "/tmp/x", "a/.."))
-        return cases.config(random).case(f"experiment {name}", lambda p: set_yaml(p, "experiment", name), "experiment")
+        name = rng.choice(("../x", "a/../../x", "/tmp/x", "a/.."))
+        return cases.config(rng).case(f"experiment {name}", lambda p: set_yaml(p, "experiment", name), "experiment")
     if how == "link":
-        target = cases.in_checkpoint(random)
+        target = cases.in_checkpoint(rng)
 
         def link(path: Path) -> None:
             elsewhere = path.parents[3] / "elsewhere"
@@ -184,26 +184,30 @@ def ways_out(random: random.Random) -> Case:
 
         return target.case("a link to outside", link)
     if how == "manifest":
-        name = random.choice(("../../../../etc/passwd", "/etc/passwd", f"../{TENSORS}", "more.bin"))
+        name, instead = (
+            rng.choice(("../../../../etc/passwd", "/etc/passwd", f"../{TENSORS}", "more.bin")),
+            rng.random() < 0.5,
+        )
 
         def mention(path: Path) -> None:
             manifest = json.loads(path.read_text())
-            manifest[name] = manifest.pop(TENSORS) if random.random() < 0.5 else manifest[TENSORS]
+            manifest[name] = manifest.pop(TENSORS) if instead else manifest[TENSORS]
             path.write_text(json.dumps(manifest))
 
-        return cases.in_checkpoint(random, MANIFEST).case(f"a manifest with {name}", mention)
-    at_file = random.random() < 0.5
-    target = cases.recording(random) if at_file else cases.minari(random, "main_data.hdf5")
+        return cases.in_checkpoint(rng, MANIFEST).case(f"a manifest with {name}", mention)
+    at_file = rng.random() < 0.5
+    target = cases.recording(rng) if at_file else cases.minari(rng, "main_data.hdf5")
     place = "observations" if at_file else "episode_0/observations"
     return target.case(f"{how} data", lambda path: place_outside(path, place, how))
 
 
-def nonsense(random: random.Random) -> Case:
+def nonsense(rng: Random) -> Case:
     """Values of other types in a state.json whose manifest agrees with it."""
-    wrong = random.choice(("many", [], {}, None, -1, 1.5, True, [[1]], {"a": 1}, "\ud800", 1e308))
-    run = random.choice(("decision_run", "ppo_run"))
+    wrong = rng.choice(("many", [], {}, None, -1, 1.5, True, [[1]], {"a": 1}, "\ud800", 1e308))
+    run = rng.choice(("decision_run", "ppo_run"))
     decision = (
-        ("num_timesteps",), ("total_timesteps",), ("config",), ("policy",), ("memory",), ("task",), ("format",), ("agent",),
+        ("num_timesteps",), ("total_timesteps",), ("config",), ("policy",), ("memory",), ("task",), ("format",),
+        ("agent",),
         ("config", "context"), ("config", "batch_size"), ("config", "optimizer"), ("config", "learning_rate"),
         ("config", "schedule"), ("config", "max_grad_norm"), ("config", "top_fraction"), ("config", "precision"),
         ("config", "seed"), ("policy", "observation_dim"), ("policy", "action_space"), ("policy", "backbone"),
@@ -213,14 +217,15 @@ def nonsense(random: random.Random) -> Case:
         ("task", "env"), ("task", "reference_returns"), ("task", "return_quantiles"),
     )  # fmt: skip
     ppo = (
-        ("num_timesteps",), ("n_updates",), ("config",), ("format",), ("agent",), ("config", "agent"), ("config", "env"),
+        ("num_timesteps",), ("n_updates",), ("config",), ("format",), ("agent",), ("config", "agent"),
+        ("config", "env"),
         ("config", "backbone"), ("config", "backbone", "d_model"), ("config", "n_steps"), ("config", "gamma"),
         ("config", "evaluation"), ("config", "activation"), ("config", "schedule"), ("config", "steps"),
     )  # fmt: skip
-    keys = random.choice(decision if run == "decision_run" else ppo)
+    keys = rng.choice(decision if run == "decision_run" else ppo)
     if (keys, wrong) in ALLOWED:
         wrong = [[1]]
-    target = cases.checkpoint(random, run)
+    target = cases.checkpoint(rng, run)
     if run == "ppo_run" and target.reader == "train.py --resume" and keys[0] == "config":
         target.reader = "evaluate.py"
     return target.case(f"{'.'.join(keys)} is {wrong!r}", lambda path: change_state(path, keys, wrong))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import h5py
@@ -22,38 +22,38 @@ FIELDS = ("observations", "actions", "rewards", "terminals", "timeouts")
 OF_EPISODES = ("observations", "actions", "rewards", "terminations", "truncations")
 
 
-def wrong_shapes(random: random.Random) -> Case:
-    return random.choice((_tensor_shape, _recording_shape, _minari_shape))(random)
+def wrong_shapes(rng: Random) -> Case:
+    return rng.choice((_tensor_shape, _recording_shape, _minari_shape))(rng)
 
 
-def wrong_types(random: random.Random) -> Case:
-    return random.choice((_tensor_type, _recording_type, _minari_type))(random)
+def wrong_types(rng: Random) -> Case:
+    return rng.choice((_tensor_type, _recording_type, _minari_type))(rng)
 
 
-def not_finite(random: random.Random) -> Case:
-    value = random.choice((np.nan, np.inf, -np.inf))
-    place = random.choice(("checkpoint", "recording", "minari", "config"))
+def not_finite(rng: Random) -> Case:
+    value = rng.choice((np.nan, np.inf, -np.inf))
+    place = rng.choice(("checkpoint", "recording", "minari", "config"))
     if place == "config":
-        key = random.choice(("learning_rate", "max_grad_norm"))
+        key = rng.choice(("learning_rate", "max_grad_norm"))
         text = {np.inf: ".inf", -np.inf: "-.inf"}.get(value, ".nan")
-        return cases.config(random).case(f"{key} is {text}", lambda path: set_yaml(path, key, text), key)
+        return cases.config(rng).case(f"{key} is {text}", lambda path: set_yaml(path, key, text), key)
     if place == "checkpoint":
-        share = random.random()
+        share = rng.random()
 
         def spoil(tensors: dict[str, torch.Tensor]) -> None:
             names = [name for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()]
             tensors[names[int(share * len(names))]].view(-1)[-1] = value
 
-        return cases.checkpoint(random).case(
+        return cases.checkpoint(rng).case(
             f"{value} in a tensor", lambda path: change_tensors(path, spoil), "checkpoints"
         )
     if place == "recording":
-        name = random.choice(("observations", "actions", "rewards"))
-        return cases.recording(random).case(
+        name = rng.choice(("observations", "actions", "rewards"))
+        return cases.recording(rng).case(
             f"{value} in {name}", lambda path: change_array(path, name, lambda x: _with(x, value))
         )
-    name = random.choice(("observations", "actions", "rewards"))
-    return cases.minari(random, "main_data.hdf5").case(
+    name = rng.choice(("observations", "actions", "rewards"))
+    return cases.minari(rng, "main_data.hdf5").case(
         f"{value} in {name}", lambda path: change_array(path, f"episode_1/{name}", lambda x: _with(x, value))
     )
 
@@ -63,8 +63,8 @@ def _with(values: np.ndarray, value: float) -> np.ndarray:
     return values
 
 
-def _tensor_shape(random: random.Random) -> Case:
-    share, how = random.random(), random.choice(("longer", "transposed", "scalar", "empty", "missing", "one more"))
+def _tensor_shape(rng: Random) -> Case:
+    share, how = rng.random(), rng.choice(("longer", "transposed", "scalar", "empty", "missing", "one more"))
 
     def reshape(tensors: dict[str, torch.Tensor]) -> None:
         names = [name for name, tensor in tensors.items() if tensor.ndim == (2 if how == "transposed" else 1)]
@@ -77,21 +77,21 @@ def _tensor_shape(random: random.Random) -> Case:
             changed = {"longer": torch.cat([tensor, tensor]), "transposed": tensor.t(), "scalar": tensor.sum()}
             tensors[name] = changed.get(how, tensor[:0]).contiguous()
 
-    return cases.checkpoint(random).case(f"a tensor is {how}", lambda path: change_tensors(path, reshape))
+    return cases.checkpoint(rng).case(f"a tensor is {how}", lambda path: change_tensors(path, reshape))
 
 
-def _tensor_type(random: random.Random) -> Case:
-    share = random.random()
-    dtype = random.choice((torch.float16, torch.bfloat16, torch.int8, torch.bool, torch.complex64))
+def _tensor_type(rng: Random) -> Case:
+    share = rng.random()
+    dtype = rng.choice((torch.float16, torch.bfloat16, torch.int8, torch.bool, torch.complex64))
 
     def cast(tensors: dict[str, torch.Tensor]) -> None:
         name = sorted(tensors)[int(share * len(tensors))]
         tensors[name] = tensors[name].to(dtype)
 
-    return cases.checkpoint(random).case(f"a tensor is {dtype}", lambda path: change_tensors(path, cast))
+    return cases.checkpoint(rng).case(f"a tensor is {dtype}", lambda path: change_tensors(path, cast))
 
 
-def _recording_shape(random: random.Random) -> Case:
+def _recording_shape(rng: Random) -> Case:
     changes = {
         "two short": lambda x: x[:-2],
         "a matrix wider": lambda x: np.stack([x, x, x], 1),
@@ -99,16 +99,16 @@ def _recording_shape(random: random.Random) -> Case:
         "a number": lambda x: x.reshape(-1)[0],
         "gone": lambda x: None,
     }
-    how, name = random.choice(list(changes)), random.choice(FIELDS[:4])
-    return cases.recording(random).case(f"{name} is {how}", lambda path: change_array(path, name, changes[how]))
+    how, name = rng.choice(list(changes)), rng.choice(FIELDS[:4])
+    return cases.recording(rng).case(f"{name} is {how}", lambda path: change_array(path, name, changes[how]))
 
 
-def _recording_type(random: random.Random) -> Case:
-    name, how = random.choice(FIELDS), random.choice(list(TYPES))
-    return cases.recording(random).case(f"{name} is {how}", lambda path: change_array(path, name, TYPES[how]))
+def _recording_type(rng: Random) -> Case:
+    name, how = rng.choice(FIELDS), rng.choice(list(TYPES))
+    return cases.recording(rng).case(f"{name} is {how}", lambda path: change_array(path, name, TYPES[how]))
 
 
-def _minari_shape(random: random.Random) -> Case:
+def _minari_shape(rng: Random) -> Case:
     changes = {
         "two short": lambda x: x[:-2],
         "wider": lambda x: np.concatenate([x, x], -1) if x.ndim > 1 else np.stack([x, x], 1),
@@ -116,15 +116,15 @@ def _minari_shape(random: random.Random) -> Case:
         "a number": lambda x: x.reshape(-1)[0],
         "gone": lambda x: None,
     }
-    how, name = random.choice(list(changes)), random.choice(OF_EPISODES)
-    return cases.minari(random, "main_data.hdf5").case(
+    how, name = rng.choice(list(changes)), rng.choice(OF_EPISODES)
+    return cases.minari(rng, "main_data.hdf5").case(
         f"{name} is {how}", lambda path: change_array(path, f"episode_1/{name}", changes[how])
     )
 
 
-def _minari_type(random: random.Random) -> Case:
-    name, how = random.choice(OF_EPISODES), random.choice(list(TYPES))
-    return cases.minari(random, "main_data.hdf5").case(
+def _minari_type(rng: Random) -> Case:
+    name, how = rng.choice(OF_EPISODES), rng.choice(list(TYPES))
+    return cases.minari(rng, "main_data.hdf5").case(
         f"{name} is {how}", lambda path: change_array(path, f"episode_1/{name}", TYPES[how])
     )
 

@@ -1,0 +1,12 @@
+"""Whole numbers with a bound: more than any machine has room for is a slip of the hand, or meant to take it down."""
+
+from typing import TYPE_CHECKING
+
+from jsonargparse.typing import restricted_number_type
+
+if TYPE_CHECKING:
+    Size = Threads = Seed = int
+else:
+    Size = restricted_number_type("Size", int, [(">=", 1), ("<=", 1 << 20)])
+    Threads = restricted_number_type("Threads", int, [(">=", 0), ("<=", 1 << 10)])
+    Seed = restricted_number_type("Seed", int, [(">=", 0), ("<=", (1 << 63) - 1)])
