@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.budget import actor_critic_parameters, check_budget
 from agents.update import TrainingError
 from policies.actor_critic import (
     RecurrentActorCriticCnnPolicy,
@@ -42,11 +44,19 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
     sequence_length: int | None
 
     def _setup_model(self) -> None:
+        self._check_budget()
         super()._setup_model()
         self._state: State | None = None  # None: the environments begin
         self._states: list[State] = []
         self._action_masks: np.ndarray | None = None  # [n_steps, n_envs, mask_width]
         self._rollout_seconds = 0.0
+
+    def _check_budget(self) -> None:
+        """Raise TrainingError, before anything is allocated, where policy and rollout are more than the device has."""
+        shape = getattr(self.observation_space, "shape", None) or (1,)
+        row = math.prod(shape) * self.observation_space.dtype.itemsize if self.observation_space.dtype else 1
+        rollout = {f"a rollout of n_steps {self.n_steps} × n_envs {self.n_envs}": self.n_steps * self.n_envs * row}
+        check_budget(actor_critic_parameters(self.policy_kwargs, self.observation_space), rollout, self.device)
 
     def _setup_learn(
         self,

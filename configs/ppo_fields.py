@@ -8,7 +8,7 @@ from typing import Literal
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from configs.fields import BackboneConfig, RunConfig
-from configs.sizes import Seed, Size
+from configs.sizes import Environments, Seed, Size
 
 
 @dataclasses.dataclass
@@ -55,7 +55,7 @@ class PPOConfig(RunConfig):
     """playing episodes"""
     steps: PositiveInt = 100_000
     """environment steps, those of all environments together"""
-    n_envs: Size = 8
+    n_envs: Environments = 8
     """environments that are stepped together"""
     n_steps: Size = 128
     """steps of each environment in a rollout, from one update to the next"""

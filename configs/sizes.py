@@ -5,8 +5,12 @@ from typing import TYPE_CHECKING
 from jsonargparse.typing import restricted_number_type
 
 if TYPE_CHECKING:
-    Size = Threads = Seed = int
+    Size = int
+    Environments = int
+    Threads = int
+    Seed = int
 else:
     Size = restricted_number_type("Size", int, [(">=", 1), ("<=", 1 << 20)])
+    Environments = restricted_number_type("Environments", int, [(">=", 1), ("<=", 1 << 14)])
     Threads = restricted_number_type("Threads", int, [(">=", 0), ("<=", 1 << 10)])
     Seed = restricted_number_type("Seed", int, [(">=", 0), ("<=", (1 << 63) - 1)])

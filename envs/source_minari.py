@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import warnings
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 
 from envs.cache import cached
 from envs.datasets import DatasetError, Episodes, one_line
+from envs.minari_checks import check_data, read_metadata
 from envs.scores import reference_returns
 from envs.spaces import as_float32, env_spaces, flatten
 
@@ -78,10 +80,9 @@ def _convert(dataset_id: str, data: Path) -> Episodes:
     import minari
 
     try:
-        metadata = json.loads((data / "metadata.json").read_text(encoding="utf-8"))
-        if not {"observation_space", "action_space"} <= metadata.keys():
-            # to find them out Minari would build the environment that the metadata names
-            raise DatasetError(f"{data / 'metadata.json'} lacks the observation space or the action space")
+        metadata = read_metadata(data / "metadata.json")
+        for file in data.rglob("*.hdf5"):
+            check_data(file, metadata)
         dataset = minari.load_dataset(dataset_id)
         observation_space, action_space = dataset.spec.observation_space, dataset.spec.action_space
         if not isinstance(action_space, gym.spaces.Box | gym.spaces.Discrete):
@@ -89,6 +90,7 @@ def _convert(dataset_id: str, data: Path) -> Episodes:
         if isinstance(action_space, gym.spaces.Discrete) and action_space.start != 0:
             raise DatasetError(f"{action_space}: discrete actions must be counted from 0")
         parts = [_episode(episode, observation_space, action_space) for episode in dataset.iterate_episodes()]
+        about = _about(metadata, dataset_id, len(parts[0]["final"])) if parts else (None, None, None)
     except DatasetError as error:
         raise DatasetError(f"minari:{dataset_id}: {error}") from None
     except Exception as error:  # damaged files make h5py, json and Minari raise anything
@@ -96,7 +98,7 @@ def _convert(dataset_id: str, data: Path) -> Episodes:
         raise DatasetError(f"minari:{dataset_id}: cannot read {data} ({files}): {one_line(error)}") from None
     if not parts:
         raise DatasetError(f"minari:{dataset_id}: holds no episodes")
-    env_id, reference, reference_name = _about(metadata, dataset_id, len(parts[0]["final"]))
+    env_id, reference, reference_name = about
     return Episodes(
         observations=np.concatenate([part["observations"] for part in parts]),
         actions=np.concatenate([part["actions"] for part in parts]),
@@ -147,7 +149,7 @@ def _about(metadata: dict[str, Any], dataset_id: str, width: int) -> tuple[str |
         log.warning("minari:%s: %d observations per step, %s has %d", dataset_id, width, env_id, spaces[0])
         env_id = None  # recorded with other options than the registered environment has
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
-    if isinstance(low, float | int) and isinstance(high, float | int) and low < high:
+    if isinstance(low, float | int) and isinstance(high, float | int) and -math.inf < low < high < math.inf:
         return env_id, (float(low), float(high)), f"Minari {dataset_id}"
     return env_id, *reference_returns(env_id)
 
