@@ -8,7 +8,7 @@ from typing import Literal
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from configs.fields import BackboneConfig, RunConfig
-from configs.sizes import Seed, Size
+from configs.sizes import Rate, Seed, Size
 
 
 @dataclasses.dataclass
@@ -51,7 +51,7 @@ class TrainConfig(RunConfig):
     """sequences of a batch"""
     optimizer: Literal["adamw", "lamb"] = "adamw"
     """AdamW, or LAMB with a minimum trust, with which SHA-RNN was published"""
-    learning_rate: PositiveFloat = 1e-3
+    learning_rate: Rate = 1e-3
     """the optimizer's learning rate after the warm-up"""
     schedule: Literal["constant", "cosine"] = "cosine"
     """the learning rate after the warm-up: constant, or falling to 0"""

@@ -8,7 +8,7 @@ from typing import Literal
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from configs.fields import BackboneConfig, RunConfig
-from configs.sizes import Environments, Seed, Size
+from configs.sizes import Environments, Rate, Seed, Size
 
 
 @dataclasses.dataclass
@@ -65,7 +65,7 @@ class PPOConfig(RunConfig):
     """steps of a minibatch, a multiple of the sequence length; null: a quarter of the rollout"""
     n_epochs: PositiveInt = 10
     """passes over a rollout"""
-    learning_rate: PositiveFloat = 3e-4
+    learning_rate: Rate = 3e-4
     """Adam's learning rate at the start"""
     schedule: Literal["constant", "linear"] = "constant"
     """the learning rate: constant, or falling to 0"""

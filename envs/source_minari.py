@@ -124,8 +124,13 @@ def _episode(episode: Any, observation_space: gym.Space, action_space: gym.Space
         old = ", as old versions of some sets have; take a newer version" if len(observations) == steps else ""
         raise DatasetError(f"episode {episode.id} has {len(observations)} observations for {steps} steps{old}")
     for name in ("actions", "terminations", "truncations"):
-        if len(getattr(episode, name)) != steps:
-            raise DatasetError(f"episode {episode.id} has {len(getattr(episode, name))} {name} for {steps} steps")
+        values = np.asarray(getattr(episode, name))
+        if len(values) != steps:
+            raise DatasetError(f"episode {episode.id} has {len(values)} {name} for {steps} steps")
+        if values.dtype.kind not in "fiub" or (name != "actions" and values.size != steps):
+            raise DatasetError(
+                f"{name} of episode {episode.id} are {values.dtype} {values.shape}, not one for each step"
+            )
     if isinstance(action_space, gym.spaces.Discrete):
         actions = np.asarray(episode.actions).reshape(steps).astype(np.int64)
     else:

@@ -88,7 +88,13 @@ def flatten(space: gym.Space, values: Any) -> np.ndarray:
 
 
 def as_float32(values: np.ndarray) -> np.ndarray:
-    """A cast in which a float64 too large for float32 becomes infinite, to be found among the non-finite values."""
+    """A cast in which a float64 too large for float32 becomes infinite, to be found among the non-finite values.
+
+    Raises:
+        ValueError: these are not real numbers.
+    """
+    if values.dtype.kind not in "fiub":
+        raise ValueError(f"{values.dtype} where numbers are wanted")
     with np.errstate(over="ignore", invalid="ignore"):
         return np.ascontiguousarray(values, dtype=np.float32)
 

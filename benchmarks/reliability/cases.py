@@ -37,7 +37,7 @@ class Target:
     name: str
 
     def case(self, what: str, damage: Damage, *names: str) -> Case:
-        """The file, damaged by a function of its path."""
+        """The file, damaged by a function of its path. Of a checkpoint the line may name another part."""
         whole = f"{what}: {self.name} of {self.victim}"
         return Case(
             whole, self.victim, self.reader, self.argument, lambda p: damage(self.find(p)), names or (self.name,)
