@@ -70,13 +70,14 @@ def read_checkpoint(folder: str | Path) -> tuple[dict[str, torch.Tensor], dict[s
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such checkpoint folder")
+    for name in (MANIFEST, TENSORS, STATE):
+        if (folder / name).is_symlink():
+            raise CheckpointError(f"{folder / name}: a link, where a checkpoint has files of its own")
     manifest = _json(folder / MANIFEST)
     if set(manifest) != {TENSORS, STATE} or not all(isinstance(entry, dict) for entry in manifest.values()):
         raise CheckpointError(f"{folder / MANIFEST}: not the manifest of a checkpoint")
     for name, entry in manifest.items():
         path = folder / name
-        if path.is_symlink():
-            raise CheckpointError(f"{path}: a link, where a checkpoint has files of its own")
         if not path.is_file():
             raise CheckpointError(f"{path}: missing")
         if path.stat().st_size != entry.get("bytes"):

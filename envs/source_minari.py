@@ -123,16 +123,17 @@ def _episode(episode: Any, observation_space: gym.Space, action_space: gym.Space
     if len(observations) != steps + 1:
         old = ", as old versions of some sets have; take a newer version" if len(observations) == steps else ""
         raise DatasetError(f"episode {episode.id} has {len(observations)} observations for {steps} steps{old}")
-    for name in ("actions", "terminations", "truncations"):
+    for name in ("actions", "rewards", "terminations", "truncations"):
         values = np.asarray(getattr(episode, name))
         if len(values) != steps:
             raise DatasetError(f"episode {episode.id} has {len(values)} {name} for {steps} steps")
         if values.dtype.kind not in "fiub" or (name != "actions" and values.size != steps):
-            raise DatasetError(
-                f"{name} of episode {episode.id} are {values.dtype} {values.shape}, not one for each step"
-            )
+            raise DatasetError(f"episode {episode.id} has {name} of {values.dtype} {values.shape} for {steps} steps")
     if isinstance(action_space, gym.spaces.Discrete):
-        actions = np.asarray(episode.actions).reshape(steps).astype(np.int64)
+        actions = np.asarray(episode.actions).reshape(steps)
+        if not np.array_equal(actions, np.clip(np.rint(actions), 0, action_space.n)):
+            raise DatasetError(f"episode {episode.id} has actions that are none of {action_space}")
+        actions = actions.astype(np.int64)
     else:
         actions = flatten(action_space, episode.actions)
     terminated = bool(episode.terminations[-1])
@@ -140,7 +141,7 @@ def _episode(episode: Any, observation_space: gym.Space, action_space: gym.Space
         "observations": observations[:-1],
         "final": observations[-1],
         "actions": actions,
-        "rewards": as_float32(episode.rewards),
+        "rewards": as_float32(episode.rewards.reshape(steps)),
         "terminated": terminated,
         "truncated": bool(episode.truncations[-1]) and not terminated,
     }

@@ -38,10 +38,9 @@ class Target:
 
     def case(self, what: str, damage: Damage, *names: str) -> Case:
         """The file, damaged by a function of its path. Of a checkpoint the line may name another part."""
-        whole = f"{what}: {self.name} of {self.victim}"
-        return Case(
-            whole, self.victim, self.reader, self.argument, lambda p: damage(self.find(p)), names or (self.name,)
-        )
+        names = names or ((self.name, "checkpoints/") if self.victim.endswith("_run") else (self.name,))
+        what = f"{what}: {self.name} of {self.victim}"
+        return Case(what, self.victim, self.reader, self.argument, lambda folder: damage(self.find(folder)), names)
 
 
 def in_checkpoint(rng: Random, *names: str) -> Target:

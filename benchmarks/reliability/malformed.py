@@ -141,9 +141,14 @@ def warm_up() -> None:
     """Import everything that a command imports later, on one thread."""
     import minari  # noqa: F401
     import torch
+    import torch.utils.tensorboard
 
     import configs.decision_job
     import configs.ppo_job  # noqa: F401
+    from agents import scoring  # noqa: F401
+    from policies.backbones import count_parameters
 
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+    count_parameters("mingru", 8, 1, {})  # as an optimizer does, this imports a part of PyTorch that takes seconds
+    torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], fused=True)

@@ -16,6 +16,8 @@ import numpy as np
 import evaluate
 import train
 from agents.checkpoint import MANIFEST, STATE, TENSORS
+from configs import load_config, save_config
+from configs.jobs import make_job
 from envs import collect
 from envs.datasets import Episodes
 from envs.make import make_env
@@ -68,10 +70,12 @@ def build(folder: Path) -> int:
     write_foreign(episodes, Path("foreign.hdf5"))
     write_minari(episodes, MINARI, description="random", author="a", author_email="a", code_permalink="a")
     for name, arguments in (("decision", DECISION), ("ppo", PPO)):
-        steps = "4" if name == "decision" else "32"
-        if train.main([*arguments, "--steps", steps, "--run_dir", f"{name}_run"]) != 0:
-            return 1
-        shutil.copy(f"{name}_run/config.yaml", f"{name}.yaml")
+        config = load_config([*arguments, "--steps", "16"])
+        job, run = make_job(config, lambda _: None), Path(f"{name}_run")
+        job.agent.learn(16)
+        job.save(run / "checkpoints" / "step_00000016")
+        save_config(config, run / "config.yaml")
+        shutil.copy(run / "config.yaml", f"{name}.yaml")
     return 0
 
 
