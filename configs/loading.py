@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast, get_args, get_type_hints
 
 import yaml
+from jsonargparse import Namespace
 
 from configs.decision_fields import TrainConfig
 from configs.parser import Parser
@@ -53,7 +54,7 @@ def load_config(arguments: list[str], prog: str = "train.py") -> Config:
     saved = Path(str(said.get("run_dir")), "config.yaml") if said.get("resume") is True else None
     before = _peek(["--config", str(saved)], prog).get("agent", "decision") if saved and saved.is_file() else None
     agent = said.get("agent", before or "decision")
-    if agent not in AGENTS:
+    if not isinstance(agent, str) or agent not in AGENTS:
         Parser(prog=prog).error(f"agent {agent!r}: expected one of {', '.join(AGENTS)}")
     parser = train_parser(prog, agent)
     if before not in (None, agent):
@@ -141,20 +142,24 @@ def _sha256(content: bytes) -> str:
 
 def _build(parser: Parser, agent: str, source: list[str] | dict[str, Any]) -> Config:
     parsed = parser.parse_args(source) if isinstance(source, list) else parser.parse_object(source)
-    for key in _nulls(AGENTS[agent], parsed):  # a file's null passes for any type
-        parser.error(f"{key} is null; give it a value, or leave it out for its default")
+    for fault in _faults(AGENTS[agent], parsed):
+        parser.error(fault)
     fields = vars(parser.instantiate(parsed))
     return AGENTS[agent](**{key: value for key, value in fields.items() if key != "config"})
 
 
-def _nulls(cls: type, values: Any, prefix: str = "") -> Iterator[str]:
-    """The keys that are None and have a type that None is not of."""
+def _faults(cls: type, values: Any, prefix: str = "") -> Iterator[str]:
+    """What jsonargparse lets pass in a file: a null for any type, a plain value for a field with keys of its own."""
     for name, kind in get_type_hints(cls).items():
         value = getattr(values, name)
         if value is None and type(None) not in get_args(kind):
-            yield prefix + name
+            yield f"{prefix}{name} is null; give it a value, or leave it out for its default"
         elif dataclasses.is_dataclass(kind):
-            yield from _nulls(cast(type, kind), value, f"{prefix}{name}.")
+            if isinstance(value, Namespace):
+                yield from _faults(cast(type, kind), value, f"{prefix}{name}.")
+            else:
+                keys = ", ".join(field.name for field in dataclasses.fields(kind))
+                yield f"{prefix}{name} is {value!r}; it has keys of its own: {keys}"
 
 
 def _peek(arguments: list[str], prog: str) -> dict[str, Any]:

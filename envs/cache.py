@@ -104,6 +104,8 @@ def _read(entry: Path) -> Episodes:
         if _checksum(values) != meta["checksums"][key]:
             raise ValueError(f"{key} differs from its checksum")
     low, high = arrays.pop("low", None), arrays.pop("high", None)
+    if meta["n"] is None and not low.dtype == high.dtype == np.float32:
+        raise ValueError("the bounds of its actions are no float32")
     space = gym.spaces.Discrete(meta["n"]) if meta["n"] else gym.spaces.Box(low, high, dtype=np.float32)
     texts = {key: meta[key] for key in TEXTS}
     if texts["reference_returns"] is not None:

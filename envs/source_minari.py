@@ -43,7 +43,8 @@ def load_minari(dataset_id: str, download: bool = False) -> Episodes:
             raise DatasetError(f"minari:{dataset_id}: {data / 'metadata.json'} is missing")
         _download(dataset_id, data)
     files = sorted(file for file in data.rglob("*") if file.is_file())
-    return cached(dataset_id, files, lambda: _convert(dataset_id, data))
+    with warnings.catch_warnings(action="ignore"):  # Minari's and Gymnasium's, of spaces: what matters is an error here
+        return cached(dataset_id, files, lambda: _convert(dataset_id, data))
 
 
 def _check_id(dataset_id: str) -> None:

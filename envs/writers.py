@@ -64,9 +64,9 @@ def write_hdf5(episodes: Episodes, path: str | Path, **attributes: str) -> None:
             file.create_dataset(
                 name, data=values, compression="gzip", compression_opts=9, shuffle=True, fletcher32=True
             )
-        file.attrs["env"] = episodes.env_id or ""
-        for name, value in attributes.items():
-            file.attrs[name] = value
+        for name, value in {"env": episodes.env_id or "", **attributes}.items():
+            text = value.encode()  # of fixed length: text of any length lies in a heap without checksums
+            file.attrs.create(name, text, dtype=h5py.string_dtype("utf-8", max(1, len(text))))
     os.replace(temporary, path)
 
 

@@ -5,6 +5,8 @@ and as what they hold (arrays, JSON, under checksums made anew), and loaded in c
 Loading may refuse, by its own error of one line, or accept what is still whole: its arrays are then finite and fit
 each other. Anything else is unhandled: another exception, a warning, a crash, a hang, an explosion. These are printed
 with their seeds, and what was read is kept. The exit code is 1 where there was one.
+
+The limit of memory is 5 GiB: where the length of a text attribute is damaged, HDF5 itself takes up to 4 GiB for it.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from envs.doctor import problems
 
 BATCH = 25  # inputs that a child reads
 SECONDS = 60  # that it may take
+MEMORY = 5 << 30  # bytes that it may use
 
 
 def check_whole(episodes: Episodes) -> None:
@@ -211,7 +214,7 @@ def run_batch(target: str, seeds: list[str], healthy: Path, folder: Path, keep: 
     if outcomes[last] == "died":
         outcomes[last] = "hung" if ended.late else f"died with {ended.code}: {ended.stderr[-500:]}"
         shutil.copytree(folder / "input", keep / last.replace("/", "_"), dirs_exist_ok=True)
-    elif ended.grown > forks.GROWTH:
+    elif ended.grown > MEMORY:
         outcomes[last] = f"one from {seeds[0]} on used {ended.grown >> 20} MiB"
     shutil.rmtree(folder)
     return outcomes
