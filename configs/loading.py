@@ -22,6 +22,7 @@ from configs.ppo_fields import PPOConfig
 Config = TrainConfig | PPOConfig
 AGENTS: dict[str, type[Config]] = {"decision": TrainConfig, "ppo": PPOConfig}
 
+GROUPS = {"backbone", "evaluation"}  # the fields that have fields
 CHECKSUM = "# of a run, SHA-256 of what follows: "
 STARTING = ("run_dir", "resume", "download")  # how a run was started, not what it computes
 # what may change when a run goes on: the rest is what its weights depend on
@@ -92,6 +93,7 @@ def read_config(fields: dict[str, Any], source: str) -> Config:
     agent = str(fields.get("agent", "decision"))
     if agent not in AGENTS:
         Parser(prog=source).error(f"agent {agent!r}: expected one of {', '.join(AGENTS)}")
+    _check_groups(fields, Parser(prog=source))
     return _build(train_parser(source, agent), agent, fields)
 
 
@@ -162,6 +164,12 @@ def _faults(cls: type, values: Any, prefix: str = "") -> Iterator[str]:
                 yield f"{prefix}{name} is {value!r}; it has keys of its own: {keys}"
 
 
+def _check_groups(fields: dict[str, Any], parser: Parser) -> None:
+    for key in GROUPS & fields.keys():
+        if isinstance(fields[key], str):  # jsonargparse would read the file of that name
+            parser.error(f"{key} is {fields[key]!r}, but it has keys of its own")
+
+
 def _peek(arguments: list[str], prog: str) -> dict[str, Any]:
     """What files and flags say of the keys that choose the parser, which later finds whatever is wrong with their
     values; a file that is no config is an error at once."""
@@ -182,5 +190,6 @@ def _peek(arguments: list[str], prog: str) -> dict[str, Any]:
                 content = read_mapping(Path(value))
             except (OSError, yaml.YAMLError) as error:
                 Parser(prog=prog).error(f"{value}: {error}")
+            _check_groups(content, Parser(prog=f"{prog}: {value}"))
             said |= {k: content[k] for k in ("agent", "resume", "run_dir") if k in content}
     return said

@@ -33,11 +33,10 @@ def check_sizes(items: Iterable[h5py.Dataset]) -> None:
 def check_links(file: h5py.File) -> None:
     """Raise DatasetError where a name leads elsewhere: to another file, or to another name."""
 
-    def visit(name: str, link: object) -> None:
-        if not isinstance(link, h5py.HardLink):
-            raise DatasetError(f"{name} is a link, where data are wanted")
-
-    file.visititems_links(visit)
+    # an exception of the visitor's own would be lost on its way through HDF5
+    found = file.visititems_links(lambda name, link: None if isinstance(link, h5py.HardLink) else name)
+    if found is not None:
+        raise DatasetError(f"{found} is a link, where data are wanted")
 
 
 def datasets_of(file: h5py.File) -> list[h5py.Dataset]:
