@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -95,12 +94,12 @@ def learn_and_score(config: Config, job: Job, run: Path, logger: RunLogger, cons
         logger.dump(agent.num_timesteps)
 
     finished = run / "evaluation.json"
-    if steps > 0 or not finished.is_file():
+    # a finished run that is "resumed" has nothing left to do
+    result = None if steps > 0 else scoring.read_evaluation(finished)
+    if result is None:
         result = evaluate()
         if result is not None:
             scoring.write_evaluation(result, finished)
-    else:  # a finished run that is "resumed" has nothing left to do
-        result = json.loads(finished.read_text())
     if result is not None:
         console.print(scoring.score_table(result))
         player = job.player() if options.video else None

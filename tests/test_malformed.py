@@ -1,6 +1,7 @@
 """A sample of the damaged inputs that ``python -m benchmarks.reliability malformed`` makes by the hundred, and of its
 fuzz: each in a child of a process of its own, because a process with threads cannot be forked."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,13 @@ import pytest
 import torch
 
 from agents import DecisionAgent, RecurrentPPO
+from agents.logs import JsonLines
+from agents.scoring import read_evaluation
 from agents.update import TrainingError
 from benchmarks.reliability.malformed import KINDS, draw
 from envs import DatasetError, load_episodes, make_vec_env
 from envs.writers import write_hdf5
+from fake_runs import fake_run
 from policies.backbones import BACKBONES, BackboneError, make_backbone
 from toy import toy_episodes
 
@@ -51,6 +55,20 @@ def test_a_flipped_bit_anywhere_in_a_recording_of_ours_is_refused_or_changes_not
             np.testing.assert_array_equal(getattr(episodes, name), getattr(whole, name))
         assert episodes.env_id == whole.env_id
     assert refused > 90
+
+
+def test_a_damaged_evaluation_or_log_of_a_run_is_made_anew_and_stops_nothing(tmp_path):
+    fake_run(tmp_path / "run", "gru", 0, 5.0)
+    path, log = tmp_path / "run" / "evaluation.json", tmp_path / "run" / "metrics.jsonl"
+    evaluation = json.loads(path.read_text())
+    assert read_evaluation(path) == evaluation
+    for content in (b"", b"\xff\xfe", b"[1]", b"[" * 100_000, json.dumps(evaluation | {"results": 5}).encode()):
+        path.write_bytes(content)
+        assert read_evaluation(path) is None
+    assert read_evaluation(tmp_path / "none") is None
+    log.write_bytes(b'{"step": 1, "a": 1.0}\n\xff\xfe\n' + b"[" * 100_000 + b'\n[1]\n{"step": 9}\n')
+    JsonLines(log, first_step=5).close()
+    assert log.read_text() == '{"step": 1, "a": 1.0}\n'
 
 
 @pytest.mark.parametrize("name", BACKBONES)
