@@ -52,8 +52,9 @@ def actor_critic_parameters(policy_kwargs: dict[str, Any], observation_space: An
     widths = policy_kwargs.get("net_arch")
     layers = [d_model, *widths] if isinstance(widths, list) and all(isinstance(w, int) for w in widths) else []
     heads = 2 * sum(a * b for a, b in itertools.pairwise(layers))
-    flat = math.prod(getattr(observation_space, "shape", None) or (1,))
-    return heads + copies * (flat * d_model + count_parameters(backbone, d_model, n_layers, options))
+    shape: tuple[int, ...] = getattr(observation_space, "shape", None) or ()
+    width = shape[0] if len(shape) == 1 else 1  # an image's features are its extractor's
+    return heads + copies * (width * d_model + count_parameters(backbone, d_model, n_layers, options))
 
 
 def check_budget(parameters: int, other: dict[str, int], device: torch.device) -> None:

@@ -115,14 +115,16 @@ def check_tensors(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], wha
 
 
 def check_moments(tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
-    """Raise ValueError unless what ``optimizer_tensors`` gave belongs to weights of these shapes, and is finite."""
+    """Raise ValueError unless what ``optimizer_tensors`` gave belongs to weights of these shapes, and is finite. A
+    weight that has had no gradient yet has no moments."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     found = {name: tensor for name, tensor in tensors.items() if name.startswith("optimizer.")}
     keys = {name.split(".")[2] for name in found}
     if not keys <= {"step", "exp_avg", "exp_avg_sq"}:
         raise ValueError(f"no moments of Adam or LAMB: {', '.join(sorted(keys))}")
+    numbers = {int(name.split(".")[1]) for name in found}
     one = torch.zeros(())  # steps are counted in a float32
-    wanted = {f"optimizer.{i}.{k}": one if k == "step" else w for i, w in enumerate(weights) for k in keys}
+    wanted = {f"optimizer.{i}.{key}": one if key == "step" else weights[i] for i in numbers for key in keys}
     check_tensors(found, wanted, "the optimizer's")
 
 

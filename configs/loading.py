@@ -184,7 +184,7 @@ def _peek(arguments: list[str], prog: str) -> dict[str, Any]:
         if key in ("agent", "run_dir"):
             said[key] = value
         elif key == "resume":
-            said[key] = value.lower() == "true"
+            said[key] = value.lower() in ("true", "yes")
         elif Path(value).is_file():
             try:
                 content = read_mapping(Path(value))

@@ -102,7 +102,7 @@ def test_tensors_are_taken_only_by_name_shape_type_and_finite_value():
             check_tensors({"a": torch.ones(2), "b": torch.ones(())} | change, wanted, "weights")
 
 
-def test_moments_are_those_of_all_weights_or_there_are_none():
+def test_moments_are_those_of_weights_that_there_are_and_whole():
     weights = [torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(3))]
     optimizer = torch.optim.AdamW(weights, fused=True)
     check_moments(optimizer_tensors(optimizer), optimizer)
@@ -110,6 +110,9 @@ def test_moments_are_those_of_all_weights_or_there_are_none():
     optimizer.step()
     tensors = optimizer_tensors(optimizer)
     check_moments(tensors, optimizer)
+    check_moments({name: value for name, value in tensors.items() if ".0." in name}, optimizer)  # one had no gradient
+    with pytest.raises(IndexError):
+        check_moments(tensors | {"optimizer.2.exp_avg": torch.ones(1)}, optimizer)
     del tensors["optimizer.1.exp_avg"]
     with pytest.raises(ValueError, match=r"optimizer\.1\.exp_avg: here or there alone"):
         check_moments(tensors, optimizer)
