@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from configs import EvaluationConfig, Parser, PPOConfig, TrainConfig, check_targets, load_config
+from configs import EvaluationConfig, Parser, PPOConfig, TrainConfig, check_targets, load_saved
 from configs.commands import names, run_command
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def evaluate(options: Namespace, may_import: bool) -> int:
     checkpoint = latest_checkpoint(Path(options.run).absolute())
     run = checkpoint.parents[1] if checkpoint.parent.name == "checkpoints" else checkpoint.parent
     saved = run / "config.yaml"
-    declared = load_config(["--config", str(saved)], prog=f"evaluate.py: {saved}") if saved.is_file() else None
+    declared = load_saved(saved, f"evaluate.py: {saved}") if saved.is_file() else None
     if declared is None:  # a checkpoint by itself
         run = checkpoint
     get_player = ppo if agent_of(checkpoint) == "RecurrentPPO" else decision

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import shlex
 import sys
@@ -132,15 +131,16 @@ def learn_and_score(config: Config, job: Job, run: Path, logger: RunLogger, cons
         logger.dump(agent.num_timesteps)
 
     finished = run / "evaluation.json"
-    if steps > 0 or not finished.is_file():
+    # a finished run that is "resumed" has nothing left to do
+    result = None if steps > 0 else scoring.read_evaluation(finished)
+    if result is None:
         result = evaluate()
         if result is not None:
             console.print(scoring.score_table(result))
             save.check()  # after what would be lost with it
             scoring.write_evaluation(result, finished)
         save.check()
-    else:  # a finished run that is "resumed" has nothing left to do
-        result = json.loads(finished.read_text())
+    else:
         console.print(scoring.score_table(result))
     if result is not None:
         player = job.player() if options.video else None

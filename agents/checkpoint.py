@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+MOST_JSON = 1 << 26  # bytes
 
 
 class CheckpointError(ValueError):
@@ -80,6 +81,9 @@ def read_checkpoint(folder: str | Path) -> tuple[dict[str, torch.Tensor], dict[s
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such checkpoint folder")
+    for name in (MANIFEST, TENSORS, STATE):
+        if (folder / name).is_symlink():
+            raise CheckpointError(f"{folder / name}: a link, where a checkpoint has files of its own")
     manifest = _json(folder / MANIFEST)
     if set(manifest) != {TENSORS, STATE} or not all(isinstance(entry, dict) for entry in manifest.values()):
         raise CheckpointError(f"{folder / MANIFEST}: not the manifest of a checkpoint")
@@ -93,7 +97,7 @@ def read_checkpoint(folder: str | Path) -> tuple[dict[str, torch.Tensor], dict[s
             raise CheckpointError(f"{path}: damaged, its SHA-256 is not the manifest's")
     try:
         return load_file(folder / TENSORS), _json(folder / STATE)
-    except SafetensorError as error:
+    except (SafetensorError, LookupError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{folder / TENSORS}: not a safetensors file ({error})") from None
 
 
@@ -174,10 +178,14 @@ def installed_versions() -> dict[str, str]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
+        if path.stat().st_size > MOST_JSON:
+            raise CheckpointError(f"{path}: {path.stat().st_size:,} bytes, more than a checkpoint needs")
         content = json.loads(path.read_text())
+    except CheckpointError:
+        raise
     except FileNotFoundError:
         raise CheckpointError(f"{path}: missing; the checkpoint is incomplete, or this is not one") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise CheckpointError(f"{path}: not JSON ({error})") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: not a JSON object")

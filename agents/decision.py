@@ -17,23 +17,17 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.budget import check_decision
 from agents.callbacks import ShowProgress, as_callback
-from agents.checkpoint import (
-    CheckpointError,
-    latest_checkpoint,
-    load_optimizer,
-    optimizer_tensors,
-    read_checkpoint,
-    write_checkpoint,
-)
+from agents.checkpoint import latest_checkpoint, optimizer_tensors, write_checkpoint
 from agents.guards import check_finite, guard_memory
 from agents.lamb import make_optimizer
 from agents.machine import made_here
 from agents.ranks import check_shares, rank
+from agents.restoring import decision_policy, of_checkpoint, read_agent, restore
 from agents.task import check_same_spaces, describe_task, return_scale
 from agents.update import Compile, Precision, TrainingError, Update, check_device, mean_metrics, own_rows
 from envs.datasets import Episodes, SequenceSampler
-from policies.actions import build_space
 from policies.backbones import State
 from policies.decision import DecisionPolicy
 
@@ -59,6 +53,9 @@ class DecisionAgent:
         schedule: what the learning rate does then: stay ``constant``, or fall to 0 by a ``cosine``.
         precision, compile: how an update is computed (see agents/update.py).
         policy_kwargs: for DecisionPolicy: backbone, d_model, n_layers, tokens, condition, dropout …
+
+    Raises:
+        BackboneError, TrainingError: a size that is none, or more than the device has memory for.
     """
 
     sized_by = ("batch_size", "context", "d_model", "n_layers")
@@ -115,6 +112,7 @@ class DecisionAgent:
             kwargs |= {"observation_dim": episodes.observation_dim, "action_space": episodes.action_space}
             kwargs |= {"context": min(context, longest), "max_timestep": (longest - 1) * timestep_embedding}
             self.sampler = SequenceSampler(episodes, kwargs["context"], self.device)
+        check_decision(kwargs, batch_size, episodes is not None, self.device)
         torch.manual_seed(seed % 2**63)
         self.policy = DecisionPolicy(**kwargs)
         if episodes is not None:
@@ -236,24 +234,19 @@ class DecisionAgent:
     def load(
         cls, path: str | Path, env: VecEnv | None = None, device: str = "auto", episodes: Episodes | None = None
     ) -> DecisionAgent:
-        """The agent of a checkpoint, or of a run folder's last one. Without ``episodes`` it acts but cannot learn."""
+        """The agent of a checkpoint, or of a run folder's last one. Without ``episodes`` it acts but cannot learn.
+
+        Raises:
+            CheckpointError: there is none, it is damaged, or nothing of this version can be made of it.
+        """
         path = latest_checkpoint(path)
-        tensors, state = read_checkpoint(path)
-        if state.get("agent") != "DecisionAgent" or state.get("format") != 1:
-            raise CheckpointError(f"{path}: not a checkpoint of a DecisionAgent of this version")
-        try:
-            policy = dict(state["policy"]) | {"action_space": build_space(state["policy"]["action_space"])}
+        tensors, state = read_agent(path, "DecisionAgent", 1)
+        with of_checkpoint(path):
+            policy = decision_policy(cls, tensors, state)
             agent = cls(None, env=env, device=device, policy_kwargs=policy, **state["config"])
-            weights = {k.removeprefix("policy."): v for k, v in tensors.items() if k.startswith("policy.")}
-            agent.policy.load_state_dict(weights)
-            load_optimizer(agent.optimizer, tensors)
+            restore(agent.policy, agent.optimizer, agent.policy.state_dict(), tensors)
             agent.num_timesteps, agent._total_timesteps = state["num_timesteps"], state["total_timesteps"]
             agent.policy.memory, agent.task = state["memory"], state["task"]
-        except TrainingError:  # no fault of the checkpoint's
-            raise
-        except (KeyError, TypeError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(f"{path}: of another model or version ({reason})") from None
         if episodes is not None:
             agent.set_episodes(episodes)
         return agent

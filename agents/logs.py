@@ -72,7 +72,7 @@ class JsonLines(KVWriter):
 
     def __init__(self, path: Path, first_step: int = 0):
         if first_step and path.exists():
-            kept = [line for line in path.read_text().splitlines() if _step(line) <= first_step]
+            kept = [line for line in path.read_text(errors="replace").splitlines() if _step(line) <= first_step]
             temporary = path.with_name(f".{path.name}.{os.getpid()}")
             temporary.write_text("".join(f"{line}\n" for line in kept))
             os.replace(temporary, path)
@@ -110,5 +110,5 @@ def _step(line: str) -> float:
     """The step of a line; a line that a crash cut in half comes after all others."""
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return float("inf")

@@ -13,15 +13,10 @@ import torch
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
-from agents.checkpoint import (
-    CheckpointError,
-    load_optimizer,
-    optimizer_tensors,
-    read_checkpoint,
-    write_checkpoint,
-)
+from agents.checkpoint import optimizer_tensors, write_checkpoint
 from agents.machine import made_here
 from agents.ppo import RecurrentPPO
+from agents.restoring import check_count, check_tensors, of_checkpoint, read_agent, restore
 from agents.rollout_state import load_rollout, pack_rollout
 from agents.update import TrainingError
 
@@ -49,11 +44,7 @@ def pack_ppo(agent: RecurrentPPO, config: dict[str, Any]) -> tuple[dict[str, tor
     tensors = {f"policy.{name}": value for name, value in _weights(agent).items()}
     tensors |= optimizer_tensors(agent.policy.optimizer)
     tensors = {name: value.detach().clone() for name, value in tensors.items()}
-    tensors |= {
-        f"normalizer.{name}.{key}": torch.tensor(getattr(running, key), dtype=torch.float64)
-        for name, running in _statistics(agent.get_vec_normalize_env()).items()
-        for key in ("mean", "var", "count")
-    }
+    tensors |= _statistics_tensors(agent)
     state = {
         "format": FORMAT,
         "agent": AGENT,
@@ -72,9 +63,9 @@ def read_ppo(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]
     Raises:
         CheckpointError: it is damaged, or of another agent.
     """
-    tensors, state = read_checkpoint(path)
-    if state.get("agent") != AGENT or state.get("format") != FORMAT or not isinstance(state.get("config"), dict):
-        raise CheckpointError(f"{path}: not a checkpoint of a {AGENT} of this version")
+    tensors, state = read_agent(path, AGENT, FORMAT)
+    with of_checkpoint(path):
+        check_count(state, "num_timesteps", "n_updates")
     return tensors, state
 
 
@@ -84,22 +75,14 @@ def restore_ppo(agent: RecurrentPPO, path: str | Path, tensors: dict[str, torch.
     Raises:
         CheckpointError: it is of another model.
     """
-    try:
-        weights = {name.removeprefix("policy."): v for name, v in tensors.items() if name.startswith("policy.")}
-        if weights.keys() != _weights(agent).keys():
-            differing = sorted(weights.keys() ^ _weights(agent).keys())
-            raise KeyError(f"weights {', '.join(differing)}")
-        agent.policy.load_state_dict(weights, strict=False)  # without the second names of shared weights
-        load_optimizer(agent.policy.optimizer, tensors)
+    with of_checkpoint(path):
+        statistics = {name: v for name, v in tensors.items() if name.startswith("normalizer.")}
+        check_tensors(statistics, _statistics_tensors(agent), "statistics")
+        restore(agent.policy, agent.policy.optimizer, _weights(agent), tensors)
         for name, running in _statistics(agent.get_vec_normalize_env()).items():
             mean, var, count = (tensors[f"normalizer.{name}.{key}"].numpy() for key in ("mean", "var", "count"))
-            if mean.shape != running.mean.shape:
-                raise ValueError(f"statistics of {name} are {mean.shape}, not {running.mean.shape}")
             running.mean, running.var, running.count = mean, var, float(count)
-        agent.num_timesteps, agent._n_updates = int(state["num_timesteps"]), int(state["n_updates"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path}: of another model or version ({reason})") from None
+        agent.num_timesteps, agent._n_updates = state["num_timesteps"], state["n_updates"]
 
 
 def resume_ppo(agent: RecurrentPPO, path: str | Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> bool:
@@ -113,11 +96,8 @@ def resume_ppo(agent: RecurrentPPO, path: str | Path, tensors: dict[str, torch.T
     if state.get("rollout") is None:
         agent._last_obs = None
         return False
-    try:
+    with of_checkpoint(path):
         load_rollout(agent, state["rollout"], tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path}: its episodes are of other environments or versions ({reason})") from None
     return True
 
 
@@ -127,6 +107,14 @@ def _weights(agent: RecurrentPPO) -> dict[str, torch.Tensor]:
     first: dict[tuple[int, torch.Size], str] = {}
     state = agent.policy.state_dict()
     return {name: v for name, v in state.items() if first.setdefault((v.data_ptr(), v.shape), name) == name}
+
+
+def _statistics_tensors(agent: RecurrentPPO) -> dict[str, torch.Tensor]:
+    return {
+        f"normalizer.{name}.{key}": torch.as_tensor(getattr(running, key), dtype=torch.float64)
+        for name, running in _statistics(agent.get_vec_normalize_env()).items()
+        for key in ("mean", "var", "count")
+    }
 
 
 def _statistics(normalizer: VecNormalize | None) -> dict[str, RunningMeanStd]:

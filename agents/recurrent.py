@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.budget import actor_critic_parameters, check_budget
 from agents.guards import TrainingError, guard_memory
 from agents.ranks import all_of, n_ranks, share
 from policies.actor_critic import (
@@ -44,6 +46,7 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
     sized_by: tuple[str, ...] = ("n_envs", "n_steps")
 
     def _setup_model(self) -> None:
+        self._check_budget()
         super()._setup_model()
         self._state: State | None = None  # None: the environments begin
         self._states: list[State] = []
@@ -55,6 +58,13 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         self._ended: list[dict[str, Any]] = []  # episodes of this process that the others have not heard of
         self.between_updates = True  # False inside of a rollout, and of the update that follows it
         self.interrupted = False  # may be set at any time: an update is left after the current minibatch
+
+    def _check_budget(self) -> None:
+        """Raise TrainingError, before anything is allocated, where policy and rollout are more than the device has."""
+        shape = getattr(self.observation_space, "shape", None) or (1,)
+        row = math.prod(shape) * self.observation_space.dtype.itemsize if self.observation_space.dtype else 1
+        rollout = {f"a rollout of n_steps {self.n_steps} × n_envs {self.n_envs}": self.n_steps * self.n_envs * row}
+        check_budget(actor_critic_parameters(self.policy_kwargs, self.observation_space), rollout, self.device)
 
     def _setup_learn(
         self,

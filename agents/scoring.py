@@ -113,6 +113,17 @@ def write_evaluation(evaluation: dict[str, Any], path: Path) -> None:
     os.replace(temporary, path)
 
 
+def read_evaluation(path: Path) -> dict[str, Any] | None:
+    """What ``write_evaluation`` wrote; None where there is nothing, or nothing that can be shown: it can be made
+    again."""
+    try:
+        evaluation = json.loads(path.read_text())
+        score_table(evaluation)
+    except (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError):
+        return None
+    return evaluation
+
+
 def try_gif(player: Player, evaluation: dict[str, Any], tell: Callable[[str], Any]) -> bytes | None:
     """A GIF of the beginning of one episode at the highest target, every third step; where rendering is missing,
     None and why."""

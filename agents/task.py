@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from envs.datasets import DatasetError, Episodes
+from envs.spaces import is_env_id
 from policies.actions import describe_space
+
+QUANTILES = (0, 0.1, 0.5, 0.9, 1)
 
 
 def describe_task(episodes: Episodes) -> dict[str, Any]:
@@ -19,8 +23,26 @@ def describe_task(episodes: Episodes) -> dict[str, Any]:
         "reference_returns": episodes.reference_returns,
         "reference_name": episodes.reference_name,
         "return_mean": float(returns.mean()),
-        "return_quantiles": {str(q): float(np.quantile(returns, q)) for q in (0, 0.1, 0.5, 0.9, 1)},
+        "return_quantiles": {str(q): float(np.quantile(returns, q)) for q in QUANTILES},
     }
+
+
+def check_task(task: Any) -> None:
+    """Raise ValueError unless ``describe_task`` can have said this; nothing, of an agent that has seen no data."""
+    if not isinstance(task, dict):
+        raise ValueError("task is no JSON object")
+    if not task:
+        return
+    env_id, reference, quantiles = task["env"], task["reference_returns"], task["return_quantiles"]
+    if env_id is not None and not is_env_id(env_id):
+        raise ValueError(f"task.env {env_id!r} is not the id of an environment")
+    numbers = [task["return_mean"], *(quantiles[str(q)] for q in QUANTILES)]
+    if reference is not None:
+        numbers += [*reference]
+        if len(reference) != 2 or not isinstance(task["reference_name"], str):
+            raise ValueError("task.reference_returns are no two numbers with a name")
+    if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+        raise ValueError("a return of the task is no finite number")
 
 
 def return_scale(episodes: Episodes) -> float:

@@ -8,6 +8,7 @@ from typing import Literal
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from configs.fields import BackboneConfig, RunConfig
+from configs.sizes import Rate, Seed, Size
 
 
 @dataclasses.dataclass
@@ -16,7 +17,7 @@ class EvaluationConfig:
 
     env: str | None = None
     """environment id; null: the dataset's own"""
-    episodes: PositiveInt = 20
+    episodes: Size = 20
     """episodes for each target return"""
     targets: list[float] | None = None
     """returns to ask for; null: the median, 90 % quantile and maximum of the dataset's returns"""
@@ -24,7 +25,7 @@ class EvaluationConfig:
     """keep the state through an episode, or encode the last `context` steps anew for every action"""
     every: NonNegativeInt = 1000
     """updates between evaluations while training; 0: at the end alone"""
-    seed: NonNegativeInt = 1_000_000
+    seed: Seed = 1_000_000
     """reset seed of the first episode; the others count up. The same for every backbone"""
     video: bool = False
     """also record a GIF of one episode, where rendering works"""
@@ -44,13 +45,13 @@ class TrainConfig(RunConfig):
     """playing episodes"""
     steps: PositiveInt = 3000
     """gradient updates"""
-    context: PositiveInt = 20
+    context: Size = 20
     """environment steps of a training sequence, from 1 to whole episodes"""
-    batch_size: PositiveInt = 64
+    batch_size: Size = 64
     """sequences of a batch"""
     optimizer: Literal["adamw", "lamb"] = "adamw"
     """AdamW, or LAMB with a minimum trust, with which SHA-RNN was published"""
-    learning_rate: PositiveFloat = 1e-3
+    learning_rate: Rate = 1e-3
     """the optimizer's learning rate after the warm-up"""
     schedule: Literal["constant", "cosine"] = "cosine"
     """the learning rate after the warm-up: constant, or falling to 0"""

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
+from configs.sizes import Seed, Size, Threads
+
 
 @dataclasses.dataclass
 class BackboneConfig:
@@ -14,12 +16,12 @@ class BackboneConfig:
 
     name: str = "mingru"
     """which one, or module:Class of your own; a wrong name lists those that exist"""
-    d_model: PositiveInt = 128
+    d_model: Size = 128
     """width"""
     match_parameters: NonNegativeInt = 0
     """give the backbone this number of parameters within 2 % (its own, without embedding and head), through d_model
     and, where it has one, mlp_ratio. d_model is then ignored; config.yaml holds what came out, and 0 here. 0: off"""
-    n_layers: PositiveInt = 3
+    n_layers: Size = 3
     """number of residual blocks"""
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     """the backbone's own options, e.g. --backbone.options.expansion 2"""
@@ -31,11 +33,11 @@ class RunConfig:
 
     experiment: str | None = None
     """first part of the run's name runs/<experiment>/<backbone>/seed<k>; null: what is learned from"""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """of the weights and of all that is drawn while learning"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU if there is one"""
-    threads: NonNegativeInt = 0
+    threads: Threads = 0
     """CPU threads; 0: as many as cores. Results are equal bit for bit only at equal numbers of threads"""
     keep: PositiveInt = 2
     """how many checkpoints are kept"""

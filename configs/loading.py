@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import hashlib
 import math
 import os
 from collections.abc import Iterator
@@ -11,14 +11,18 @@ from pathlib import Path
 from typing import Any, cast, get_args, get_type_hints
 
 import yaml
+from jsonargparse import Namespace
 
 from configs.decision_fields import TrainConfig
 from configs.parser import Parser
+from configs.plain_yaml import read_mapping
 from configs.ppo_fields import PPOConfig
 
 Config = TrainConfig | PPOConfig
 AGENTS: dict[str, type[Config]] = {"decision": TrainConfig, "ppo": PPOConfig}
 
+GROUPS = {"backbone", "evaluation"}  # the fields that have fields
+CHECKSUM = "# of a run, SHA-256 of what follows: "
 STARTING = ("run_dir", "resume", "download")  # how a run was started, not what it computes
 # what may change when a run goes on: the rest is what its weights depend on
 RESUMABLE = (*STARTING, "dataset", "evaluation", "steps", "device", "threads", "log_every", "checkpoint_every", "keep")
@@ -46,11 +50,11 @@ def train_parser(prog: str = "train.py", agent: str = "decision") -> Parser:
 def load_config(arguments: list[str], prog: str = "train.py") -> Config:
     """The config of ``train.py``'s arguments. A run that is resumed takes its saved config, with the flags on top, as
     long as they change nothing that its weights depend on."""
-    said = _peek(arguments)
+    said = _peek(arguments, prog)
     saved = Path(str(said.get("run_dir")), "config.yaml") if said.get("resume") is True else None
-    before = _peek(["--config", str(saved)]).get("agent", "decision") if saved and saved.is_file() else None
+    before = _peek(["--config", str(saved)], prog).get("agent", "decision") if saved and saved.is_file() else None
     agent = said.get("agent", before or "decision")
-    if agent not in AGENTS:
+    if not isinstance(agent, str) or agent not in AGENTS:
         Parser(prog=prog).error(f"agent {agent!r}: expected one of {', '.join(AGENTS)}")
     parser = train_parser(prog, agent)
     if before not in (None, agent):
@@ -72,6 +76,7 @@ def _resumed(parser: Parser, agent: str, config: Config, arguments: list[str]) -
     saved = Path(config.run_dir, "config.yaml")
     if not saved.is_file():
         parser.error(f"{config.run_dir}: no such run folder, or no config.yaml in it")
+    _check_saved(saved, parser)
     before = _build(parser, agent, ["--config", str(saved)])
     config = _build(parser, agent, ["--config", str(saved), *arguments])
     given = dataclasses.asdict(config)
@@ -87,6 +92,7 @@ def read_config(fields: dict[str, Any], source: str) -> Config:
     agent = str(fields.get("agent", "decision"))
     if agent not in AGENTS:
         Parser(prog=source).error(f"agent {agent!r}: expected one of {', '.join(AGENTS)}")
+    _check_groups(fields, Parser(prog=source))
     return _build(train_parser(source, agent), agent, fields)
 
 
@@ -112,15 +118,33 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def save_config(config: Config, path: Path) -> None:
+    """The config of a run, as a file that says by itself whether it is whole."""
+    text = yaml.safe_dump(plain_config(config), sort_keys=False)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(yaml.safe_dump(plain_config(config), sort_keys=False))
+    temporary.write_text(f"{CHECKSUM}{_sha256(text.encode())}\n{text}")
     os.replace(temporary, path)
+
+
+def load_saved(path: Path, prog: str) -> Config:
+    """The config that ``save_config`` wrote; an error where it was cut or changed since."""
+    _check_saved(path, Parser(prog=prog))
+    return load_config(["--config", str(path)], prog=prog)
+
+
+def _check_saved(path: Path, parser: Parser) -> None:
+    first, _, rest = path.read_bytes().partition(b"\n")
+    if first != f"{CHECKSUM}{_sha256(rest)}".encode():
+        parser.error(f"{path}: cut, damaged or edited since the run wrote it; flags change what may change")
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _build(parser: Parser, agent: str, source: list[str] | dict[str, Any]) -> Config:
     parsed = parser.parse_args(source) if isinstance(source, list) else parser.parse_object(source)
-    for key in _nulls(AGENTS[agent], parsed):  # a file's null passes for any type
-        parser.error(f"{key} is null; give it a value, or leave it out for its default")
+    for fault in _faults(AGENTS[agent], parsed):
+        parser.error(fault)
     fields = vars(parser.instantiate(parsed))
     config = AGENTS[agent](**{key: value for key, value in fields.items() if key != "config"})
     _make_plain(config)
@@ -147,18 +171,29 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _nulls(cls: type, values: Any, prefix: str = "") -> Iterator[str]:
-    """The keys that are None and have a type that None is not of."""
+def _faults(cls: type, values: Any, prefix: str = "") -> Iterator[str]:
+    """What jsonargparse lets pass in a file: a null for any type, a plain value for a field with keys of its own."""
     for name, kind in get_type_hints(cls).items():
         value = getattr(values, name)
         if value is None and type(None) not in get_args(kind):
-            yield prefix + name
+            yield f"{prefix}{name} is null; give it a value, or leave it out for its default"
         elif dataclasses.is_dataclass(kind):
-            yield from _nulls(cast(type, kind), value, f"{prefix}{name}.")
+            if isinstance(value, Namespace):
+                yield from _faults(cast(type, kind), value, f"{prefix}{name}.")
+            else:
+                keys = ", ".join(field.name for field in dataclasses.fields(kind))
+                yield f"{prefix}{name} is {value!r}; it has keys of its own: {keys}"
 
 
-def _peek(arguments: list[str]) -> dict[str, Any]:
-    """What files and flags say of the keys that choose the parser, which later finds whatever is wrong with them."""
+def _check_groups(fields: dict[str, Any], parser: Parser) -> None:
+    for key in GROUPS & fields.keys():
+        if isinstance(fields[key], str):  # jsonargparse would read the file of that name
+            parser.error(f"{key} is {fields[key]!r}, but it has keys of its own")
+
+
+def _peek(arguments: list[str], prog: str) -> dict[str, Any]:
+    """What files and flags say of the keys that choose the parser, which later finds whatever is wrong with their
+    values; a file that is no config is an error at once."""
     said: dict[str, Any] = {}
     words = iter(arguments)
     for word in words:
@@ -169,10 +204,13 @@ def _peek(arguments: list[str]) -> dict[str, Any]:
         value = value if equals else next(words, "")
         if key in ("agent", "run_dir"):
             said[key] = value
-        with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
-            content = yaml.safe_load(Path(value).read_text() if key == "config" and Path(value).is_file() else value)
-            if key == "resume":
-                said[key] = content
-            elif key == "config" and isinstance(content, dict):
-                said |= {k: content[k] for k in ("agent", "resume", "run_dir") if k in content}
+        elif key == "resume":
+            said[key] = value.lower() in ("true", "yes")
+        elif Path(value).is_file():
+            try:
+                content = read_mapping(Path(value))
+            except (OSError, yaml.YAMLError) as error:
+                Parser(prog=prog).error(f"{value}: {error}")
+            _check_groups(content, Parser(prog=f"{prog}: {value}"))
+            said |= {k: content[k] for k in ("agent", "resume", "run_dir") if k in content}
     return said

@@ -29,6 +29,7 @@ class Parser(ArgumentParser):
         elif match := re.search(r"Option '(\S+)' is not accepted|Group '(\S+)' does not accept option '(\S+)'", line):
             word, keys = match[1] or f"{match[2]}.{match[3]}", [flag[2:] for flag in flags]
             line = f"no key {word!r} in a config{self.hint(f'--{word}') or suggest(word, keys)}"
+        line = line if len(line) <= 600 else f"{line[:600]} …"
         self.exit(2, f"{self.prog}: {line}; see --help\n")
 
     def flags(self) -> list[str]:

@@ -8,15 +8,16 @@ from typing import Literal
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from configs.fields import BackboneConfig, RunConfig
+from configs.sizes import Environments, Rate, Seed, Size
 
 
 @dataclasses.dataclass
 class PPOBackboneConfig(BackboneConfig):
     """The sequence model that is compared."""
 
-    d_model: PositiveInt = 64
+    d_model: Size = 64
     """width"""
-    n_layers: PositiveInt = 1
+    n_layers: Size = 1
     """number of residual blocks"""
 
 
@@ -24,13 +25,13 @@ class PPOBackboneConfig(BackboneConfig):
 class PPOEvaluationConfig:
     """Playing episodes with the trained agent: the likeliest action in every step."""
 
-    episodes: PositiveInt = 20
+    episodes: Size = 20
     """episodes to play"""
     every: NonNegativeInt = 20_000
     """environment steps between evaluations while training, at the next update; 0: at the end alone"""
     ablation: bool = True
     """also play them with the memory wiped before every step: what is the memory worth?"""
-    seed: NonNegativeInt = 1_000_000
+    seed: Seed = 1_000_000
     """reset seed of the first episode; the others count up. The same for every backbone"""
     video: bool = False
     """also record a GIF of one episode, where rendering works"""
@@ -54,19 +55,19 @@ class PPOConfig(RunConfig):
     """playing episodes"""
     steps: PositiveInt = 100_000
     """environment steps, those of all environments together"""
-    n_envs: PositiveInt = 8
+    n_envs: Environments = 8
     """environments that are stepped together"""
     vector: Literal["serial", "processes"] = "serial"
     """step them one after another, or each in a process of its own: faster where a step takes a millisecond or more"""
-    n_steps: PositiveInt = 128
+    n_steps: Size = 128
     """steps of each environment in a rollout, from one update to the next"""
-    sequence_length: PositiveInt | None = None
+    sequence_length: Size | None = None
     """steps through which gradients flow, a divisor of n_steps; null: n_steps"""
-    batch_size: PositiveInt | None = None
+    batch_size: Size | None = None
     """steps of a minibatch, a multiple of the sequence length; null: a quarter of the rollout"""
     n_epochs: PositiveInt = 10
     """passes over a rollout"""
-    learning_rate: PositiveFloat = 3e-4
+    learning_rate: Rate = 3e-4
     """Adam's learning rate at the start"""
     schedule: Literal["constant", "linear"] = "constant"
     """the learning rate: constant, or falling to 0"""
@@ -98,7 +99,7 @@ class PPOConfig(RunConfig):
     """begin an episode with an empty memory; false keeps it from one episode to the next, as in RL²"""
     separate_critic: bool = False
     """give the critic a backbone of its own"""
-    net_arch: list[PositiveInt] = dataclasses.field(default_factory=lambda: [64, 64])
+    net_arch: list[Size] = dataclasses.field(default_factory=lambda: [64, 64])
     """widths of the layers between the backbone and the action, and between it and the value"""
     activation: Literal["tanh", "relu"] = "tanh"
     """of these layers"""

@@ -25,6 +25,7 @@ from agents.machine import not_as_made
 from agents.players import Player, ppo_player
 from agents.ppo_checkpoint import pack_ppo, read_ppo, restore_ppo, resume_ppo, write_ppo
 from agents.ranks import check_shares, n_ranks, share
+from agents.restoring import check_size, of_checkpoint
 from agents.shared_statistics import share_statistics
 from agents.update import check_device
 from configs.loading import plain_config, read_config
@@ -33,6 +34,7 @@ from envs import make_vec_env
 from envs.datasets import one_line
 from envs.make import EnvironmentError, make_env
 from envs.spaces import in_words
+from policies.backbones import count_parameters
 
 NOT_SAVABLE = "cannot be saved, so every environment begins a new episode"
 
@@ -102,17 +104,24 @@ def load_ppo(checkpoint: Path, device: Literal["auto", "cpu", "cuda"]) -> tuple[
     """The agent of a checkpoint, in one environment, and the config that it was trained by.
 
     Raises:
-        CheckpointError: it is damaged, or of another agent or version.
-        BackboneError, EnvironmentError: what its config names is not here.
+        CheckpointError: it is damaged, of another agent or version, or its config names what is not here.
     """
     tensors, state = read_ppo(checkpoint)
     config = read_config(state["config"], f"{checkpoint}/state.json")
     if not isinstance(config, PPOConfig):
         raise CheckpointError(f"{checkpoint}: its config is not one of agent ppo")
     config.n_envs, config.batch_size, config.device = 1, None, device
-    agent = make_ppo(config, lambda _: None)
+    with of_checkpoint(checkpoint):
+        check_size(tensors, smallest_policy(config))
+        agent = make_ppo(config, lambda _: None)
     restore_ppo(agent, checkpoint, tensors, state)
     return agent, config
+
+
+def smallest_policy(config: PPOConfig) -> int:
+    """The parameters that the policy of a config has at least."""
+    backbone = config.backbone
+    return count_parameters(backbone.name, backbone.d_model, backbone.n_layers, backbone.options)
 
 
 def refuse_decision_options(run: str, targets: list[float] | None, memory: str | None) -> None:

@@ -30,6 +30,14 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 ARRAYS = ("observations", "actions", "rewards", "lengths", "terminated", "truncated", "final_observations")
+TYPES = {
+    "observations": (np.float32, 2),
+    "rewards": (np.float32, 1),
+    "lengths": (np.int64, 1),
+    "terminated": (np.bool_, 1),
+    "truncated": (np.bool_, 1),
+    "final_observations": (np.float32, 2),
+}
 TEXTS = ("name", "env_id", "reference_returns", "reference_name")
 
 
@@ -86,16 +94,27 @@ def _write(episodes: Episodes, entry: Path) -> None:
 
 def _read(entry: Path) -> Episodes:
     meta: dict[str, Any] = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
-    arrays = {key: np.load(entry / f"{key}.npy", allow_pickle=False) for key in meta["checksums"]}
+    if not set(ARRAYS) - {"final_observations"} <= set(meta["checksums"]) <= {*ARRAYS, "low", "high"}:
+        raise ValueError("its arrays are not those of a dataset")
+    # mapped first: a header that declares more than the file holds allocates nothing then
+    arrays: dict[str, Any] = {
+        key: np.array(np.load(entry / f"{key}.npy", "r", allow_pickle=False)) for key in meta["checksums"]
+    }
     for key, values in arrays.items():
         if _checksum(values) != meta["checksums"][key]:
             raise ValueError(f"{key} differs from its checksum")
     low, high = arrays.pop("low", None), arrays.pop("high", None)
+    if meta["n"] is None and not low.dtype == high.dtype == np.float32:
+        raise ValueError("the bounds of its actions are no float32")
     space = gym.spaces.Discrete(meta["n"]) if meta["n"] else gym.spaces.Box(low, high, dtype=np.float32)
     texts = {key: meta[key] for key in TEXTS}
     if texts["reference_returns"] is not None:
         texts["reference_returns"] = tuple(texts["reference_returns"])
     episodes = Episodes(action_space=space, **texts, **arrays)
+    for key, (kind, axes) in TYPES.items():
+        values = getattr(episodes, key)
+        if values is not None and (values.dtype != kind or values.ndim != axes):
+            raise ValueError(f"{key} is {values.dtype} of {values.ndim} axes")
     if not len(episodes.observations) == len(episodes.actions) == episodes.n_steps == episodes.lengths.sum():
         raise ValueError("its arrays do not fit each other")
     return episodes

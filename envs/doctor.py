@@ -53,6 +53,11 @@ def _bad_values(episodes: Episodes) -> list[str]:
         bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
         if bad.any():
             found.append(f"{name} is NaN or infinite in {bad.sum()} rows, first in row {np.argmax(bad)}")
+    if episodes.final_observations is not None:  # of an episode all numbers are known, or none
+        final = episodes.final_observations
+        bad = ~(np.isfinite(final).all(axis=1) | np.isnan(final).all(axis=1))
+        if bad.any():
+            found.append(f"the observation after episode {np.argmax(bad)} is NaN or infinite in part")
     space, actions = episodes.action_space, episodes.actions
     if isinstance(space, gym.spaces.Box) and not space.is_bounded():
         found.append(f"actions has no bounds in its space {space}")

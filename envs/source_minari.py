@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import warnings
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 
 from envs.cache import cached
 from envs.datasets import DatasetError, Episodes, one_line
+from envs.minari_checks import check_data, read_metadata
 from envs.scores import reference_returns
 from envs.spaces import as_float32, env_spaces, flatten
 
@@ -41,7 +43,8 @@ def load_minari(dataset_id: str, download: bool = False) -> Episodes:
             raise DatasetError(f"minari:{dataset_id}: {data / 'metadata.json'} is missing")
         _download(dataset_id, data)
     files = sorted(file for file in data.rglob("*") if file.is_file())
-    return cached(dataset_id, files, lambda: _convert(dataset_id, data))
+    with warnings.catch_warnings(action="ignore"):  # Minari's and Gymnasium's, of spaces: what matters is an error here
+        return cached(dataset_id, files, lambda: _convert(dataset_id, data))
 
 
 def _check_id(dataset_id: str) -> None:
@@ -78,10 +81,9 @@ def _convert(dataset_id: str, data: Path) -> Episodes:
     import minari
 
     try:
-        metadata = json.loads((data / "metadata.json").read_text(encoding="utf-8"))
-        if not {"observation_space", "action_space"} <= metadata.keys():
-            # to find them out Minari would build the environment that the metadata names
-            raise DatasetError(f"{data / 'metadata.json'} lacks the observation space or the action space")
+        metadata = read_metadata(data / "metadata.json")
+        for file in data.rglob("*.hdf5"):
+            check_data(file, metadata)
         dataset = minari.load_dataset(dataset_id)
         observation_space, action_space = dataset.spec.observation_space, dataset.spec.action_space
         if not isinstance(action_space, gym.spaces.Box | gym.spaces.Discrete):
@@ -89,6 +91,7 @@ def _convert(dataset_id: str, data: Path) -> Episodes:
         if isinstance(action_space, gym.spaces.Discrete) and action_space.start != 0:
             raise DatasetError(f"{action_space}: discrete actions must be counted from 0")
         parts = [_episode(episode, observation_space, action_space) for episode in dataset.iterate_episodes()]
+        about = _about(metadata, dataset_id, len(parts[0]["final"])) if parts else (None, None, None)
     except DatasetError as error:
         raise DatasetError(f"minari:{dataset_id}: {error}") from None
     except Exception as error:  # damaged files make h5py, json and Minari raise anything
@@ -96,7 +99,7 @@ def _convert(dataset_id: str, data: Path) -> Episodes:
         raise DatasetError(f"minari:{dataset_id}: cannot read {data} ({files}): {one_line(error)}") from None
     if not parts:
         raise DatasetError(f"minari:{dataset_id}: holds no episodes")
-    env_id, reference, reference_name = _about(metadata, dataset_id, len(parts[0]["final"]))
+    env_id, reference, reference_name = about
     return Episodes(
         observations=np.concatenate([part["observations"] for part in parts]),
         actions=np.concatenate([part["actions"] for part in parts]),
@@ -121,11 +124,17 @@ def _episode(episode: Any, observation_space: gym.Space, action_space: gym.Space
     if len(observations) != steps + 1:
         old = ", as old versions of some sets have; take a newer version" if len(observations) == steps else ""
         raise DatasetError(f"episode {episode.id} has {len(observations)} observations for {steps} steps{old}")
-    for name in ("actions", "terminations", "truncations"):
-        if len(getattr(episode, name)) != steps:
-            raise DatasetError(f"episode {episode.id} has {len(getattr(episode, name))} {name} for {steps} steps")
+    for name in ("actions", "rewards", "terminations", "truncations"):
+        values = np.asarray(getattr(episode, name))
+        if len(values) != steps:
+            raise DatasetError(f"episode {episode.id} has {len(values)} {name} for {steps} steps")
+        if values.dtype.kind not in "fiub" or (name != "actions" and values.size != steps):
+            raise DatasetError(f"episode {episode.id} has {name} of {values.dtype} {values.shape} for {steps} steps")
     if isinstance(action_space, gym.spaces.Discrete):
-        actions = np.asarray(episode.actions).reshape(steps).astype(np.int64)
+        actions = np.asarray(episode.actions).reshape(steps)
+        if not np.array_equal(actions, np.clip(np.rint(actions), 0, action_space.n)):
+            raise DatasetError(f"episode {episode.id} has actions that are none of {action_space}")
+        actions = actions.astype(np.int64)
     else:
         actions = flatten(action_space, episode.actions)
     terminated = bool(episode.terminations[-1])
@@ -133,7 +142,7 @@ def _episode(episode: Any, observation_space: gym.Space, action_space: gym.Space
         "observations": observations[:-1],
         "final": observations[-1],
         "actions": actions,
-        "rewards": as_float32(episode.rewards),
+        "rewards": as_float32(episode.rewards.reshape(steps)),
         "terminated": terminated,
         "truncated": bool(episode.truncations[-1]) and not terminated,
     }
@@ -147,7 +156,7 @@ def _about(metadata: dict[str, Any], dataset_id: str, width: int) -> tuple[str |
         log.warning("minari:%s: %d observations per step, %s has %d", dataset_id, width, env_id, spaces[0])
         env_id = None  # recorded with other options than the registered environment has
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
-    if isinstance(low, float | int) and isinstance(high, float | int) and low < high:
+    if isinstance(low, float | int) and isinstance(high, float | int) and -math.inf < low < high < math.inf:
         return env_id, (float(low), float(high)), f"Minari {dataset_id}"
     return env_id, *reference_returns(env_id)
 

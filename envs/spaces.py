@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 import warnings
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
+from envs.limits import machine_memory
 from envs.make import EnvironmentError, find_env, make_env
 
 log = logging.getLogger(__name__)
+
+MAX_DISCRETE = 1 << 16
 
 
 @functools.cache
@@ -34,6 +38,11 @@ def env_spaces(env_id: str | None) -> tuple[int | None, gym.Space] | None:
         return None
     raw, shape, action_space = spaces
     return None if isinstance(raw, gym.spaces.Dict) or shape is None else shape[0], action_space
+
+
+def is_env_id(text: object) -> bool:
+    """Whether this can be the id of an environment, and no more than that: without a module to import."""
+    return isinstance(text, str) and re.fullmatch(r"[\w./-]{1,200}", text) is not None
 
 
 def is_registered(env_id: str) -> bool:
@@ -65,6 +74,8 @@ def flatten(space: gym.Space, values: Any) -> np.ndarray:
         rows = np.asarray(values).reshape(-1) - space.start
         if ((rows < 0) | (rows >= space.n)).any():
             raise ValueError(f"a discrete observation lies outside of {space}")
+        if 4 * len(rows) * int(space.n) > machine_memory():
+            raise ValueError(f"{len(rows):,} observations of {space} are more than this machine's memory")
         one_hot = np.zeros((len(rows), int(space.n)), np.float32)
         one_hot[np.arange(len(rows)), rows] = 1
         return one_hot
@@ -77,7 +88,13 @@ def flatten(space: gym.Space, values: Any) -> np.ndarray:
 
 
 def as_float32(values: np.ndarray) -> np.ndarray:
-    """A cast in which a float64 too large for float32 becomes infinite, to be found among the non-finite values."""
+    """A cast in which a float64 too large for float32 becomes infinite, to be found among the non-finite values.
+
+    Raises:
+        ValueError: these are not real numbers.
+    """
+    if values.dtype.kind not in "fiub":
+        raise ValueError(f"{values.dtype} where numbers are wanted")
     with np.errstate(over="ignore", invalid="ignore"):
         return np.ascontiguousarray(values, dtype=np.float32)
 

@@ -40,7 +40,8 @@ def check_output(output: str) -> None:
 def write_hdf5(episodes: Episodes, path: str | Path, **attributes: str) -> None:
     """One row per step under D4RL's field names, plus ``final_observations`` [E, …] and the attribute ``env``.
 
-    Written beside ``path`` and renamed, so that a reader never sees half a file.
+    Written beside ``path`` and renamed, so that a reader never sees half a file. Every byte is under a checksum: the
+    arrays by Fletcher-32, all else by the format of HDF5 1.10.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,12 +59,14 @@ def write_hdf5(episodes: Episodes, path: str | Path, **attributes: str) -> None:
     if episodes.final_observations is not None:
         fields["final_observations"] = episodes.final_observations
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with h5py.File(temporary, "w") as file:
+    with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
         for name, values in fields.items():
-            file.create_dataset(name, data=values, compression="gzip", compression_opts=9, shuffle=True)
-        file.attrs["env"] = episodes.env_id or ""
-        for name, value in attributes.items():
-            file.attrs[name] = value
+            file.create_dataset(
+                name, data=values, compression="gzip", compression_opts=9, shuffle=True, fletcher32=True
+            )
+        for name, value in {"env": episodes.env_id or "", **attributes}.items():
+            text = value.encode()  # of fixed length: text of any length lies in a heap without checksums
+            file.attrs.create(name, text, dtype=h5py.string_dtype("utf-8", max(1, len(text))))
     os.replace(temporary, path)
 
 

@@ -108,7 +108,11 @@ def describe_space(space: gym.Space) -> dict[str, Any]:
 
 
 def build_space(description: dict[str, Any]) -> gym.spaces.Box | gym.spaces.Discrete:
-    """The space that ``describe_space`` described."""
+    """The space that ``describe_space`` described; any exception for what is none."""
     if description["type"] == "Discrete":
         return gym.spaces.Discrete(int(description["n"]))
-    return gym.spaces.Box(np.array(description["low"], np.float32), np.array(description["high"], np.float32))
+    if description["type"] != "Box":
+        raise ValueError(f"no action space {description['type']!r}")
+    with np.errstate(over="ignore"):  # to infinity, which make_action refuses
+        low, high = (np.array(description[bound], np.float32) for bound in ("low", "high"))
+    return gym.spaces.Box(low, high)

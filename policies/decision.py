@@ -12,10 +12,13 @@ from torch import Tensor, nn
 
 from policies.actions import describe_space, make_action
 from policies.backbones import Backbone, State, make_backbone, options_of
+from policies.backbones.backbone import require
 from policies.backbones.dropout import Dropout
 from policies.backbones.lean import drop, norm, without_autocast
 from policies.normalizer import Normalizer
 from policies.window import Window
+
+MOST = 1 << 22  # steps of a sequence or an episode, and numbers of an observation
 
 
 class DecisionPolicy(nn.Module):
@@ -33,6 +36,9 @@ class DecisionPolicy(nn.Module):
         max_timestep: embed the timestep up to this one (later ones as this one); 0: no timestep embedding.
         memory: while acting, ``carried`` keeps the backbone's state through the whole episode, O(1) per step;
             ``window`` encodes the last ``context`` steps anew for every action, the published protocol.
+
+    Raises:
+        BackboneError: an unknown backbone or option, or a size that is none.
     """
 
     return_scale: Tensor
@@ -54,6 +60,9 @@ class DecisionPolicy(nn.Module):
         memory: Literal["carried", "window"] = "carried",
     ):
         super().__init__()
+        for size, value in (("context", context), ("observation_dim", observation_dim)):
+            require(1 <= value <= MOST, f"{size} must be from 1 to {MOST:,}, not {value}")
+        require(0 <= max_timestep <= MOST, f"max_timestep must be from 0 to {MOST:,}, not {max_timestep}")
         self.config: dict[str, Any] = dict(
             observation_dim=observation_dim,
             action_space=describe_space(action_space),

@@ -31,9 +31,9 @@ def test_an_option_of_the_wrong_type_is_an_error(value):
 @pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize("size", [0, -1, 16.0, "16", True, None])
 def test_a_width_or_depth_that_is_none_is_an_error(name, size):
-    with pytest.raises(BackboneError, match=f"backbone {name}: d_model is an int of at least 1, not {size!r}"):
+    with pytest.raises(BackboneError, match=f"backbone {name}: d_model is an int from 1 to 1,048,576, not {size!r}"):
         make_backbone(name, size, 1)
-    with pytest.raises(BackboneError, match=f"backbone {name}: n_layers is an int of at least 1, not {size!r}"):
+    with pytest.raises(BackboneError, match=f"backbone {name}: n_layers is an int from 1 to 1,024, not {size!r}"):
         make_backbone(name, 16, size)
 
 

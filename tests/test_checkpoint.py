@@ -7,7 +7,8 @@ import shutil
 import pytest
 import torch
 
-from agents.checkpoint import CheckpointError, latest_checkpoint, read_checkpoint, write_checkpoint
+from agents.checkpoint import CheckpointError, latest_checkpoint, optimizer_tensors, read_checkpoint, write_checkpoint
+from agents.restoring import check_moments, check_tensors
 
 
 @pytest.fixture
@@ -72,6 +73,49 @@ def test_no_damaged_checkpoint_is_accepted(saved, tmp_path):
             continue  # a flipped bit in the white space
         with pytest.raises(CheckpointError, match=str(damaged)):
             read_checkpoint(damaged)
+
+
+@pytest.mark.parametrize("name", ["tensors.safetensors", "state.json", "manifest.json"])
+def test_a_file_that_is_elsewhere_is_none_of_the_checkpoint(saved, tmp_path, name):
+    (saved / name).rename(tmp_path / "elsewhere")
+    (saved / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match=f"{name}: a link"):
+        read_checkpoint(saved)
+
+
+def test_json_that_is_nested_too_deep_is_one_line(saved):
+    (saved / "manifest.json").write_text("[" * 200_000)
+    with pytest.raises(CheckpointError, match=r"manifest.json: not JSON \(maximum recursion depth"):
+        read_checkpoint(saved)
+
+
+def test_tensors_are_taken_only_by_name_shape_type_and_finite_value():
+    wanted = {"a": torch.zeros(2), "b": torch.zeros(())}
+    check_tensors({"a": torch.ones(2), "b": torch.ones(())}, wanted, "weights")
+    for change, message in (
+        ({"c": torch.ones(1)}, "weights c: here or there alone"),
+        ({"a": torch.ones(3)}, r"weights a is float32 \(3,\), not float32 \(2,\)"),
+        ({"a": torch.ones(2, dtype=torch.float16)}, r"weights a is float16 \(2,\), not float32"),
+        ({"a": torch.tensor([1.0, torch.nan])}, "weights a is not finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_tensors({"a": torch.ones(2), "b": torch.ones(())} | change, wanted, "weights")
+
+
+def test_moments_are_those_of_weights_that_there_are_and_whole():
+    weights = [torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(3))]
+    optimizer = torch.optim.AdamW(weights, fused=True)
+    check_moments(optimizer_tensors(optimizer), optimizer)
+    sum(weight.sum() for weight in weights).backward()
+    optimizer.step()
+    tensors = optimizer_tensors(optimizer)
+    check_moments(tensors, optimizer)
+    check_moments({name: value for name, value in tensors.items() if ".0." in name}, optimizer)  # one had no gradient
+    with pytest.raises(IndexError):
+        check_moments(tensors | {"optimizer.2.exp_avg": torch.ones(1)}, optimizer)
+    del tensors["optimizer.1.exp_avg"]
+    with pytest.raises(ValueError, match=r"optimizer\.1\.exp_avg: here or there alone"):
+        check_moments(tensors, optimizer)
 
 
 def _same(path, other):

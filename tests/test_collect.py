@@ -13,7 +13,7 @@ def test_a_learning_agent_is_recorded_and_the_recording_can_be_trained_on(tmp_pa
     monkeypatch.chdir(tmp_path)
     options = ["--algorithm", "ppo", "--env", "CartPole-v1", "--steps", "2048", "--keep", "1500", "--n_envs", "2"]
     assert collect.main([*options, "--output", "cartpole.hdf5"]) == 0
-    assert "python -m envs.collect" in h5py.File("cartpole.hdf5").attrs["command"]
+    assert b"python -m envs.collect" in h5py.File("cartpole.hdf5").attrs["command"]
     episodes = load_episodes("cartpole.hdf5")
     assert 1000 < episodes.n_steps <= 1500
     assert episodes.env_id == "CartPole-v1"

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from configs import PPOConfig, TrainConfig, load_config, plain_config, read_config, save_config, train_parser
+from configs import (
+    PPOConfig,
+    TrainConfig,
+    load_config,
+    load_saved,
+    plain_config,
+    read_config,
+    save_config,
+    train_parser,
+)
 from policies.backbones import make_backbone
 
 FILES = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
@@ -69,6 +78,32 @@ def test_a_saved_ppo_config_is_the_same_config_and_is_resumed_without_naming_the
     assert load_config(["--resume", "true", "--run_dir", str(tmp_path), "--steps", "9"]).steps == 9
 
 
+@pytest.mark.parametrize("damage", ["cut", "edited", "without its checksum"])
+def test_a_runs_own_config_is_believed_only_as_it_was_written(damage, tmp_path, capsys):
+    path = tmp_path / "config.yaml"
+    save_config(load_config(["--steps", "7"]), path)
+    assert load_saved(path, "here").steps == 7
+    text = path.read_text()
+    changed = {"cut": text[: text.index("optimizer")], "edited": text.replace("steps: 7", "steps: 9")}
+    path.write_text(changed.get(damage, text.partition("\n")[2]))
+    for read in (
+        lambda: load_saved(path, "here"),
+        lambda: load_config(["--resume", "true", "--run_dir", str(tmp_path)]),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            read()
+        assert stopped.value.code == 2
+        assert "cut, damaged or edited since the run wrote it" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_names_a_file_for_a_config_is_refused(tmp_path, capsys):
+    (tmp_path / "other.yaml").write_text("d_model: 8")
+    fields = plain_config(load_config(["--agent", "ppo"])) | {"backbone": str(tmp_path / "other.yaml")}
+    with pytest.raises(SystemExit):
+        read_config(fields, "state.json")
+    assert "state.json: backbone is" in capsys.readouterr().err
+
+
 MISTAKES = {
     "a misspelt flag": (["--lerning_rate", "1"], None, "no option --lerning_rate (did you mean --learning_rate?)"),
     "a misspelt key": ([], "lerning_rate: 1", "no key 'lerning_rate' in a config (did you mean learning_rate?)"),
@@ -90,6 +125,22 @@ MISTAKES = {
     "a wrong inner value of PPO": (["--agent", "ppo", "--net_arch", "[8, 0]"], None, "net_arch"),
     "a null of PPO": ([], "{agent: ppo, gamma: null}", "gamma is null"),
     "two agents": (["--agent", "ppo"], "agent: decision", "agent"),
+    "an alias": ([], "backbone: {options: &a {expansion: 2}}\nevaluation: *a", "the alias *a"),
+    "a bomb of aliases": ([], "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", "the alias *a"),
+    "deep nesting": ([], f"backbone: {'[' * 50}{']' * 50}", "nested more than 20 deep"),
+    "nesting without an end": ([], f"backbone: {'[' * 5000}", "not the YAML of a config"),
+    "another file": ([], "backbone: /etc/passwd", "backbone is '/etc/passwd', but it has keys of its own"),
+    "a NUL": ([], 'env: "a\\0b"', "a value with a NUL character"),
+    "a book": ([], "x" * 3_000_000, "3,000,000 bytes, where a config has a few hundred"),
+    "a list": ([], "[1, 2]", "holds one list, not keys and values"),
+    "nothing at all": ([], "", "holds nothing, not keys and values"),
+    "a web page": ([], "<!DOCTYPE html><html></html>", "holds one str, not keys and values"),
+    "a number where keys are": ([], "backbone: 1.5", "backbone is 1.5; it has keys of its own: name, d_model"),
+    "an agent that is a list": ([], "agent: []", "agent []: expected one of decision, ppo"),
+    "more than any machine has": ([], "backbone: {d_model: 1000000000}", "d_model"),
+    "as many environments": (["--agent", "ppo", "--n_envs", "1000000000"], None, "n_envs"),
+    "an infinite rate": (["--learning_rate", ".inf"], None, "learning_rate"),
+    "a nested flag": (["--backbone.options", "[" * 5000], None, "options"),
     "code": ([], "steps: !!python/object/apply:os.system ['true']", "python"),
 }
 

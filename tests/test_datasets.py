@@ -123,3 +123,49 @@ def test_batches_of_consecutive_updates_are_independent(make_episodes):
     sampler = SequenceSampler(make_episodes([1000] * 20), 2)
     rows = [sampler.sample(64, 0, step)["observation"][:, 0, 0] for step in range(50)]
     assert len(torch.unique(torch.cat(rows))) > 2800  # of 3,200 draws from 20,000, some 2,960 are distinct
+
+
+@many
+@given(
+    lengths=episode_lengths, context=st.integers(1, 8), seed=st.integers(0, 2**63 - 1), step=st.integers(0, 2**63 - 1)
+)
+def test_a_batch_is_the_same_whatever_was_drawn_before_it_and_holds_rows_of_one_episode_each(
+    make_episodes, lengths, context, seed, step
+):
+    episodes = make_episodes(lengths)
+    sampler = SequenceSampler(episodes, context)
+    batch = sampler.sample(7, seed, step)
+    for other in (step ^ 1, step // 2):
+        sampler.sample(3, seed, other)
+    again = sampler.sample(7, seed, step)
+    episode_of = np.repeat(np.arange(len(lengths)), lengths)
+    for key, values in batch.items():
+        assert torch.equal(values, again[key])
+        assert values.shape[:2] == (7, context)
+    for rows, mask, timestep in zip(batch["observation"][..., 0], batch["mask"], batch["timestep"], strict=True):
+        seen = rows[mask].long().numpy()
+        assert len(set(episode_of[seen])) == 1
+        assert seen.tolist() == list(range(seen[0], seen[0] + len(seen)))
+        assert timestep[mask].tolist() == (seen - episodes.starts[episode_of[seen[0]]]).tolist()
+
+
+@many
+@given(lengths=episode_lengths, context=st.integers(1, 8), discrete=st.booleans())
+def test_the_return_to_go_falls_by_the_reward_of_each_step(make_episodes, lengths, context, discrete):
+    episodes = make_episodes(lengths, discrete=discrete)
+    sampler = SequenceSampler(episodes, context)
+    batch = sampler.windows(sampler.first)
+    to_go, mask = batch["return_to_go"], batch["mask"]
+    both = mask[:, 1:]
+    rewards = torch.from_numpy(episodes.rewards)[batch["observation"][..., 0].long().clamp_max(episodes.n_steps - 1)]
+    torch.testing.assert_close((to_go[:, :-1] - to_go[:, 1:])[both], rewards[:, :-1][both], atol=1e-5, rtol=0)
+
+
+def test_windows_begin_at_every_step_equally_often_so_that_episodes_count_by_their_length(make_episodes):
+    lengths, context, draws = [30, 5, 15], 3, 50_000
+    sampler = SequenceSampler(make_episodes(lengths), context)
+    rows = torch.cat([sampler.sample(draws // 50, seed=0, step=step)["observation"][:, 0, 0] for step in range(50)])
+    counts = torch.bincount(rows.long(), minlength=50).double()
+    expected = draws / 50
+    chi_square = float(((counts - expected) ** 2 / expected).sum())
+    assert chi_square < 94  # 49 degrees of freedom: more in one of 10,000 samplers that are right

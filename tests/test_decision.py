@@ -6,6 +6,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents import DecisionAgent
@@ -178,3 +180,23 @@ def test_an_interval_holds_the_mean_and_scores_are_scaled_to_the_reference():
     assert summary["normalized_score"] == pytest.approx(50)
     assert summary["return_interval"][0] <= 20 <= summary["return_interval"][1]
     assert summarize([1.0, 2.0], None)["normalized_score"] is None
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), tokens=st.sampled_from(["fused", "interleaved"]), discrete=st.booleans())
+def test_whatever_stands_in_the_padding_the_loss_is_that_of_the_steps_alone(data, tokens, discrete):
+    episodes = toy_episodes(3, discrete)
+    agent = make_agent(episodes, context=6, dropout=0.0, tokens=tokens)
+    first = data.draw(st.lists(st.integers(0, episodes.n_steps - 1), min_size=1, max_size=4))
+    batch = SequenceSampler(episodes, 6).windows(torch.tensor(first))
+    noise = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    padded = {key: value.clone() for key, value in batch.items()}
+    for key, value in padded.items():
+        if key != "mask":
+            where = ~batch["mask"]
+            value[where] = (3 * torch.rand(value[where].shape, generator=noise)).to(value.dtype)
+    counts = batch["mask"].sum(1).tolist()
+    with torch.no_grad():
+        alone = [agent.policy.loss({k: v[i : i + 1, :n] for k, v in batch.items()}) for i, n in enumerate(counts)]
+        expected = sum(float(loss) * n for loss, n in zip(alone, counts, strict=True)) / sum(counts)
+        assert float(agent.policy.loss(padded)) == pytest.approx(expected, rel=1e-4, abs=1e-6)

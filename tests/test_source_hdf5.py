@@ -170,8 +170,13 @@ def test_a_registered_environment_gives_the_action_space(fields, write):
     assert episodes.env_id == "Pendulum-v1"
 
 
+def test_an_environment_in_a_module_of_the_files_choice_is_refused(fields, write):
+    with pytest.raises(DatasetError, match="its attribute env is 'os:system', not the id of an environment"):
+        load_hdf5(write(fields, env="os:system"))
+
+
 def test_an_environment_that_cannot_be_built_is_no_obstacle(fields, write):
-    for env in ("Hopper-v2", "NoSuch-v0", "os:system"):
+    for env in ("Hopper-v2", "NoSuch-v0"):
         episodes = load_hdf5(write(fields, env=env))
         assert episodes.action_space == gym.spaces.Box(-1, 1, (2,), np.float32)
 

@@ -1,0 +1,1 @@
+"""What the project promises of its reliability, counted: python -m benchmarks.reliability malformed | fuzz."""

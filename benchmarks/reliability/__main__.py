@@ -1,16 +1,22 @@
-"""python -m benchmarks.reliability NAME …: what is promised about crashes, damage and long runs, measured."""
+"""Count what is promised: python -m benchmarks.reliability COMMAND [--help]"""
 
 from __future__ import annotations
 
 import importlib
 import sys
 
-NAMES = ("kills", "soak")
+COMMANDS = {
+    "kills": "training runs that are killed at random moments: they go on to the same bits",
+    "malformed": "damaged checkpoints, configs and datasets: each is refused in one line",
+    "fuzz": "random mutations of what the loaders read: no exception that is not theirs",
+    "soak": "half an hour of training: memory, descriptors, threads and files stay",
+}
 
 
 def main(arguments: list[str]) -> int:
-    if not arguments or arguments[0] not in NAMES:
-        print(f"python -m benchmarks.reliability: give one of {', '.join(NAMES)}", file=sys.stderr)
+    if not arguments or arguments[0] not in COMMANDS:
+        listed = "".join(f"\n  {name:<12}{what}" for name, what in COMMANDS.items())
+        print(f"usage: python -m benchmarks.reliability COMMAND [--help]{listed}", file=sys.stderr)
         return 2
     return importlib.import_module(f"benchmarks.reliability.{arguments[0]}").main(arguments[1:])
 

@@ -17,7 +17,7 @@ from policies.backbones.backbone import (
 from policies.backbones.gru import GRU
 from policies.backbones.lstm import LSTM
 from policies.backbones.mamba import Mamba
-from policies.backbones.matching import match_parameters
+from policies.backbones.matching import count_parameters, match_parameters
 from policies.backbones.mingru import MinGRU
 from policies.backbones.minlstm import MinLSTM
 from policies.backbones.options import check_options, defaults_of, suggest
@@ -31,6 +31,7 @@ __all__ = [
     "BackboneError",
     "Mixer",
     "State",
+    "count_parameters",
     "find_backbone",
     "import_own",
     "make_backbone",
@@ -50,17 +51,19 @@ BACKBONES: dict[str, type[Mixer] | type[Backbone]] = {
     "mamba": Mamba,
 }
 
+MOST_WIDTH, MOST_LAYERS = 1 << 20, 1 << 10  # what is refused before anything of that size is made
+
 
 def make_backbone(name: str, d_model: int = 128, n_layers: int = 3, **options: Any) -> Backbone:
     """The backbone ``name`` of width ``d_model``: a Mixer inside the shared residual stack, or a Backbone of its own.
 
     Raises:
-        BackboneError: an unknown name or option; the message lists those that exist. A width or depth below 1.
+        BackboneError: an unknown name or option; the message lists those that exist. A width or depth that is none.
     """
     cls = find_backbone(name)
-    for size, value in (("d_model", d_model), ("n_layers", n_layers)):
-        fits = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-        require(fits, f"backbone {name}: {size} is an int of at least 1, not {value!r}")
+    for size, value, most in (("d_model", d_model, MOST_WIDTH), ("n_layers", n_layers, MOST_LAYERS)):
+        fits = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+        require(fits, f"backbone {name}: {size} is an int from 1 to {most:,}, not {value!r}")
     check_options(name, cls, options)
     if issubclass(cls, Mixer):
         return ResidualStack(cls, d_model, n_layers, **options)

@@ -52,7 +52,8 @@ def count_parameters(name: str, d_model: int, n_layers: int, options: dict[str, 
     try:
         with torch.device("meta"):
             backbone = backbones.make_backbone(name, d_model, n_layers, **options)
-    except (NotImplementedError, RuntimeError):
+    except (NotImplementedError, RuntimeError) as error:
+        require("overflow" not in str(error), f"{name}, d_model {d_model}: more parameters than can be counted")
         backbone = backbones.make_backbone(name, d_model, n_layers, **options)
     except BackboneError:
         raise

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from policies.backbones.backbone import Backbone, BackboneError, Mixer, ResidualStack
 
 SIZES = ("d_model", "n_layers")
+MOST = 1 << 24  # no option counts anything that is more
 KINDS = {bool: "a bool", int: "an int", float: "a finite float", str: "a str"}
 
 
@@ -33,7 +34,9 @@ def check_options(name: str, cls: type[Mixer] | type[Backbone], options: dict[st
         if option not in known:
             listed = ", ".join(f"{key}={default}" for key, default in known.items()) or "none"
             raise BackboneError(f"backbone {name} has no option {option!r}{suggest(option, known)}; it has {listed}")
-        wanted = _wanted(kinds[option], value)
+        wanted = misfit(kinds[option], value)
+        if not wanted and isinstance(value, int | float) and abs(value) > MOST:
+            wanted = f"at most {MOST:,}, not {value:,}"
         if wanted:
             raise BackboneError(f"backbone {name}: option {option} is {wanted}")
 
@@ -44,8 +47,8 @@ def suggest(name: Any, known: Iterable[Any]) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 
-def _wanted(kind: Any, value: Any) -> str:
-    """What the option is, and the value is not; empty where the value fits."""
+def misfit(kind: Any, value: Any) -> str:
+    """What an option of this kind is, and the value is not; empty where the value fits, or the kind is another."""
     if get_origin(kind) is Literal:
         choices = get_args(kind)
         if any(value == choice and type(value) is type(choice) for choice in choices):
@@ -54,9 +57,9 @@ def _wanted(kind: Any, value: Any) -> str:
     if kind not in KINDS:
         return ""
     fits = isinstance(value, int | float if kind is float else kind) and isinstance(value, bool) == (kind is bool)
-    if fits and (kind is not float or math.isfinite(value)):
-        return ""
-    return f"{KINDS[kind]}, not {value!r}"
+    if not fits or (kind is float and not math.isfinite(value)):
+        return f"{KINDS[kind]}, not {value!r}"
+    return ""
 
 
 def _constructors(cls: type[Mixer] | type[Backbone]) -> list[type]:
