@@ -5,9 +5,10 @@ import pytest
 import torch
 
 import train
-from agents import DecisionAgent
+from agents import DecisionAgent, RecurrentPPO
 from agents.checkpoint import checkpoints, read_checkpoint
 from agents.guards import TrainingError, is_out_of_memory
+from envs import make_vec_env
 from envs.writers import write_hdf5
 from ppo_runs import MAZE, agent_of, assert_one_line
 from toy import TINY, make_agent, toy_episodes
@@ -122,25 +123,25 @@ def test_another_error_stays_what_it_is():
     assert not is_out_of_memory(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["--batch_size", str(2**50)], f"out of memory on the CPU with batch_size {2**50} × context 6"),
-        (["--backbone.d_model", str(2**24)], f"d_model {2**24} × n_layers 1: halve batch_size"),
-    ],
-)
-def test_a_decision_run_that_is_really_too_large_is_one_line(dataset, arguments, expected, capsys):
-    assert train.main([*dataset, "--steps", "2", *arguments]) == 2
-    assert_one_line(capsys, expected)
+def test_memory_that_the_budget_did_not_foresee_is_one_line(monkeypatch):
+    """Numbers that no machine has, past the budget that would refuse them."""
+    monkeypatch.setattr("agents.decision.check_decision", lambda *_: None)
+    monkeypatch.setattr("agents.recurrent.check_budget", lambda *_: None)
+    agent = make_agent()
+    agent.batch_size = 2**50
+    with pytest.raises(TrainingError, match=f"^out of memory on the CPU with batch_size {2**50} × context 6"):
+        agent.learn(1)
+    with pytest.raises(TrainingError, match=f"^out of memory on the CPU .*n_envs 1 × n_steps {2**50}"):
+        RecurrentPPO("MlpPolicy", make_vec_env("TMaze10-v0"), n_steps=2**50)
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--n_steps", str(2**50)], f"out of memory on the CPU with n_envs 2 × n_steps {2**50} × d_model 8"),
-        (["--backbone.d_model", str(2**24)], f"n_envs 2 × n_steps 16 × d_model {2**24}"),
+        (["--dataset", "toy.hdf5", "--backbone.d_model", "65536"], "for d_model, n_layers and options"),
+        ([*MAZE, "--n_envs", "4096", "--n_steps", str(2**20)], f"for a rollout of n_steps {2**20} × n_envs 4096"),
     ],
 )
-def test_a_run_of_ppo_that_is_really_too_large_is_one_line(arguments, expected, tmp_path, capsys):
-    assert train.main([*MAZE, "--steps", "32", "--run_dir", str(tmp_path / "run"), *arguments]) == 2
+def test_what_is_more_than_the_machine_has_is_refused_before_it_is_taken(arguments, expected, dataset, capsys):
+    assert train.main([*arguments, "--run_dir", "run"]) == 2
     assert_one_line(capsys, expected)
