@@ -113,9 +113,12 @@ def _convert(dataset_id: str, data: Path, store: Store) -> Episodes:
         raise DatasetError(f"actions of {type(action_space).__name__}; only Box and Discrete can be learned")
     if isinstance(action_space, gym.spaces.Discrete) and action_space.start != 0:
         raise DatasetError(f"{action_space}: discrete actions must be counted from 0")
-    endings = []
+    endings, steps = [], 0
     for episode in dataset.iterate_episodes():
         rows, *ending = _episode(episode, observation_space, action_space)
+        steps += ending[0]
+        if steps > dataset.spec.total_steps:  # by which it was decided whether they fit into memory
+            raise DatasetError(f"the metadata count {dataset.spec.total_steps} steps, the episodes hold more")
         store.append(**rows)
         endings.append(ending)
     if not endings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import resource
 import shutil
@@ -137,6 +138,16 @@ def test_a_minari_set_that_is_large_is_what_it_is_when_small(make_episodes, tmp_
     shutil.rmtree(tmp_path / "cache")
     monkeypatch.setattr(envs.cache, "is_large", lambda size: size > 0)
     assert_same_episodes(load_episodes("minari:test/large-v0"), small)
+
+
+def test_a_minari_set_that_holds_more_than_it_counts_is_refused(make_episodes, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        write_minari(make_episodes([30, 1, 9]), "test/more-v0", description="x")
+    path = tmp_path / "minari/test/more-v0/data/metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"total_steps": 31}))
+    with pytest.raises(DatasetError, match="the metadata count 31 steps, the episodes hold more"):
+        load_episodes("minari:test/more-v0")
 
 
 def assert_same_episodes(on_disk, small):
