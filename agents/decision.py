@@ -25,9 +25,10 @@ from agents.lamb import make_optimizer
 from agents.machine import made_here
 from agents.ranks import check_shares, rank
 from agents.restoring import decision_policy, of_checkpoint, read_agent, restore
-from agents.task import check_same_spaces, describe_task, return_scale
+from agents.task import check_same_spaces, describe_task, fit_statistics
 from agents.update import Compile, Precision, TrainingError, Update, check_device, mean_metrics, own_rows
-from envs.datasets import Episodes, SequenceSampler
+from envs.datasets import Episodes
+from envs.host_sampler import Sampler, make_sampler
 from policies.backbones import State
 from policies.decision import DecisionPolicy
 
@@ -102,7 +103,7 @@ class DecisionAgent:
         self.num_timesteps, self._total_timesteps = 0, 0
         self.learning_rate, self.schedule, self.warmup_steps = learning_rate, schedule, warmup_steps
         self.batch_size, self._checks_updates = batch_size, self.device.type == "cpu"
-        self.sampler: SequenceSampler | None = None
+        self.sampler: Sampler | None = None
         self.last_metrics: dict[str, float] = {}
         self.task = {} if episodes is None else describe_task(episodes)
         self.policy_kwargs = kwargs = {"context": context} | dict(policy_kwargs or {})
@@ -111,13 +112,12 @@ class DecisionAgent:
             longest = int(episodes.lengths.max())
             kwargs |= {"observation_dim": episodes.observation_dim, "action_space": episodes.action_space}
             kwargs |= {"context": min(context, longest), "max_timestep": (longest - 1) * timestep_embedding}
-            self.sampler = SequenceSampler(episodes, kwargs["context"], self.device)
+            self.sampler = make_sampler(episodes, kwargs["context"], self.device)
         check_decision(kwargs, batch_size, episodes is not None, self.device)
         torch.manual_seed(seed % 2**63)
         self.policy = DecisionPolicy(**kwargs)
         if episodes is not None:
-            self.policy.normalizer.fit(episodes.observations)
-            self.policy.return_scale.fill_(return_scale(episodes))
+            fit_statistics(self.policy, episodes)
         self.policy.to(self.device)
         self.optimizer = make_optimizer(optimizer, self.policy.parameters(), learning_rate, weight_decay)
         self._update = Update(self.policy, self.optimizer, max_grad_norm, precision, compile)
@@ -259,7 +259,7 @@ class DecisionAgent:
         """
         check_same_spaces(episodes, self.policy.config)
         episodes = episodes.top(self.config["top_fraction"])
-        self.sampler = SequenceSampler(episodes, self.policy.config["context"], self.device)
+        self.sampler = make_sampler(episodes, self.policy.config["context"], self.device)
 
     def set_logger(self, logger: Logger) -> None:
         self.logger = logger

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from envs.datasets import DatasetError, Episodes
+from envs.scan import moments, scan
 from envs.spaces import is_env_id
 from policies.actions import describe_space
+from policies.decision import DecisionPolicy
 
 QUANTILES = (0, 0.1, 0.5, 0.9, 1)
 
@@ -47,9 +49,16 @@ def check_task(task: Any) -> None:
 
 def return_scale(episodes: Episodes) -> float:
     """The standard deviation of the returns-to-go, or 1 where they do not vary: such a return tells nothing."""
-    values = episodes.returns_to_go
-    std = float(values.std())
-    return std if std > 1e-6 * max(1.0, float(np.abs(values).max())) else 1.0
+    std = float(moments(episodes.returns_to_go_in_blocks())[1])
+    largest = max(float(np.abs(values).max()) for values in episodes.returns_to_go_in_blocks())
+    return std if std > 1e-6 * max(1.0, largest) else 1.0
+
+
+def fit_statistics(policy: DecisionPolicy, episodes: Episodes) -> None:
+    """Give the policy the scale of the observations and of the returns that it will learn from."""
+    values = scan(episodes)
+    policy.normalizer.fit(values.mean, values.std)
+    policy.return_scale.fill_(return_scale(episodes))
 
 
 def check_same_spaces(episodes: Episodes, policy: dict[str, Any]) -> None:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
+
+from envs.scan import Scan
+
+STEPS = 1 << 21  # whose rewards are summed together
 
 
 class DatasetError(ValueError):
@@ -24,6 +30,8 @@ class Episodes:
 
     Row ``t`` holds the observation that the action was chosen on, that action, and the reward that it brought.
     Only the last step of an episode can be ``terminated`` or ``truncated``; if it is neither, the recording stopped.
+    Arrays that are large beside the memory are memory-mapped (envs/cache.py): whoever reads all of their values reads
+    them in blocks (envs/scan.py).
     """
 
     observations: np.ndarray  # [N, observation_dim] float32
@@ -38,6 +46,7 @@ class Episodes:
     env_id: str | None = None
     reference_returns: tuple[float, float] | None = None  # mean return of a random and of an expert policy
     reference_name: str | None = None  # where these two numbers come from
+    scan: Scan | None = None  # of these values, where it is known already; see envs.scan.scan
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -58,30 +67,50 @@ class Episodes:
     @property
     def returns(self) -> np.ndarray:
         """Undiscounted return of each episode, [E] float64."""
-        return np.add.reduceat(self.rewards.astype(np.float64), self.starts)
+        return np.concatenate([returns for _, _, returns in self._sums()])
 
     @property
     def returns_to_go(self) -> np.ndarray:
         """Sum of the rewards from each step to its episode's end, [N] float64."""
-        before = np.cumsum(self.rewards, dtype=np.float64) - self.rewards
-        ends = before[self.starts] + self.returns
-        return np.repeat(ends, self.lengths) - before
+        return np.concatenate(list(self.returns_to_go_in_blocks()))
+
+    def returns_to_go_in_blocks(self) -> Iterator[np.ndarray]:
+        """The returns-to-go, those of some whole episodes at a time."""
+        total = 0.0  # summed on over all episodes, so that the blocks' size does not show in the sums
+        for rewards, episodes, returns in self._sums():
+            sums = np.cumsum(np.append(total, rewards))[1:]
+            total, before = sums[-1], sums - rewards
+            lengths = self.lengths[episodes]
+            ends = before[np.cumsum(lengths) - lengths] + returns
+            yield np.repeat(ends, lengths) - before
+
+    def _sums(self) -> Iterator[tuple[np.ndarray, slice, np.ndarray]]:
+        """(rewards in float64, their episodes, these episodes' returns) of some whole episodes at a time."""
+        ends, first = np.cumsum(self.lengths), 0
+        while first < len(self):
+            start = ends[first] - self.lengths[first]
+            stop = max(first + 1, int(np.searchsorted(ends, start + STEPS, side="right")))
+            rewards = np.asarray(self.rewards[start : ends[stop - 1]], np.float64)
+            episodes = slice(first, stop)
+            yield rewards, episodes, np.add.reduceat(rewards, ends[episodes] - self.lengths[episodes] - start)
+            first = stop
 
     def select(self, episodes: np.ndarray) -> Episodes:
-        """The given episodes (indices), in the given order."""
+        """The given episodes (indices), in the given order. Of memory-mapped arrays no value is read."""
         starts, lengths = self.starts[episodes], self.lengths[episodes]
         within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         rows = np.repeat(starts, lengths) + within
         final = self.final_observations
         return dataclasses.replace(
             self,
-            observations=self.observations[rows],
-            actions=self.actions[rows],
-            rewards=self.rewards[rows],
+            observations=_take(self.observations, rows),
+            actions=_take(self.actions, rows),
+            rewards=_take(self.rewards, rows),
             lengths=lengths,
             terminated=self.terminated[episodes],
             truncated=self.truncated[episodes],
             final_observations=None if final is None else final[episodes],
+            scan=None,
         )
 
     def top(self, fraction: float) -> Episodes:
@@ -91,6 +120,37 @@ class Episodes:
         best = np.argsort(-self.returns, kind="stable")
         n = 1 + int(np.searchsorted(np.cumsum(self.lengths[best]), fraction * self.n_steps))
         return self if n >= len(self) else self.select(best[:n])
+
+
+class Rows:
+    """Some rows of a memory-mapped array, in any order, as an array that is gathered where it is read."""
+
+    def __init__(self, values: np.ndarray, rows: np.ndarray):
+        self.values, self.rows = values, rows
+        self.shape, self.dtype, self.ndim = (len(rows), *values.shape[1:]), values.dtype, values.ndim
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return self.values[self.rows[index]]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
+
+
+def is_mapped(values: Any) -> bool:
+    return isinstance(values, np.memmap | Rows)
+
+
+def _take(values: np.ndarray, rows: np.ndarray) -> Any:
+    if isinstance(values, Rows):
+        return Rows(values.values, values.rows[rows])
+    return Rows(values, rows) if is_mapped(values) else values[rows]
 
 
 class SequenceSampler:
@@ -130,9 +190,7 @@ class SequenceSampler:
 
     def sample(self, batch_size: int, seed: int, step: int) -> dict[str, torch.Tensor]:
         """Batch ``step`` of the run ``seed``: tensors [B, context, …] and ``mask`` [B, context], false on padding."""
-        # the step is the counter's second word: in the first, one step's numbers would be the next one's, shifted
-        random = np.random.Generator(np.random.Philox(key=seed, counter=[0, step, 0, 0]))
-        drawn = torch.from_numpy(random.integers(self.n_steps, size=batch_size))
+        drawn = torch.from_numpy(draw(self.n_steps, batch_size, seed, step))
         if self.first.is_cuda:  # from pinned memory, which CUDA reads while the program goes on
             drawn = drawn.pin_memory().to(self.first.device, non_blocking=True)
         return self.windows(self.first.index_select(0, drawn))
@@ -141,6 +199,13 @@ class SequenceSampler:
         """The windows that start at the rows ``first`` [B]."""
         batch = {key: sequences.index_select(0, first) for key, sequences in self.sequences.items()}
         return batch | {"mask": self.masks.index_select(0, self.valid.index_select(0, first))}
+
+
+def draw(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
+    """The rows of batch ``step``, [batch_size] of 0 to n - 1."""
+    # the step is the counter's second word: in the first, one step's numbers would be the next one's, shifted
+    random = np.random.Generator(np.random.Philox(key=seed, counter=[0, step, 0, 0]))
+    return random.integers(n, size=batch_size)
 
 
 def _windows(values: torch.Tensor, context: int) -> torch.Tensor:

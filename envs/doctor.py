@@ -9,10 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from envs.datasets import Episodes
+from envs.scan import read, scan
 from envs.scores import normalized_score
 from envs.spaces import env_spaces, is_registered
-
-TOLERANCE = 1e-3  # how far an action may lie outside of its box
 
 
 def problems(episodes: Episodes) -> list[str]:
@@ -47,27 +46,18 @@ def _inconsistencies(episodes: Episodes) -> list[str]:
 
 
 def _bad_values(episodes: Episodes) -> list[str]:
-    found = []
-    for name in ("observations", "actions", "rewards"):
-        values = getattr(episodes, name)
-        bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
-        if bad.any():
-            found.append(f"{name} is NaN or infinite in {bad.sum()} rows, first in row {np.argmax(bad)}")
-    if episodes.final_observations is not None:  # of an episode all numbers are known, or none
-        final = episodes.final_observations
-        bad = ~(np.isfinite(final).all(axis=1) | np.isnan(final).all(axis=1))
-        if bad.any():
-            found.append(f"the observation after episode {np.argmax(bad)} is NaN or infinite in part")
-    space, actions = episodes.action_space, episodes.actions
+    found, values = [], scan(episodes)
+    for name, (count, first) in values.not_finite.items():
+        found.append(f"{name} is NaN or infinite in {count} rows, first in row {first}")
+    count, first = values.partly_known
+    if count:
+        found.append(f"the observation after episode {first} is NaN or infinite in part")
+    space = episodes.action_space
     if isinstance(space, gym.spaces.Box) and not space.is_bounded():
         found.append(f"actions has no bounds in its space {space}")
-    if isinstance(space, gym.spaces.Discrete):
-        outside = np.asarray((actions < 0) | (actions >= space.n))
-    else:
-        outside = np.any((actions < space.low - TOLERANCE) | (actions > space.high + TOLERANCE), axis=1)
-    if outside.any():
-        where = f"in {outside.sum()} rows, first in row {np.argmax(outside)}"
-        found.append(f"actions lies outside of {_describe(space)} {where}")
+    count, first = values.outside
+    if count:
+        found.append(f"actions lies outside of {_describe(space)} in {count} rows, first in row {first}")
     return found
 
 
@@ -145,9 +135,12 @@ def _final(episodes: Episodes) -> str:
 def _saturation(episodes: Episodes) -> str:
     space, actions = episodes.action_space, episodes.actions
     if isinstance(space, gym.spaces.Discrete):
-        shares = np.bincount(np.clip(actions, 0, space.n - 1), minlength=int(space.n)) / len(actions)
+        n = int(space.n)
+        chosen = sum(np.bincount(np.clip(part, 0, n - 1), minlength=n) for part in read(actions))
+        shares = np.asarray(chosen) / len(actions)
         return "chosen " + " / ".join(f"{share:.1%}" for share in shares[:10]) + (" …" if space.n > 10 else "")
-    return f"{((actions <= space.low) | (actions >= space.high)).mean():.1%} of the components at a bound"
+    at_bound = sum(int(((part <= space.low) | (part >= space.high)).sum()) for part in read(actions))
+    return f"{at_bound / max(1, actions.size):.1%} of the components at a bound"
 
 
 def _quantiles(values: np.ndarray) -> str:

@@ -15,8 +15,7 @@ UNWRITTEN = 1 << 26  # bytes that may be declared without being stored: what was
 
 
 def check_sizes(items: Iterable[h5py.Dataset]) -> None:
-    """Raise DatasetError unless all of them can be read into memory, from this file alone."""
-    total = 0
+    """Raise DatasetError unless all of them can be read, chunk by chunk, from this file alone."""
     for item in items:
         name = (item.name or "").strip("/")
         if item.external or item.is_virtual:
@@ -25,9 +24,8 @@ def check_sizes(items: Iterable[h5py.Dataset]) -> None:
         declared = max(int(item.size or 0) * item.dtype.itemsize, chunk)
         if declared > max(UNWRITTEN, MAX_COMPRESSION * item.id.get_storage_size()):
             raise DatasetError(f"{name} declares {declared:.2g} bytes, far more than is stored")
-        total += declared
-    if total > machine_memory():
-        raise DatasetError(f"declares {total / 2**30:,.1f} GiB, more than this machine's memory")
+        if chunk > machine_memory():
+            raise DatasetError(f"{name} declares chunks of {chunk / 2**30:,.1f} GiB, more than this machine's memory")
 
 
 def check_links(file: h5py.File) -> None:

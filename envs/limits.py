@@ -19,3 +19,13 @@ def machine_memory() -> int:
         if path.is_file() and (text := path.read_text().strip()).isdigit():
             memory = min(memory, int(text))
     return memory
+
+
+def available_memory() -> int:
+    """Bytes of it that can be had without swapping, as the kernel estimates; half where it does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        free = machine_memory() // 2
+    return min(free, machine_memory())

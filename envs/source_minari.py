@@ -13,7 +13,7 @@ import math
 import os
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -23,6 +23,10 @@ from envs.datasets import DatasetError, Episodes, one_line
 from envs.minari_checks import check_data, read_metadata
 from envs.scores import reference_returns
 from envs.spaces import as_float32, env_spaces, flatten
+from envs.stores import Store
+
+if TYPE_CHECKING:
+    import minari
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +47,17 @@ def load_minari(dataset_id: str, download: bool = False) -> Episodes:
             raise DatasetError(f"minari:{dataset_id}: {data / 'metadata.json'} is missing")
         _download(dataset_id, data)
     files = sorted(file for file in data.rglob("*") if file.is_file())
-    with warnings.catch_warnings(action="ignore"):  # Minari's and Gymnasium's, of spaces: what matters is an error here
-        return cached(dataset_id, files, lambda: _convert(dataset_id, data))
+    try:
+        # warnings of Minari and Gymnasium, about spaces: what matters is an error here
+        with warnings.catch_warnings(action="ignore"):
+            return cached(
+                dataset_id, files, lambda store: _convert(dataset_id, data, store), lambda: _size(dataset_id, data)
+            )
+    except DatasetError as error:
+        raise DatasetError(f"minari:{dataset_id}: {error}") from None
+    except Exception as error:  # damaged files make h5py, json and Minari raise anything
+        names = ", ".join(sorted(file.name for file in data.iterdir()))
+        raise DatasetError(f"minari:{dataset_id}: cannot read {data} ({names}): {one_line(error)}") from None
 
 
 def _check_id(dataset_id: str) -> None:
@@ -77,37 +90,47 @@ def _download(dataset_id: str, data: Path) -> None:
         raise DatasetError(f"minari:{dataset_id}: download from {HOST} failed ({one_line(error)}); {by_hand}") from None
 
 
-def _convert(dataset_id: str, data: Path) -> Episodes:
+def _open(dataset_id: str, data: Path) -> tuple[dict[str, Any], minari.MinariDataset]:
     import minari
 
-    try:
-        metadata = read_metadata(data / "metadata.json")
-        for file in data.rglob("*.hdf5"):
-            check_data(file, metadata)
-        dataset = minari.load_dataset(dataset_id)
-        observation_space, action_space = dataset.spec.observation_space, dataset.spec.action_space
-        if not isinstance(action_space, gym.spaces.Box | gym.spaces.Discrete):
-            raise DatasetError(f"actions of {type(action_space).__name__}; only Box and Discrete can be learned")
-        if isinstance(action_space, gym.spaces.Discrete) and action_space.start != 0:
-            raise DatasetError(f"{action_space}: discrete actions must be counted from 0")
-        parts = [_episode(episode, observation_space, action_space) for episode in dataset.iterate_episodes()]
-        about = _about(metadata, dataset_id, len(parts[0]["final"])) if parts else (None, None, None)
-    except DatasetError as error:
-        raise DatasetError(f"minari:{dataset_id}: {error}") from None
-    except Exception as error:  # damaged files make h5py, json and Minari raise anything
-        files = ", ".join(sorted(file.name for file in data.iterdir()))
-        raise DatasetError(f"minari:{dataset_id}: cannot read {data} ({files}): {one_line(error)}") from None
-    if not parts:
-        raise DatasetError(f"minari:{dataset_id}: holds no episodes")
-    env_id, reference, reference_name = about
+    metadata = read_metadata(data / "metadata.json")
+    for file in data.rglob("*.hdf5"):
+        check_data(file, metadata)
+    return metadata, minari.load_dataset(dataset_id)
+
+
+def _size(dataset_id: str, data: Path) -> int:
+    """Bytes of the arrays over all steps, as float32, if the metadata count the steps right."""
+    _, dataset = _open(dataset_id, data)
+    spaces = dataset.spec.observation_space, dataset.spec.action_space
+    return 4 * int(dataset.spec.total_steps) * (1 + sum(gym.spaces.flatdim(space) for space in spaces))
+
+
+def _convert(dataset_id: str, data: Path, store: Store) -> Episodes:
+    metadata, dataset = _open(dataset_id, data)
+    observation_space, action_space = dataset.spec.observation_space, dataset.spec.action_space
+    if not isinstance(action_space, gym.spaces.Box | gym.spaces.Discrete):
+        raise DatasetError(f"actions of {type(action_space).__name__}; only Box and Discrete can be learned")
+    if isinstance(action_space, gym.spaces.Discrete) and action_space.start != 0:
+        raise DatasetError(f"{action_space}: discrete actions must be counted from 0")
+    endings, steps = [], 0
+    for episode in dataset.iterate_episodes():
+        rows, *ending = _episode(episode, observation_space, action_space)
+        steps += ending[0]
+        if steps > dataset.spec.total_steps:  # by which it was decided whether they fit into memory
+            raise DatasetError(f"the metadata count {dataset.spec.total_steps} steps, the episodes hold more")
+        store.append(**rows)
+        endings.append(ending)
+    if not endings:
+        raise DatasetError("holds no episodes")
+    arrays = store.arrays()
+    lengths, terminated, truncated = map(np.array, zip(*endings, strict=True))
+    env_id, reference, reference_name = _about(metadata, dataset_id, arrays["observations"].shape[1])
     return Episodes(
-        observations=np.concatenate([part["observations"] for part in parts]),
-        actions=np.concatenate([part["actions"] for part in parts]),
-        rewards=np.concatenate([part["rewards"] for part in parts]),
-        lengths=np.array([len(part["rewards"]) for part in parts], np.int64),
-        terminated=np.array([part["terminated"] for part in parts]),
-        truncated=np.array([part["truncated"] for part in parts]),
-        final_observations=np.stack([part["final"] for part in parts]),
+        **arrays,
+        lengths=lengths,
+        terminated=terminated,
+        truncated=truncated,
         action_space=_plain(action_space),
         name=dataset_id,
         env_id=env_id,
@@ -116,7 +139,10 @@ def _convert(dataset_id: str, data: Path) -> Episodes:
     )
 
 
-def _episode(episode: Any, observation_space: gym.Space, action_space: gym.Space) -> dict[str, Any]:
+def _episode(
+    episode: Any, observation_space: gym.Space, action_space: gym.Space
+) -> tuple[dict[str, np.ndarray], int, bool, bool]:
+    """(rows of each array, steps, terminated, truncated)."""
     observations = flatten(observation_space, episode.observations)
     steps = len(episode.rewards)
     if steps == 0:
@@ -138,14 +164,13 @@ def _episode(episode: Any, observation_space: gym.Space, action_space: gym.Space
     else:
         actions = flatten(action_space, episode.actions)
     terminated = bool(episode.terminations[-1])
-    return {
+    rows = {
         "observations": observations[:-1],
-        "final": observations[-1],
+        "final_observations": observations[-1:],
         "actions": actions,
         "rewards": as_float32(episode.rewards.reshape(steps)),
-        "terminated": terminated,
-        "truncated": bool(episode.truncations[-1]) and not terminated,
     }
+    return rows, steps, terminated, bool(episode.truncations[-1]) and not terminated
 
 
 def _about(metadata: dict[str, Any], dataset_id: str, width: int) -> tuple[str | None, Any, str | None]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from envs.limits import machine_memory
 from envs.make import EnvironmentError, find_env, make_env
+from envs.scan import read
 
 log = logging.getLogger(__name__)
 
@@ -101,10 +102,12 @@ def as_float32(values: np.ndarray) -> np.ndarray:
 
 def box_of(actions: np.ndarray) -> gym.spaces.Box:
     """The box for actions [N, A] that no environment describes: ±1 if they fit, else their own range."""
-    finite = np.where(np.isfinite(actions), actions, 0)
-    if np.abs(finite).max(initial=0) <= 1 + 1e-6:
+    finite = (np.where(np.isfinite(part), part, 0) for part in read(actions))
+    lows, highs = zip(*((part.min(0), part.max(0)) for part in finite), strict=True)
+    low, high = np.min(lows, axis=0), np.max(highs, axis=0)
+    if max(abs(low).max(initial=0), abs(high).max(initial=0)) <= 1 + 1e-6:
         return gym.spaces.Box(-1, 1, actions.shape[1:], np.float32)
-    return gym.spaces.Box(finite.min(0), finite.max(0), dtype=np.float32)
+    return gym.spaces.Box(low, high, dtype=np.float32)
 
 
 def in_words(space: gym.Space) -> str:

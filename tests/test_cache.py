@@ -18,7 +18,7 @@ def source(tmp_path):
 
 @pytest.fixture
 def convert(make_episodes):
-    def convert():
+    def convert(store):
         convert.calls += 1
         reference = {"reference_returns": (-1.0, 5.0), "reference_name": "mine"}
         return dataclasses.replace(make_episodes([3, 4], discrete=convert.discrete), **reference)
