@@ -65,7 +65,7 @@ def train(config: Config, may_import: bool = False) -> int:
         )
         console.print(f"{parameters_of(job.agent):,} parameters, on {job.agent.device}; {job.describe()}")
         if config.track == "wandb":  # before the first event file
-            stack.enter_context(tracked(run, flat(dataclasses.asdict(config))))
+            stack.enter_context(tracked(run, flat(dataclasses.asdict(config)), console.print))
         logger = stack.enter_context(contextlib.closing(start_logs(config, job, run)))
         return learn_and_score(config, job, run, logger, console)
 
