@@ -20,9 +20,9 @@ class TrackingError(ValueError):
 def tracked(run: Path, config: dict[str, Any], tell: Callable[[str], Any]) -> Iterator[None]:
     """Follow the event files that are made in ``run`` from now on, and tell where they are seen.
 
-    A run that goes on is the same one there: its id is in the names of the folders that wandb keeps in ``run``. Project,
-    entity and mode are those of wandb's environment variables; without any the project is unroll. What cannot be sent
-    stays in ``run``.
+    A run that goes on is the same one there: its id is in the names of the folders that wandb keeps in ``run``.
+    Project, entity and mode are those of wandb's environment variables; without any the project is unroll. What cannot
+    be sent stays in ``run``.
 
     Raises:
         TrackingError: wandb is not installed, or its server cannot be reached or knows no such user.

@@ -26,7 +26,7 @@ def model_card(run: Shared, repository: str) -> str:
 
 
 def front_matter(run: Shared) -> dict[str, Any]:
-    """What the hub indexes. The score is the highest target's: mean ± standard deviation over episodes, its usual form."""
+    """What the hub indexes. The score is the highest target's, in its usual form: mean +/- deviation of episodes."""
     config, evaluation = run.config, run.evaluation
     _, tag, _ = algorithm(config)
     task = task_of(run)
@@ -58,8 +58,8 @@ def text(run: Shared, repository: str) -> str:
     versions = ", ".join(f"{package} {version}" for package, version in (state.get("versions") or {}).items())
     return f"""# {name} with {config.backbone.name} on {task_of(run) or "recorded episodes"}
 
-A run of unroll: a {name} ({paper}) whose memory is {backbone(run)}, after {state["num_timesteps"]:,} {unit} from training
-seed {config.seed}. {learned_from(config, run.evaluation)}
+A run of unroll: a {name} ({paper}) whose memory is {backbone(run)}, after {state["num_timesteps"]:,} {unit} from
+training seed {config.seed}. {learned_from(config, run.evaluation)}
 
 ## Score
 
@@ -71,7 +71,7 @@ seed {config.seed}. {learned_from(config, run.evaluation)}
 pip install -e '.[share]'
 python share.py download {repository}
 python evaluate.py runs/{repository} --video{own}
-python train.py --config runs/{repository}/config.yaml{train}    # the command that trained it: the file has every setting
+python train.py --config runs/{repository}/config.yaml{train}    # what trained it: every setting is there
 ```
 
 Weights are safetensors under a SHA-256 manifest; nothing here is a pickle or runs code when it is loaded.
@@ -139,6 +139,7 @@ def score(evaluation: dict[str, Any] | None) -> str:
         f" 0 and 100 are the random and expert returns of {evaluation['reference']}." if evaluation["reference"] else ""
     )
     return "\n".join(rows) + (
-        f"\n\n{n} episodes of {evaluation['env']} each, reset seeds {seeds[0]} to {seeds[-1]}, {evaluation['memory']} memory. The"
-        f" interval is a bootstrap of the mean over episodes of this one run: it says nothing of other training seeds.{reference}"
+        f"\n\n{n} episodes of {evaluation['env']} each, reset seeds {seeds[0]} to {seeds[-1]}, {evaluation['memory']} "
+        "memory. The interval is a bootstrap of the mean over episodes of this one run: it says nothing of other "
+        f"training seeds.{reference}"
     )

@@ -31,8 +31,8 @@ def connect() -> Any:
 
 
 def upload(api: Any, folder: Path, repository: str, private: bool) -> str:
-    """Make ``repository`` hold the files in ``folder``, in one commit; its address. Files of a run that was there before
-    go, anything else stays.
+    """Make ``repository`` hold the files in ``folder``, in one commit; its address. Files of a run that was there
+    before go, anything else stays.
 
     Raises:
         ShareError: there is no token, no way there, or something else in the repository.

@@ -17,6 +17,13 @@ from configs import Config, plain_config, read_config, save_config
 from configs.loading import flat
 from sharing.files import ShareError, limit
 
+OPENING = (
+    yaml.FlowSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.BlockMappingStartToken,
+)
+CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
 AGENTS = {"decision": "DecisionAgent", "ppo": "RecurrentPPO"}
 
 
@@ -92,12 +99,9 @@ def read_foreign(path: Path, source: str) -> Config:
 
 def refuse_bombs(text: str) -> None:
     """A short YAML file can be endless, by aliases, or keep its parser for minutes, by nesting. Raise ValueError."""
-    opening = (yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken)
-    opening += (yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken)
-    closing = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
     depth = 0
     for token in yaml.scan(text):
-        depth += isinstance(token, opening) - isinstance(token, closing)
+        depth += isinstance(token, OPENING) - isinstance(token, CLOSING)
         if isinstance(token, yaml.AliasToken) or depth > 20:
             raise ValueError("an alias, or more than 20 levels, which no config of a run has")
 

@@ -1,7 +1,9 @@
 """compare.py: a grid of runs that several commands divide, that can be stopped anywhere, and ends with one table."""
 
+import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -128,6 +130,22 @@ def test_a_grid_that_is_stopped_and_killed_ends_with_the_same_table(finished, tm
     assert scores_of(output) == scores_of(finished[0])
 
 
+def test_two_commands_divide_a_grid_and_the_death_of_one_with_its_run_leaves_nothing_undone(finished, tmp_path):
+    output = in_a_folder(tmp_path)
+    first, second = (start(output, "--jobs", "1") for _ in range(2))
+    wait_for(lambda: sum(is_locked(path.parent) for path in output.rglob(LOCK)) == 2, second)
+    mine = [int(pid) for pid in Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()]
+    time.sleep(random.random() * 3)
+    for pid in (first.pid, *mine):  # as if the machine were gone
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    first.communicate()
+    printed, errors = second.communicate(timeout=300)
+    assert second.returncode == 0, printed + errors
+    assert scores_of(output) == scores_of(finished[0])
+    assert not list(output.rglob(".step_*"))
+
+
 def wait_for(condition, process):
     deadline = time.monotonic() + 120
     while not condition():
@@ -247,9 +265,31 @@ def test_a_cluster_that_is_not_there_is_one_line(tmp_path, monkeypatch, capsys):
     grid = [*GRID, "--output", "out", "--cluster"]
     assert compare.main([*grid, "slurm"]) == 2
     assert compare.main([*grid, "local", "--cluster_options", "{nonsense: 1}"]) == 2
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert compare.main([*grid, "ray"]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2
+    assert len(lines) == 3
     assert all(line.startswith("compare.py: --cluster") for line in lines)
+
+
+def test_ray_starts_the_command_and_says_which_failed(tmp_path, monkeypatch):
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    monkeypatch.chdir(tmp_path)
+    script = (
+        "import sys; from pathlib import Path; from comparison.ray_cluster import run_on_ray as run\n"
+        "print(run(['sh', '-c', 'mkdir first || { echo no luck; exit 3; }'], 2, {'num_cpus': 1}, Path('logs'), print))\n"
+        "from comparison.runs import ComparisonError\n"
+        "try: run(['true'], 1, {'nonsense': 1}, Path('logs'), print)\n"
+        "except ComparisonError as error: print(error)"
+    )
+    environment = ENVIRONMENT | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=200
+    )
+    told, failed, error = result.stdout.splitlines()
+    assert told.startswith("2 tasks of Ray on 1 machines")
+    assert failed in ("{'0': 'exit code 3: no luck'}", "{'1': 'exit code 3: no luck'}")
+    assert error.startswith("--cluster ray: Invalid option keyword nonsense")
 
 
 def test_at_equal_time_a_backbone_makes_the_steps_that_were_measured_once(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""--track wandb: the scalars of a run are in what wandb keeps for its server, and a run that goes on is the same run."""
+"""--track wandb: what wandb keeps for its server has the scalars of a run, and a run that goes on is the same run."""
 
 import json
 import os
