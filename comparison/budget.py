@@ -74,15 +74,10 @@ def measure(run: Run) -> Cost:
     Raises:
         ComparisonError: it has no events.
     """
-    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
-
     from comparison.runs import ComparisonError
 
     sizes = {path.relative_to(run.folder): path.stat().st_size for path in run.folder.rglob("*") if path.is_file()}
-    seconds = 0.0
-    for path in run.folder.glob("events.out.tfevents.*"):
-        times = [event.wall_time for event in EventFileLoader(str(path)).Load()]
-        seconds += max(times, default=0.0) - min(times, default=0.0)
+    seconds = sum(map(seconds_of, run.folder.glob("events.out.tfevents.*")))
     if not seconds:
         raise ComparisonError(f"{run.folder}: has no TensorBoard events, which say how long it took")
     parts = dict.fromkeys(PARTS, 0.0)
@@ -92,6 +87,14 @@ def measure(run: Run) -> Cost:
     threads = run.config["threads"] or int(re.findall(r"(\d+) cores", run.evaluation["machine"])[0])
     between = seconds * min(1.0, run.config["checkpoint_every"] / run.config["steps"])
     return Cost([*parts.values(), len(sizes), seconds, threads, between])
+
+
+def seconds_of(events: Path) -> float:
+    """From the first event of a file to its last."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    times = [event.wall_time for event in EventFileLoader(str(events)).Load()]
+    return max(times, default=0.0) - min(times, default=0.0)
 
 
 def start_seconds() -> float:

@@ -133,10 +133,10 @@ def test_a_grid_that_is_stopped_and_killed_ends_with_the_same_table(finished, tm
 def test_two_commands_divide_a_grid_and_the_death_of_one_with_its_run_leaves_nothing_undone(finished, tmp_path):
     output = in_a_folder(tmp_path)
     first, second = (start(output, "--jobs", "1") for _ in range(2))
-    wait_for(lambda: sum(is_locked(path.parent) for path in output.rglob(LOCK)) == 2, second)
-    mine = [int(pid) for pid in Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()]
-    time.sleep(random.random() * 3)
-    for pid in (first.pid, *mine):  # as if the machine were gone
+    children = Path(f"/proc/{first.pid}/task/{first.pid}/children")
+    wait_for(children.read_text, first)
+    time.sleep(random.random() * 5)
+    for pid in (first.pid, *map(int, children.read_text().split())):  # as if the machine were gone
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     first.communicate()
@@ -276,8 +276,8 @@ def test_ray_starts_the_command_and_says_which_failed(tmp_path, monkeypatch):
     pytest.importorskip("ray", reason="the extra ray is not installed")
     monkeypatch.chdir(tmp_path)
     script = (
-        "import sys; from pathlib import Path; from comparison.ray_cluster import run_on_ray as run\n"
-        "print(run(['sh', '-c', 'mkdir first || { echo no luck; exit 3; }'], 2, {'num_cpus': 1}, Path('logs'), print))\n"
+        "from pathlib import Path\nfrom comparison.ray_cluster import run_on_ray as run\n"
+        "print(run(['sh', '-c', 'mkdir one || { echo no luck; exit 3; }'], 2, {'num_cpus': 1}, Path('logs'), print))\n"
         "from comparison.runs import ComparisonError\n"
         "try: run(['true'], 1, {'nonsense': 1}, Path('logs'), print)\n"
         "except ComparisonError as error: print(error)"
