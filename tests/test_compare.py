@@ -272,26 +272,6 @@ def test_a_cluster_that_is_not_there_is_one_line(tmp_path, monkeypatch, capsys):
     assert all(line.startswith("compare.py: --cluster") for line in lines)
 
 
-def test_ray_starts_the_command_and_says_which_failed(tmp_path, monkeypatch):
-    pytest.importorskip("ray", reason="the extra ray is not installed")
-    monkeypatch.chdir(tmp_path)
-    script = (
-        "from pathlib import Path\nfrom comparison.ray_cluster import run_on_ray as run\n"
-        "print(run(['sh', '-c', 'mkdir one || { echo no luck; exit 3; }'], 2, {'num_cpus': 1}, Path('logs'), print))\n"
-        "from comparison.runs import ComparisonError\n"
-        "try: run(['true'], 1, {'nonsense': 1}, Path('logs'), print)\n"
-        "except ComparisonError as error: print(error)"
-    )
-    environment = ENVIRONMENT | {"PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=200
-    )
-    told, failed, error = result.stdout.splitlines()
-    assert told.startswith("2 tasks of Ray on 1 machines")
-    assert failed in ("{'0': 'exit code 3: no luck'}", "{'1': 'exit code 3: no luck'}")
-    assert error.startswith("--cluster ray: Invalid option keyword nonsense")
-
-
 def test_at_equal_time_a_backbone_makes_the_steps_that_were_measured_once(tmp_path, monkeypatch):
     monkeypatch.setattr(pace, "SECONDS", 0.1)
     flags = ["--n_steps", "16", "--batch_size", "32", "--device", "cpu"]
