@@ -71,12 +71,15 @@ def download(options: Namespace) -> int:
     api, run = hub.connect(), Path(options.run_dir or Path("runs", options.repository))
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise ShareError(f"{run}: is not empty; another --run_dir")
-    run.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{run.name}.", dir=run.parent))  # beside it, so that it can be renamed
+    near = next(
+        folder for folder in run.absolute().parents if folder.is_dir()
+    )  # of its disk, so that it can be renamed
+    folder = Path(tempfile.mkdtemp(prefix=f".{run.name}.", dir=near))
     try:
         commit = hub.download(api, options.repository, options.revision, folder, options.events)
         shared = verify(folder, options.repository)
         folder.chmod(0o755)  # mkdtemp's are private
+        run.parent.mkdir(parents=True, exist_ok=True)
         os.replace(folder, run)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
