@@ -55,9 +55,16 @@ def make_parser() -> Parser:
     add("--tuning", type=str, help="how the hyperparameters were chosen: a sentence for the report")
     add("--video", type=bool, default=True, help="a GIF of an episode of each backbone, where rendering works")
     add("--from", dest="folders", nargs="+", metavar="FOLDER", help="report on the runs in and below these folders")
-    add("--cluster", type=Literal["slurm", "local"] | None, help="let submitit start this command there")
+    add(
+        "--cluster", type=Literal["slurm", "local", "ray"] | None, help="let submitit, or Ray, start this command there"
+    )
     add("--workers", type=PositiveInt, default=1, help="how many of them, each with --jobs runs at a time")
-    add("--cluster_options", type=dict, default={}, help="submitit's: '{slurm_partition: gpu, timeout_min: 600}'")
+    add(
+        "--cluster_options",
+        type=dict,
+        default={},
+        help="submitit's: '{slurm_partition: gpu}', or of a task of Ray's: '{num_gpus: 1}'",
+    )
     return parser
 
 
@@ -142,14 +149,12 @@ def compare(options: Namespace, flags: list[str], arguments: list[str]) -> int:
 
 
 def submit_workers(options: Namespace, arguments: list[str], console: Console) -> int:
-    """Have submitit run this command ``--workers`` times, and wait for it."""
-    from comparison.cluster import submit, wait
+    """Have a scheduler run this command ``--workers`` times, and wait for it."""
+    from comparison.cluster import run_workers
 
     words = without(arguments, ("--cluster", "--workers", "--cluster_options"))
     logs = options.output / "workers"
-    jobs = submit(words, options.cluster, options.workers, options.cluster_options, logs)
-    console.print(f"submitit's jobs {', '.join(job.job_id for job in jobs)}; their output is in {logs}")
-    failed = wait(jobs)
+    failed = run_workers(words, options.cluster, options.workers, options.cluster_options, logs, console.print)
     for job, why in failed.items():
         print(f"compare.py: job {job} failed: {why}", file=sys.stderr)
     report = options.output / "comparison.md"

@@ -40,6 +40,7 @@ def train(config: Config, may_import: bool = False) -> int:
     from agents.costs import parameters_of
     from agents.ranks import joined_ranks
     from agents.run_lock import run_lock
+    from agents.tracking import tracked
     from configs.jobs import make_job, settle
 
     first = int(os.environ.get("RANK", "0")) == 0  # of torchrun's processes one alone writes and prints
@@ -63,6 +64,8 @@ def train(config: Config, may_import: bool = False) -> int:
             f"{config.backbone.name} ({', '.join(f'{key} {value}' for key, value in sizes.items())}),", end=" "
         )
         console.print(f"{parameters_of(job.agent):,} parameters, on {job.agent.device}; {job.describe()}")
+        if config.track == "wandb":  # before the first event file
+            stack.enter_context(tracked(run, flat(dataclasses.asdict(config)), console.print))
         logger = stack.enter_context(contextlib.closing(start_logs(config, job, run)))
         return learn_and_score(config, job, run, logger, console)
 

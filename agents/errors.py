@@ -3,6 +3,7 @@
 from agents.checkpoint import CheckpointError
 from agents.guards import TrainingError
 from agents.ppo import HyperparameterError
+from agents.tracking import TrackingError
 from envs.datasets import DatasetError
 from envs.make import EnvironmentError
 from policies.backbones import BackboneError
@@ -13,5 +14,6 @@ USER_ERRORS = (
     DatasetError,
     EnvironmentError,
     HyperparameterError,
+    TrackingError,
     TrainingError,
 )

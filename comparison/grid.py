@@ -14,7 +14,7 @@ from comparison.runs import ComparisonError, Run, read_run
 from configs import Config, load_config, plain_config
 from configs.loading import flat
 
-MAY_DIFFER = ("device", "threads", "keep", "log_every", "checkpoint_every", "experiment")
+MAY_DIFFER = ("device", "threads", "keep", "log_every", "checkpoint_every", "experiment", "track")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

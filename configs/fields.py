@@ -43,5 +43,7 @@ class RunConfig:
     """how many checkpoints are kept"""
     run_dir: str | None = None
     """the run's folder; null: runs/<experiment>/<backbone>/seed<k>"""
+    track: Literal["none", "wandb"] = "none"
+    """also send what TensorBoard shows to Weights & Biases; WANDB_PROJECT, WANDB_MODE=offline and so on say how"""
     resume: bool = False
     """go on with the run in run_dir from its last checkpoint, under its saved config"""

@@ -25,7 +25,18 @@ GROUPS = {"backbone", "evaluation"}  # the fields that have fields
 CHECKSUM = "# of a run, SHA-256 of what follows: "
 STARTING = ("run_dir", "resume", "download")  # how a run was started, not what it computes
 # what may change when a run goes on: the rest is what its weights depend on
-RESUMABLE = (*STARTING, "dataset", "evaluation", "steps", "device", "threads", "log_every", "checkpoint_every", "keep")
+RESUMABLE = (
+    *STARTING,
+    "dataset",
+    "evaluation",
+    "steps",
+    "device",
+    "threads",
+    "log_every",
+    "checkpoint_every",
+    "keep",
+    "track",
+)
 
 
 def train_parser(prog: str = "train.py", agent: str = "decision") -> Parser:

@@ -1,7 +1,9 @@
 """compare.py: a grid of runs that several commands divide, that can be stopped anywhere, and ends with one table."""
 
+import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -128,6 +130,22 @@ def test_a_grid_that_is_stopped_and_killed_ends_with_the_same_table(finished, tm
     assert scores_of(output) == scores_of(finished[0])
 
 
+def test_two_commands_divide_a_grid_and_the_death_of_one_with_its_run_leaves_nothing_undone(finished, tmp_path):
+    output = in_a_folder(tmp_path)
+    first, second = (start(output, "--jobs", "1") for _ in range(2))
+    children = Path(f"/proc/{first.pid}/task/{first.pid}/children")
+    wait_for(children.read_text, first)
+    time.sleep(random.random() * 5)
+    for pid in (first.pid, *map(int, children.read_text().split())):  # as if the machine were gone
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    first.communicate()
+    printed, errors = second.communicate(timeout=300)
+    assert second.returncode == 0, printed + errors
+    assert scores_of(output) == scores_of(finished[0])
+    assert not list(output.rglob(".step_*"))
+
+
 def wait_for(condition, process):
     deadline = time.monotonic() + 120
     while not condition():
@@ -247,8 +265,10 @@ def test_a_cluster_that_is_not_there_is_one_line(tmp_path, monkeypatch, capsys):
     grid = [*GRID, "--output", "out", "--cluster"]
     assert compare.main([*grid, "slurm"]) == 2
     assert compare.main([*grid, "local", "--cluster_options", "{nonsense: 1}"]) == 2
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert compare.main([*grid, "ray"]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2
+    assert len(lines) == 3
     assert all(line.startswith("compare.py: --cluster") for line in lines)
 
 

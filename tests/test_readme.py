@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import compare
+import share
+from comparison import budget
 from configs import load_config
 from envs.writers import write_hdf5
 from toy import TINY, toy_episodes
@@ -22,6 +24,7 @@ COMMANDS = [
     for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
     for line in block.replace("\\\n", " ").splitlines()
 ]
+FOLDERS = "agents|benchmarks|comparison|configs|deploy|docs|envs|policies|sharing|tests"
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 (MODULE,) = (block for block in BLOCKS if block.startswith("# my_module.py\n"))
 
@@ -69,6 +72,13 @@ def test_a_comparing_command_parses(command, monkeypatch):
         load_config(["--config", path, *flags])
 
 
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "share.py" in c or "comparison.budget" in c])
+def test_a_command_that_shares_or_plans_parses(command):
+    words = shlex.split(command)
+    parser, own = (budget.make_parser(), words[3:]) if words[1] == "-m" else (share.make_parser(), words[2:])
+    parser.parse_args(own)
+
+
 def test_the_two_commands_of_the_start_work_on_their_own():
     start = [c for c in COMMANDS if c.startswith("python3 -m venv")]
     assert len(start) == 2
@@ -77,7 +87,7 @@ def test_the_two_commands_of_the_start_work_on_their_own():
 
 @pytest.mark.parametrize(
     "name",
-    sorted(set(re.findall(r"`((?:configs|agents|policies|envs|comparison|deploy|benchmarks|tests)/[\w./]+)`", TEXT))),
+    sorted(set(re.findall(rf"`((?:{FOLDERS})/[\w./]+)`", TEXT))),
 )
 def test_a_file_that_is_named_exists(name):
     assert (ROOT / name).exists()

@@ -13,9 +13,10 @@ ALLOWED = {
     "configs": {"agents", "policies", "envs"},  # from a config to an agent in its environment
     "deploy": {"agents", "policies", "envs"},
     "comparison": {"configs", "agents", "policies", "envs"},
+    "sharing": {"comparison", "configs", "agents", "policies", "envs"},
 }
 COMMANDS = {Path("envs/collect.py")}  # a command like train.py: it stands above the packages
-OURS = {*ALLOWED, "train", "evaluate", "compare", "export"}
+OURS = {*ALLOWED, "train", "evaluate", "compare", "export", "share"}
 FILES = [path.relative_to(ROOT) for package in ALLOWED for path in sorted((ROOT / package).rglob("*.py"))]
 
 

@@ -72,7 +72,7 @@ def build(folder: Path) -> int:
     for name, arguments in (("decision", DECISION), ("ppo", PPO)):
         config = load_config([*arguments, "--steps", "16"])
         job, run = make_job(config, lambda _: None), Path(f"{name}_run")
-        job.agent.learn(16)
+        job.agent.learn(16, job.callbacks)
         job.save(run / "checkpoints" / "step_00000016")
         save_config(config, run / "config.yaml")
         shutil.copy(run / "config.yaml", f"{name}.yaml")
