@@ -23,10 +23,11 @@ from agents.checkpoint import latest_checkpoint, optimizer_tensors, write_checkp
 from agents.guards import check_finite, guard_memory
 from agents.lamb import make_optimizer
 from agents.machine import made_here
+from agents.metrics import mean_metrics, pack_metrics, unpack_metrics
 from agents.ranks import check_shares, rank
 from agents.restoring import decision_policy, of_checkpoint, read_agent, restore
 from agents.task import check_same_spaces, describe_task, fit_statistics
-from agents.update import Compile, Precision, TrainingError, Update, check_device, mean_metrics, own_rows
+from agents.update import Compile, Precision, TrainingError, Update, check_device, own_rows
 from envs.datasets import Episodes
 from envs.host_sampler import Sampler, make_sampler
 from policies.backbones import State
@@ -105,6 +106,7 @@ class DecisionAgent:
         self.batch_size, self._checks_updates = batch_size, self.device.type == "cpu"
         self.sampler: Sampler | None = None
         self.last_metrics: dict[str, float] = {}
+        self._unlogged: list[dict[str, torch.Tensor]] = []  # of each update since the last line of the log
         self.task = {} if episodes is None else describe_task(episodes)
         self.policy_kwargs = kwargs = {"context": context} | dict(policy_kwargs or {})
         if episodes is not None:
@@ -140,6 +142,7 @@ class DecisionAgent:
             raise ValueError("no episodes to learn from: give them to DecisionAgent(…) or DecisionAgent.load(…)")
         if reset_num_timesteps:
             self.num_timesteps = 0
+            self._unlogged.clear()
         self._total_timesteps = self.num_timesteps + total_timesteps
         with contextlib.ExitStack() as stack:
             bar = [stack.enter_context(ShowProgress(self._total_timesteps))] if progress_bar else []
@@ -147,7 +150,7 @@ class DecisionAgent:
             listener.init_callback(self)  # type: ignore[arg-type]
             listener.on_training_start(locals(), globals())
             self._started, self._learning_time = time.monotonic(), 0.0
-            metrics: list[dict[str, torch.Tensor]] = []
+            metrics = self._unlogged
             while self.num_timesteps < self._total_timesteps:
                 listener.on_rollout_start()
                 begin = time.monotonic()
@@ -228,7 +231,7 @@ class DecisionAgent:
             "task": self.task,
             **made_here(),
         }
-        write_checkpoint(path, tensors | optimizer_tensors(self.optimizer), state)
+        write_checkpoint(path, tensors | optimizer_tensors(self.optimizer) | pack_metrics(self._unlogged), state)
 
     @classmethod
     def load(
@@ -247,6 +250,7 @@ class DecisionAgent:
             restore(agent.policy, agent.optimizer, agent.policy.state_dict(), tensors)
             agent.num_timesteps, agent._total_timesteps = state["num_timesteps"], state["total_timesteps"]
             agent.policy.memory, agent.task = state["memory"], state["task"]
+            agent._unlogged = unpack_metrics(tensors, agent.device)
         if episodes is not None:
             agent.set_episodes(episodes)
         return agent

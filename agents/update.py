@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from agents.guards import TrainingError as TrainingError
 from agents.guards import is_out_of_memory
-from agents.ranks import mean_of_ranks, n_ranks, parallel, share
+from agents.ranks import n_ranks, parallel, share
 from policies.decision import DecisionPolicy
 
 Precision = Literal["float32", "bfloat16"]
@@ -119,10 +119,3 @@ def own_rows(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return batch
     steps, rows = batch["mask"].sum() / n_ranks(), share(len(batch["mask"]))
     return {key: value[rows] for key, value in batch.items()} | {"steps": steps}
-
-
-def mean_metrics(metrics: list[dict[str, Tensor]]) -> dict[str, float]:
-    """The mean of each metric over updates and processes, read from the device at once."""
-    names = list(metrics[0])
-    values = torch.stack([torch.stack([m[name] for m in metrics]).mean() for name in names])
-    return dict(zip(names, mean_of_ranks(values).tolist(), strict=True))

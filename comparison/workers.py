@@ -39,6 +39,7 @@ class Workers:
         self.cells, self.jobs = cells, jobs
         self.failed: dict[Cell, str] = {}
         self.done_here: list[Cell] = []
+        self.again: set[Cell] = set()
         self.running: dict[Cell, tuple[subprocess.Popen, IO[bytes]]] = {}
         self.started = time.monotonic()
         self.done_before = self.progress()
@@ -91,6 +92,8 @@ class Workers:
                 lines = errors.read().decode(errors="replace").strip().splitlines()
             if cell.finished:
                 self.done_here.append(cell)
+            elif cell not in self.again and any("is not empty; " in line for line in lines):
+                self.again.add(cell)  # another command began it while ours started, and died: its run goes on
             elif not cell.busy:  # else another command was faster
                 nowhere = "no evaluation, for want of an environment; --evaluation.env names one"
                 why = lines[-1].removeprefix("train.py: ") if lines else "no message"

@@ -189,8 +189,14 @@ def test_a_sigterm_leaves_a_run_that_resumes_to_the_same_weights(dataset, tmp_pa
     assert train.main(["--resume", "true", "--run_dir", "cut", "--threads", "1"]) == 0
     whole, cut = (read_checkpoint(tmp_path / name / "checkpoints" / "step_00000400")[0] for name in ("whole", "cut"))
     assert all((whole[name] == cut[name]).all() for name in whole)
-    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    steps = [line["step"] for line in lines]
     assert steps == sorted(steps)
+    undisturbed = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    losses = [
+        [(line["step"], line["train/loss"]) for line in log if "train/loss" in line] for log in (lines, undisturbed)
+    ]
+    assert losses[0] == losses[1]  # also of the updates before the stop that had not been logged
     assert [step for step, _ in scalars(tmp_path / "cut")[0]["train/loss"]] == sorted({s for s in steps if s})
 
 
