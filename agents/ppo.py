@@ -38,8 +38,8 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
     observation, under the memory that has seen the episode, stands for the rewards that were cut off.
 
     Environments with a method ``action_masks()`` are never given an action that it forbids, as by sb3-contrib's
-    MaskablePPO. Everything else is as in Stable-Baselines3's PPO, ``save`` and ``load`` too: their zip file holds pickled
-    objects, and to load one can run code that is in it. Run folders (agents/ppo_checkpoint.py) hold none.
+    MaskablePPO. Everything else is as in Stable-Baselines3's PPO, ``save`` and ``load`` too: their zip file holds
+    pickled objects, and to load one can run code that is in it. Run folders (agents/ppo_checkpoint.py) hold none.
 
     Args:
         batch_size: steps of a minibatch, a multiple of ``sequence_length``; None: a quarter of the rollout.
