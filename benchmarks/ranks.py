@@ -43,38 +43,47 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ranks", description=__doc__)
     parser.add_argument("--updates", type=int, default=200, help="of the first table; the second has a tenth for PPO")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--tables", nargs="+", choices=["equal", "speed"], default=["equal", "speed"])
     options = parser.parse_args(arguments)
-    print(f"{machine()}\n")
+    print(machine())
     with tempfile.TemporaryDirectory() as folder:
-        rows: list[dict[str, Any]] = []
-        for name, (step, flags) in EQUAL.items():
-            losses = {}
-            for n in options.processes:
-                lines = train(n, Path(folder, f"equal{len(rows)}-{n}"), flags, step * options.updates)
-                losses[n] = [line["train/loss"] for line in lines if "train/loss" in line]
-            first = losses[options.processes[0]]
-            row: dict[str, Any] = {"agent": name, "updates": len(first)}
-            for n in options.processes[1:]:
-                gaps = [abs(a - b) for a, b in zip(first, losses[n], strict=True)]
-                relative = max(gap / abs(a) for gap, a in zip(gaps, first, strict=True))
-                row[f"{n} processes: difference"] = f"{max(gaps):.1e}"
-                row[f"{n} processes: relative"] = f"{relative:.1e}"
-            rows.append(row)
-        print(markdown(rows), flush=True)
-        rows = []
-        for name, (step, flags, tag) in FAST.items():
-            updates = options.updates if step == 1 else options.updates // 10
-            row = {"agent": name}
-            for n in options.processes:
-                lines = train(n, Path(folder, f"fast{len(rows)}-{n}"), flags, step * updates)
-                row[n] = statistics.median(line[tag] for line in lines if tag in line)
-            speeds = {n: row.pop(n) for n in options.processes}
-            unit = "tokens/s" if step == 1 else "steps/s"
-            row |= {f"{n} process{'es' * (n > 1)}": f"{speed:,.0f} {unit}" for n, speed in speeds.items()}
-            row |= {f"{n} to 1": f"{speeds[n] / speeds[1]:.2f}" for n in options.processes[1:]}
-            rows.append(row)
-        print(f"\n{markdown(rows)}")
+        for table in options.tables:
+            rows = {"equal": equal, "speed": speed}[table](Path(folder), options.updates, options.processes)
+            print(f"\n{markdown(rows)}", flush=True)
     return 0
+
+
+def equal(folder: Path, updates: int, processes: list[int]) -> list[dict[str, Any]]:
+    """The greatest differences of the losses from those of the first number of processes."""
+    rows: list[dict[str, Any]] = []
+    for name, (step, flags) in EQUAL.items():
+        losses = {}
+        for n in processes:
+            lines = train(n, folder / f"equal{len(rows)}-{n}", flags, step * updates)
+            losses[n] = [line["train/loss"] for line in lines if "train/loss" in line]
+        first = losses[processes[0]]
+        row: dict[str, Any] = {"agent": name, "updates": len(first)}
+        for n in processes[1:]:
+            gaps = [abs(a - b) for a, b in zip(first, losses[n], strict=True)]
+            row[f"{n} processes: difference"] = f"{max(gaps):.1e}"
+            row[f"{n} processes: relative"] = f"{max(gap / abs(a) for gap, a in zip(gaps, first, strict=True)):.1e}"
+        rows.append(row)
+    return rows
+
+
+def speed(folder: Path, updates: int, processes: list[int]) -> list[dict[str, Any]]:
+    """What the runs log of their speed, medians, and the ratio to the first number of processes."""
+    rows: list[dict[str, Any]] = []
+    for name, (step, flags, tag) in FAST.items():
+        speeds = {}
+        for n in processes:
+            steps = step * (updates if step == 1 else updates // 10)
+            lines = train(n, folder / f"fast{len(rows)}-{n}", flags, steps)
+            speeds[n] = statistics.median(line[tag] for line in lines if tag in line)
+        unit = "tokens/s" if step == 1 else "steps/s"
+        row = {"agent": name} | {f"{n} process{'es' * (n > 1)}": f"{v:,.0f} {unit}" for n, v in speeds.items()}
+        rows.append(row | {f"{n} to {processes[0]}": f"{speeds[n] / speeds[processes[0]]:.2f}" for n in processes[1:]})
+    return rows
 
 
 def train(n: int, run: Path, flags: list[str], steps: int) -> list[dict[str, float]]:
