@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs import RESUMABLE, Config, load_config, save_config
-from configs.commands import names, run_command
+from configs.commands import leave, names, run_command
 from configs.loading import flat
 
 SCORE = "eval/return_mean"  # of the highest target: what the best checkpoint is best in
@@ -206,4 +206,4 @@ def start_logs(config: Config, job: Job, run: Path) -> RunLogger:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -4,9 +4,10 @@
 
 Both agents are trained by train.py for the same updates of the same batches, one thread in each process, over gloo. The
 first table compares every update's loss with that of one process: the greatest difference, as it is and in relation to
-the loss (that of PPO passes through 0). PPO plays a T-maze: its observations and rewards are whole numbers, so that a
-last bit changes no episode, as it soon does in MuJoCo. The second gives the speed: of a larger network on the embedded
-data, and of Hopper-v5. More processes than cores are no faster.
+the loss (that of PPO passes through 0), and how many updates agree within 1e-5. PPO plays a T-maze. Sums over processes
+have other last bits: in float32 one of them makes another action in the end, and other episodes from there on; in
+float64 (benchmarks/train_in_float64.py) that takes longer than the run. The second table gives the speed: of a larger
+network on the embedded data, and of Hopper-v5. More processes than cores are no faster.
 """
 
 from __future__ import annotations
@@ -25,12 +26,15 @@ from agents.machine import machine
 from benchmarks.timing import markdown
 
 TRAIN = Path(__file__).parents[1] / "train.py"
+FLOAT64 = Path(__file__).with_name("train_in_float64.py")
 COMMON = ["--threads", "1", "--device", "cpu", "--evaluation.episodes", "1", "--evaluation.every", "0"]
 DECISION = ["--log_every", "1", "--evaluation.targets", "[100]"]
 PPO = ["--agent", "ppo", "--n_envs", "8", "--evaluation.ablation", "false"]
+MAZE = [*PPO, "--env", "TMaze10-v0", "--n_steps", "16", "--n_epochs", "4"]
 EQUAL = {
-    "decision": (1, [*DECISION, "--backbone.d_model", "32", "--batch_size", "16", "--dropout", "0"]),
-    "PPO, TMaze10-v0": (128, [*PPO, "--env", "TMaze10-v0", "--n_steps", "16", "--n_epochs", "4"]),
+    "decision": (1, [*DECISION, "--backbone.d_model", "32", "--batch_size", "16", "--dropout", "0"], TRAIN),
+    "PPO, TMaze10-v0": (128, MAZE, TRAIN),
+    "PPO, TMaze10-v0, float64": (128, MAZE, FLOAT64),
 }
 FAST = {
     "decision": (1, [*DECISION, "--batch_size", "128"], "perf/train_tokens_per_s"),
@@ -56,10 +60,10 @@ def main(arguments: list[str] | None = None) -> int:
 def equal(folder: Path, updates: int, processes: list[int]) -> list[dict[str, Any]]:
     """The greatest differences of the losses from those of the first number of processes."""
     rows: list[dict[str, Any]] = []
-    for name, (step, flags) in EQUAL.items():
+    for name, (step, flags, script) in EQUAL.items():
         losses = {}
         for n in processes:
-            lines = train(n, folder / f"equal{len(rows)}-{n}", flags, step * updates)
+            lines = train(n, folder / f"equal{len(rows)}-{n}", flags, step * updates, script)
             losses[n] = [line["train/loss"] for line in lines if "train/loss" in line]
         first = losses[processes[0]]
         row: dict[str, Any] = {"agent": name, "updates": len(first)}
@@ -67,6 +71,7 @@ def equal(folder: Path, updates: int, processes: list[int]) -> list[dict[str, An
             gaps = [abs(a - b) for a, b in zip(first, losses[n], strict=True)]
             row[f"{n} processes: difference"] = f"{max(gaps):.1e}"
             row[f"{n} processes: relative"] = f"{max(gap / abs(a) for gap, a in zip(gaps, first, strict=True)):.1e}"
+            row[f"{n} processes: within 1e-5"] = next((i for i, gap in enumerate(gaps) if gap > 1e-5), len(gaps))
         rows.append(row)
     return rows
 
@@ -86,11 +91,11 @@ def speed(folder: Path, updates: int, processes: list[int]) -> list[dict[str, An
     return rows
 
 
-def train(n: int, run: Path, flags: list[str], steps: int) -> list[dict[str, float]]:
+def train(n: int, run: Path, flags: list[str], steps: int, script: Path = TRAIN) -> list[dict[str, float]]:
     """The log of a run on ``n`` processes."""
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n)] if n > 1 else []
     own = ["--steps", str(steps), "--checkpoint_every", str(steps), "--run_dir", str(run)]
-    command = [sys.executable, *launch, str(TRAIN), *COMMON, *flags, *own]
+    command = [sys.executable, *launch, str(script), *COMMON, *flags, *own]
     subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True)
     return read_metrics(run)
 

@@ -50,7 +50,7 @@ def assert_ratio_is_one(agent):
     return sequences
 
 
-@pytest.mark.parametrize("sequence_length", [None, 4])
+@pytest.mark.parametrize("sequence_length", [pytest.param(None, marks=pytest.mark.slow), 4])
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_the_ratio_is_one_for_every_backbone_and_kind_of_action(backbone, action, sequence_length):
