@@ -79,6 +79,13 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
+    """Put back what ``random_state`` gave; ValueError, TypeError or RuntimeError where it did not give this."""
+    for name, numbers, now in (
+        ("NumPy", state["numpy"]["state"]["key"], np.random.get_state(legacy=False)["state"]["key"]),  # noqa: NPY002
+        ("Python", state["python"][1], np.array(random.getstate()[1])),
+    ):
+        if numbers.dtype != now.dtype or numbers.shape != now.shape:
+            raise ValueError(f"{numbers.dtype} {numbers.shape} is no state of {name}'s generator")
     torch.set_rng_state(state["torch"])
     np.random.set_state(state["numpy"])  # noqa: NPY002
     version, numbers, gauss = state["python"]
@@ -91,8 +98,9 @@ def _like(value: Any, one: Any, n: int) -> Any:
     """The value, which must be ``n`` of what ``one`` is one of."""
     if isinstance(one, dict):
         return {key: _like(value[key], part, n) for key, part in one.items()}
-    if value.shape != (n, *np.shape(one)):
-        raise ValueError(f"{value.shape} was saved where {(n, *np.shape(one))} belongs")
+    wanted = np.asarray(one)
+    if value.shape != (n, *wanted.shape) or value.dtype.kind != wanted.dtype.kind:
+        raise ValueError(f"{value.dtype} {value.shape} was saved where {wanted.dtype} {(n, *wanted.shape)} belongs")
     return value
 
 

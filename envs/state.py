@@ -109,8 +109,9 @@ def _load_layer(layer: Any, state: dict[str, Any]) -> None:
 
 def _load_mujoco(env: MujocoEnv, saved: dict[str, np.ndarray]) -> None:
     size = mujoco.mj_stateSize(env.model, MUJOCO_STATE)
-    if saved["state"].shape != (size,):
-        raise ValueError(f"the simulator's state is {saved['state'].shape}, not ({size},)")
+    for name, shape in (("state", (size,)), *((name, getattr(env.data, name).shape) for name in DERIVED)):
+        if saved[name].shape != shape or saved[name].dtype != np.float64:
+            raise ValueError(f"the simulator's {name} is {saved[name].dtype} {saved[name].shape}, not float64 {shape}")
     mujoco.mj_setState(env.model, env.data, saved["state"], MUJOCO_STATE)
     mujoco.mj_forward(env.model, env.data)
     for name in DERIVED:
@@ -121,6 +122,9 @@ def _load_mujoco(env: MujocoEnv, saved: dict[str, np.ndarray]) -> None:
 def _fits(value: Any, now: Any) -> bool:
     """Whether a saved value may take the place of the one that is there, by its kind."""
     kind, other = _kind(now), _kind(value)
+    types = [part.dtype.kind for part in (value, now) if isinstance(part, np.ndarray | np.generic)]
+    if len(set(types)) > 1:
+        return False
     if kind == other == "sequence":
         arrays = isinstance(value, np.ndarray) and isinstance(now, np.ndarray)
         return value.shape == now.shape if arrays else len(value) == len(now)

@@ -243,7 +243,7 @@ def _text_for_a_number(tensors, rollout):
     ("change", "expected"),
     [
         (_remove_one, "1 environments were saved, not 2"),
-        (_another_width, "(2, 3) was saved where (2, 2) belongs"),
+        (_another_width, "float32 (2, 3) was saved where float32 (2, 2) belongs"),
         (_another_memory, "a memory of (2, 3) was saved"),
         (_text_for_a_number, "TMaze._x cannot be far"),
     ],
