@@ -231,6 +231,8 @@ class StopOnSignal(BaseCallback):
         return result
 
     def _on_step(self) -> bool:
+        if n_ranks() > 1 and self.n_calls % getattr(self.model, "agree_every", 1):
+            return True
         heard = any_rank(self.received is not None)  # one that comes now is for the next step, in every process
         if heard and self.received is None:
             self.received = signal.SIGTERM

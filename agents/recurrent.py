@@ -44,6 +44,7 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
     policy: RecurrentActorCriticPolicy
     sequence_length: int | None
     sized_by: tuple[str, ...] = ("n_envs", "n_steps")
+    agree_every = 16  # steps after which several processes ask each other whether one was told to stop
 
     def _setup_model(self) -> None:
         self._check_budget()

@@ -36,10 +36,14 @@ EQUAL = {
     "PPO, TMaze10-v0": (128, MAZE, TRAIN),
     "PPO, TMaze10-v0, float64": (128, MAZE, FLOAT64),
 }
-FAST = {
-    "decision": (1, [*DECISION, "--batch_size", "128"], "perf/train_tokens_per_s"),
-    "PPO, Hopper-v5, playing": (2048, [*PPO, "--env", "Hopper-v5", "--n_steps", "256"], "time/rollout_fps"),
-    "PPO, Hopper-v5, learning": (2048, [*PPO, "--env", "Hopper-v5", "--n_steps", "256"], "time/train_fps"),
+HOPPER = [*PPO, "--env", "Hopper-v5", "--n_steps", "256"]
+FAST = {  # steps of an update, flags, and what is logged: tokens or environment steps per second
+    "decision": (1, [*DECISION, "--batch_size", "128"], {"learning, tokens/s": "perf/train_tokens_per_s"}),
+    "PPO, Hopper-v5": (
+        2048,
+        HOPPER,
+        {"playing, steps/s": "time/rollout_fps", "learning, steps/s": "time/train_fps"},
+    ),
 }
 
 
@@ -79,15 +83,18 @@ def equal(folder: Path, updates: int, processes: list[int]) -> list[dict[str, An
 def speed(folder: Path, updates: int, processes: list[int]) -> list[dict[str, Any]]:
     """What the runs log of their speed, medians, and the ratio to the first number of processes."""
     rows: list[dict[str, Any]] = []
-    for name, (step, flags, tag) in FAST.items():
-        speeds = {}
+    for name, (step, flags, tags) in FAST.items():
+        logs = {}
         for n in processes:
             steps = step * (updates if step == 1 else updates // 10)
-            lines = train(n, folder / f"fast{len(rows)}-{n}", flags, steps)
-            speeds[n] = statistics.median(line[tag] for line in lines if tag in line)
-        unit = "tokens/s" if step == 1 else "steps/s"
-        row = {"agent": name} | {f"{n} process{'es' * (n > 1)}": f"{v:,.0f} {unit}" for n, v in speeds.items()}
-        rows.append(row | {f"{n} to {processes[0]}": f"{speeds[n] / speeds[processes[0]]:.2f}" for n in processes[1:]})
+            logs[n] = train(n, folder / f"fast{step}-{n}", flags, steps)
+        for what, tag in tags.items():
+            speeds = {n: statistics.median(line[tag] for line in log if tag in line) for n, log in logs.items()}
+            row = {"agent": f"{name}: {what}"} | {
+                f"{n} process{'es' * (n > 1)}": f"{v:,.0f}" for n, v in speeds.items()
+            }
+            first = processes[0]
+            rows.append(row | {f"{n} to {first}": f"{speeds[n] / speeds[first]:.2f}" for n in processes[1:]})
     return rows
 
 
