@@ -84,8 +84,8 @@ def test_ppo_on_two_processes_is_stopped_by_sigterm_and_goes_on_alone_to_what_on
 def test_the_death_of_a_process_ends_the_job_with_a_line():
     process = torchrun(2, *PPO, "--steps", "1000000", "--run_dir", "run")
     wait_for(lambda: len(logged("run")) > 2, process)
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
-    os.kill(int(children.stdout.split()[1]), signal.SIGKILL)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[1]), signal.SIGKILL)
     output, _ = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "train.py: rank 0 lost another one; --resume true goes on" in output
