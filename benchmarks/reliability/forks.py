@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ADDRESS_SPACE = 6 << 30  # bytes that a child may map on top of what its parent has
 FOLDERS = ("UNROLL_CACHE", "D4RL_DATASET_DIR", "MINARI_DATASETS_PATH")  # the user's own stay out of it
@@ -79,6 +80,16 @@ def _child(function: Callable[[], int | None], folder: Path, log: Path) -> None:
         with contextlib.suppress(Exception):
             sys.stderr.flush()
         os._exit(code & 0xFF)
+
+
+def made(top: Path, make: Callable[[Path], Any]) -> Path:
+    """The folder ``healthy`` in ``top``, which ``make`` has filled in a child: what is then damaged."""
+    healthy = top / "healthy"
+    healthy.mkdir()
+    result = run(lambda: make(healthy), healthy, 300)
+    if result.code != 0:
+        raise SystemExit(f"cannot make what is to be damaged:\n{result.stderr}")
+    return healthy
 
 
 def resident() -> int:

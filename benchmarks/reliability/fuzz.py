@@ -236,11 +236,7 @@ def main(arguments: list[str]) -> int:
     warm_up()
     with tempfile.TemporaryDirectory() as name:
         top = Path(name)
-        healthy = top / "healthy"
-        healthy.mkdir()
-        made = forks.run(lambda: prepare(healthy), healthy, 300)
-        if made.code != 0:
-            raise SystemExit(f"cannot make what is to be mutated:\n{made.stderr}")
+        healthy = forks.made(top, prepare)
         end, batch = time.monotonic() + 60 * options.minutes, 0
         while time.monotonic() < end:
             target = list(TARGETS)[batch % len(TARGETS)]

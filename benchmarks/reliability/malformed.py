@@ -112,11 +112,7 @@ def main(arguments: list[str]) -> int:
     warm_up()
     with tempfile.TemporaryDirectory() as name:
         top = Path(name)
-        healthy = top / "healthy"
-        healthy.mkdir()
-        made = forks.run(lambda: build(healthy), healthy, 300)
-        if made.code != 0:
-            raise SystemExit(f"cannot make what is to be damaged:\n{made.stderr}")
+        healthy = forks.made(top, build)
         shutil.rmtree(healthy / "unroll_cache", ignore_errors=True)
         quick = options.quick or options.only
         rejected = [] if quick else controls(healthy, top)
