@@ -189,7 +189,8 @@ def last_good(run: Path) -> str:
 
 class StopOnSignal(BaseCallback):
     """While its ``with`` lasts, Ctrl-C and SIGTERM end the learning after the current step, so that it can be saved; a
-    second one ends the program."""
+    second one ends the program. Of several processes one that fails hears them no more, so that the SIGTERM that
+    torchrun sends when another one has died does not end it before it has said why."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -201,8 +202,9 @@ class StopOnSignal(BaseCallback):
         return self
 
     def __exit__(self, *error: object) -> None:
+        failed = error[0] is not None and n_ranks() > 1
         for number, handler in self._old.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if failed else handler)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         self.received = number

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import train
-from agents import ranks, sequences
+from agents import callbacks, ranks, sequences
+from agents.callbacks import StopOnSignal
 from agents.checkpoint import latest_checkpoint, read_checkpoint
 from agents.logs import read_metrics
 from agents.sequences import Sequences
@@ -89,6 +90,18 @@ def test_the_death_of_a_process_ends_the_job_with_a_line():
     output, _ = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "train.py: rank 0 lost another one; --resume true goes on" in output
+
+
+def test_a_process_that_fails_beside_others_is_not_ended_before_it_has_said_why(monkeypatch):
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(callbacks, "n_ranks", lambda: 2)
+    try:
+        with pytest.raises(RuntimeError), StopOnSignal():
+            raise RuntimeError("Connection closed by peer")
+        os.kill(os.getpid(), signal.SIGTERM)  # torchrun's; it would end this process
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def wait_for(condition, process):
