@@ -13,16 +13,24 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
 def main(arguments: list[str]) -> int:
+    import numpy as np
     import stable_baselines3.common.policies as policies
+    from stable_baselines3.common.buffers import RolloutBuffer
 
     import train
 
-    preprocess = policies.preprocess_obs
+    preprocess, reset = policies.preprocess_obs, RolloutBuffer.reset
 
     def in_float64(*inputs: Any, **options: Any) -> Any:
         return preprocess(*inputs, **options).double()
 
+    def to_float64(buffer: RolloutBuffer) -> None:
+        reset(buffer)
+        for name in ("rewards", "returns", "values", "log_probs", "advantages"):
+            setattr(buffer, name, getattr(buffer, name).astype(np.float64))
+
     torch.set_default_dtype(torch.float64)
+    RolloutBuffer.reset = to_float64  # type: ignore[method-assign]
     policies.preprocess_obs = in_float64
     return train.main(arguments)
 
