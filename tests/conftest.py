@@ -15,7 +15,7 @@ import torch
 from envs.datasets import Episodes
 from policies.backbones import BackboneError, find_backbone, import_own
 
-hypothesis.settings.register_profile("fast", max_examples=25, deadline=None)
+hypothesis.settings.register_profile("fast", max_examples=15, deadline=None)
 hypothesis.settings.register_profile("thorough", max_examples=200, deadline=None)
 hypothesis.settings.load_profile("fast")
 torch.set_num_threads(1)  # the models are tiny; more threads would only wait for one another

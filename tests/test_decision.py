@@ -61,9 +61,7 @@ def test_the_loss_of_a_continuous_action_is_the_squared_error_in_units_of_half_i
     assert agent.policy.loss(batch).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("backbone", "discrete"), [(name, discrete) for name in BACKBONES for discrete in (False, True)]
-)
+@pytest.mark.parametrize(("backbone", "discrete"), [(name, i % 2 == 1) for i, name in enumerate(BACKBONES)])
 def test_an_agent_that_is_asked_for_more_gets_more(backbone, discrete):
     agent = make_agent(toy_episodes(200, discrete), context=LENGTH, backbone=backbone, dropout=0.0, learning_rate=3e-3)
     agent.learn(250)

@@ -174,6 +174,7 @@ def test_an_error_of_a_later_update_is_no_error_of_the_compiler(monkeypatch):
         agent.update()
 
 
+@pytest.mark.slow
 def test_a_missing_compiler_is_one_line(tmp_path):
     words = ["train.py", "--compile", "default", "--steps", "1", "--device", "cpu", "--evaluation.every", "0"]
     words += ["--backbone.name", "transformer", "--backbone.d_model", "8", "--backbone.n_layers", "1"]
