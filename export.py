@@ -44,8 +44,9 @@ def export(options: Namespace, may_import: bool) -> int:
     get_step = ppo if agent_of(checkpoint) == "RecurrentPPO" else decision
     step, facts = get_step(options, checkpoint)
     differs = write_export(step, facts, checkpoint, options.format, folder)
-    print(f"{folder}: policy.{options.format}, policy.json, README.md, run.py; differs from PyTorch by {differs:.1g}")
-    print(f"try it: python {folder / 'run.py'}")
+    files = f"policy.{options.format}, policy.json, README.md, run.py, play.py"
+    print(f"{folder}: {files}; differs from PyTorch by {differs:.1g}")
+    print(f"try it: python {folder / 'play.py'}")
     return 0
 
 

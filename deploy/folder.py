@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from agents.checkpoint import MANIFEST, installed_versions, replace_folder
-from deploy import runner
+from deploy import play, runner
 from deploy.check import difference
 from deploy.formats import FORMATS, NEEDED, ExportError, Format, write_step
 from deploy.steps import Port, Step
 
-ABOUT, README, RUN = "policy.json", "README.md", "run.py"
+ABOUT, README, RUN, PLAY = "policy.json", "README.md", "run.py", "play.py"
 TOLERANCE = 1e-4  # float32, other kernels; a wrong operation is off by more
 
 
@@ -44,6 +44,7 @@ def write_export(step: Step, facts: dict[str, Any], checkpoint: Path, format: Fo
         (temporary / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
         (temporary / README).write_text(readme(about))
         shutil.copyfile(runner.__file__, temporary / RUN)
+        shutil.copyfile(play.__file__, temporary / PLAY)
 
     replace_folder(folder, write)
     return differs
@@ -53,7 +54,7 @@ def check_free(folder: Path) -> None:
     """Raise ExportError unless the folder is absent, empty, or an export and nothing else."""
     if not folder.exists():
         return
-    ours = {ABOUT, README, RUN, "__pycache__", *(f"policy.{format}" for format in FORMATS)}
+    ours = {ABOUT, README, RUN, PLAY, "__pycache__", *(f"policy.{format}" for format in FORMATS)}
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
     if not folder.is_dir() or (names and not ({ABOUT, RUN} <= names <= ours)):
         raise ExportError(
@@ -86,7 +87,7 @@ def readme(about: dict[str, Any]) -> str:
     shown = "\n".join(f"- `{i['name']}` {i['dtype']} [{', '.join(map(str, i['shape']))}]" for i in entries)
     env = about["env"]
     asked = " 1000" if any(entry["name"] == "return_to_go" for entry in entries) else ""
-    episode = f"\n    python run.py {env}{asked}    # an episode, with gymnasium too" if env else ""
+    episode = f"\n    python play.py {env}{asked}    # an episode, with gymnasium too" if env else ""
     if about["wrappers"]:
         more = " and ".join(about["wrappers"])
         episode = f"\n\nObservations are those of {env} with {more}, as PreviousStep of unroll shows them."
@@ -107,7 +108,8 @@ number of environments at once: the state and
 → `action` and the next state. `policy.json` has all names, shapes and types. The state begins as zeros, `next_state_0`
 becomes `state_0` and so on, and `reset` is true at an episode's first step.
 
-    python run.py    # with numpy and {needs}: what a step takes{episode}
+    python play.py    # what a step takes{episode}
 
-From Python: `policy = run.Policy(batch=8)`, then `action = policy({{"observation": …, …, "reset": …}})` for each step.
+`run.py` needs numpy and {needs} alone: `policy = run.Policy(batch=8)`, then for each step
+`action = policy({{"observation": …, …, "reset": …}})`.
 """

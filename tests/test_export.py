@@ -19,7 +19,8 @@ from benchmarks.export import Row, largest_difference
 from deploy import ActorStep, DecisionStep
 from deploy.check import difference
 from deploy.formats import NEEDED, trace
-from deploy.runner import Policy, play
+from deploy.play import play
+from deploy.runner import Policy
 from envs import load_episodes
 from envs.make import make_env
 from envs.wrappers import ReturnToGo
@@ -152,13 +153,13 @@ def test_the_runner_plays_the_episodes_of_evaluate_without_pytorch():
 import json, sys
 sys.modules.update(dict.fromkeys(("torch", "stable_baselines3", "agents", "deploy")))
 sys.path[:0] = ["run/onnx"]
-import gymnasium, run
+import gymnasium, play, run
 policy, env = run.Policy(), gymnasium.make("CartPole-v1")
-print(json.dumps([run.play(policy, env, seed=seed) for seed in {wanted["seeds"]}]))
+print(json.dumps([play.play(policy, env, seed=seed) for seed in {wanted["seeds"]}]))
 """
     assert json.loads(run_python("-c", code)) == wanted["results"][0]["returns"]
-    assert "µs per step" in run_python("run/onnx/run.py")
-    assert "return " in run_python("run/onnx/run.py", "CartPole-v1")
+    assert "µs per step" in run_python("run/onnx/play.py")
+    assert "return " in run_python("run/onnx/play.py", "CartPole-v1")
 
 
 def run_python(*words):
@@ -219,8 +220,8 @@ def test_an_export_is_described_and_names_no_path_of_this_machine(tmp_path, caps
     small_agent().save("runs/a/checkpoints/step_00000000")
     assert export.main(["runs/a", "--format", "pt2"]) == 0
     folder = tmp_path / "runs/a/pt2"
-    assert str(folder / "run.py") in capsys.readouterr().out
-    assert {path.name for path in folder.iterdir()} == {"policy.pt2", "policy.json", "README.md", "run.py"}
+    assert str(folder / "play.py") in capsys.readouterr().out
+    assert {path.name for path in folder.iterdir()} == {"policy.pt2", "policy.json", "README.md", "run.py", "play.py"}
     about = json.loads((folder / "policy.json").read_text())
     assert about["source"]["checkpoint"] == "step_00000000"
     assert {entry["name"]: entry["shape"] for entry in about["inputs"]}["state_0"] == ["batch", 8]
