@@ -111,7 +111,8 @@ def learn_and_score(config: Config, job: Job, run: Path, logger: RunLogger, cons
         logger.dump(agent.num_timesteps)
         return result
 
-    before = [line for line in read_metrics(run) if SCORE in line]
+    logged = read_metrics(run)
+    before = [line for line in logged if SCORE in line]
     progress, stop = ShowProgress(config.steps, console, job.unit, job.progress), StopOnSignal()
     best = max((line[SCORE] for line in before), default=None)
     save = SaveCheckpoints(run, config.checkpoint_every, config.keep, job.save, best)
@@ -128,7 +129,7 @@ def learn_and_score(config: Config, job: Job, run: Path, logger: RunLogger, cons
         hint = f"python train.py --resume true --run_dir {shlex.quote(str(run))}{own(' --backbone.name')}"
         console.print(f"stopped at {job.unit} {agent.num_timesteps}; to go on: {hint}")
         return 128 + stop.received
-    if steps > 0:
+    if steps > 0 or not any("perf/parameters" in line for line in logged):  # stopped after its last step, it had none
         logger.record("perf/parameters", parameters_of(agent))
         logger.record("perf/peak_memory_mb", memory_mb(agent))
         logger.dump(agent.num_timesteps)

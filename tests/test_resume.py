@@ -13,6 +13,7 @@ import torch
 import train
 from agents.callbacks import StopOnSignal
 from agents.checkpoint import checkpoints, clear_leftovers, latest_checkpoint, read_checkpoint, write_checkpoint
+from agents.logs import read_metrics
 from agents.ppo_loss import ppo_loss
 from envs.writers import write_hdf5
 from policies.backbones import BACKBONES
@@ -117,6 +118,18 @@ def test_a_signal_anywhere_leaves_a_run_that_goes_on_to_the_same_bits(moment, mo
     assert f"stopped at step {stopped}; to go on: python train.py" in capsys.readouterr().out
     assert latest_checkpoint("cut").name == f"step_{stopped:08d}"
     assert_same(whole, finish("cut", "--resume", "true"))
+    assert metrics("cut") == metrics("whole")
+
+
+def test_a_signal_after_the_last_step_leaves_only_what_comes_after_it_to_do(monkeypatch):
+    write_hdf5(toy_episodes(20), "toy.hdf5")
+    arguments = ["--dataset", "toy.hdf5", "--backbone.d_model", "8", "--steps", "6", "--evaluation.episodes", "1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(StopOnSignal, "_on_step", stop_at(6))
+        assert train.main([*arguments, "--run_dir", "cut"]) == 143
+    for folder, more in (("whole", arguments), ("cut", ["--resume", "true"])):
+        finish(folder, *more)
+        assert [line["step"] for line in read_metrics(Path(folder)) if "perf/parameters" in line] == [6]
     assert metrics("cut") == metrics("whole")
 
 
