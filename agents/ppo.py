@@ -161,16 +161,17 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             ent_coef=self.ent_coef,
             vf_coef=self.vf_coef,
         )
-        sequences = self._sequences()
+        sequences = (own := self._sequences()).of_all_ranks(self.n_envs)
         if self.normalize_advantage:
             sequences = sequences.with_normal_advantages()
         metrics_of_memory = memory_metrics(self.policy, sequences)
         epochs: list[list[dict[str, torch.Tensor]]] = []
         while len(epochs) < self.n_epochs and not self._diverged(epochs):
             if self.recompute_states and epochs:
-                sequences = self._with_new_states(sequences)
+                own = self._with_new_states(own)
+                sequences = dataclasses.replace(sequences, state=own.of_all_ranks(self.n_envs).state)
             epochs.append([])
-            for batch, weight in sequences.minibatches(self._sequences_per_minibatch, self.n_envs):
+            for batch, weight in sequences.minibatches(self._sequences_per_minibatch):
                 if self.interrupted:
                     return
                 loss, metrics = self._loss(batch, settings | {"weight": weight})

@@ -45,33 +45,43 @@ class Sequences:
         return Sequences(**{field.name: take(getattr(self, field.name)) for field in dataclasses.fields(self)})
 
     def with_normal_advantages(self) -> Sequences:
-        """The same, whose advantages have mean 0 and deviation 1 over all processes."""
-        advantages = all_rows(self.advantages)
-        if advantages.numel() < 2:
+        """The same, whose advantages have mean 0 and deviation 1."""
+        if self.advantages.numel() < 2:
             return self
-        centered = self.advantages - advantages.mean()
-        return dataclasses.replace(self, advantages=centered / (advantages.std() + 1e-8))
+        centered = self.advantages - self.advantages.mean()
+        return dataclasses.replace(self, advantages=centered / (self.advantages.std() + 1e-8))
 
-    def minibatches(self, size: int, n_envs: int) -> Iterator[tuple[Sequences, float]]:
+    def of_all_ranks(self, n_envs: int) -> Sequences:
+        """Those of every process, which have ``n_envs`` environments each, in the order that one process with all of
+        the environments would have them in."""
+        if n_ranks() == 1:
+            return self
+
+        def in_order(rows: Tensor) -> Tensor:
+            return all_rows(rows).unflatten(0, (n_ranks(), -1, n_envs)).transpose(0, 1).flatten(0, 2)
+
+        def gather(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: in_order(part) for key, part in value.items()}
+            return None if value is None else map_state(in_order, value)
+
+        return Sequences(**{field.name: gather(getattr(self, field.name)) for field in dataclasses.fields(self)})
+
+    def minibatches(self, size: int) -> Iterator[tuple[Sequences, float]]:
         """All of them in a new random order, ``size`` at a time, the last ones maybe fewer; each with the weight 1.
 
-        Of several processes, which hold the sequences of ``n_envs`` environments each, every one yields those that are
-        its own in the same minibatches of them all. The weight is such that the mean over processes of a mean over
-        sequences, times its weight, is the mean over the minibatch. Of a minibatch that is all the others', a process
-        yields something with the weight 0.
+        Of several processes, which hold the same sequences, every one yields its part of the same minibatches. The
+        weight is such that the mean over processes of a mean over sequences, times its weight, is the mean over the
+        minibatch. Of a minibatch of fewer sequences than processes, some yield one with the weight 0.
         """
-        total = len(self) * n_ranks()
+        total, n = len(self), n_ranks()
+        if n == 1 and size >= total:
+            yield self, 1.0
+            return
         for drawn in torch.randperm(total).split(size) if size < total else [torch.arange(total)]:
-            part, env = drawn // (n_envs * n_ranks()), drawn % (n_envs * n_ranks())
-            own = env // n_envs == rank()
-            rows = (part * n_envs + env % n_envs)[own]
-            weight = len(rows) * n_ranks() / len(drawn)
-            if size >= total:
-                yield self, weight
-                continue
-            if not len(rows):
-                rows = torch.zeros(1, dtype=torch.int64)
-            yield self.select(rows.to(self.reset.device)), weight
+            rows = drawn[rank() :: n]
+            weight = len(rows) * n / len(drawn)
+            yield self.select((rows if len(rows) else drawn[:1]).to(self.reset.device)), weight
 
 
 def make_sequences(

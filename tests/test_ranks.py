@@ -44,7 +44,7 @@ def torchrun(n, *arguments):
 
 def logged(folder):
     """Lines of the log without times, and what is of the first process alone."""
-    left = ("time/", "perf/", "eval", "train/state_norm", "train/gate")
+    left = ("time/", "perf/", "eval")
     lines = [{k: v for k, v in line.items() if not k.startswith(left)} for line in read_metrics(Path(folder))]
     return [line for line in lines if len(line) > 1]
 
@@ -123,12 +123,23 @@ def test_what_cannot_be_divided_is_one_line(monkeypatch, capsys):
     assert not Path("run").exists()
 
 
-def part_of(n_envs, parts, first):
-    """Sequences k·n + e of a process whose first environment is ``first``: each holds its number among those of all 4
-    environments."""
-    numbers = torch.tensor([[float(4 * k + first + e)] for k in range(parts) for e in range(n_envs)])
-    fields = dict.fromkeys(("observations", "actions", "values", "log_probs", "advantages", "returns"), numbers)
-    return Sequences(**fields, reset=numbers > 0, action_masks=None, state=numbers)
+def part_of(envs, parts=3, n_envs=4):
+    """The sequences of some environments of 4; each holds its number among those of all."""
+    numbers = torch.tensor([[float(n_envs * k + e)] for k in range(parts) for e in envs])
+    fields = dict.fromkeys(("actions", "values", "log_probs", "advantages", "returns"), numbers)
+    state, observations = (numbers, (numbers,)), {"one": numbers}
+    return Sequences(**fields, observations=observations, reset=numbers > 0, action_masks=None, state=state)
+
+
+def test_the_sequences_of_all_processes_are_those_of_one(monkeypatch):
+    monkeypatch.setattr(sequences, "n_ranks", lambda: 2)
+    first, second, whole = part_of([0, 1]), part_of([2, 3]), part_of(range(4))
+    others = {
+        id(value): second.reset if value.dtype == torch.bool else second.actions
+        for value in (first.actions, first.reset)
+    }
+    monkeypatch.setattr(sequences, "all_rows", lambda rows: torch.cat([rows, others[id(rows)]]))
+    torch.testing.assert_close(dataclasses.asdict(first.of_all_ranks(2)), dataclasses.asdict(whole))
 
 
 @pytest.mark.parametrize("size", [1, 3, 5, 12])
@@ -137,8 +148,7 @@ def test_processes_share_the_minibatches_of_one(monkeypatch, size):
         monkeypatch.setattr(sequences, "n_ranks", lambda: n)
         monkeypatch.setattr(sequences, "rank", lambda: r)
         torch.manual_seed(0)
-        part = part_of(4 // n, 3, r * 4 // n)
-        return [(batch.advantages, weight) for batch, weight in part.minibatches(size, 4 // n)]
+        return [(batch.advantages, weight) for batch, weight in part_of(range(4)).minibatches(size)]
 
     alone, shares = batches(1, 0), [batches(4, r) for r in range(4)]
     assert sorted(torch.cat([batch for batch, _ in alone]).flatten().tolist()) == list(range(12))
@@ -148,6 +158,7 @@ def test_processes_share_the_minibatches_of_one(monkeypatch, size):
         assert sum(means) / 4 == pytest.approx(float(batch.mean()))
         own = torch.cat([part for part, share in parts if share])
         assert sorted(own.flatten().tolist()) == sorted(batch.flatten().tolist())
+        assert max(len(part) for part, _ in parts) == -(-len(batch) // 4)  # as even as can be
 
 
 def test_without_torchrun_there_is_one_process_and_nothing_is_said():
