@@ -134,11 +134,8 @@ def part_of(envs, parts=3, n_envs=4):
 def test_the_sequences_of_all_processes_are_those_of_one(monkeypatch):
     monkeypatch.setattr(sequences, "n_ranks", lambda: 2)
     first, second, whole = part_of([0, 1]), part_of([2, 3]), part_of(range(4))
-    others = {
-        id(value): second.reset if value.dtype == torch.bool else second.actions
-        for value in (first.actions, first.reset)
-    }
-    monkeypatch.setattr(sequences, "all_rows", lambda rows: torch.cat([rows, others[id(rows)]]))
+    others = {torch.bool: second.reset, torch.float32: second.actions}
+    monkeypatch.setattr(sequences, "all_rows", lambda rows: torch.cat([rows, others[rows.dtype]]))
     torch.testing.assert_close(dataclasses.asdict(first.of_all_ranks(2)), dataclasses.asdict(whole))
 
 
