@@ -123,4 +123,4 @@ def parallel(module: nn.Module) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # forward_sync_buffers, its new name, is not in PyTorch 2.10
         # unused are, now and then, the learned initial states of a backbone: where no episode begins
-        return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
+        return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True, bucket_cap_mb=25)

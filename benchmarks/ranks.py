@@ -6,8 +6,9 @@ Both agents are trained by train.py for the same updates of the same batches, on
 first table compares every update's loss with that of one process: the greatest difference, as it is and in relation to
 the loss (that of PPO passes through 0), and how many updates agree within 1e-5. PPO plays a T-maze. Sums over processes
 have other last bits: in float32 one of them makes another action in the end, and other episodes from there on; in
-float64 (benchmarks/train_in_float64.py) that takes longer than the run. The second table gives the speed: of a larger
-network on the embedded data, and of Hopper-v5. More processes than cores are no faster.
+float64 (benchmarks/train_in_float64.py) that takes longer than the run. The second table gives the speed: of the
+decision agent on the embedded data, and of PPO in Hopper-v5 with the default network and minibatches, and with ones that
+are large. More processes than cores are no faster.
 """
 
 from __future__ import annotations
@@ -37,13 +38,12 @@ EQUAL = {
     "PPO, TMaze10-v0, float64": (128, MAZE, FLOAT64),
 }
 HOPPER = [*PPO, "--env", "Hopper-v5", "--n_steps", "256"]
+LARGE = ["--backbone.d_model", "256", "--backbone.n_layers", "2", "--sequence_length", "64", "--batch_size", "2048"]
+PPO_SPEEDS = {"playing, steps/s": "time/rollout_fps", "learning, steps/s": "time/train_fps"}
 FAST = {  # steps of an update, flags, and what is logged: tokens or environment steps per second
     "decision": (1, [*DECISION, "--batch_size", "128"], {"learning, tokens/s": "perf/train_tokens_per_s"}),
-    "PPO, Hopper-v5": (
-        2048,
-        HOPPER,
-        {"playing, steps/s": "time/rollout_fps", "learning, steps/s": "time/train_fps"},
-    ),
+    "PPO, Hopper-v5": (2048, HOPPER, PPO_SPEEDS),
+    "PPO, Hopper-v5, large": (2048, [*HOPPER, *LARGE], PPO_SPEEDS),
 }
 
 
@@ -87,7 +87,7 @@ def speed(folder: Path, updates: int, processes: list[int]) -> list[dict[str, An
         logs = {}
         for n in processes:
             steps = step * (updates if step == 1 else updates // 10)
-            logs[n] = train(n, folder / f"fast{step}-{n}", flags, steps)
+            logs[n] = train(n, folder / f"fast{len(rows)}-{n}", flags, steps)
         for what, tag in tags.items():
             speeds = {n: statistics.median(line[tag] for line in log if tag in line) for n, log in logs.items()}
             row = {"agent": f"{name}: {what}"} | {
