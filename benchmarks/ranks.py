@@ -7,8 +7,8 @@ first table compares every update's loss with that of one process: the greatest 
 the loss (that of PPO passes through 0), and how many updates agree within 1e-5. PPO plays a T-maze. Sums over processes
 have other last bits: in float32 one of them makes another action in the end, and other episodes from there on; in
 float64 (benchmarks/train_in_float64.py) that takes longer than the run. The second table gives the speed: of the
-decision agent on the embedded data, and of PPO in Hopper-v5 with the default network and minibatches, and with ones that
-are large. More processes than cores are no faster.
+decision agent on the embedded data, and of PPO in Hopper-v5 with the default network and minibatches, and with large
+ones. More processes than cores are no faster.
 """
 
 from __future__ import annotations
