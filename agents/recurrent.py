@@ -96,7 +96,8 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         self._states, masks = [], []
         masking = env.has_attr("action_masks")
         if self._state is None:
-            self._state = self.policy.initial_state(env.num_envs)
+            with torch.no_grad():  # where it is learned, it is so by the episodes that begin in a sequence
+                self._state = self.policy.initial_state(env.num_envs)
         callback.on_rollout_start()  # which may save: nothing of this rollout has been drawn yet
         self.between_updates = False
         if self.use_sde:

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memory_tasks import Recall, make_ppo, vector
 from policies.backbones import make_backbone
 from sequences import TOLERANCE, WINDOW, assert_same, dtype_name, meaningful, sequences
 
@@ -27,6 +28,17 @@ OPTIONS = [
 every_option = pytest.mark.parametrize(
     ("name", "options"), OPTIONS, ids=[f"{name}-{'-'.join(map(str, options.values()))}" for name, options in OPTIONS]
 )
+
+
+@every_option
+def test_ppo_learns_all_parameters_from_two_rollouts(name, options):
+    agent = make_ppo(vector(lambda: Recall(5)), backbone=name, backbone_options=options)
+    backbone = agent.policy.encoders[0].backbone
+    before = {key: value.clone() for key, value in backbone.named_parameters()}
+    agent.learn(2 * agent.n_steps * agent.n_envs)
+    same = [key for key, value in backbone.named_parameters() if torch.equal(value, before[key])]
+    # one key alone has all the attention, whatever the query is
+    assert all(options.get("window") == 1 and "query" in key for key in same), same
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=dtype_name)
