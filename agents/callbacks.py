@@ -172,7 +172,10 @@ class WholeUpdates(BaseCallback):
             self._restore(self.packed)
 
     def _take(self) -> None:
-        if self.logger.name_to_value:
+        if not self.model.logs_now:  # type: ignore[attr-defined]
+            for recorded in (self.logger.name_to_value, self.logger.name_to_count, self.logger.name_to_excluded):
+                recorded.clear()
+        elif self.logger.name_to_value:
             self.logger.dump(self.num_timesteps)
         self.packed = self._pack()
 

@@ -125,6 +125,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         if self.clip_range_vf is not None:
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)
         self._sequences_per_minibatch = self._check_sizes()
+        self._log_interval: int | None = 1
         self._weighted_loss = parallel(PPOLoss(self.policy))
 
     def _check_sizes(self) -> int:
@@ -268,10 +269,27 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         self: Self,
         total_timesteps: int,
         callback: MaybeCallback = None,
-        log_interval: int = 1,
+        log_interval: int | None = 1,
         tb_log_name: str = "RecurrentPPO",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """Stable-Baselines3's, under this algorithm's name in TensorBoard."""
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        """Stable-Baselines3's, under this algorithm's name in TensorBoard. ``log_interval`` counts the rollouts of all
+        calls together: a run that goes on logs where an undisturbed one would."""
+        self._log_interval = log_interval
+        return super().learn(total_timesteps, callback, 1, tb_log_name, reset_num_timesteps, progress_bar)
+
+    @property
+    def rollouts(self) -> int:
+        """How many of them were played, in all calls of ``learn``."""
+        return self.num_timesteps // (self.n_steps * self.n_envs * n_ranks())
+
+    @property
+    def logs_now(self) -> bool:
+        """Whether the last rollout and its update are among those that are logged."""
+        return self._log_interval is not None and self.rollouts % self._log_interval == 0
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """Stable-Baselines3's."""
+        if self.logs_now:
+            super().dump_logs(self.rollouts)

@@ -55,7 +55,9 @@ def load_rollout(agent: RecurrentPPO, packed: Any, tensors: dict[str, torch.Tens
     for i, state in enumerate(value["environments"][own]):
         env.env_method("load_state", state, indices=i)
     normalizer, begun = agent.get_vec_normalize_env(), agent.policy.initial_state(env.num_envs)
-    agent._last_obs = _like(_rows(value["observations"], own), env.observation_space.sample(), env.num_envs)
+    # VecNormalize makes float32 of whole numbers, and leaves the space as it is
+    kinds = "" if normalizer is None else "f"
+    agent._last_obs = _like(_rows(value["observations"], own), env.observation_space.sample(), env.num_envs, kinds)
     agent._last_episode_starts = _like(value["episode_starts"][own], np.array(True), env.num_envs)
     agent._state = map_state(_same_shape, _rows(value["memory"], own, agent.device), begun)
     if normalizer is not None:
@@ -94,12 +96,12 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def _like(value: Any, one: Any, n: int) -> Any:
-    """The value, which must be ``n`` of what ``one`` is one of."""
+def _like(value: Any, one: Any, n: int, kinds: str = "") -> Any:
+    """The value, which must be ``n`` of what ``one`` is one of, or of another of these kinds of numbers."""
     if isinstance(one, dict):
-        return {key: _like(value[key], part, n) for key, part in one.items()}
+        return {key: _like(value[key], part, n, kinds) for key, part in one.items()}
     wanted = np.asarray(one)
-    if value.shape != (n, *wanted.shape) or value.dtype.kind != wanted.dtype.kind:
+    if value.shape != (n, *wanted.shape) or value.dtype.kind not in wanted.dtype.kind + kinds:
         raise ValueError(f"{value.dtype} {value.shape} was saved where {wanted.dtype} {(n, *wanted.shape)} belongs")
     return value
 

@@ -38,7 +38,7 @@ from envs.stores import DiskStore, Store, is_large, refusals
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 ARRAYS = ("observations", "actions", "rewards", "lengths", "terminated", "truncated", "final_observations")
 TYPES = {
     "observations": (np.float32, 2),
@@ -51,6 +51,7 @@ TYPES = {
 MAPPED = ("observations", "actions", "rewards", "final_observations")
 SAMPLED_ABOVE, SAMPLES, PART = 1 << 30, 1024, 1 << 16  # bytes, parts, bytes
 TEXTS = ("name", "env_id", "reference_returns", "reference_name")
+OPTIONAL = (("env_id", str | None), ("reference_name", str | None))
 
 
 def cached(
@@ -156,11 +157,14 @@ def _write_rest(episodes: Episodes, folder: Path, written: Collection[str]) -> N
     found = episodes.scan
     meta |= {"faults": None if found is None else [found.not_finite, found.outside, found.partly_known]}
     meta |= {"checksums": {key: _checksum(values) for key, values in arrays.items()}}
+    meta |= {"checksum": _meta_checksum(meta)}
     (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
 
 def _read(entry: Path) -> Episodes:
     meta: dict[str, Any] = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
+    if meta.pop("checksum") != _meta_checksum(meta):
+        raise ValueError("meta.json differs from its checksum")
     if not set(ARRAYS) - {"final_observations"} <= set(meta["checksums"]) <= {*ARRAYS, "low", "high", "mean", "std"}:
         raise ValueError("its arrays are not those of a dataset")
     # mapped first: a header that declares more than the file holds allocates nothing then
@@ -177,7 +181,10 @@ def _read(entry: Path) -> Episodes:
     space = gym.spaces.Discrete(meta["n"]) if meta["n"] else gym.spaces.Box(low, high, dtype=np.float32)
     texts = {key: meta[key] for key in TEXTS}
     if texts["reference_returns"] is not None:
-        texts["reference_returns"] = tuple(texts["reference_returns"])
+        random, expert = map(float, texts["reference_returns"])
+        texts["reference_returns"] = random, expert
+    if any(not isinstance(texts[key], kind) for key, kind in (("name", str), *OPTIONAL)):
+        raise ValueError("its names are no text")
     known = None
     if meta["faults"] is not None:
         not_finite, outside, partly = meta["faults"]
@@ -202,3 +209,8 @@ def _checksum(values: np.ndarray) -> str:
     for start in starts:
         crc = zlib.crc32(data[start : start + PART].data, crc)
     return f"{values.dtype} {values.shape} {crc:08x}"
+
+
+def _meta_checksum(meta: dict[str, Any]) -> int:
+    """Of what meta.json says."""
+    return zlib.crc32(json.dumps(meta, sort_keys=True).encode())

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 
 import numpy as np
 import pytest
 
+from envs import cache
 from envs.cache import cached
 
 
@@ -69,6 +71,25 @@ def test_a_damaged_entry_is_converted_again_and_repaired(source, convert, tmp_pa
     assert convert.calls == 2
     assert len(caplog.records) == 1
     assert "converted again" in caplog.text
+    cached("x", [source], convert)
+    assert convert.calls == 2
+
+
+@pytest.mark.parametrize("said", [{"env_id": ["Hopper-v5"]}, {"name": 3}, {"reference_returns": [1, "x"]}, {"n": "3"}])
+def test_an_entry_that_says_nonsense_under_its_checksum_is_converted_again(source, convert, tmp_path, said):
+    cached("x", [source], convert)
+    path = next((tmp_path / "cache").glob("*/meta.json"))
+    meta = json.loads(path.read_text()) | said
+    del meta["checksum"]
+    path.write_text(json.dumps(meta | {"checksum": cache._meta_checksum(meta)}))
+    cached("x", [source], convert)
+    assert convert.calls == 2
+
+
+def test_a_word_of_an_entry_that_was_changed_is_found(source, convert, tmp_path):
+    cached("x", [source], convert)
+    path = next((tmp_path / "cache").glob("*/meta.json"))
+    path.write_text(path.read_text().replace('"name": "', '"name": "a'))
     cached("x", [source], convert)
     assert convert.calls == 2
 

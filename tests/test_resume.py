@@ -58,8 +58,9 @@ def metrics(folder):
         ["--env", "CartPoleNoVel-v1", "--use_sde", "false", "--previous_reward", "true"],
         [*HOPPER, "--use_sde", "true", "--sde_sample_freq", "5"],
         ["--env", "TMaze10-v0", "--backbone.name", "transformer", "--reset_on_done", "false"],
+        ["--env", "RepeatFirstEasy-v0", "--normalize_observation", "true", "--log_every", "2"],
     ],
-    ids=["CartPole", "Hopper", "TMaze"],
+    ids=["CartPole", "Hopper", "TMaze", "whole numbers, normalised"],
 )
 def test_recurrent_ppo_goes_on_to_the_same_bits_and_the_same_log(arguments, capsys):
     arguments = [*TINY, *arguments, "--evaluation.every", "64", "--evaluation.episodes", "1"]

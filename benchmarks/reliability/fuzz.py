@@ -101,6 +101,8 @@ def cache_entry(rng: Random, folder: Path) -> None:
                 values = values.astype(rng.choice(("f4", "f8", "i8", "?"))).repeat(rng.choice((1, 1, 2)), axis=0)
             np.save(path, values)
             meta["checksums"][path.stem] = cache._checksum(values)
+        if isinstance(meta, dict):
+            meta["checksum"] = cache._meta_checksum({key: value for key, value in meta.items() if key != "checksum"})
         (entry / "meta.json").write_text(json.dumps(meta))
     try:
         episodes = cache._read(entry)
