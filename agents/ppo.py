@@ -162,7 +162,8 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             ent_coef=self.ent_coef,
             vf_coef=self.vf_coef,
         )
-        sequences = (own := self._sequences()).of_all_ranks(self.n_envs)
+        own = self._sequences()
+        sequences = own.of_all_ranks(self.n_envs)
         if self.normalize_advantage:
             sequences = sequences.with_normal_advantages()
         metrics_of_memory = memory_metrics(self.policy, sequences)
