@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from configs import RESUMABLE, Config, load_config, save_config
 from configs.commands import leave, names, run_command
+from configs.process import give_back_memory
 from configs.loading import flat
 
 SCORE = "eval/return_mean"  # of the highest target: what the best checkpoint is best in
@@ -102,6 +103,7 @@ def learn_and_score(config: Config, job: Job, run: Path, logger: RunLogger, cons
         if player is None:
             return None
         result = stop.unless_stopped(lambda: scoring.evaluate(player, options.episodes, options.seed))
+        give_back_memory()
         if result is None:
             return None
         metrics = scoring.headline(result)

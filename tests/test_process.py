@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 KEPT = """
 import sys
-from configs.process import keep_freed_memory
-if sys.argv[1] == "keep":
+from configs.process import give_back_memory, keep_freed_memory
+if sys.argv[1] != "default":
     keep_freed_memory()
 import torch
 def resident():
@@ -20,6 +20,8 @@ def resident():
 before = resident()
 parts = [torch.ones(6 * 2**20) for _ in range(6)]  # 24 MB each
 del parts
+if sys.argv[1] == "give back":
+    give_back_memory()
 print((resident() - before) // 2**20)
 """
 
@@ -31,8 +33,9 @@ def output(code, *arguments, **environment):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator alone is told to keep memory")
-def test_memory_that_was_freed_is_kept_for_the_next():
+def test_memory_that_was_freed_is_kept_for_the_next_until_it_is_given_back():
     assert int(output(KEPT, "default")) < 50 < 100 < int(output(KEPT, "keep"))
+    assert int(output(KEPT, "give back")) < 50
 
 
 def test_threads_spin_shortly_unless_the_environment_says_otherwise():
