@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from configs import RESUMABLE, Config, load_config, save_config
 from configs.commands import leave, names, run_command
-from configs.process import give_back_memory
 from configs.loading import flat
+from configs.process import give_back_memory
 
 SCORE = "eval/return_mean"  # of the highest target: what the best checkpoint is best in
 
