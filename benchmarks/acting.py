@@ -25,13 +25,14 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from agents import DecisionAgent
-from agents.evaluation import Episode, play
 from benchmarks.timing import medians, report
-from envs.datasets import SEQUENCE_KEYS, Episodes
-from envs.make import make_env
-from envs.wrappers import ReturnToGo
-from policies.backbones import BACKBONES
+from unroll.agents import DecisionAgent
+from unroll.agents.evaluation.play import Episode, play
+from unroll.envs.datasets.episodes import Episodes
+from unroll.envs.datasets.sampling import SEQUENCE_KEYS
+from unroll.envs.make import make_env
+from unroll.envs.wrappers import ReturnToGo
+from unroll.policies.backbones import BACKBONES
 
 CONTEXT = 20
 CALLS = {1: 20, 8: 10}  # in a row, for one measurement; 3 of larger batches

@@ -26,9 +26,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from envs.datasets import Episodes, SequenceSampler
-from envs.sources import read_episodes
-from envs.writers import write_hdf5, write_minari
+from unroll.envs.datasets.episodes import Episodes
+from unroll.envs.datasets.recording import write_hdf5, write_minari
+from unroll.envs.datasets.sampling import SequenceSampler
+from unroll.envs.datasets.sources import read_episodes
 
 
 def random_episodes(lengths: np.ndarray, observation_dim: int = 11, action_dim: int = 3) -> Episodes:

@@ -25,18 +25,18 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-import export
-from agents import DecisionAgent
-from agents.players import PPOActor
-from agents.ppo_checkpoint import save_ppo
 from benchmarks.timing import markdown, medians, report
-from configs import load_config, plain_config
-from configs.ppo_job import make_ppo
-from deploy.runner import Policy
-from envs import load_episodes
-from envs.make import make_env
-from envs.wrappers import ReturnToGo
-from policies.backbones import BACKBONES
+from unroll.agents import DecisionAgent
+from unroll.agents.evaluation.player import PPOActor
+from unroll.agents.ppo.algorithm import make_ppo
+from unroll.agents.ppo.checkpoint import save_ppo
+from unroll.commands import export
+from unroll.configs import load_config, plain_config
+from unroll.envs import load_episodes
+from unroll.envs.make import make_env
+from unroll.envs.wrappers import ReturnToGo
+from unroll.export.runner import Policy
+from unroll.policies.backbones import BACKBONES
 
 
 class Row:

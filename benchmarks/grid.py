@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from agents.machine import machine
-from policies.backbones import BACKBONES, BackboneError, options_of
+from unroll.agents.common.machine import machine
+from unroll.errors import BackboneError
+from unroll.policies.backbones import BACKBONES, options_of
 
 Row = dict[str, Any]
 

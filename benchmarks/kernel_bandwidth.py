@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.layers import SCANS
 from benchmarks.timing import medians
-from policies.backbones.scan import linear_scan
+from unroll.policies.backbones.scan import linear_scan
 
 CALLS = 10  # in a row: a launch, and the wait for the GPU, would else be counted with each
 

@@ -25,8 +25,8 @@ from benchmarks.kernel_bandwidth import bandwidths
 from benchmarks.kernel_errors import errors
 from benchmarks.layers import CellLoop, Gated, LogSpace, forward_backward
 from benchmarks.timing import medians, report
-from configs.commands import run_command
-from policies.backbones.linear import Linear
+from unroll.commands.process import run_command
+from unroll.policies.backbones.layers import Linear
 
 SHAPES = ((64, 60, 128), (64, 20, 128), (16, 1000, 128), (8, 4096, 256), (256, 128, 64))  # B, T, D
 BURST = 0.02  # seconds; what is faster is called several times, so that the peers' data leave the cache

@@ -26,9 +26,9 @@ from torch import Tensor
 
 from benchmarks.grid import Row, duration, fill, fitting, listed, make_parser, once, positive, report, spread
 from benchmarks.tokens import Batch, TokenModel, Training, fit
-from configs.commands import run_command
-from envs.datasets import DatasetError
-from policies.backbones import make_backbone, match_parameters
+from unroll.commands.process import run_command
+from unroll.errors import DatasetError
+from unroll.policies.backbones import make_backbone, match_parameters
 
 CPU = dict(layers=3, d_model=128, batch=32, dropout=0.0, wanted={})
 PAPER = dict(layers=3, d_model=384, batch=64, dropout=0.2, wanted=dict(expansion=2.0, conv=4))

@@ -32,11 +32,11 @@ import h5py
 import numpy as np
 import torch
 
-import envs.cache
-from agents import DecisionAgent
+import unroll.envs.datasets.cache
 from benchmarks.timing import report
-from envs import Episodes, load_episodes
-from envs.host_sampler import HostSampler
+from unroll.agents import DecisionAgent
+from unroll.envs import Episodes, load_episodes
+from unroll.envs.datasets.sampling import HostSampler
 
 MAPPED, NO_FETCH, READ_AHEAD, RESIDENT = "mapped", "mapped, not fetched", "mapped, read ahead", "resident"
 LENGTH = 1000  # steps of an episode
@@ -84,7 +84,7 @@ def convert(connection: Connection, path: Path) -> None:
 
 def load_large(path: Path) -> Episodes:
     """Mapped whatever the memory of this machine is, and a file as small as one likes."""
-    envs.cache.is_large = lambda size: True
+    unroll.envs.datasets.cache.is_large = lambda size: True
     return load_episodes(str(path))
 
 

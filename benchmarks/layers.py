@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from policies.backbones.linear import Linear
-from policies.backbones.scan import gated_scan
+from unroll.policies.backbones.layers import Linear
+from unroll.policies.backbones.scan import gated_scan
 
 # how many projections of x each one takes, and its scan (projected, h0, reset, backend=…) → h, last
 SCANS = {"minGRU": (2, partial(gated_scan, gates="mingru")), "minLSTM": (3, partial(gated_scan, gates="minlstm"))}

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 
 from benchmarks.grid import fitting
-from policies.backbones import make_backbone
+from unroll.policies.backbones import make_backbone
 
 WARM_LENGTH = 16
 

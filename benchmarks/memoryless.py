@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from policies.backbones import Mixer, State
-from policies.backbones.linear import Linear
+from unroll.policies.backbones import Mixer, State
+from unroll.policies.backbones.layers import Linear
 
 
 class Memoryless(Mixer):

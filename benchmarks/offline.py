@@ -23,8 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.machine import machine
-from policies.backbones import BACKBONES
+from unroll.agents.common.machine import machine
+from unroll.policies.backbones import BACKBONES
 
 AGENTS = {name: ["--backbone.name", name] for name in BACKBONES} | {
     "sequence BC (mingru)": ["--condition", "none"],

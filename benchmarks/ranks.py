@@ -22,9 +22,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from agents.logs import read_metrics
-from agents.machine import machine
 from benchmarks.timing import markdown
+from unroll.agents.common.logs import read_metrics
+from unroll.agents.common.machine import machine
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 FLOAT64 = Path(__file__).with_name("train_in_float64.py")

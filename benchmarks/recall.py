@@ -20,8 +20,8 @@ import torch
 
 from benchmarks.grid import Row, duration, fitting, make_parser, once, positive, positives, report, summary
 from benchmarks.tokens import IGNORED, Batch, TokenModel, Training, answer
-from configs.commands import run_command
-from policies.backbones import make_backbone, options_of
+from unroll.commands.process import run_command
+from unroll.policies.backbones import make_backbone, options_of
 
 CUES, DISTRACTORS = 8, 8
 QUERY = CUES + DISTRACTORS

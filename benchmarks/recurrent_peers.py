@@ -9,11 +9,11 @@ from typing import Any
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor, nn
 
-from agents import RecurrentPPO
-from envs import make_vec_env
-from policies.actor_critic import RecurrentActorCriticPolicy
-from policies.backbones import Backbone, State
-from policies.backbones.lstm import initial_lstm_state, run_lstm, step_lstm
+from unroll.agents import RecurrentPPO
+from unroll.envs import make_vec_env
+from unroll.policies.actor_critic import RecurrentActorCriticPolicy
+from unroll.policies.backbones import Backbone, State
+from unroll.policies.backbones.lstm import initial_lstm_state, run_lstm, step_lstm
 
 # Task → the environment's id and arguments. An untrained Hopper falls after some twenty steps; one that may lie on the
 # ground has the long episodes of a trained one.

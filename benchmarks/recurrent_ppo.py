@@ -30,7 +30,7 @@ from benchmarks.recurrent_peers import (
     with_backbone,
 )
 from benchmarks.timing import medians, report
-from policies.backbones import BACKBONES, map_state
+from unroll.policies.backbones import BACKBONES, map_state
 
 Row = dict[str, Any]
 

@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 from stable_baselines3 import PPO
 
-from agents import scoring
-from agents.players import Player, PPOActor
-from configs import PPOConfig, load_config, save_config
-from configs.ppo_job import falling, vector_env
-from envs.make import make_env
+from unroll.agents.evaluation import scoring
+from unroll.agents.evaluation.player import Player, PPOActor
+from unroll.agents.ppo.algorithm import falling, vector_env
+from unroll.configs import PPOConfig, load_config, save_config
+from unroll.envs.make import make_env
 
 
 def main(arguments: list[str]) -> None:

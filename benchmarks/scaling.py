@@ -21,8 +21,8 @@ import torch
 from benchmarks.grid import backbone_names, device, duration, positive, positives
 from benchmarks.memory import Point, peak_memory
 from benchmarks.timing import markdown, medians, report
-from configs.commands import run_command
-from policies.backbones import BACKBONES
+from unroll.commands.process import run_command
+from unroll.policies.backbones import BACKBONES
 
 LENGTHS = [64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384]
 SHORT = 256  # the length that the ratios refer to

@@ -21,8 +21,8 @@ import torch
 
 from benchmarks.grid import Row, fill, fitting, listed, make_parser, once, positive, positives, report, summary
 from benchmarks.tokens import IGNORED, Batch, TokenModel, Training, answer
-from configs.commands import run_command
-from policies.backbones import make_backbone
+from unroll.commands.process import run_command
+from unroll.policies.backbones import make_backbone
 
 SYMBOLS = 16
 NOISE, QUERY = 0, SYMBOLS - 1

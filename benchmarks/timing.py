@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from agents.machine import machine
+from unroll.agents.common.machine import machine
 
 
 def medians(

@@ -23,9 +23,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 
-from agents.lamb import make_optimizer
-from agents.logs import RunLogger
-from policies.backbones import Backbone, State
+from unroll.agents.common.logs import RunLogger
+from unroll.agents.common.optim import make_optimizer
+from unroll.policies.backbones import Backbone, State
 
 IGNORED = -100  # a target that is not asked for
 Batch = tuple[Tensor, Tensor]  # tokens and targets, both int64 [B, T]

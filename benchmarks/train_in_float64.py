@@ -17,7 +17,7 @@ def main(arguments: list[str]) -> int:
     import stable_baselines3.common.policies as policies
     from stable_baselines3.common.buffers import RolloutBuffer
 
-    import train
+    from unroll.commands import train
 
     preprocess, reset = policies.preprocess_obs, RolloutBuffer.reset
 
@@ -36,6 +36,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    from configs.commands import leave
+    from unroll.commands.process import leave
 
     leave(main(sys.argv[1:]))

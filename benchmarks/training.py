@@ -20,14 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agents import DecisionAgent
-from agents.lamb import make_optimizer
-from agents.update import Update
 from benchmarks.timing import medians, report
-from configs import load_config
-from envs import load_episodes
-from envs.datasets import Episodes
-from policies.backbones import BACKBONES
+from unroll.agents import DecisionAgent
+from unroll.agents.common.optim import make_optimizer
+from unroll.agents.decision.update import Update
+from unroll.configs import load_config
+from unroll.envs import load_episodes
+from unroll.envs.datasets.episodes import Episodes
+from unroll.policies.backbones import BACKBONES
 
 PUBLISHED = ("transformer as published", "interleaved", "")
 PEER = ("Hugging Face's", "interleaved", "")

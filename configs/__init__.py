@@ -1,9 +1,10 @@
 """Configuration: typed dataclasses ← YAML files ← flags. A file holds only what differs from the defaults and names
 no code."""
 
-from configs.decision_fields import EvaluationConfig, TrainConfig
-from configs.fields import BackboneConfig
-from configs.loading import (
+from unroll.agents.decision.config import EvaluationConfig, TrainConfig
+from unroll.agents.ppo.config import PPOConfig
+from unroll.configs.fields import BackboneConfig
+from unroll.configs.loading import (
     RESUMABLE,
     Config,
     check_targets,
@@ -14,8 +15,7 @@ from configs.loading import (
     save_config,
     train_parser,
 )
-from configs.parser import Parser
-from configs.ppo_fields import PPOConfig
+from unroll.configs.parser import Parser
 
 __all__ = [
     "RESUMABLE",

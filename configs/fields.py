@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from jsonargparse.typing import NonNegativeInt, PositiveInt
+from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_number_type
 
-from configs.sizes import Seed, Size, Threads
+if TYPE_CHECKING:
+    Size = int
+    Environments = int
+    Threads = int
+    Seed = int
+    Rate = float
+else:
+    Size = restricted_number_type("Size", int, [(">=", 1), ("<=", 1 << 20)])
+    Environments = restricted_number_type("Environments", int, [(">=", 1), ("<=", 1 << 14)])
+    Threads = restricted_number_type("Threads", int, [(">=", 0), ("<=", 1 << 10)])
+    Seed = restricted_number_type("Seed", int, [(">=", 0), ("<=", (1 << 63) - 1)])
+    Rate = restricted_number_type("Rate", float, [(">", 0.0), ("<", float("inf"))])
 
 
 @dataclasses.dataclass

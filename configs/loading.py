@@ -13,10 +13,10 @@ from typing import Any, cast, get_args, get_type_hints
 import yaml
 from jsonargparse import Namespace
 
-from configs.decision_fields import TrainConfig
-from configs.parser import Parser
-from configs.plain_yaml import read_mapping
-from configs.ppo_fields import PPOConfig
+from unroll.agents.decision.config import TrainConfig
+from unroll.agents.ppo.config import PPOConfig
+from unroll.configs.parser import Parser
+from unroll.configs.strict_yaml import read_mapping
 
 Config = TrainConfig | PPOConfig
 AGENTS: dict[str, type[Config]] = {"decision": TrainConfig, "ppo": PPOConfig}

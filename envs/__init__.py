@@ -5,23 +5,30 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+if __name__ == "envs":
+    raise ImportError("this folder is the package unroll.envs: import unroll.envs")
+
 if TYPE_CHECKING:
-    from envs.datasets import DatasetError as DatasetError
-    from envs.datasets import Episodes as Episodes
-    from envs.make import make_vec_env as make_vec_env
-    from envs.sources import load_episodes as load_episodes
+    from unroll.envs.datasets.episodes import Episodes as Episodes
+    from unroll.envs.datasets.sources import load_episodes as load_episodes
+    from unroll.envs.make import make_env as make_env
+    from unroll.envs.make import make_vec_env as make_vec_env
+    from unroll.errors import DatasetError as DatasetError
+    from unroll.errors import EnvError as EnvError
 
 _MODULES = {
-    "DatasetError": "envs.datasets",
-    "Episodes": "envs.datasets",
-    "load_episodes": "envs.sources",
-    "make_vec_env": "envs.make",
+    "DatasetError": "unroll.errors",
+    "EnvError": "unroll.errors",
+    "Episodes": "unroll.envs.datasets.episodes",
+    "load_episodes": "unroll.envs.datasets.sources",
+    "make_env": "unroll.envs.make",
+    "make_vec_env": "unroll.envs.make",
 }
-__all__ = ["DatasetError", "Episodes", "load_episodes", "make_vec_env"]
+__all__ = ["DatasetError", "EnvError", "Episodes", "load_episodes", "make_env", "make_vec_env"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imported on first use: ``python -m envs.sources`` must not find its module imported by its own package."""
+    """Import a name on its first use: a dataset needs no simulator, and an environment no HDF5."""
     if name not in _MODULES:
-        raise AttributeError(f"module 'envs' has no attribute {name!r}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES[name]), name)

@@ -17,11 +17,11 @@ from gymnasium.wrappers import FlattenObservation, TransformObservation
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from envs.masked import NO_VELOCITY_TASKS
-from envs.memory import MEMORY_TASKS
-from envs.processes import ProcessVecEnv
-from envs.state import EpisodeMonitor
-from envs.wrappers import EnvironmentError, PreviousStep, ReturnToGo
+from unroll.envs.saving import EpisodeMonitor
+from unroll.envs.tasks import MEMORY_TASKS, NO_VELOCITY_TASKS
+from unroll.envs.vector import ProcessVecEnv
+from unroll.envs.wrappers import PreviousStep, ReturnToGo
+from unroll.errors import EnvError
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def make_env(
     (then PreviousStep's is a Dict). ``kwargs`` go to gym.make.
 
     Raises:
-        EnvironmentError: it cannot be made, or its actions cannot be shown.
+        EnvError: it cannot be made, or its actions cannot be shown.
     """
     find_env(env_id)
     _log_mujoco_warnings()  # before a model is compiled, which warns as well
@@ -54,7 +54,7 @@ def make_env(
     try:
         env = gym.make(env_id, **kwargs)
     except (gym.error.Error, ImportError, TypeError, ValueError) as error:
-        raise EnvironmentError(f"{env_id}: {' '.join(str(error).split())}") from None
+        raise EnvError(f"{env_id}: {' '.join(str(error).split())}") from None
     flat = not (images and _has_image(env.observation_space))
     if flat:
         env = _flatten(env)
@@ -83,9 +83,9 @@ def _flatten(env: gym.Env) -> gym.Env:
 
 
 def find_env(env_id: str) -> None:
-    """Raise EnvironmentError unless the registry has ``env_id``; nothing that a file names is ever imported."""
+    """Raise EnvError unless the registry has ``env_id``; nothing that a file names is ever imported."""
     if ":" in env_id:
-        raise EnvironmentError(f"{env_id}: an environment is named by its registered id, without a module")
+        raise EnvError(f"{env_id}: an environment is named by its registered id, without a module")
     if env_id not in gym.registry and importlib.util.find_spec("gymnasium_robotics"):
         # it prints advice about versions of environments that nobody asked for
         with warnings.catch_warnings(action="ignore"), contextlib.redirect_stderr(io.StringIO()):
@@ -100,7 +100,7 @@ def find_env(env_id: str) -> None:
         for package, (beginnings, extra) in ELSEWHERE.items():
             if env_id.startswith(beginnings) and not importlib.util.find_spec(package):
                 hint = f"it comes with {package.replace('_', '-')}: pip install -e '.[{extra}]'"
-        raise EnvironmentError(f"environment {env_id!r} is not registered; {hint}")
+        raise EnvError(f"environment {env_id!r} is not registered; {hint}")
 
 
 def make_vec_env(
@@ -115,7 +115,7 @@ def make_vec_env(
     envs/processes.py); with ``target_return``, each under ReturnToGo. ``kwargs`` are make_env's.
 
     Raises:
-        EnvironmentError: one cannot be made.
+        EnvError: one cannot be made.
     """
     find_env(env_id)
     one = functools.partial(_make_one, gym.spec(env_id), target_return, kwargs)

@@ -7,9 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-
-class EnvironmentError(ValueError):
-    """An environment that cannot be made, or not be shown as asked; the message is one line for the user."""
+from unroll.errors import EnvError
 
 
 class PreviousAction:
@@ -18,7 +16,7 @@ class PreviousAction:
     Discrete actions, one or several, get one class more, the last, for "none yet"; others are zeros then.
 
     Raises:
-        EnvironmentError: actions of another kind.
+        EnvError: actions of another kind.
     """
 
     def __init__(self, env: gym.Env):
@@ -41,9 +39,7 @@ class PreviousAction:
             self._none = np.zeros(actions.shape, np.float32)
         else:
             name = env.spec.id if env.spec else type(env.unwrapped).__name__
-            raise EnvironmentError(
-                f"{name}: an action of {type(actions).__name__} cannot be shown in the step after it"
-            )
+            raise EnvError(f"{name}: an action of {type(actions).__name__} cannot be shown in the step after it")
 
     def none(self) -> Any:
         return self._none.copy()  # whoever keeps an observation may change it

@@ -13,11 +13,10 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, MlpExtracto
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from policies.backbones import State, make_backbone, map_state, require
-from policies.backbones.backbone import stack_gates
-from policies.backbones.lean import linear
-from policies.backbones.linear import Linear
-from policies.masking import check_masks, mask_logits
+from unroll.policies.backbones import State, make_backbone, map_state
+from unroll.policies.backbones.backbone import require, stack_gates
+from unroll.policies.backbones.layers import Linear, linear
+from unroll.policies.masking import check_masks, mask_logits
 
 
 class Encoder(nn.Module):

@@ -10,13 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from policies.actions import describe_space, make_action
-from policies.backbones import Backbone, State, make_backbone, options_of
-from policies.backbones.backbone import require
-from policies.backbones.dropout import Dropout
-from policies.backbones.lean import drop, norm, without_autocast
-from policies.normalizer import Normalizer
-from policies.window import Window
+from unroll.policies.actions import describe_space, make_action
+from unroll.policies.backbones import Backbone, State, make_backbone, options_of
+from unroll.policies.backbones.backbone import require
+from unroll.policies.backbones.layers import Dropout, drop, norm, without_autocast
+from unroll.policies.normalizer import Normalizer
+from unroll.policies.window import Window
 
 MOST = 1 << 22  # steps of a sequence or an episode, and numbers of an observation
 

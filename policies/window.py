@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from policies.backbones import Backbone, State
-from policies.backbones.backbone import forget
+from unroll.policies.backbones import Backbone, State
+from unroll.policies.backbones.backbone import forget
 
 
 class Window(Backbone):

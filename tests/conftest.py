@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from envs.datasets import Episodes
-from policies.backbones import BackboneError, find_backbone, import_own
+from unroll.envs.datasets.episodes import Episodes
+from unroll.errors import BackboneError
+from unroll.policies.backbones import find_backbone, import_own
 
 hypothesis.settings.register_profile("fast", max_examples=15, deadline=None)
 hypothesis.settings.register_profile("thorough", max_examples=200, deadline=None)

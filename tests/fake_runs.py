@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from configs import load_config, save_config
+from unroll.configs import load_config, save_config
 
 PPO = ["--agent", "ppo", "--env", "TMaze10-v0", "--steps", "1000"]
 DECISION = ["--steps", "1000"]

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from agents import RecurrentPPO
+from unroll.agents import RecurrentPPO
 
 OBSERVATIONS = {
     "box": spaces.Box(-1, 1, (3,), np.float32),

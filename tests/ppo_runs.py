@@ -6,10 +6,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from agents.ppo_checkpoint import save_ppo
-from configs import load_config, plain_config
-from configs.ppo_job import make_ppo
 from toy import Toy
+from unroll.agents.ppo.algorithm import make_ppo
+from unroll.agents.ppo.checkpoint import save_ppo
+from unroll.configs import load_config, plain_config
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "configs" / "ppo").glob("*.yaml"))

@@ -7,7 +7,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from policies.backbones.scan import gated_scan
+from unroll.policies.backbones.scan import gated_scan
 
 try:
     import numba

@@ -3,7 +3,7 @@
 import torch
 from hypothesis import strategies as st
 
-from policies.backbones import map_state
+from unroll.policies.backbones import map_state
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-4}
 WINDOW = 5  # shorter than most of the sequences below

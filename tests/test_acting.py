@@ -8,13 +8,13 @@ import torch
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from agents import DecisionAgent
-from agents.evaluation import Episode, play
-from envs.datasets import SEQUENCE_KEYS
-from envs.make import make_env, make_vec_env
-from envs.wrappers import ReturnToGo
-from policies.backbones import BACKBONES
 from toy import LENGTH, make_agent, replay, toy_episodes, whole_episode
+from unroll.agents import DecisionAgent
+from unroll.agents.evaluation.play import Episode, play
+from unroll.envs.datasets.sampling import SEQUENCE_KEYS
+from unroll.envs.make import make_env, make_vec_env
+from unroll.envs.wrappers import ReturnToGo
+from unroll.policies.backbones import BACKBONES
 
 VARIANTS = list(itertools.product(BACKBONES, ("fused", "interleaved"), ("return", "none"), (False, True)))
 

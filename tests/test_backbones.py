@@ -5,8 +5,9 @@ import re
 import pytest
 import torch
 
-from policies.backbones import BACKBONES, BackboneError, Mixer, make_backbone, map_state, options_of
-from policies.backbones.__main__ import main
+from unroll.commands.backbones import main
+from unroll.errors import BackboneError
+from unroll.policies.backbones import BACKBONES, Mixer, make_backbone, map_state, options_of
 
 
 def test_an_unknown_backbone_is_an_error_that_lists_those_that_exist():

@@ -3,7 +3,7 @@
 import json
 
 from benchmarks import training
-from policies.backbones import BACKBONES
+from unroll.policies.backbones import BACKBONES
 
 
 def test_the_training_benchmark_prints_every_backbone_and_writes_its_numbers(tmp_path, capsys):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from benchmarks import language_model, recall, selective_copying
 from benchmarks.grid import fitting, once, spread
 from benchmarks.tokens import IGNORED, TokenModel, Training
-from policies.backbones import BACKBONES, make_backbone
+from unroll.policies.backbones import BACKBONES, make_backbone
 
 TEXT = b"the quick brown fox jumps over the lazy dog. " * 20
 TINY = {

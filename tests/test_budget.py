@@ -1,4 +1,4 @@
-"""comparison.budget: what many runs will take is what the finished ones took."""
+"""unroll.comparison.budget: what many runs will take is what the finished ones took."""
 
 import re
 
@@ -6,8 +6,8 @@ import pytest
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from comparison import budget
 from fake_runs import fake_run
+from unroll.comparison import budget
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import os
 import numpy as np
 import pytest
 
-from envs import cache
-from envs.cache import cached
+from unroll.envs.datasets import cache
+from unroll.envs.datasets.cache import cached
 
 
 @pytest.fixture

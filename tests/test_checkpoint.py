@@ -7,8 +7,9 @@ import shutil
 import pytest
 import torch
 
-from agents.checkpoint import CheckpointError, latest_checkpoint, optimizer_tensors, read_checkpoint, write_checkpoint
-from agents.restoring import check_moments, check_tensors
+from unroll.agents.common.checkpoint import latest_checkpoint, optimizer_tensors, read_checkpoint, write_checkpoint
+from unroll.agents.common.restoring import check_moments, check_tensors
+from unroll.errors import CheckpointError
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_a_crash_while_writing_leaves_the_old_checkpoint(saved, monkeypatch):
     def crash(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("agents.checkpoint.save_file", crash)
+    monkeypatch.setattr("unroll.agents.common.checkpoint.save_file", crash)
     with pytest.raises(OSError, match="No space"):
         write_checkpoint(saved, {"a": torch.zeros(1)}, {"step": 2})
     assert read_checkpoint(saved)[1]["step"] == 1

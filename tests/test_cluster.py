@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from comparison.cluster import run_workers
+from unroll.comparison.cluster import run_workers
 
 ROOT = Path(__file__).parents[1]
 SLURM = {  # its commands, as far as submitit uses them
@@ -50,9 +50,9 @@ def test_ray_starts_the_command_and_says_which_failed(tmp_path, monkeypatch):
     pytest.importorskip("ray", reason="the extra ray is not installed")
     monkeypatch.chdir(tmp_path)
     script = (
-        "from pathlib import Path\nfrom comparison.ray_cluster import run_on_ray as run\n"
+        "from pathlib import Path\nfrom unroll.comparison.ray_cluster import run_on_ray as run\n"
         "print(run(['sh', '-c', 'mkdir one || { echo no luck; exit 3; }'], 2, {'num_cpus': 1}, Path('logs'), print))\n"
-        "from comparison.runs import ComparisonError\n"
+        "from unroll.comparison.runs import ComparisonError\n"
         "try: run(['true'], 1, {'nonsense': 1}, Path('logs'), print)\n"
         "except ComparisonError as error: print(error)"
     )

@@ -4,16 +4,17 @@ import h5py
 import numpy as np
 import pytest
 
-import train
-from envs import collect, load_episodes
 from toy import TINY
+from unroll.commands import record as collect
+from unroll.commands import train
+from unroll.envs import load_episodes
 
 
 def test_a_learning_agent_is_recorded_and_the_recording_can_be_trained_on(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     options = ["--algorithm", "ppo", "--env", "CartPole-v1", "--steps", "2048", "--keep", "1500", "--n_envs", "2"]
     assert collect.main([*options, "--output", "cartpole.hdf5"]) == 0
-    assert b"python -m envs.collect" in h5py.File("cartpole.hdf5").attrs["command"]
+    assert b"python -m unroll.commands.record" in h5py.File("cartpole.hdf5").attrs["command"]
     episodes = load_episodes("cartpole.hdf5")
     assert 1000 < episodes.n_steps <= 1500
     assert episodes.env_id == "CartPole-v1"
@@ -77,10 +78,10 @@ def test_an_interrupted_recording_is_written(tmp_path, monkeypatch, capsys):
 
 
 def test_noise_disturbs_what_is_done_and_the_recording_holds_it():
-    from envs.collect import NoisyActions
-    from envs.make import make_env
-    from envs.recorder import Recorder, to_episodes
-    from envs.wrappers import ReturnToGo
+    from unroll.commands.record import NoisyActions
+    from unroll.envs.datasets.recording import Recorder, to_episodes
+    from unroll.envs.make import make_env
+    from unroll.envs.wrappers import ReturnToGo
 
     for env_id, quiet in (("ToyBox-v0", np.zeros(1)), ("ToyDiscrete-v0", np.int64(0))):
         done = []

@@ -15,14 +15,13 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import evaluate
-import train
-from agents.checkpoint import read_checkpoint
-from agents.logs import RunLogger
-from configs import load_config
-from envs.rendering import make_gif
-from envs.writers import write_hdf5
 from toy import TINY, toy_episodes
+from unroll.agents.common.checkpoint import read_checkpoint
+from unroll.agents.common.logs import RunLogger
+from unroll.agents.evaluation.video import make_gif
+from unroll.commands import evaluate, train
+from unroll.configs import load_config
+from unroll.envs.datasets.recording import write_hdf5
 
 ROOT = Path(__file__).parents[1]
 
@@ -125,7 +124,7 @@ def test_ctrl_c_outside_of_learning_is_one_line(dataset, monkeypatch, capsys):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("agents.scoring.evaluate", interrupt)
+    monkeypatch.setattr("unroll.agents.evaluation.scoring.evaluate", interrupt)
     assert train.main([*dataset, "--steps", "2"]) == 130
     assert capsys.readouterr().err == "train.py: interrupted\n"
 

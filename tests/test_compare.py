@@ -14,16 +14,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-import compare
-import train
-from agents.checkpoint import CheckpointError
-from agents.run_lock import LOCK, is_locked, run_lock
-from comparison import pace, workers
-from comparison.live import Show
-from comparison.plan import plan
-from comparison.workers import Workers
-from configs import load_config, save_config
 from fake_runs import fake_run
+from unroll.agents.common.run_folder import LOCK, is_locked, run_lock
+from unroll.commands import compare, train
+from unroll.comparison import pace, workers
+from unroll.comparison.live import Show
+from unroll.comparison.plan import plan
+from unroll.comparison.workers import Workers
+from unroll.configs import load_config, save_config
+from unroll.errors import CheckpointError
 
 ROOT = Path(__file__).parents[1]
 MAZE = "agent: ppo\nenv: TMaze10-v0\nn_steps: 16\nn_epochs: 4"

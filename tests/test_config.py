@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import (
+from unroll.configs import (
     PPOConfig,
     TrainConfig,
     load_config,
@@ -16,7 +16,7 @@ from configs import (
     save_config,
     train_parser,
 )
-from policies.backbones import make_backbone
+from unroll.policies.backbones import make_backbone
 
 FILES = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
 

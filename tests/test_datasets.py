@@ -7,7 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from envs.datasets import SequenceSampler
+from unroll.envs.datasets.sampling import SequenceSampler
 
 many = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 episode_lengths = st.lists(st.integers(1, 12), min_size=1, max_size=8)

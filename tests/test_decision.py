@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents import DecisionAgent
-from agents.checkpoint import CheckpointError
-from agents.evaluation import Episode, play, summarize
-from envs.datasets import SequenceSampler
-from envs.make import make_env
-from envs.wrappers import ReturnToGo
-from policies.backbones import BACKBONES
 from toy import LENGTH, make_agent, replay, toy_episodes, whole_episode
+from unroll.agents import DecisionAgent
+from unroll.agents.evaluation.play import Episode, play, summarize
+from unroll.envs.datasets.sampling import SequenceSampler
+from unroll.envs.make import make_env
+from unroll.envs.wrappers import ReturnToGo
+from unroll.errors import CheckpointError
+from unroll.policies.backbones import BACKBONES
 
 
 @pytest.mark.parametrize("discrete", [False, True])

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from agents.plain import join, split
-from envs.make import make_env
-from envs.masked import NO_VELOCITY_TASKS
-from envs.memory import MEMORY_TASKS
-from envs.state import EpisodeMonitor
+from unroll.agents.common.values import join, split
+from unroll.envs.make import make_env
+from unroll.envs.saving import EpisodeMonitor
+from unroll.envs.tasks import MEMORY_TASKS, NO_VELOCITY_TASKS
 
 MUJOCO = sorted(name for name, spec in gym.registry.items() if "mujoco" in str(spec.entry_point) and "v5" in name)
 CONTROL = ["CartPole-v1", "Pendulum-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Acrobot-v1"]

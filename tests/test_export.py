@@ -11,22 +11,21 @@ import numpy as np
 import pytest
 import torch
 
-import evaluate
-import export
-from agents import DecisionAgent
-from agents.players import PPOActor
 from benchmarks.export import Row, largest_difference
-from deploy import ActorStep, DecisionStep
-from deploy.check import difference
-from deploy.formats import NEEDED, trace
-from deploy.play import play
-from deploy.runner import Policy
-from envs import load_episodes
-from envs.make import make_env
-from envs.wrappers import ReturnToGo
-from policies.backbones import BACKBONES, Mixer
 from ppo_runs import NORMALIZED, agent_of, assert_one_line, exit_code, saved
 from toy import make_agent, toy_episodes
+from unroll.agents import DecisionAgent
+from unroll.agents.evaluation.player import PPOActor
+from unroll.commands import evaluate, export
+from unroll.envs import load_episodes
+from unroll.envs.make import make_env
+from unroll.envs.wrappers import ReturnToGo
+from unroll.export import ActorStep, DecisionStep
+from unroll.export.check import difference
+from unroll.export.formats import NEEDED, trace
+from unroll.export.play import play
+from unroll.export.runner import Policy
+from unroll.policies.backbones import BACKBONES, Mixer
 
 STEPS, CLOSE = 30, 1e-5
 needs_onnx = pytest.mark.skipif(
@@ -249,7 +248,7 @@ def test_only_an_export_is_replaced(tmp_path, capsys):
 
 def test_a_wrong_export_leaves_nothing(monkeypatch, capsys, tmp_path):
     small_agent().save("run")
-    monkeypatch.setattr("deploy.folder.difference", lambda *_: 0.5)
+    monkeypatch.setattr("unroll.export.folder.difference", lambda *_: 0.5)
     assert export.main(["run", "--format", "pt2", "--output", "out"]) == 2
     assert_one_line(capsys, "differs from PyTorch's by 0.5")
     assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == ["run"]

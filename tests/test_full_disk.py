@@ -11,12 +11,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import train
-from agents.appending import AppendingFile
-from agents.checkpoint import checkpoints, read_checkpoint, write_checkpoint
-from agents.logs import RunLogger
-from envs.writers import write_hdf5
 from toy import TINY, toy_episodes
+from unroll.agents.common.checkpoint import checkpoints, read_checkpoint, write_checkpoint
+from unroll.agents.common.logs import AppendingFile, RunLogger
+from unroll.commands import train
+from unroll.envs.datasets.recording import write_hdf5
 
 
 @pytest.fixture
@@ -174,7 +173,7 @@ def fail_at(monkeypatch, *names):
             raise OSError(errno.ENOSPC, "No space left on device", str(folder))
         write_checkpoint(folder, *rest)
 
-    monkeypatch.setattr("agents.decision.write_checkpoint", write)
+    monkeypatch.setattr("unroll.agents.decision.agent.write_checkpoint", write)
 
 
 def test_a_checkpoint_that_cannot_be_written_warns_and_the_training_goes_on(dataset, monkeypatch, caplog, capsys):

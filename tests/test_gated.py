@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.backbones.scan import gated_scan
 from recurrences import GATES, PARTS, Case, assert_close, cases, needs_numba
+from unroll.policies.backbones.scan import gated_scan
 
 BODIES = pytest.mark.parametrize("backend", [pytest.param("cpu", marks=needs_numba), "auto", "reference"])
 

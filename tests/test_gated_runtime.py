@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
-from policies.backbones.scan import gated_scan
 from recurrences import GATES, needs_numba, numba, simple
+from unroll.policies.backbones.scan import gated_scan
 
 
 def assert_equal(one, other):

@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-import train
-from agents import DecisionAgent, RecurrentPPO
-from agents.checkpoint import checkpoints, read_checkpoint
-from agents.guards import TrainingError, is_out_of_memory
-from envs import make_vec_env
-from envs.writers import write_hdf5
 from ppo_runs import MAZE, agent_of, assert_one_line
 from toy import TINY, make_agent, toy_episodes
+from unroll.agents import DecisionAgent, RecurrentPPO
+from unroll.agents.common.checkpoint import checkpoints, read_checkpoint
+from unroll.agents.common.guards import is_out_of_memory
+from unroll.commands import train
+from unroll.envs import make_vec_env
+from unroll.envs.datasets.recording import write_hdf5
+from unroll.errors import TrainingError
 
 
 @pytest.fixture
@@ -125,8 +126,8 @@ def test_another_error_stays_what_it_is():
 
 def test_memory_that_the_budget_did_not_foresee_is_one_line(monkeypatch):
     """Numbers that no machine has, past the budget that would refuse them."""
-    monkeypatch.setattr("agents.decision.check_decision", lambda *_: None)
-    monkeypatch.setattr("agents.recurrent.check_budget", lambda *_: None)
+    monkeypatch.setattr("unroll.agents.decision.agent.check_decision", lambda *_: None)
+    monkeypatch.setattr("unroll.agents.ppo.rollouts.check_budget", lambda *_: None)
     agent = make_agent()
     agent.batch_size = 2**50
     with pytest.raises(TrainingError, match=f"^out of memory on the CPU with batch_size {2**50} × context 6"):

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from agents import DecisionAgent
-from agents.lamb import LAMB, make_optimizer
 from toy import make_agent, toy_episodes
+from unroll.agents import DecisionAgent
+from unroll.agents.common.optim import LAMB, make_optimizer
 
 
 def test_two_updates_are_the_formulas():

@@ -21,18 +21,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import envs.cache
-import envs.datasets
-import envs.scan
-from agents import DecisionAgent
-from envs import DatasetError, load_episodes
-from envs.cache import cached
-from envs.datasets import SequenceSampler, is_mapped
-from envs.host_sampler import HostSampler, make_sampler
-from envs.limits import available_memory
-from envs.scan import moments, scan
-from envs.source_hdf5 import _blocks
-from envs.writers import write_hdf5, write_minari
+from unroll.agents import DecisionAgent
+from unroll.envs import load_episodes
+from unroll.envs.datasets.cache import cached
+from unroll.envs.datasets.episodes import is_mapped
+from unroll.envs.datasets.recording import write_hdf5, write_minari
+from unroll.envs.datasets.sampling import HostSampler, SequenceSampler, make_sampler
+from unroll.envs.datasets.sources.hdf5 import _blocks
+from unroll.envs.datasets.statistics import moments, scan
+from unroll.envs.datasets.store import available_memory
+from unroll.errors import DatasetError
 
 many = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 VALUES = ("observations", "actions", "rewards", "final_observations")
@@ -42,9 +40,9 @@ ARRAYS = (*VALUES, "lengths", "terminated", "truncated")
 @pytest.fixture
 def large(monkeypatch):
     """Everything is large, and few rows are looked at together."""
-    monkeypatch.setattr(envs.cache, "is_large", lambda size: True)
-    monkeypatch.setattr(envs.scan, "BLOCK", 50)
-    monkeypatch.setattr(envs.datasets, "STEPS", 7)
+    monkeypatch.setattr("unroll.envs.datasets.cache.is_large", lambda size: True)
+    monkeypatch.setattr("unroll.envs.datasets.statistics.BLOCK", 50)
+    monkeypatch.setattr("unroll.envs.datasets.episodes.STEPS", 7)
 
 
 @pytest.fixture
@@ -112,8 +110,8 @@ def test_an_hdf5_file_that_is_large_is_what_it_is_when_small(make_episodes, tmp_
         write_hdf5(make_episodes([30, 1, 9], discrete=discrete), path)
         small = load_episodes(str(path))
         with monkeypatch.context() as patch:
-            patch.setattr(envs.cache, "is_large", lambda size: True)
-            patch.setattr(envs.scan, "BLOCK", 50)
+            patch.setattr("unroll.envs.datasets.cache.is_large", lambda size: True)
+            patch.setattr("unroll.envs.datasets.statistics.BLOCK", 50)
             assert_same_episodes(load_episodes(str(path)), small)
             assert_same_episodes(load_episodes(str(path)), small)
 
@@ -136,7 +134,7 @@ def test_a_minari_set_that_is_large_is_what_it_is_when_small(make_episodes, tmp_
         write_minari(make_episodes([30, 1, 9]), "test/large-v0", description="x")
     small = load_episodes("minari:test/large-v0")
     shutil.rmtree(tmp_path / "cache")
-    monkeypatch.setattr(envs.cache, "is_large", lambda size: size > 0)
+    monkeypatch.setattr("unroll.envs.datasets.cache.is_large", lambda size: size > 0)
     assert_same_episodes(load_episodes("minari:test/large-v0"), small)
 
 
@@ -170,13 +168,13 @@ def test_values_are_judged_once_and_with_the_same_words(make_episodes, tmp_path,
     write_hdf5(make_episodes([30, 9]), tmp_path / "good.hdf5")
     with pytest.raises(DatasetError) as small:
         load_episodes(str(tmp_path / "bad.hdf5"))
-    monkeypatch.setattr(envs.cache, "is_large", lambda size: True)
+    monkeypatch.setattr("unroll.envs.datasets.cache.is_large", lambda size: True)
     load_episodes(str(tmp_path / "good.hdf5"))
     for _ in range(2):
         with pytest.raises(DatasetError) as on_disk:
             load_episodes(str(tmp_path / "bad.hdf5"))
         assert str(on_disk.value) == str(small.value)
-        monkeypatch.setattr(envs.scan, "read", None)  # it need not be read again
+        monkeypatch.setattr("unroll.envs.datasets.statistics.read", None)  # it need not be read again
     load_episodes(str(tmp_path / "good.hdf5"))
 
 
@@ -192,7 +190,7 @@ def test_moments_of_parts_are_those_of_the_whole(cuts, offset):
 def test_sums_and_statistics_do_not_show_where_mapping_cuts(make_episodes, mapped, monkeypatch):
     episodes = make_episodes([5, 1, 12, 3, 8])
     returns, to_go = episodes.returns, episodes.returns_to_go
-    monkeypatch.setattr(envs.datasets, "STEPS", 6)
+    monkeypatch.setattr("unroll.envs.datasets.episodes.STEPS", 6)
     np.testing.assert_array_equal(episodes.returns, returns)
     np.testing.assert_array_equal(episodes.returns_to_go, to_go)
     np.testing.assert_array_equal(scan(mapped(episodes)).std, scan(episodes).std)
@@ -205,8 +203,8 @@ def test_a_conversion_holds_a_few_blocks_in_memory(tmp_path, monkeypatch):
         file["actions"] = np.zeros((n, 2), np.float64)
         file["rewards"] = np.zeros(n)
         file["terminals"] = np.arange(n) % 100 == 99
-    monkeypatch.setattr(envs.cache, "is_large", lambda size: size > 1e7)
-    monkeypatch.setattr(envs.scan, "BLOCK", 1 << 20)
+    monkeypatch.setattr("unroll.envs.datasets.cache.is_large", lambda size: size > 1e7)
+    monkeypatch.setattr("unroll.envs.datasets.statistics.BLOCK", 1 << 20)
     tracemalloc.start()
     episodes = load_episodes(str(tmp_path / "x.hdf5"))
     peak = tracemalloc.get_traced_memory()[1]
@@ -273,9 +271,9 @@ def test_of_two_that_start_at_once_one_converts(make_episodes, tmp_path, large):
 
 @pytest.mark.parametrize("at", [300, -5])
 def test_damage_in_a_sampled_block_of_a_large_array_is_found(make_episodes, tmp_path, monkeypatch, large, caplog, at):
-    monkeypatch.setattr(envs.cache, "SAMPLED_ABOVE", 100)
-    monkeypatch.setattr(envs.cache, "SAMPLES", 4)
-    monkeypatch.setattr(envs.cache, "PART", 200)
+    monkeypatch.setattr("unroll.envs.datasets.cache.SAMPLED_ABOVE", 100)
+    monkeypatch.setattr("unroll.envs.datasets.cache.SAMPLES", 4)
+    monkeypatch.setattr("unroll.envs.datasets.cache.PART", 200)
     path = tmp_path / "x.hdf5"
     write_hdf5(make_episodes([300]), path)
     first = load_episodes(str(path))

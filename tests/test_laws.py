@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.backbones import BACKBONES, make_backbone, map_state, options_of, select_rows
 from sequences import TOLERANCE, WINDOW, assert_same, dtype_name, meaningful, sequences
+from unroll.policies.backbones import BACKBONES, make_backbone, map_state, options_of, select_rows
 
 
 def pytest_generate_tests(metafunc):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from policies.backbones.conv import CausalConv
-from policies.backbones.lean import drop, linear, norm
+from unroll.policies.backbones.conv import CausalConv
+from unroll.policies.backbones.layers import drop, linear, norm
 
 
 def test_a_layer_as_a_function_computes_what_its_module_computes():

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from agents import DecisionAgent, scoring
-from agents.players import decision_player
-from configs import load_config
-from configs.jobs import make_job
-from envs import load_episodes
-from policies.backbones import BACKBONES
+from unroll.agents import DecisionAgent
+from unroll.agents.algorithm import make_job
+from unroll.agents.evaluation import scoring
+from unroll.agents.evaluation.player import decision_player
+from unroll.configs import load_config
+from unroll.envs import load_episodes
+from unroll.policies.backbones import BACKBONES
 
 pytestmark = pytest.mark.slow
 TARGETS = [300.0, 700.0, 1200.0, 2000.0, 3500.0]

@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from policies.backbones import linear
-from policies.backbones.dropout import Dropout
-from policies.backbones.linear import Linear
+from unroll.policies.backbones import layers as linear
+from unroll.policies.backbones.layers import Dropout, Linear
 
 
 def results(layer, x, dy):

@@ -8,8 +8,9 @@ import pytest
 from gymnasium.envs.mujoco.inverted_pendulum_v5 import InvertedPendulumEnv
 from gymnasium.utils.env_checker import check_env
 
-from envs.make import EnvironmentError, _log_warning, find_env, make_env, make_vec_env
-from envs.wrappers import PreviousStep, ReturnToGo
+from unroll.envs.make import _log_warning, find_env, make_env, make_vec_env
+from unroll.envs.wrappers import PreviousStep, ReturnToGo
+from unroll.errors import EnvError
 
 GOAL = gym.spaces.Dict(
     observation=gym.spaces.Box(-1, 1, (2,), np.float32),
@@ -145,9 +146,9 @@ def test_the_previous_step_begins_anew_when_a_vector_resets_an_environment():
 
 @pytest.mark.parametrize("wrapper", [PreviousStep, ReturnToGo])
 def test_an_action_that_cannot_be_shown_is_refused_in_one_line(wrapper):
-    with pytest.raises(EnvironmentError, match=r"^Samples: an action of Tuple cannot be shown in the step after it$"):
+    with pytest.raises(EnvError, match=r"^Samples: an action of Tuple cannot be shown in the step after it$"):
         wrapper(Samples("row", "tuple"))
-    with pytest.raises(EnvironmentError, match=r"^UnrollTestSamples-v0: an action of Tuple"):
+    with pytest.raises(EnvError, match=r"^UnrollTestSamples-v0: an action of Tuple"):
         make(action="tuple", previous_action=True)
 
 
@@ -164,7 +165,7 @@ def test_action_masks_are_within_reach(images):
 
 
 def test_a_wrong_argument_of_an_environment_is_one_line():
-    with pytest.raises(EnvironmentError, match=r"^TMaze-v0: length is 0, a corridor has at least one step$"):
+    with pytest.raises(EnvError, match=r"^TMaze-v0: length is 0, a corridor has at least one step$"):
         make_env("TMaze-v0", length=0)
 
 
@@ -182,7 +183,7 @@ def test_a_wrong_argument_of_an_environment_is_one_line():
 def test_an_environment_of_a_package_that_is_missing_says_how_to_install_it(env_id, package, hint, monkeypatch):
     monkeypatch.delitem(gym.registry, env_id, raising=False)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(EnvironmentError, match=hint):
+    with pytest.raises(EnvError, match=hint):
         find_env(env_id)
 
 
@@ -193,7 +194,7 @@ def test_popgyms_environments_are_found_by_their_id():
     vector.reset()
     vector.step(np.array([0, 1]))
     assert make_env("popgym-BattleshipEasy-v0", previous_action=True).observation_space.shape == (2 + 9 + 9,)
-    with pytest.raises(EnvironmentError, match="did you mean popgym-AutoencodeEasy-v0"):
+    with pytest.raises(EnvError, match="did you mean popgym-AutoencodeEasy-v0"):
         find_env("popgym-AutoencodeEsy-v0")
 
 
@@ -212,7 +213,7 @@ if "UnrollTestUnstable-v0" not in gym.registry:
 @pytest.mark.parametrize("processes", [False, True])
 def test_a_warning_of_mujoco_is_shown_once_and_leaves_no_file(processes, tmp_path, monkeypatch, capfd, caplog):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("envs.make._SHOWN", set())
+    monkeypatch.setattr("unroll.envs.make._SHOWN", set())
     vector = make_vec_env("UnrollTestUnstable-v0", processes=processes)
     vector.reset()
     for _ in range(3):
@@ -224,7 +225,7 @@ def test_a_warning_of_mujoco_is_shown_once_and_leaves_no_file(processes, tmp_pat
 
 
 def test_every_kind_of_warning_is_shown(caplog, monkeypatch):
-    monkeypatch.setattr("envs.make._SHOWN", set())
+    monkeypatch.setattr("unroll.envs.make._SHOWN", set())
     for message in (
         "bad QVEL at DOF 0. Time = 1e-05.",
         "bad QVEL at DOF 3. Time = 0.2.",

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from agents import DecisionAgent, RecurrentPPO
-from agents.logs import JsonLines
-from agents.scoring import read_evaluation
-from agents.update import TrainingError
 from benchmarks.reliability.malformed import KINDS, draw
-from envs import DatasetError, load_episodes, make_vec_env
-from envs.writers import write_hdf5
 from fake_runs import fake_run
-from policies.backbones import BACKBONES, BackboneError, make_backbone
 from toy import toy_episodes
+from unroll.agents import DecisionAgent, RecurrentPPO
+from unroll.agents.common.logs import JsonLines
+from unroll.agents.evaluation.scoring import read_evaluation
+from unroll.envs import load_episodes, make_vec_env
+from unroll.envs.datasets.recording import write_hdf5
+from unroll.errors import BackboneError, DatasetError, TrainingError
+from unroll.policies.backbones import BACKBONES, make_backbone
 
 ROOT = Path(__file__).parents[1]
 

@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.backbones import mamba_kernel
-from policies.backbones.kernels import choose_body
-from policies.backbones.kernels import selective as operators
-from policies.backbones.mamba import Mamba
-from policies.backbones.mamba_kernel import agrees, on_the_linear_scan, with_kernel
-from policies.backbones.selective import selective_scan
+from unroll.policies.backbones import mamba_kernel
+from unroll.policies.backbones.kernels import choose_body
+from unroll.policies.backbones.kernels import selective as operators
+from unroll.policies.backbones.mamba import Mamba
+from unroll.policies.backbones.mamba_kernel import agrees, on_the_linear_scan, with_kernel
+from unroll.policies.backbones.selective import selective_scan
 
 with_the_kernel = pytest.mark.skipif(choose_body("auto", torch.empty(0)) != "cpu", reason="numba's kernels are missing")
 NAMES = ("u", "dt", "a", "b", "c", "h0")

@@ -5,9 +5,9 @@ import pytest
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from agents.players import MaskedPredictor
 from memory_tasks import MaskedNoise, make_ppo, vector
-from policies.masking import check_masks
+from unroll.agents.evaluation.player import MaskedPredictor
+from unroll.policies.masking import check_masks
 
 
 @pytest.mark.parametrize(

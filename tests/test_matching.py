@@ -5,14 +5,15 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-import train
-from agents import DecisionAgent
-from configs import BackboneConfig, load_config
-from envs.writers import write_hdf5
-from policies import backbones
-from policies.backbones import BACKBONES, BackboneError, make_backbone, match_parameters, options_of
-from policies.backbones.matching import GAP, count_parameters
 from toy import TINY, toy_episodes
+from unroll.agents import DecisionAgent
+from unroll.commands import train
+from unroll.configs import BackboneConfig, load_config
+from unroll.envs.datasets.recording import write_hdf5
+from unroll.errors import BackboneError
+from unroll.policies import backbones
+from unroll.policies.backbones import BACKBONES, make_backbone, match_parameters, options_of
+from unroll.policies.backbones.matching import GAP, count_parameters
 
 every_backbone = pytest.mark.parametrize("name", BACKBONES)
 

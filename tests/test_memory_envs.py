@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from envs.make import make_env
-from envs.masked import NO_VELOCITY_TASKS, POSITIONS
-from envs.memory import MEMORY_TASKS, RepeatFirst, RepeatPrevious
+from unroll.envs.make import make_env
+from unroll.envs.tasks import MEMORY_TASKS, NO_VELOCITY_TASKS, POSITIONS, RepeatFirst, RepeatPrevious
 
 CARDS = [name for name in MEMORY_TASKS if name.startswith("Repeat")]
 MAZES = [name for name in MEMORY_TASKS if name.startswith("TMaze")]

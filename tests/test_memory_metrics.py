@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from agents.memory_metrics import memory_metrics
 from memory_tasks import Noise, make_ppo, vector
-from policies.backbones import BACKBONES, make_backbone, map_state
 from test_ppo_ratio import rollout
+from unroll.agents.ppo.memory_metrics import memory_metrics
+from unroll.policies.backbones import BACKBONES, make_backbone, map_state
 
 GATES = {
     "mingru": {"keep"},

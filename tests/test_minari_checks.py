@@ -6,8 +6,9 @@ import h5py
 import numpy as np
 import pytest
 
-from envs import DatasetError, load_episodes
-from envs.writers import write_minari
+from unroll.envs import load_episodes
+from unroll.envs.datasets.recording import write_minari
+from unroll.errors import DatasetError
 
 META = {key: "a" for key in ("author", "author_email", "code_permalink", "description")}
 

@@ -4,13 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from policies.backbones.backbone import BackboneError
-from policies.backbones.gru import GRU
-from policies.backbones.kernels.reference import positive
-from policies.backbones.lstm import LSTM
-from policies.backbones.mingru import MinGRU
-from policies.backbones.minlstm import MinLSTM
-from policies.backbones.remember import remember_bias
+from unroll.errors import BackboneError
+from unroll.policies.backbones.gru import GRU
+from unroll.policies.backbones.kernels.reference import positive
+from unroll.policies.backbones.lstm import LSTM
+from unroll.policies.backbones.mingru import MinGRU
+from unroll.policies.backbones.minlstm import MinLSTM
+from unroll.policies.backbones.remember import remember_bias
 
 BOTH = pytest.mark.parametrize("mixer_class", [MinGRU, MinLSTM])
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory_tasks import Recall, make_ppo, vector
-from policies.backbones import make_backbone
 from sequences import TOLERANCE, WINDOW, assert_same, dtype_name, meaningful, sequences
+from unroll.policies.backbones import make_backbone
 
 EVERYTHING = dict(conv=3, learned_initial_state=True, highway=True, expansion=1.5)
 OPTIONS = [

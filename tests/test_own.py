@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-import evaluate
-import train
-from configs.commands import names
-from envs import collect
-from envs.writers import write_hdf5
-from policies.backbones import BackboneError, import_own, make_backbone, match_parameters, options_of
-from policies.backbones.matching import count_parameters
 from toy import TINY, toy_episodes
+from unroll.commands import evaluate, train
+from unroll.commands import record as collect
+from unroll.commands.process import names
+from unroll.envs.datasets.recording import write_hdf5
+from unroll.errors import BackboneError
+from unroll.policies.backbones import import_own, make_backbone, match_parameters, options_of
+from unroll.policies.backbones.matching import count_parameters
 
 ROOT = Path(__file__).parents[1]
 MODULE = """
@@ -22,8 +22,8 @@ from typing import Literal
 
 from torch import nn
 
-from policies.backbones import Backbone, Mixer
-from policies.backbones.mingru import MinGRU
+from unroll.policies.backbones import Backbone, Mixer
+from unroll.policies.backbones.mingru import MinGRU
 
 
 class Mine(MinGRU):

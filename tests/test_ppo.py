@@ -7,12 +7,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from agents import HyperparameterError
-from agents.ppo_loss import ppo_loss
-from agents.update import TrainingError
 from memory_tasks import Noise, Recall, Scripted, make_ppo, vector
-from policies.backbones import BACKBONES, BackboneError, map_state
 from test_ppo_ratio import rollout
+from unroll.agents.ppo.loss import ppo_loss
+from unroll.errors import BackboneError, HyperparameterError, TrainingError
+from unroll.policies.backbones import BACKBONES, map_state
 
 
 def steps_of(agent, n=1):
@@ -106,7 +105,7 @@ def test_advantages_are_normalised_over_the_rollout_and_not_in_each_minibatch(wa
         seen.append(batch.advantages)
         return ppo_loss(policy, batch, **settings)
 
-    monkeypatch.setattr("agents.ppo_loss.ppo_loss", spy)
+    monkeypatch.setattr("unroll.agents.ppo.loss.ppo_loss", spy)
     agent = make_ppo(vector(Noise), sequence_length=4, batch_size=8, n_epochs=1, normalize_advantage=wanted)
     agent.learn(steps_of(agent))
     raw, drawn = torch.from_numpy(agent.rollout_buffer.advantages), torch.cat(seen)
@@ -219,7 +218,7 @@ def test_an_observation_that_is_not_finite_is_told_with_its_environment(observat
     ],
 )
 def test_sizes_that_do_not_fit_are_one_line(sizes, message):
-    from agents import RecurrentPPO
+    from unroll.agents import RecurrentPPO
 
     with pytest.raises(HyperparameterError, match=message):
         RecurrentPPO("MlpPolicy", vector(Noise), **sizes)

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import evaluate
-import train
-from agents.checkpoint import latest_checkpoint, read_checkpoint
-from configs import load_config
-from envs import collect
 from ppo_runs import MAZE, NORMALIZED, ROOT, TINY, agent_of, assert_one_line, saved
+from unroll.agents.common.checkpoint import latest_checkpoint, read_checkpoint
+from unroll.commands import evaluate, train
+from unroll.commands import record as collect
+from unroll.configs import load_config
 
 
 @pytest.fixture(autouse=True)

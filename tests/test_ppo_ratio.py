@@ -6,9 +6,9 @@ import pytest
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents.ppo_loss import ppo_loss
 from memory_tasks import ACTIONS, OBSERVATIONS, MaskedNoise, Noise, make_ppo, vector
-from policies.backbones import BACKBONES
+from unroll.agents.ppo.loss import ppo_loss
+from unroll.policies.backbones import BACKBONES
 
 SETTINGS = dict(clip_range=0.2, clip_range_vf=None, ent_coef=0.0, vf_coef=0.5)
 TOLERANCE = 1e-5

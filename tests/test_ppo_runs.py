@@ -8,19 +8,19 @@ import pytest
 import torch
 from stable_baselines3.common.utils import obs_as_tensor
 
-import evaluate
-import train
-from agents import DecisionAgent, scoring
-from agents.checkpoint import CheckpointError
-from agents.evaluation import Episode, play
-from agents.players import PPOActor
-from agents.ppo_checkpoint import save_ppo
-from agents.update import TrainingError
-from configs import PPOConfig, load_config, plain_config
-from configs.jobs import make_job
-from configs.ppo_job import load_ppo, player_of
-from envs import collect, load_episodes
 from ppo_runs import FILES, NORMALIZED, TINY, agent_of, assert_one_line, exit_code, saved
+from unroll.agents import DecisionAgent
+from unroll.agents.algorithm import make_job
+from unroll.agents.evaluation import scoring
+from unroll.agents.evaluation.play import Episode, play
+from unroll.agents.evaluation.player import PPOActor
+from unroll.agents.ppo.algorithm import load_ppo, player_of
+from unroll.agents.ppo.checkpoint import save_ppo
+from unroll.commands import evaluate, train
+from unroll.commands import record as collect
+from unroll.configs import PPOConfig, load_config, plain_config
+from unroll.envs import load_episodes
+from unroll.errors import CheckpointError, TrainingError
 
 
 @pytest.fixture(autouse=True)

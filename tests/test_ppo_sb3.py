@@ -15,10 +15,10 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents import RecurrentPPO
 from memory_tasks import Noise, make_ppo, vector
-from policies.actor_critic import RecurrentActorCriticPolicy
-from policies.backbones import BACKBONES, map_state
+from unroll.agents import RecurrentPPO
+from unroll.policies.actor_critic import RecurrentActorCriticPolicy
+from unroll.policies.backbones import BACKBONES, map_state
 
 
 def cartpole(n_envs, seed=0):

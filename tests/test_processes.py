@@ -13,13 +13,13 @@ import pytest
 import torch
 
 import fragile  # noqa: F401 - registers its environments
-import train
-from agents.checkpoint import latest_checkpoint, read_checkpoint
-from configs import load_config
-from configs.ppo_job import make_ppo
-from envs import make_vec_env
-from envs.make import EnvironmentError
 from ppo_runs import NORMALIZED, ROOT, TINY, agent_of, assert_one_line
+from unroll.agents.common.checkpoint import latest_checkpoint, read_checkpoint
+from unroll.agents.ppo.algorithm import make_ppo
+from unroll.commands import train
+from unroll.configs import load_config
+from unroll.envs import make_vec_env
+from unroll.errors import EnvError
 
 CARTPOLE = ["--env", "CartPoleNoVel-v1", *NORMALIZED, "--vector", "processes"]
 
@@ -47,7 +47,7 @@ def vector():
 )
 def test_a_worker_that_dies_in_a_step_is_an_error_that_names_it(vector, action, expected):
     begin = time.monotonic()
-    with pytest.raises(EnvironmentError, match=r"^environment 1 \(Fragile-v0\): " + expected + ".*$"):
+    with pytest.raises(EnvError, match=r"^environment 1 \(Fragile-v0\): " + expected + ".*$"):
         vector.step(np.array([0, action, 0]))
     assert time.monotonic() - begin < 5
 
@@ -55,9 +55,9 @@ def test_a_worker_that_dies_in_a_step_is_an_error_that_names_it(vector, action, 
 def test_a_worker_that_is_killed_between_two_steps_is_an_error_that_names_it(vector):
     vector.processes[2].kill()
     begin = time.monotonic()
-    with pytest.raises(EnvironmentError, match=r"^environment 2 \(Fragile-v0\): .*SIGKILL.*, after the action 0$"):
+    with pytest.raises(EnvError, match=r"^environment 2 \(Fragile-v0\): .*SIGKILL.*, after the action 0$"):
         vector.env_method("action_masks")
-    with pytest.raises(EnvironmentError, match="is closed"):  # not what environment 0 has answered since
+    with pytest.raises(EnvError, match="is closed"):  # not what environment 0 has answered since
         vector.env_method("action_masks", indices=[0])
     assert time.monotonic() - begin < 5
 
@@ -67,7 +67,7 @@ def test_a_worker_that_never_answers_is_killed_when_the_vector_is_closed(vector)
 
 
 def test_an_environment_that_cannot_be_made_is_an_error():
-    with pytest.raises(EnvironmentError, match=r"^environment 0 \(Unmakeable-v0\): RuntimeError: no display"):
+    with pytest.raises(EnvError, match=r"^environment 0 \(Unmakeable-v0\): RuntimeError: no display"):
         make_vec_env("Unmakeable-v0", 2, processes=True)
 
 
@@ -193,7 +193,7 @@ def test_a_sigterm_to_the_training_saves_and_ends_all_processes(tmp_path):
 
 STEPPING = """
 import numpy as np
-from envs import make_vec_env
+from unroll.envs import make_vec_env
 vector = make_vec_env("CartPole-v1", 2, processes=True)
 vector.reset()
 print("ready", flush=True)

@@ -11,15 +11,17 @@ from pathlib import Path
 import pytest
 import torch
 
-import train
-from agents import callbacks, ranks, sequences
-from agents.callbacks import StopOnSignal
-from agents.checkpoint import latest_checkpoint, read_checkpoint
-from agents.logs import read_metrics
-from agents.sequences import Sequences
-from envs.writers import write_hdf5
 from ppo_runs import ROOT, TINY, assert_one_line
 from toy import toy_episodes
+from unroll.agents.common import callbacks
+from unroll.agents.common import distributed as ranks
+from unroll.agents.common.callbacks import StopOnSignal
+from unroll.agents.common.checkpoint import latest_checkpoint, read_checkpoint
+from unroll.agents.common.logs import read_metrics
+from unroll.agents.ppo import sequences
+from unroll.agents.ppo.sequences import Sequences
+from unroll.commands import train
+from unroll.envs.datasets.recording import write_hdf5
 
 PPO = [*TINY, "--env", "TMaze10-v0", "--normalize_reward", "true", "--previous_reward", "true", "--threads", "1"]
 DECISION = [

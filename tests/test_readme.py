@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-import compare
-import share
-from comparison import budget
-from configs import load_config
-from envs.writers import write_hdf5
 from toy import TINY, toy_episodes
+from unroll.commands import compare, share
+from unroll.comparison import budget
+from unroll.configs import load_config
+from unroll.envs.datasets.recording import write_hdf5
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -36,7 +35,7 @@ def test_the_python_code_runs(code, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out
 
 
-@pytest.mark.parametrize("script", ["tests/test_laws.py", "train.py", "policies.backbones"])
+@pytest.mark.parametrize("script", ["tests/test_laws.py", "train.py", "unroll.policies.backbones"])
 def test_the_commands_for_a_backbone_of_ones_own_work(script, tmp_path):
     """In a folder with the example's file, and small data for train.py."""
     (command,) = (c for c in COMMANDS if script in c and "my_module" in c and "runs/…" not in c)
@@ -72,7 +71,7 @@ def test_a_comparing_command_parses(command, monkeypatch):
         load_config(["--config", path, *flags])
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "share.py" in c or "comparison.budget" in c])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "share.py" in c or "unroll.comparison.budget" in c])
 def test_a_command_that_shares_or_plans_parses(command):
     words = shlex.split(command)
     parser, own = (budget.make_parser(), words[3:]) if words[1] == "-m" else (share.make_parser(), words[2:])

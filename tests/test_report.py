@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import compare
-from envs.rendering import make_gif
 from fake_runs import DECISION, fake_grid, fake_run
+from unroll.agents.evaluation.video import make_gif
+from unroll.commands import compare
 
 SCORES = {"mingru": [9.0, 8, 9, 8.5, 9], "gru": [5.0, 6, 5, 7, 5], "transformer": [8.9, 8, 9.2, 8.6, 9.1]}
 

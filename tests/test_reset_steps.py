@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from policies.backbones.packing import run_packed
-from policies.backbones.reset_steps import can_insert, run_inserted
+from unroll.policies.backbones.fused_rnn import can_insert, run_inserted, run_packed
 
 
 def make(batch, time, share, dtype=torch.float64):

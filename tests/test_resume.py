@@ -10,15 +10,21 @@ import gymnasium as gym
 import pytest
 import torch
 
-import train
-from agents.callbacks import StopOnSignal
-from agents.checkpoint import checkpoints, clear_leftovers, latest_checkpoint, read_checkpoint, write_checkpoint
-from agents.logs import read_metrics
-from agents.ppo_loss import ppo_loss
-from envs.writers import write_hdf5
-from policies.backbones import BACKBONES
 from ppo_runs import NORMALIZED, TINY, assert_one_line
 from toy import Toy, toy_episodes
+from unroll.agents.common.callbacks import StopOnSignal
+from unroll.agents.common.checkpoint import (
+    checkpoints,
+    clear_leftovers,
+    latest_checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
+from unroll.agents.common.logs import read_metrics
+from unroll.agents.ppo.loss import ppo_loss
+from unroll.commands import train
+from unroll.envs.datasets.recording import write_hdf5
+from unroll.policies.backbones import BACKBONES
 
 HOPPER = ["--env", "HopperNoVel-v5", *NORMALIZED, "--schedule", "linear", "--checkpoint_every", "64"]
 
@@ -111,9 +117,9 @@ def test_a_signal_anywhere_leaves_a_run_that_goes_on_to_the_same_bits(moment, mo
                     os.kill(os.getpid(), signal.SIGTERM)
                 return ppo_loss(*inputs, **settings)
 
-            patch.setattr("agents.ppo_loss.ppo_loss", loss)
+            patch.setattr("unroll.agents.ppo.loss.ppo_loss", loss)
         else:
-            patch.setattr("agents.scoring.evaluate", send)
+            patch.setattr("unroll.agents.evaluation.scoring.evaluate", send)
         assert train.main([*arguments, "--steps", "192", "--run_dir", "cut", "--threads", "1"]) == 143
     stopped = {"rollout": 96, "update": 64, "evaluation": 64}[moment]
     assert f"stopped at step {stopped}; to go on: python train.py" in capsys.readouterr().out
@@ -249,7 +255,7 @@ def test_what_a_killed_process_was_writing_is_removed_and_what_it_replaced_comes
 
 def test_the_best_checkpoint_is_that_of_the_highest_evaluation(monkeypatch, capsys):
     returns = iter([1.0, 5.0, 3.0, 5.0, 4.0])
-    monkeypatch.setattr("agents.scoring.headline", lambda _: {"eval/return_mean": next(returns)})
+    monkeypatch.setattr("unroll.agents.evaluation.scoring.headline", lambda _: {"eval/return_mean": next(returns)})
     arguments = [*TINY, "--env", "TMaze10-v0", "--evaluation.every", "32"]
     finish("run", *arguments, "--steps", "128")
     best = Path("run/checkpoints/best")

@@ -2,9 +2,9 @@
 
 import json
 
-import compare
 from benchmarks import sb3_ppo
 from fake_runs import fake_run
+from unroll.commands import compare
 
 
 def test_its_run_is_compared_with_ours(tmp_path, capsys):

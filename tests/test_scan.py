@@ -5,8 +5,8 @@ import logging
 import pytest
 import torch
 
-from policies.backbones import kernels
-from policies.backbones.scan import gated_scan, linear_scan
+from unroll.policies.backbones import kernels
+from unroll.policies.backbones.scan import gated_scan, linear_scan
 
 BACKENDS = pytest.mark.parametrize("backend", ["reference", "auto"])
 

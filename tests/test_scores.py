@@ -4,7 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from envs.scores import d4rl_table, normalized_score, reference_returns
+from unroll.envs.datasets.reference import d4rl_table, normalized_score, reference_returns
 
 
 def test_the_table_has_155_addresses_and_147_scores():

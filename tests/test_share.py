@@ -7,18 +7,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-import evaluate
-import share
-import train
-from agents.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
-from agents.run_lock import run_lock
-from envs.writers import write_hdf5
 from fake_hub import TOKEN, fake_hub
-from sharing import hub as client
-from sharing.card import model_card
-from sharing.files import choose, limit, stage
-from sharing.verify import verify
 from toy import TINY, toy_episodes
+from unroll.agents.common.checkpoint import read_checkpoint, write_checkpoint
+from unroll.agents.common.run_folder import run_lock
+from unroll.commands import evaluate, share, train
+from unroll.envs.datasets.recording import write_hdf5
+from unroll.errors import CheckpointError
+from unroll.hub import hub as client
+from unroll.hub.card import model_card
+from unroll.hub.files import choose, limit, stage
+from unroll.hub.verify import verify
 
 NAME = "me/toy"
 

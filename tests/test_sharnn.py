@@ -5,8 +5,8 @@ import torch
 from stable_baselines3.common.utils import polyak_update
 from torch import nn
 
-from policies.backbones import make_backbone
-from policies.backbones.sharnn import Boom, GatedAttention, ValueGate
+from unroll.policies.backbones import make_backbone
+from unroll.policies.backbones.sharnn import Boom, GatedAttention, ValueGate
 
 
 def size(attention, collapsed=False):

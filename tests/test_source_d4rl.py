@@ -8,10 +8,10 @@ import urllib.request
 import numpy as np
 import pytest
 
-import envs.source_d4rl
-from envs import DatasetError, load_episodes
-from envs.download import download_hdf5
-from envs.source_d4rl import COUNTERPART, load_d4rl
+from unroll.envs import load_episodes
+from unroll.envs.datasets.sources.d4rl_set import COUNTERPART, load_d4rl
+from unroll.envs.datasets.sources.download import download_hdf5
+from unroll.errors import DatasetError
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def serve(monkeypatch):
         servers.append(server)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/hopper_medium-v2.hdf5"
-        monkeypatch.setattr(envs.source_d4rl, "d4rl_table", lambda: {"hopper-medium-v2": {"url": url}})
+        monkeypatch.setattr("unroll.envs.datasets.sources.d4rl_set.d4rl_table", lambda: {"hopper-medium-v2": {"url": url}})
         return url
 
     yield serve
@@ -147,7 +147,7 @@ def test_an_interrupted_download_leaves_no_file(hopper, write, serve, tmp_path, 
     def interrupt(*arguments, **more):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("envs.download.Progress.update", interrupt)
+    monkeypatch.setattr("unroll.envs.datasets.sources.download.Progress.update", interrupt)
     with pytest.raises(KeyboardInterrupt):
         download_hdf5(url, tmp_path / "d4rl" / "x.hdf5")
     assert list((tmp_path / "d4rl").iterdir()) == []

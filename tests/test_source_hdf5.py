@@ -7,11 +7,11 @@ import h5py
 import numpy as np
 import pytest
 
-import envs.source_hdf5
-from envs import DatasetError, load_episodes
-from envs.source_hdf5 import load_hdf5
-from envs.sources import main
-from envs.writers import write_hdf5
+from unroll.commands.inspect import main
+from unroll.envs import load_episodes
+from unroll.envs.datasets.recording import write_hdf5
+from unroll.envs.datasets.sources.hdf5 import load_hdf5
+from unroll.errors import DatasetError
 
 
 def test_episodes_end_at_terminals_and_timeouts(fields, write):
@@ -266,7 +266,7 @@ def test_a_conversion_that_took_long_is_cached(fields, write, monkeypatch):
     path = write(fields)
     load_hdf5(path)  # fast: not kept
     clock = iter(range(0, 1000, 10))
-    monkeypatch.setattr("envs.cache.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("unroll.envs.datasets.cache.time.perf_counter", lambda: next(clock))
     first = load_hdf5(path)
-    monkeypatch.setattr(envs.source_hdf5, "_read", None)
+    monkeypatch.setattr("unroll.envs.datasets.sources.hdf5._read", None)
     np.testing.assert_array_equal(load_hdf5(path).observations, first.observations)

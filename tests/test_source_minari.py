@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from minari.data_collector import EpisodeBuffer
 
-from envs import DatasetError, load_episodes
-from envs.make import make_env
-from envs.source_minari import load_minari
-from envs.writers import write_minari
+from unroll.envs import load_episodes
+from unroll.envs.datasets.recording import write_minari
+from unroll.envs.datasets.sources.minari_set import load_minari
+from unroll.envs.make import make_env
+from unroll.errors import DatasetError
 
 UNBOUNDED = gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)
 UNIT = gym.spaces.Box(-1, 1, (1,), np.float32)

@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import envs.sources
-from envs import DatasetError, load_episodes
-from envs.doctor import problems
-from envs.sources import SOURCES, main
+from unroll.commands.inspect import main
+from unroll.envs import load_episodes
+from unroll.envs.datasets.doctor import problems
+from unroll.envs.datasets.sources import SOURCES
+from unroll.errors import DatasetError
 
 
 def report(source, capsys):
@@ -28,7 +29,7 @@ def test_an_unknown_kind_of_source_lists_the_known():
 
 
 def test_embedded_datasets_are_found_by_name(fields, write, tmp_path, monkeypatch):
-    monkeypatch.setattr(envs.sources, "EMBEDDED", tmp_path)
+    monkeypatch.setattr("unroll.envs.datasets.sources.EMBEDDED", tmp_path)
     write(fields)
     assert len(load_episodes("embedded:data")) == 3
     for name in ("none", "../data", ""):
@@ -57,7 +58,7 @@ def test_non_finite_values_are_named_with_count_and_first_row(fields, write, cap
     with pytest.raises(DatasetError, match=message) as error:
         load_episodes(str(path))
     assert str(error.value).startswith(f"{path}: ")
-    assert f"python -m envs.sources {path}" in str(error.value)
+    assert f"python -m unroll.envs.datasets.sources {path}" in str(error.value)
     code, out, err = report(path, capsys)
     assert code == 2
     assert f"can be trained on: no: {message}" in out
@@ -131,7 +132,7 @@ def test_the_report_states_the_facts(fields, write, capsys):
 
 def test_the_command_prints_no_traceback_and_no_warning(tmp_path):
     (tmp_path / "page.hdf5").write_text("<html></html>")
-    command = [sys.executable, "-m", "envs.sources", str(tmp_path / "page.hdf5")]
+    command = [sys.executable, "-m", "unroll", "inspect", str(tmp_path / "page.hdf5")]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert result.stdout == ""

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from comparison.statistics import aggregate, iqm, mean, paired_difference, probability_of_improvement, profile
+from unroll.comparison.statistics import aggregate, iqm, mean, paired_difference, probability_of_improvement, profile
 
 
 def test_the_interquartile_mean_leaves_out_a_quarter_rounded_down_at_either_end():

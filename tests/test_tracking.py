@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-import train
-from configs import load_config
-from configs.loading import RESUMABLE
 from toy import TINY
+from unroll.commands import train
+from unroll.configs import load_config
+from unroll.configs.loading import RESUMABLE
 
 ROOT = Path(__file__).parents[1]
 SMALL = [*TINY, "--evaluation.episodes", "1", "--evaluation.targets", "[100]", "--device", "cpu", "--threads", "1"]

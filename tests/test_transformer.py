@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from policies.backbones import make_backbone
-from policies.backbones.attention import WindowedAttention
+from unroll.policies.backbones import make_backbone
+from unroll.policies.backbones.attention import WindowedAttention
 
 
 def test_without_positions_it_is_the_stack_of_the_decision_transformer():

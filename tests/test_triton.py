@@ -15,8 +15,8 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 # the name of what was compared, then the greatest error relative to the greatest value in float64
 INTERPRETED = """
 import torch
-from policies.backbones.kernels import cuda
-from policies.backbones.scan import gated_scan, linear_scan
+from unroll.policies.backbones.kernels import cuda
+from unroll.policies.backbones.scan import gated_scan, linear_scan
 
 def compare(name, got, function, inputs, gradients):
     inputs = [x.double().requires_grad_() for x in inputs]
@@ -75,7 +75,7 @@ def test_the_kernels_compile_for_a_hopper_gpu_and_keep_to_its_registers(name, dt
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from policies.backbones.kernels import cuda, triton_kernels
+    from unroll.policies.backbones.kernels import cuda, triton_kernels
 
     kernel, tile = getattr(triton_kernels, name), cuda.block(256, 1024, 512)
     warps = tile.pop("num_warps")

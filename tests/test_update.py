@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from agents import DecisionAgent
-from agents.checkpoint import read_checkpoint, write_checkpoint
-from agents.update import TrainingError
-from policies.backbones import BACKBONES
 from toy import make_agent, toy_episodes
+from unroll.agents import DecisionAgent
+from unroll.agents.common.checkpoint import read_checkpoint, write_checkpoint
+from unroll.errors import TrainingError
+from unroll.policies.backbones import BACKBONES
 
 ROOT = Path(__file__).parents[1]
 aten = torch.ops.aten

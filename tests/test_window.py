@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.backbones import make_backbone
-from policies.window import Window
+from unroll.policies.backbones import make_backbone
+from unroll.policies.window import Window
 
 
 @pytest.mark.parametrize("name", ["mingru", "lstm", "transformer"])

@@ -6,8 +6,9 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from agents import DecisionAgent
-from envs.datasets import SEQUENCE_KEYS, Episodes, SequenceSampler
+from unroll.agents import DecisionAgent
+from unroll.envs.datasets.episodes import Episodes
+from unroll.envs.datasets.sampling import SEQUENCE_KEYS, SequenceSampler
 
 LENGTH = 12
 SMALL = dict(d_model=16, n_layers=2)

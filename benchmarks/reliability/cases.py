@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-from agents.checkpoint import MANIFEST, STATE, TENSORS
 from benchmarks.reliability.victims import MINARI, MINARI_DATA, OF_RUNS, checkpoint_of
+from unroll.agents.common.checkpoint import MANIFEST, STATE, TENSORS
 
 Damage = Callable[[Path], None]  # of one file or checkpoint folder
 

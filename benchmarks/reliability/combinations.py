@@ -26,15 +26,13 @@ from typing import Any
 
 import torch
 
-import evaluate
-import export
-import train
-from agents.callbacks import StopOnSignal
 from benchmarks.reliability.kills import compare
 from benchmarks.reliability.victims import play_randomly
 from benchmarks.timing import markdown
-from configs.ppo_job import NOT_SAVABLE
-from envs.writers import write_hdf5
+from unroll.agents.common.callbacks import StopOnSignal
+from unroll.agents.ppo.algorithm import NOT_SAVABLE
+from unroll.commands import evaluate, export, train
+from unroll.envs.datasets.recording import write_hdf5
 
 COMMON: dict[str, Any] = {"backbone.d_model": 8, "device": "cpu", "threads": 1, "evaluation.episodes": 2}
 GATED = dict(

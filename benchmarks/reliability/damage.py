@@ -13,10 +13,10 @@ from typing import Any
 import h5py
 import torch
 
-from agents.checkpoint import STATE, TENSORS
 from benchmarks.reliability import cases
 from benchmarks.reliability.cases import Case
 from benchmarks.reliability.victims import rewrite
+from unroll.agents.common.checkpoint import STATE, TENSORS
 
 CANARY = "canary"
 HTML = b"<!DOCTYPE html><html><head><title>404</title></head><body>Not found</body></html>\n"

@@ -29,15 +29,17 @@ from random import Random
 import numpy as np
 import yaml
 
-from agents import DecisionAgent
-from agents.checkpoint import MANIFEST, STATE, TENSORS, CheckpointError, read_checkpoint
 from benchmarks.reliability import forks
 from benchmarks.reliability.malformed import warm_up
 from benchmarks.reliability.mutations import mutate_arrays, mutate_bytes, mutate_json, mutate_tree
 from benchmarks.reliability.victims import MINARI, MINARI_DATA, build, checkpoint_of, rewrite
-from configs import load_config, plain_config
-from envs import DatasetError, Episodes, cache, load_episodes
-from envs.doctor import problems
+from unroll.agents import DecisionAgent
+from unroll.agents.common.checkpoint import MANIFEST, STATE, TENSORS, read_checkpoint
+from unroll.configs import load_config, plain_config
+from unroll.envs import Episodes, load_episodes
+from unroll.envs.datasets import cache
+from unroll.envs.datasets.doctor import problems
+from unroll.errors import CheckpointError, DatasetError
 
 BATCH = 25  # inputs that a child reads
 SECONDS = 60  # that it may take

@@ -11,12 +11,12 @@ from typing import Any
 
 import h5py
 
-from agents.checkpoint import MANIFEST, STATE, TENSORS
 from benchmarks.reliability import cases
 from benchmarks.reliability.cases import Case
 from benchmarks.reliability.damage import CANARY
 from benchmarks.reliability.values import change_state, set_yaml
 from benchmarks.reliability.victims import rewrite
+from unroll.agents.common.checkpoint import MANIFEST, STATE, TENSORS
 
 CODE = ("os:mkdir", "os:system", "subprocess:call", "builtins:eval", "posix:system", "runpy:run_path", "shutil:rmtree")
 HUGE = (10**9, 10**12, 10**18, 10**30)
@@ -101,7 +101,7 @@ def absurd_sizes(rng: Random) -> Case:
         }.get(keys[-1], value)
         target = cases.checkpoint(rng, run)
         if run == "ppo_run" and target.reader == "train.py --resume":
-            target.reader = "envs.collect --run"
+            target.reader = "unroll.commands.record --run"
         return target.case(f"{'.'.join(keys)} is {value}", lambda path: change_state(path, keys, value))
     if place == "recording":
         name, how = rng.choice(("observations", "actions", "rewards")), rng.choice(("rows", "width", "chunks"))

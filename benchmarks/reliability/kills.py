@@ -25,9 +25,9 @@ from typing import Any
 
 import torch
 
-from agents.checkpoint import latest_checkpoint, read_checkpoint
-from agents.machine import machine
 from benchmarks.timing import markdown
+from unroll.agents.common.checkpoint import latest_checkpoint, read_checkpoint
+from unroll.agents.common.machine import machine
 
 TRAIN = Path(__file__).parents[2] / "train.py"
 COMMON = ["--threads", "1", "--device", "cpu", "--evaluation.episodes", "2"]

@@ -90,8 +90,8 @@ CONTROLS = (
     ("ppo_run", "evaluate.py", "ppo_run"),
     ("decision_run", "train.py --resume", "decision_run"),
     ("ppo_run", "train.py --resume", "ppo_run"),
-    ("decision_run", "envs.collect --run", "decision_run"),
-    ("ppo_run", "envs.collect --run", "ppo_run"),
+    ("decision_run", "unroll.commands.record --run", "decision_run"),
+    ("ppo_run", "unroll.commands.record --run", "ppo_run"),
     ("decision.yaml", "train.py --config", "decision.yaml"),
     ("ppo.yaml", "train.py --config", "ppo.yaml"),
     ("own.hdf5", "train.py --dataset", "own.hdf5"),
@@ -143,10 +143,8 @@ def warm_up() -> None:
     import torch
     import torch.utils.tensorboard
 
-    import configs.decision_job
-    import configs.ppo_job  # noqa: F401
-    from agents import scoring  # noqa: F401
-    from policies.backbones import count_parameters
+    from unroll.agents.evaluation import scoring  # noqa: F401
+    from unroll.policies.backbones import count_parameters
 
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)

@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from envs.hdf5_checks import datasets_of
+from unroll.envs.datasets.sources.checks import datasets_of
 
 ODD = (
     None, True, False, 0, 1, -1, 2**31, 2**63, 10**18, 10**30, 0.5, -0.0, 1e308, float("nan"), float("inf"), "", "x",

@@ -21,8 +21,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from agents.machine import machine
 from benchmarks.timing import markdown
+from unroll.agents.common.machine import machine
 
 ROOT = Path(__file__).parents[2]
 AGENTS = {

@@ -13,10 +13,10 @@ import torch
 import yaml
 from safetensors.torch import load_file, save
 
-from agents.checkpoint import STATE, TENSORS
 from benchmarks.reliability import cases
 from benchmarks.reliability.cases import Case
 from benchmarks.reliability.victims import rewrite
+from unroll.agents.common.checkpoint import STATE, TENSORS
 
 FIELDS = ("observations", "actions", "rewards", "terminals", "timeouts")
 OF_EPISODES = ("observations", "actions", "rewards", "terminations", "truncations")

@@ -13,16 +13,14 @@ from typing import Any
 import h5py
 import numpy as np
 
-import evaluate
-import train
-from agents.checkpoint import MANIFEST, STATE, TENSORS
-from configs import load_config, save_config
-from configs.jobs import make_job
-from envs import collect
-from envs.datasets import Episodes
-from envs.make import make_env
-from envs.recorder import Recorded, Recorder, to_episodes
-from envs.writers import write_hdf5, write_minari
+from unroll.agents.algorithm import make_job
+from unroll.agents.common.checkpoint import MANIFEST, STATE, TENSORS
+from unroll.commands import evaluate, train
+from unroll.commands import record as collect
+from unroll.configs import load_config, save_config
+from unroll.envs.datasets.episodes import Episodes
+from unroll.envs.datasets.recording import Recorded, Recorder, to_episodes, write_hdf5, write_minari
+from unroll.envs.make import make_env
 
 MINARI = "unit/pendulum-v0"
 MINARI_DATA = f"minari_datasets_path/{MINARI}/data"
@@ -56,11 +54,11 @@ def trained_on(source: str) -> int:
 READERS: dict[str, Callable[[str], int]] = {
     "evaluate.py": evaluated,
     "train.py --resume": resumed,
-    "envs.collect --run": recorded,
+    "unroll.commands.record --run": recorded,
     "train.py --config": configured,
     "train.py --dataset": trained_on,
 }
-OF_RUNS = ("evaluate.py", "train.py --resume", "envs.collect --run")
+OF_RUNS = ("evaluate.py", "train.py --resume", "unroll.commands.record --run")
 
 
 def build(folder: Path) -> int:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from policies.backbones.backbone import forget, require
+from unroll.policies.backbones.backbone import forget, require
 
 ROTARY_BASE = 10_000.0
 

@@ -9,19 +9,14 @@ from typing import Any, ClassVar, Literal, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-from policies.backbones.dropout import Dropout
-from policies.backbones.lean import drop, linear, norm
-from policies.backbones.linear import Linear
+from unroll.errors import BackboneError
+from unroll.policies.backbones.layers import Dropout, Linear, drop, linear, norm
 
 # A tensor, or a nested tuple of them: Tensor | tuple[State, ...]. The first axis of every tensor is the batch.
 State: TypeAlias = Any
 
 Activation = Literal["gelu", "relu"]
 ACTIVATIONS: dict[Activation, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
-
-
-class BackboneError(ValueError):
-    """An unknown backbone or option; the message is one line for the user."""
 
 
 def require(condition: bool, message: str) -> None:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from policies.backbones.backbone import Memory, forget, require
+from unroll.policies.backbones.backbone import Memory, forget, require
 
 
 class CausalConv(Memory):

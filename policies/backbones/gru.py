@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from policies.backbones.backbone import Mixer, State, forget
-from policies.backbones.lean import without_autocast
-from policies.backbones.packing import run_packed
-from policies.backbones.remember import remember_bias
+from unroll.policies.backbones.backbone import Mixer, State, forget
+from unroll.policies.backbones.fused_rnn import run_packed
+from unroll.policies.backbones.layers import without_autocast
+from unroll.policies.backbones.remember import remember_bias
 
 
 class GRU(Mixer):

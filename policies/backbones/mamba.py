@@ -8,12 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from policies.backbones.backbone import Mixer, State, forget, require
-from policies.backbones.conv import CausalConv
-from policies.backbones.lean import linear
-from policies.backbones.linear import Linear
-from policies.backbones.remember import check_span
-from policies.backbones.selective import selective_scan, selective_step
+from unroll.policies.backbones.backbone import Mixer, State, forget, require
+from unroll.policies.backbones.conv import CausalConv
+from unroll.policies.backbones.layers import Linear, linear
+from unroll.policies.backbones.remember import check_span
+from unroll.policies.backbones.selective import selective_scan, selective_step
 
 
 class Mamba(Mixer):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from policies.backbones.scan import linear_scan
+from unroll.policies.backbones.scan import linear_scan
 
 Kernel = Callable[..., Any]
 

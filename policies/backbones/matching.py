@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from policies import backbones
-from policies.backbones.backbone import BackboneError, require
+from unroll.errors import BackboneError
+from unroll.policies.backbones.backbone import require
+from unroll.policies.backbones.registry import make_backbone, options_of
 
 TOLERANCE = 0.02
 MOST = 10**15  # beyond it a matrix has more elements than can be counted
@@ -51,10 +52,10 @@ def count_parameters(name: str, d_model: int, n_layers: int, options: dict[str, 
     """
     try:
         with torch.device("meta"):
-            backbone = backbones.make_backbone(name, d_model, n_layers, **options)
+            backbone = make_backbone(name, d_model, n_layers, **options)
     except (NotImplementedError, RuntimeError) as error:
         require("overflow" not in str(error), f"{name}, d_model {d_model}: more parameters than can be counted")
-        backbone = backbones.make_backbone(name, d_model, n_layers, **options)
+        backbone = make_backbone(name, d_model, n_layers, **options)
     except BackboneError:
         raise
     except (AssertionError, ValueError) as error:  # how a layer of PyTorch, or a class of one's own, refuses a width
@@ -74,7 +75,7 @@ def _at_least(name: str, width: int, n_layers: int, options: dict[str, Any]) -> 
 
 def _fit_mlp(name: str, width: int, parameters: int, n_layers: int, options: dict[str, Any]) -> dict[str, Any]:
     """The options, with the ``mlp_ratio`` that comes nearest where it is ours to choose."""
-    default = backbones.options_of(name).get("mlp_ratio")
+    default = options_of(name).get("mlp_ratio")
     if not default or "mlp_ratio" in options:
         return options
     one, two = (count_parameters(name, width, n_layers, options | {"mlp_ratio": n / width}) for n in (1, 2))

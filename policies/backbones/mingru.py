@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from policies.backbones.kernels.reference import Candidate
-from policies.backbones.minrnn import MinRNN
-from policies.backbones.remember import remember_bias
+from unroll.policies.backbones.kernels.reference import Candidate
+from unroll.policies.backbones.minrnn import MinRNN
+from unroll.policies.backbones.remember import remember_bias
 
 
 class MinGRU(MinRNN):

@@ -5,12 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from policies.backbones.backbone import Mixer, State, forget, require
-from policies.backbones.conv import CausalConv
-from policies.backbones.kernels.reference import CANDIDATES, PARTS, Candidate, Gates, activate_gates, step_gates
-from policies.backbones.lean import linear
-from policies.backbones.linear import Linear
-from policies.backbones.scan import gated_scan, linear_scan
+from unroll.policies.backbones.backbone import Mixer, State, forget, require
+from unroll.policies.backbones.conv import CausalConv
+from unroll.policies.backbones.kernels.reference import (
+    CANDIDATES,
+    PARTS,
+    Candidate,
+    Gates,
+    activate_gates,
+    step_gates,
+)
+from unroll.policies.backbones.layers import Linear, linear
+from unroll.policies.backbones.scan import gated_scan, linear_scan
 
 
 class MinRNN(Mixer):

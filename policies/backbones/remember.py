@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from policies.backbones.backbone import require
+from unroll.policies.backbones.backbone import require
 
 
 def remember_bias(channels: int, span: float) -> Tensor:

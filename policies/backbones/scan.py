@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from policies.backbones.kernels import choose_body, operators, reference
-from policies.backbones.kernels.reference import PARTS, Candidate, Gates, activate_gates
+from unroll.policies.backbones.kernels import choose_body, operators, reference
+from unroll.policies.backbones.kernels.reference import PARTS, Candidate, Gates, activate_gates
 
 
 def linear_scan(

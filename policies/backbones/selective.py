@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from policies.backbones.kernels import choose_body
-from policies.backbones.kernels import selective as operators
-from policies.backbones.mamba_kernel import agreeing_kernel, on_the_linear_scan, with_kernel
-from policies.backbones.scan import check_shapes
+from unroll.policies.backbones.kernels import choose_body
+from unroll.policies.backbones.kernels import selective as operators
+from unroll.policies.backbones.mamba_kernel import agreeing_kernel, on_the_linear_scan, with_kernel
+from unroll.policies.backbones.scan import check_shapes
 
 
 def selective_scan(

@@ -8,12 +8,10 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from policies.backbones.attention import WindowedAttention
-from policies.backbones.backbone import Backbone, State, require, stack_gates
-from policies.backbones.dropout import Dropout
-from policies.backbones.lean import drop, linear, norm
-from policies.backbones.linear import Linear
-from policies.backbones.lstm import initial_lstm_state, lstm_gates, run_lstm, start_remembering, step_lstm
+from unroll.policies.backbones.attention import WindowedAttention
+from unroll.policies.backbones.backbone import Backbone, State, require, stack_gates
+from unroll.policies.backbones.layers import Dropout, Linear, drop, linear, norm
+from unroll.policies.backbones.lstm import initial_lstm_state, lstm_gates, run_lstm, start_remembering, step_lstm
 
 
 class SHARNN(Backbone):

@@ -6,10 +6,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from policies.backbones.attention import WindowedAttention
-from policies.backbones.backbone import Mixer, State, require
-from policies.backbones.lean import linear
-from policies.backbones.linear import Linear
+from unroll.policies.backbones.attention import WindowedAttention
+from unroll.policies.backbones.backbone import Mixer, State, require
+from unroll.policies.backbones.layers import Linear, linear
 
 
 class Transformer(Mixer):

@@ -16,11 +16,11 @@ import torch
 FOLDER = Path(__file__).parent
 sys.path[:0] = [str(FOLDER.parent), str(FOLDER.parents[1])]  # for the script, which pytest does not run
 
-from agents import DecisionAgent, RecurrentPPO  # noqa: E402
-from envs import make_vec_env  # noqa: E402
-from envs.datasets import SEQUENCE_KEYS  # noqa: E402
-from policies.backbones import BACKBONES  # noqa: E402
 from toy import replay, toy_episodes, whole_episode  # noqa: E402
+from unroll.agents import DecisionAgent, RecurrentPPO  # noqa: E402
+from unroll.envs import make_vec_env  # noqa: E402
+from unroll.envs.datasets.sampling import SEQUENCE_KEYS  # noqa: E402
+from unroll.policies.backbones import BACKBONES  # noqa: E402
 
 UPDATES = 20
 OPTIONS: dict[str, dict[str, Any]] = {"mingru": {"conv": 3}, "minlstm": {"candidate": "tanh"}}

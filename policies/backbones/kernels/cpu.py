@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policies.backbones.kernels import numba_kernels as kernels
-from policies.backbones.kernels import numba_selective as selective
+from unroll.policies.backbones.kernels import numba_kernels as kernels
+from unroll.policies.backbones.kernels import numba_selective as selective
 
 GATES = {
     "mingru": kernels.MINGRU,

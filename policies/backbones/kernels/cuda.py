@@ -8,7 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
-from policies.backbones.kernels import triton_kernels as kernels
+from unroll.policies.backbones.kernels import triton_kernels as kernels
 
 GATES = {
     "mingru": kernels.MINGRU,

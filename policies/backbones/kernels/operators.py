@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from policies.backbones.kernels import load
+from unroll.policies.backbones.kernels import load
 
 
 def body_of(device: str) -> Any:

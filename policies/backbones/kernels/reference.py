@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from policies.backbones.backbone import forget
+from unroll.policies.backbones.backbone import forget
 
 Gates = Literal["mingru", "minlstm", "minlstm_unnormalized"]
 Candidate = Literal["g", "identity", "tanh"]

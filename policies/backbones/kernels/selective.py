@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from policies.backbones.kernels.operators import body_of
+from unroll.policies.backbones.kernels.operators import body_of
 
 CHUNK = 16  # steps from one kept state to the next: with 16 states for each channel, what is kept is as large as u
 

@@ -1,0 +1,1 @@
+"""What surrounds learning, whatever the algorithm."""

@@ -1,0 +1,251 @@
+"""What happens while an agent learns: progress is shown, checkpoints are saved, signals are heard."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+
+from unroll.agents.common.checkpoint import checkpoints
+from unroll.agents.common.distributed import any_rank, n_ranks, rank
+
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+
+class ShowProgress(BaseCallback):
+    """A bar with what ``describe()`` says; one line for every tenth of the run where there is no terminal. To be used
+    in a ``with``, so that the terminal is left in order.
+
+    ``unit`` is what the agent counts; without ``describe`` it is a DecisionAgent.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        console: Console | None = None,
+        unit: str = "update",
+        describe: Callable[[], str] | None = None,
+    ):
+        super().__init__()
+        self.total, self.console, self.unit = total, console or Console(), unit
+        self.describe = describe or (lambda: describe_updates(self.model))
+        self.bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[metrics]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
+
+    def __enter__(self) -> ShowProgress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
+
+    def _on_training_start(self) -> None:
+        self._tenth = self._tenths()
+        self.task = self.bar.add_task("training", total=self.total, completed=self.num_timesteps, metrics="")
+        if self.console.is_terminal:
+            self.bar.start()
+
+    def _on_step(self) -> bool:
+        if self.console.is_terminal:
+            self.bar.update(self.task, completed=self.num_timesteps, metrics=self.describe())
+        elif self._tenths() > self._tenth:
+            self._tenth = self._tenths()
+            self.console.print(f"{self.unit} {self.num_timesteps}/{self.total}  {self.describe()}")
+        return True
+
+    def _tenths(self) -> int:
+        return self.num_timesteps // max(1, self.total // 10)
+
+
+def describe_updates(agent: Any) -> str:
+    """The last loss of a DecisionAgent and how fast it learns."""
+    metrics = agent.last_metrics
+    return f"loss {metrics['train/loss']:.4f}  {metrics['time/updates_per_s']:.1f} updates/s" if metrics else ""
+
+
+class Every(BaseCallback):
+    """Call ``action`` between two updates whenever ``every`` more steps are done, but not at the end of the run; 0:
+    never. ``last``: the step of the call before, if another process made it; None: the step that learning begins at."""
+
+    def __init__(self, every: int, action: Callable[[], Any], last: int | None = None):
+        super().__init__()
+        self.every, self.action, self.last = every, action, last
+
+    def _on_training_start(self) -> None:
+        self._last = self.num_timesteps if self.last is None else self.last
+
+    def _on_rollout_start(self) -> None:
+        steps = self.model.num_timesteps
+        if self.every and steps // self.every > self._last // self.every:
+            self.action()
+        self._last = steps
+
+    def _on_step(self) -> bool:
+        return True
+
+
+class SaveCheckpoints(Every):
+    """Every ``every`` steps and at the end, into ``<run>/checkpoints/step_<n>`` by ``save(path)``; the last ``keep``
+    are kept, and ``<run>/checkpoints/best``, that of the highest score so far. One that cannot be written, on a full
+    disk, is a warning; for the one at the end see ``check``."""
+
+    def __init__(self, run: Path, every: int, keep: int, save: Callable[[Path], Any], best_score: float | None = None):
+        super().__init__(every, lambda: self._or_warn(self.save))
+        self.run, self.folder = run, run / "checkpoints"
+        self.keep, self._save, self.best_score = keep, save, best_score
+        self.failed: OSError | None = None
+
+    def _on_training_end(self) -> None:
+        try:
+            self.save()
+        except OSError as error:
+            self.failed = error
+
+    def check(self) -> None:
+        """Raise OSError if the checkpoint at the end could not be written."""
+        if self.failed is not None:
+            raise OSError(f"the last checkpoint could not be written ({self.failed}); {last_good(self.run)}")
+
+    def _or_warn(self, save: Callable[[], None]) -> None:
+        try:
+            save()
+        except OSError as error:
+            left, step = last_good(self.run), self.model.num_timesteps
+            log.warning("no checkpoint at %d (%s); training goes on, %s", step, error, left)
+
+    def save(self) -> None:
+        path = self.folder / f"step_{self.model.num_timesteps:08d}"
+        if not path.exists():
+            self._save(path)
+        for old in checkpoints(self.run)[: -self.keep]:
+            shutil.rmtree(old)
+
+    def save_best(self, score: float) -> None:
+        """Save the agent as the best one, unless one with that score is kept already."""
+        if self.failed is None and (self.best_score is None or score > self.best_score):
+            self._or_warn(lambda: self._save_best(score))
+
+    def _save_best(self, score: float) -> None:
+        self._save(self.folder / "best")
+        self.best_score = score
+
+
+class WholeUpdates(BaseCallback):
+    """Keeps in ``packed`` what ``pack()`` gives between two updates, and logs the metrics of an update at its own step,
+    where Stable-Baselines3 would with the rollout after it.
+
+    A run that is stopped inside of a rollout or an update (the agent's ``between_updates`` is False there) is taken
+    back by ``restore(packed)``, so that what is saved then is what an undisturbed run would have been.
+    """
+
+    def __init__(self, pack: Callable[[], Any], restore: Callable[[Any], Any]):
+        super().__init__()
+        self._pack, self._restore = pack, restore
+        self.packed: Any = None
+
+    def _on_rollout_start(self) -> None:
+        self._take()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_training_end(self) -> None:
+        if self.model.between_updates:  # type: ignore[attr-defined]
+            self._take()
+        else:
+            self._restore(self.packed)
+
+    def _take(self) -> None:
+        if not self.model.logs_now:  # type: ignore[attr-defined]
+            for recorded in (self.logger.name_to_value, self.logger.name_to_count, self.logger.name_to_excluded):
+                recorded.clear()
+        elif self.logger.name_to_value:
+            self.logger.dump(self.num_timesteps)
+        self.packed = self._pack()
+
+
+class Stopped(BaseException):
+    """A signal, raised in the middle of what can be left at once."""
+
+
+def last_good(run: Path) -> str:
+    """What is left of a run that cannot be saved, in words."""
+    saved = checkpoints(run)
+    return f"{saved[-1]} is intact" if saved else "no checkpoint was written before"
+
+
+class StopOnSignal(BaseCallback):
+    """While its ``with`` lasts, Ctrl-C and SIGTERM end the learning after the current step, so that it can be saved; a
+    second one ends the program. Of several processes one that fails hears them no more, so that the SIGTERM that
+    torchrun sends when another one has died does not end it before it has said why."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.received: int | None = None
+        self._at_once = False
+
+    def __enter__(self) -> StopOnSignal:
+        self._old = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        failed = error[0] is not None and n_ranks() > 1
+        for number, handler in self._old.items():
+            signal.signal(number, signal.SIG_IGN if failed else handler)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        if n_ranks() > 1:  # torchrun passes on what each process has already had; and all stop after the same step
+            signal.signal(number, signal.SIG_IGN)
+        else:
+            signal.signal(number, signal.SIG_DFL)
+            if hasattr(self, "model"):
+                self.model.interrupted = True  # type: ignore[attr-defined]
+        if rank() == 0:
+            print("stopping after this step; once more to quit at once", file=sys.stderr)
+        if self._at_once:
+            self._at_once = False
+            raise Stopped
+
+    def unless_stopped(self, action: Callable[[], Result]) -> Result | None:
+        """What ``action()`` gives; None where a signal came before it or ends it, which must lose nothing."""
+        if self.received is not None:
+            return None
+        try:
+            self._at_once = True
+            result = action()
+            self._at_once = False
+        except Stopped:
+            return None
+        return result
+
+    def _on_step(self) -> bool:
+        if n_ranks() > 1 and self.n_calls % getattr(self.model, "agree_every", 1):
+            return True
+        heard = any_rank(self.received is not None)  # one that comes now is for the next step, in every process
+        if heard and self.received is None:
+            self.received = signal.SIGTERM
+        return not heard
+
+
+def as_callback(callback: Any) -> BaseCallback:
+    """What ``learn`` takes as a callback (none, one, a list, a function), as one callback."""
+    if callback is None or isinstance(callback, list):
+        return CallbackList(callback or [])
+    return callback if isinstance(callback, BaseCallback) else ConvertCallback(callback)

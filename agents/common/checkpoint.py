@@ -1,0 +1,201 @@
+"""Checkpoints: a folder of safetensors and JSON under a SHA-256 manifest, written whole or not at all, read without
+unpickling."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from unroll.errors import CheckpointError
+
+TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+MOST_JSON = 1 << 26  # bytes
+
+
+def write_checkpoint(folder: str | Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
+    """Write ``folder``: a crash leaves the old one, at worst under the name ``.<name>.old``, or the new one.
+
+    Raises:
+        CheckpointError: something that is not a checkpoint has that name.
+        OSError: it cannot be written; the old one is intact.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / MANIFEST).is_file():
+        raise CheckpointError(f"{folder}: exists and is not a checkpoint, so it is left alone; choose another name")
+    replace_folder(folder, lambda temporary: _write_files(temporary, tensors, state))
+
+
+def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a folder of a temporary name, flush it to the disk and rename it to ``folder``; what was there
+    is gone then."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in (os.getpid(), "old"))
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        write(temporary)
+        for path in (*temporary.iterdir(), temporary):
+            _flush(path)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(folder, old)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # gone after the rename; left where writing failed
+    _flush(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_files(folder: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
+    try:
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, folder / TENSORS)
+    except SafetensorError as error:  # of a full disk, which is an OSError everywhere else
+        raise OSError(f"{folder / TENSORS}: {error}") from error
+    (folder / STATE).write_text(json.dumps(state, indent=1))
+    files = (folder / TENSORS, folder / STATE)
+    manifest = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+
+
+def read_checkpoint(folder: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors (on the CPU) and the state of a checkpoint whose every byte agrees with its manifest.
+
+    Raises:
+        CheckpointError: a file is missing, cut or changed.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such checkpoint folder")
+    for name in (MANIFEST, TENSORS, STATE):
+        if (folder / name).is_symlink():
+            raise CheckpointError(f"{folder / name}: a link, where a checkpoint has files of its own")
+    manifest = _json(folder / MANIFEST)
+    if set(manifest) != {TENSORS, STATE} or not all(isinstance(entry, dict) for entry in manifest.values()):
+        raise CheckpointError(f"{folder / MANIFEST}: not the manifest of a checkpoint")
+    for name, entry in manifest.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path}: missing")
+        if path.stat().st_size != entry.get("bytes"):
+            raise CheckpointError(f"{path}: {path.stat().st_size} bytes where the manifest says {entry.get('bytes')}")
+        if _sha256(path) != entry.get("sha256"):
+            raise CheckpointError(f"{path}: damaged, its SHA-256 is not the manifest's")
+    try:
+        return load_file(folder / TENSORS), _json(folder / STATE)
+    except (SafetensorError, LookupError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{folder / TENSORS}: not a safetensors file ({error})") from None
+
+
+def checkpoints(run: str | Path) -> list[Path]:
+    """The checkpoint folders of a run, ``step_<n>``, oldest first."""
+    found = [(re.fullmatch(r"step_(\d+)", path.name), path) for path in (Path(run) / "checkpoints").glob("step_*")]
+    return [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
+
+
+def latest_checkpoint(run: str | Path) -> Path:
+    """The last checkpoint of a run folder; the folder itself if it is a checkpoint.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    run = Path(run)
+    if (run / MANIFEST).is_file():
+        return run
+    if not run.is_dir():
+        raise CheckpointError(f"{run}: no such run folder")
+    if not checkpoints(run):
+        raise CheckpointError(f"{run}: holds no checkpoint; is it the folder of a run?")
+    return checkpoints(run)[-1]
+
+
+def agent_of(checkpoint: str | Path) -> str:
+    """The name of the class of agent that a checkpoint holds.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    return str(read_state(checkpoint).get("agent"))
+
+
+def read_state(checkpoint: str | Path) -> dict[str, Any]:
+    """The state of a checkpoint without its tensors, and without a check of its manifest.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    return _json(Path(checkpoint) / STATE)
+
+
+def clear_leftovers(run: Path) -> None:
+    """Remove what a process that was killed while it wrote has left in a run folder: files under temporary names. A
+    checkpoint that was about to be replaced gets its name back."""
+    folder = run / "checkpoints"
+    for old in folder.glob(".*.old"):
+        whole = folder / old.name[1 : -len(".old")]
+        if not whole.exists():
+            os.replace(old, whole)
+    for path in (*folder.glob(".*"), *run.glob(".*.[0-9]*")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimizer's state as named tensors; AdamW and LAMB keep nothing else."""
+    state = optimizer.state_dict()["state"]
+    return {f"optimizer.{i}.{key}": value for i, slots in state.items() for key, value in slots.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    """Put back what ``optimizer_tensors`` gave; the groups' options stay those of ``optimizer``."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".")
+            state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+@functools.cache
+def installed_versions() -> dict[str, str]:
+    """The versions that a result depends on, MuJoCo's above all: contact physics differs between releases."""
+    packages = ("torch", "numpy", "gymnasium", "mujoco", "minari", "stable-baselines3")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MOST_JSON:
+            raise CheckpointError(f"{path}: {path.stat().st_size:,} bytes, more than a checkpoint needs")
+        content = json.loads(path.read_text())
+    except CheckpointError:
+        raise
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: missing; the checkpoint is incomplete, or this is not one") from None
+    except (ValueError, OSError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: not a JSON object")
+    return content
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)

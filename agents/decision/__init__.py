@@ -1,0 +1,1 @@
+"""The decision agent: learns from recorded episodes."""

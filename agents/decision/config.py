@@ -1,0 +1,85 @@
+"""The config of the decision agent, which learns from a dataset."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from unroll.configs.fields import BackboneConfig, Rate, RunConfig, Seed, Size
+
+
+@dataclasses.dataclass
+class EvaluationConfig:
+    """Playing episodes with the trained agent."""
+
+    env: str | None = None
+    """environment id; null: the dataset's own"""
+    episodes: Size = 20
+    """episodes for each target return"""
+    targets: list[float] | None = None
+    """returns to ask for; null: the median, 90 % quantile and maximum of the dataset's returns"""
+    memory: Literal["carried", "window"] = "carried"
+    """keep the state through an episode, or encode the last `context` steps anew for every action"""
+    every: NonNegativeInt = 1000
+    """updates between evaluations while training; 0: at the end alone"""
+    seed: Seed = 1_000_000
+    """reset seed of the first episode; the others count up. The same for every backbone"""
+    video: bool = False
+    """also record a GIF of one episode, where rendering works"""
+
+
+@dataclasses.dataclass
+class TrainConfig(RunConfig):
+    """Train a decision agent on recorded episodes, evaluate it, and leave everything in a run folder."""
+
+    agent: Literal["decision"] = "decision"
+    """how to learn: decision, or ppo, which has fields of its own (--agent ppo --help)"""
+    dataset: str = "embedded:hopper-v5-replay"
+    """minari:ID, d4rl:ID, embedded:NAME or the path of an HDF5 file with D4RL's fields"""
+    backbone: BackboneConfig = dataclasses.field(default_factory=BackboneConfig)
+    """the sequence model"""
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+    """playing episodes"""
+    steps: PositiveInt = 3000
+    """gradient updates"""
+    context: Size = 20
+    """environment steps of a training sequence, from 1 to whole episodes"""
+    batch_size: Size = 64
+    """sequences of a batch"""
+    optimizer: Literal["adamw", "lamb"] = "adamw"
+    """AdamW, or LAMB with a minimum trust, with which SHA-RNN was published"""
+    learning_rate: Rate = 1e-3
+    """the optimizer's learning rate after the warm-up"""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """the learning rate after the warm-up: constant, or falling to 0"""
+    warmup_steps: NonNegativeInt = 300
+    """updates over which the learning rate rises from 0"""
+    weight_decay: NonNegativeFloat = 1e-4
+    """the optimizer's weight decay"""
+    max_grad_norm: PositiveFloat = 0.25
+    """gradients are clipped to this norm"""
+    dropout: ClosedUnitInterval = 0.1
+    """dropout of the embedding and of every residual branch"""
+    tokens: Literal["fused", "interleaved"] = "fused"
+    """one token per step, or one each for previous action, return-to-go and observation"""
+    condition: Literal["return", "none"] = "return"
+    """return: Decision Transformer; none: behaviour cloning"""
+    previous_action: bool = True
+    """show each step the action before it"""
+    timestep_embedding: bool = False
+    """add an embedding of the absolute timestep to the tokens"""
+    top_fraction: ClosedUnitInterval = 1.0
+    """learn from the best episodes alone, until they make up this share of the steps"""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """of the matrix products while learning; weights, optimizer, recurrences and acting are float32 always"""
+    compile: Literal["none", "default", "reduce-overhead"] = "none"
+    """torch.compile the loss, once, for a minute or so: default needs a C++ compiler on a CPU; reduce-overhead also
+    replays CUDA graphs on CUDA"""
+    log_every: PositiveInt = 100
+    """updates between two points in TensorBoard and metrics.jsonl"""
+    checkpoint_every: PositiveInt = 1000
+    """updates between two checkpoints"""
+    download: bool = False
+    """fetch a d4rl: dataset that is not on the disk"""

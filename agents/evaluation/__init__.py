@@ -1,0 +1,1 @@
+"""Play seeded episodes, score them, show them."""

@@ -1,0 +1,1 @@
+"""Recurrent PPO: learns in environments."""

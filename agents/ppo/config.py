@@ -1,0 +1,116 @@
+"""The config of RecurrentPPO, which learns in environments."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from unroll.configs.fields import BackboneConfig, Environments, Rate, RunConfig, Seed, Size
+
+
+@dataclasses.dataclass
+class PPOBackboneConfig(BackboneConfig):
+    """The sequence model that is compared."""
+
+    d_model: Size = 64
+    """width"""
+    n_layers: Size = 1
+    """number of residual blocks"""
+
+
+@dataclasses.dataclass
+class PPOEvaluationConfig:
+    """Playing episodes with the trained agent: the likeliest action in every step."""
+
+    episodes: Size = 20
+    """episodes to play"""
+    every: NonNegativeInt = 20_000
+    """environment steps between evaluations while training, at the next update; 0: at the end alone"""
+    ablation: bool = True
+    """also play them with the memory wiped before every step: what is the memory worth?"""
+    seed: Seed = 1_000_000
+    """reset seed of the first episode; the others count up. The same for every backbone"""
+    video: bool = False
+    """also record a GIF of one episode, where rendering works"""
+
+
+@dataclasses.dataclass
+class PPOConfig(RunConfig):
+    """Train RecurrentPPO in environments, evaluate it, and leave everything in a run folder."""
+
+    agent: Literal["ppo"] = "ppo"
+    """how to learn: ppo, or decision, which has fields of its own (--help without --agent)"""
+    env: str = "CartPoleNoVel-v1"
+    """id of a registered environment"""
+    previous_action: bool = False
+    """show each step the action before it"""
+    previous_reward: bool = False
+    """show each step the reward before it"""
+    backbone: PPOBackboneConfig = dataclasses.field(default_factory=PPOBackboneConfig)
+    """the sequence model"""
+    evaluation: PPOEvaluationConfig = dataclasses.field(default_factory=PPOEvaluationConfig)
+    """playing episodes"""
+    steps: PositiveInt = 100_000
+    """environment steps, those of all environments together"""
+    n_envs: Environments = 8
+    """environments that are stepped together"""
+    vector: Literal["serial", "processes"] = "serial"
+    """step them one after another, or each in a process of its own: faster where a step takes a millisecond or more"""
+    n_steps: Size = 128
+    """steps of each environment in a rollout, from one update to the next"""
+    sequence_length: Size | None = None
+    """steps through which gradients flow, a divisor of n_steps; null: n_steps"""
+    batch_size: Size | None = None
+    """steps of a minibatch, a multiple of the sequence length; null: a quarter of the rollout"""
+    n_epochs: PositiveInt = 10
+    """passes over a rollout"""
+    learning_rate: Rate = 3e-4
+    """Adam's learning rate at the start"""
+    schedule: Literal["constant", "linear"] = "constant"
+    """the learning rate: constant, or falling to 0"""
+    clip_range: PositiveFloat = 0.2
+    """how far from 1 the ratio of the new to the old probability of an action may pay"""
+    clip_schedule: Literal["constant", "linear"] = "constant"
+    """the clip range: constant, or falling to 0"""
+    gamma: ClosedUnitInterval = 0.99
+    """discount of rewards, by step"""
+    gae_lambda: ClosedUnitInterval = 0.95
+    """of generalised advantage estimation: 0 trusts the value of the next step, 1 the rewards of the episode"""
+    ent_coef: NonNegativeFloat = 0.0
+    """weight of the policy's entropy in the loss"""
+    vf_coef: NonNegativeFloat = 0.5
+    """weight of the value's error in the loss"""
+    max_grad_norm: PositiveFloat = 0.5
+    """gradients are clipped to this norm"""
+    target_kl: PositiveFloat | None = None
+    """end an update where the new policy is 1.5 times this far from the old one; null: never"""
+    normalize_advantage: bool = True
+    """make the advantages of each rollout of mean 0 and deviation 1"""
+    normalize_observation: bool = False
+    """by running means and deviations (VecNormalize), which are saved with the weights"""
+    normalize_reward: bool = False
+    """by the running deviation of the discounted return (VecNormalize); evaluations show the environment's own"""
+    recompute_states: bool = False
+    """make the states before the sequences anew for every epoch, where they would be those of the old policy"""
+    reset_on_done: bool = True
+    """begin an episode with an empty memory; false keeps it from one episode to the next, as in RL²"""
+    separate_critic: bool = False
+    """give the critic a backbone of its own"""
+    net_arch: list[Size] = dataclasses.field(default_factory=lambda: [64, 64])
+    """widths of the layers between the backbone and the action, and between it and the value"""
+    activation: Literal["tanh", "relu"] = "tanh"
+    """of these layers"""
+    ortho_init: bool = True
+    """orthogonal weights at the start, all but the backbone's"""
+    log_std_init: float = 0.0
+    """logarithm of the deviation of continuous actions at the start"""
+    use_sde: bool = False
+    """explore by noise that depends on the observation (gSDE), for continuous actions"""
+    sde_sample_freq: int = -1
+    """steps from one draw of that noise to the next; -1: once for each rollout"""
+    log_every: PositiveInt = 1
+    """rollouts between two points in TensorBoard and metrics.jsonl"""
+    checkpoint_every: PositiveInt = 50_000
+    """environment steps between two checkpoints, at the next update"""

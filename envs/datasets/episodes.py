@@ -1,0 +1,144 @@
+"""Episodes: what every dataset becomes, whatever file it came from; and the sampling of sequences from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from unroll.envs.datasets.statistics import Scan
+from unroll.errors import DatasetError
+
+STEPS = 1 << 21  # whose rewards are summed together
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Episodes:
+    """Recorded episodes as flat arrays: N steps of E episodes, one after the other.
+
+    Row ``t`` holds the observation that the action was chosen on, that action, and the reward that it brought.
+    Only the last step of an episode can be ``terminated`` or ``truncated``; if it is neither, the recording stopped.
+    Arrays that are large beside the memory are memory-mapped (envs/cache.py): whoever reads all of their values reads
+    them in blocks (envs/scan.py).
+    """
+
+    observations: np.ndarray  # [N, observation_dim] float32
+    actions: np.ndarray  # [N, action_dim] float32 (Box) or [N] int64 (Discrete)
+    rewards: np.ndarray  # [N] float32
+    lengths: np.ndarray  # [E] int64
+    terminated: np.ndarray  # [E] bool
+    truncated: np.ndarray  # [E] bool
+    action_space: gym.spaces.Box | gym.spaces.Discrete
+    name: str
+    final_observations: np.ndarray | None = None  # [E, observation_dim]: after the last step, NaN where unknown
+    env_id: str | None = None
+    reference_returns: tuple[float, float] | None = None  # mean return of a random and of an expert policy
+    reference_name: str | None = None  # where these two numbers come from
+    scan: Scan | None = None  # of these values, where it is known already; see unroll.envs.datasets.statistics.scan
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def n_steps(self) -> int:
+        return len(self.rewards)
+
+    @property
+    def observation_dim(self) -> int:
+        return self.observations.shape[1]
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Row of each episode's first step, [E]."""
+        return np.cumsum(self.lengths) - self.lengths
+
+    @property
+    def returns(self) -> np.ndarray:
+        """Undiscounted return of each episode, [E] float64."""
+        return np.concatenate([returns for _, _, returns in self._sums()])
+
+    @property
+    def returns_to_go(self) -> np.ndarray:
+        """Sum of the rewards from each step to its episode's end, [N] float64."""
+        return np.concatenate(list(self.returns_to_go_in_blocks()))
+
+    def returns_to_go_in_blocks(self) -> Iterator[np.ndarray]:
+        """The returns-to-go, those of some whole episodes at a time."""
+        total = 0.0  # summed on over all episodes, so that the blocks' size does not show in the sums
+        for rewards, episodes, returns in self._sums():
+            sums = np.cumsum(np.append(total, rewards))[1:]
+            total, before = sums[-1], sums - rewards
+            lengths = self.lengths[episodes]
+            ends = before[np.cumsum(lengths) - lengths] + returns
+            yield np.repeat(ends, lengths) - before
+
+    def _sums(self) -> Iterator[tuple[np.ndarray, slice, np.ndarray]]:
+        """(rewards in float64, their episodes, these episodes' returns) of some whole episodes at a time."""
+        ends, first = np.cumsum(self.lengths), 0
+        while first < len(self):
+            start = ends[first] - self.lengths[first]
+            stop = max(first + 1, int(np.searchsorted(ends, start + STEPS, side="right")))
+            rewards = np.asarray(self.rewards[start : ends[stop - 1]], np.float64)
+            episodes = slice(first, stop)
+            yield rewards, episodes, np.add.reduceat(rewards, ends[episodes] - self.lengths[episodes] - start)
+            first = stop
+
+    def select(self, episodes: np.ndarray) -> Episodes:
+        """The given episodes (indices), in the given order. Of memory-mapped arrays no value is read."""
+        starts, lengths = self.starts[episodes], self.lengths[episodes]
+        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        rows = np.repeat(starts, lengths) + within
+        final = self.final_observations
+        return dataclasses.replace(
+            self,
+            observations=_take(self.observations, rows),
+            actions=_take(self.actions, rows),
+            rewards=_take(self.rewards, rows),
+            lengths=lengths,
+            terminated=self.terminated[episodes],
+            truncated=self.truncated[episodes],
+            final_observations=None if final is None else final[episodes],
+            scan=None,
+        )
+
+    def top(self, fraction: float) -> Episodes:
+        """The best episodes by return that make up ``fraction`` of the steps, as in "10 % BC" (Chen et al. 2021)."""
+        if not 0 < fraction <= 1:
+            raise DatasetError(f"top fraction must be in (0, 1], not {fraction}")
+        best = np.argsort(-self.returns, kind="stable")
+        n = 1 + int(np.searchsorted(np.cumsum(self.lengths[best]), fraction * self.n_steps))
+        return self if n >= len(self) else self.select(best[:n])
+
+
+class Rows:
+    """Some rows of a memory-mapped array, in any order, as an array that is gathered where it is read."""
+
+    def __init__(self, values: np.ndarray, rows: np.ndarray):
+        self.values, self.rows = values, rows
+        self.shape, self.dtype, self.ndim = (len(rows), *values.shape[1:]), values.dtype, values.ndim
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return self.values[self.rows[index]]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
+
+
+def is_mapped(values: Any) -> bool:
+    return isinstance(values, np.memmap | Rows)
+
+
+def _take(values: np.ndarray, rows: np.ndarray) -> Any:
+    if isinstance(values, Rows):
+        return Rows(values.values, values.rows[rows])
+    return Rows(values, rows) if is_mapped(values) else values[rows]

@@ -1,0 +1,74 @@
+"""Load episodes by name: ``minari:ID``, ``d4rl:ID``, ``embedded:NAME`` or the path of an .hdf5 file.
+
+    python -m unroll.envs.datasets.sources SOURCE [--download]
+
+prints what a dataset holds and what is wrong with it; the exit code is 0 if it can be trained on, else 2.
+A new source is one file with a loader ``(name, download) -> Episodes`` and one line in ``SOURCES``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+
+from unroll.envs.datasets.doctor import problems
+from unroll.envs.datasets.episodes import Episodes
+from unroll.envs.datasets.reference import d4rl_table
+from unroll.envs.datasets.sources.d4rl_set import load_d4rl
+from unroll.envs.datasets.sources.hdf5 import load_hdf5
+from unroll.envs.datasets.sources.minari_set import load_minari
+from unroll.errors import DatasetError
+
+EMBEDDED = Path(__file__).parents[1] / "data"
+
+
+def load_embedded(name: str, download: bool = False) -> Episodes:
+    """A dataset that comes with the code."""
+    names = sorted(file.stem for file in EMBEDDED.glob("*.hdf5"))
+    if name not in names:
+        raise DatasetError(f"embedded:{name}: unknown; there is {', '.join(names) or 'none'}")
+    return load_hdf5(EMBEDDED / f"{name}.hdf5")
+
+
+def load_file(path: str, download: bool = False) -> Episodes:
+    """A file that the user has; there is nowhere to download it from."""
+    if not Path(path).expanduser().exists():
+        near = difflib.get_close_matches(path, list(d4rl_table()), n=1)
+        hint = f"did you mean d4rl:{near[0]}?" if near else f"a source is {FORMS}"
+        raise DatasetError(f"{path}: no such file; {hint}")
+    return load_hdf5(path)
+
+
+SOURCES: dict[str, Callable[[str, bool], Episodes]] = {
+    "minari": load_minari,
+    "d4rl": load_d4rl,
+    "embedded": load_embedded,
+    "file": load_file,
+}
+FORMS = "minari:ID, d4rl:ID, embedded:NAME or the path of an .hdf5 file"
+
+
+def read_episodes(source: str, download: bool = False) -> Episodes:
+    """The episodes of ``source``, without a judgement of their values."""
+    prefix, colon, name = source.partition(":")
+    if not colon or Path(source).exists():
+        prefix, name = "file", source
+    if prefix not in SOURCES:
+        raise DatasetError(f"{source}: unknown kind of source {prefix!r}; a source is {FORMS}")
+    if not name:
+        raise DatasetError(f"{source!r} names no dataset; a source is {FORMS}")
+    return SOURCES[prefix](name, download)
+
+
+def load_episodes(source: str, download: bool = False) -> Episodes:
+    """The episodes of ``source``, fit to be trained on; ``download`` fetches a missing D4RL file.
+
+    Raises DatasetError, one line, if there is no such dataset, if it cannot be read, or if its values are unusable.
+    """
+    episodes = read_episodes(source, download)
+    found = problems(episodes)
+    if found:
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        raise DatasetError(f"{source}: {found[0]}{more} (see python -m unroll.envs.datasets.sources {source})")
+    return episodes

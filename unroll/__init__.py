@@ -1,0 +1,1 @@
+"""Recurrent policies: decision agents and recurrent PPO over swappable sequence backbones."""

@@ -1,0 +1,7 @@
+"""``python -m unroll`` is the command ``unroll``."""
+
+import sys
+
+from unroll.cli import main
+
+sys.exit(main())
