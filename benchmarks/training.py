@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from unroll.agents.decision.update import Update
 
 from benchmarks.timing import medians, report
 from unroll.agents import DecisionAgent
 from unroll.agents.common.optim import make_optimizer
-from unroll.agents.decision.update import Update
 from unroll.configs import load_config
 from unroll.envs import load_episodes
 from unroll.envs.datasets.episodes import Episodes
