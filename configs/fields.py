@@ -6,21 +6,9 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_number_type
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-# Numbers with a bound. A larger one is a slip of the hand, or meant to take the machine down.
-if TYPE_CHECKING:
-    Size = int
-    Environments = int
-    Threads = int
-    Seed = int
-    Rate = float
-else:
-    Size = restricted_number_type("Size", int, [(">=", 1), ("<=", 1 << 20)])
-    Environments = restricted_number_type("Environments", int, [(">=", 1), ("<=", 1 << 14)])
-    Threads = restricted_number_type("Threads", int, [(">=", 0), ("<=", 1 << 10)])
-    Seed = restricted_number_type("Seed", int, [(">=", 0), ("<=", (1 << 63) - 1)])
-    Rate = restricted_number_type("Rate", float, [(">", 0.0), ("<", float("inf"))])
+from unroll.configs.sizes import Seed, Size, Threads
 
 
 @dataclasses.dataclass
@@ -78,8 +66,8 @@ class RunConfig:
     resume: bool = False
     """go on with the run in run_dir from its last checkpoint, under its saved config"""
 
-    if TYPE_CHECKING:  # every agent's config has these, with defaults of its own
-        agent: str
+    if TYPE_CHECKING:  # every agent's config has these, with types and defaults of its own
+        agent: Any
         backbone: BackboneConfig
         evaluation: Any
         steps: int

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from unroll.configs.fields import BackboneConfig, Rate, RunConfig, Seed, Size
+from unroll.configs.fields import BackboneConfig, RunConfig
+from unroll.configs.sizes import Rate, Seed, Size
 from unroll.errors import HyperparameterError
 
 

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from unroll.configs.fields import BackboneConfig, Environments, Rate, RunConfig, Seed, Size
+from unroll.configs.fields import BackboneConfig, RunConfig
+from unroll.configs.sizes import Environments, Rate, Seed, Size
 
 
 @dataclasses.dataclass

@@ -34,7 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
         rows = [row(name) for name in dict.fromkeys((*BACKBONES, *own))]
         print(markdown_table(COLUMNS, rows))
         print(f"\nd_model {D_MODEL}, {N_LAYERS} layers, float32. A step is of one row, eager, on one CPU thread with")
-        print(f"PyTorch {torch.__version__}, the median of {REPEATS}. Its multiply-adds are those of the matrix products.")
+        print(
+            f"PyTorch {torch.__version__}, the median of {REPEATS}. Its multiply-adds are those of the matrix products."
+        )
     return report.code
 
 

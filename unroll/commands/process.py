@@ -113,10 +113,13 @@ def exit_now(code: int) -> NoReturn:
 
 
 def typed(command: str) -> str:
-    """The beginning of a command line of ours, as this user types it: the doors of a checkout, or ``unroll``."""
-    if Path(sys.argv[0]).suffix != ".py":
-        return f"unroll {command}"
-    return f"python {command}.py" if command in DOORS else f"python -m unroll {command}"
+    """The beginning of a command line of ours, as this user types it: a door of a checkout, or ``unroll``."""
+    script = Path(sys.argv[0])
+    if script.parts[-2:] == ("unroll", "__main__.py") or (script.stem in DOORS and command not in DOORS):
+        return f"python -m unroll {command}"
+    if script.suffix == ".py" and script.stem in DOORS:
+        return f"python {command}.py"
+    return f"unroll {command}"
 
 
 def says(arguments: list[str], flag: str, value: str | None) -> bool:
