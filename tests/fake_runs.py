@@ -1,4 +1,4 @@
-"""Run folders as train.py leaves them, without the training."""
+"""Run folders as unroll train leaves them, without the training."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""compare.py: a grid of runs that several commands divide, that can be stopped anywhere, and ends with one table."""
+"""unroll compare: a grid of runs that several commands divide, that can be stopped anywhere, and ends with one table."""
 
 import contextlib
 import json
@@ -213,7 +213,7 @@ shutil.copytree({str(good)!r}, folder, dirs_exist_ok=True)
 
 
 def render(table):
-    console = Console(record=True, width=200, markup=False)  # as compare.py has it
+    console = Console(record=True, width=200, markup=False)  # as unroll compare has it
     console.print(table)
     return console.export_text()
 

@@ -1,4 +1,4 @@
-"""compare.py --from: what a report says of run folders, and in which forms."""
+"""unroll compare --from: what a report says of run folders, and in which forms."""
 
 import csv
 import json

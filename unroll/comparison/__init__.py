@@ -1,1 +1,1 @@
-"""Compare backbones: a grid of ordinary runs, and a report of what their folders say. The command is compare.py."""
+"""Compare backbones: train a grid of ordinary runs and report on their folders. The command is ``unroll compare``."""

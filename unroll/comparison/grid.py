@@ -1,4 +1,4 @@
-"""The grid of a comparison: backbones × configs × seeds as runs of train.py, and how far each has come."""
+"""The grid of a comparison: backbones × configs × seeds as runs of ``unroll train``, and how far each has come."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from unroll.configs import RunConfig, load_config, plain_config
 from unroll.configs.loading import flat
 from unroll.errors import ComparisonError
 
+# What a repeated command may change about a run without making it another one.
 MAY_DIFFER = ("device", "threads", "keep", "log_every", "checkpoint_every", "experiment", "track")
+TAIL = 8192  # bytes at the end of a log that are sure to hold a whole line
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cell:
     """One run of the grid.
 
-    ``config`` is what unroll train makes of ``arguments``, its sizes settled. ``named`` are the flags that name code of
-    the user's own, which every command line must.
+    ``config`` is what ``unroll train`` makes of ``arguments``, with its sizes settled. ``named`` are the flags that
+    name code of the user's own, which every command line must.
     """
 
     experiment: str
@@ -51,18 +53,25 @@ class Cell:
     @property
     def progress(self) -> float:
         """The share of its steps that its log shows."""
-        return 1.0 if self.finished else min(1.0, last_step(self.folder) / self.config.steps)
+        if self.finished:
+            return 1.0
+        return min(1.0, last_step(self.folder) / self.config.steps)
 
     def command(self) -> list[str]:
-        """The arguments of train.py that start the run, or go on with it from its last checkpoint."""
+        """Return the arguments of ``unroll train`` that start the run, or go on with it from its last checkpoint."""
         if checkpoints(self.folder):
             threads = str(self.config.threads)
             return ["--resume", "true", "--run_dir", str(self.folder), "--threads", threads, *self.named]
         return [*self.arguments, "--run_dir", str(self.folder)]
 
     def clear(self) -> None:
-        """Remove what a process left that cannot go on. Anything else is left alone, and train.py refuses it."""
-        if (self.folder / "config.yaml").is_file() or all(path.name[0] == "." for path in self.folder.glob("*")):
+        """Remove what a process left that cannot go on.
+
+        Anything else is left alone, and ``unroll train`` refuses the folder.
+        """
+        is_run = (self.folder / "config.yaml").is_file()
+        only_hidden = all(path.name.startswith(".") for path in self.folder.glob("*"))
+        if is_run or only_hidden:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def check(self) -> None:
@@ -71,26 +80,32 @@ class Cell:
         if not path.is_file():
             return
         saved = load_config(["--config", str(path)], schemas(), f"unroll compare: {path}")
-        there, wanted = flat(plain_config(saved)), flat(plain_config(self.config))
-        for key in wanted:
-            if key.split(".")[0] not in MAY_DIFFER and key != "evaluation.video" and there.get(key) != wanted[key]:
+        there = flat(plain_config(saved))
+        for key, wanted in flat(plain_config(self.config)).items():
+            if key.split(".")[0] in MAY_DIFFER or key == "evaluation.video":
+                continue
+            if there.get(key) != wanted:
                 raise ComparisonError(
-                    f"{self.folder}: is a run with {key} {json.dumps(there.get(key))}, not {json.dumps(wanted[key])}; "
+                    f"{self.folder}: is a run with {key} {json.dumps(there.get(key))}, not {json.dumps(wanted)}; "
                     "another --output, or the flags that it was made with"
                 )
 
     def read(self) -> Run:
+        """Read the finished run, under the names that it has in the grid."""
         return dataclasses.replace(read_run(self.folder, self.experiment), backbone=self.backbone)
 
 
 def last_step(folder: Path) -> float:
-    """The step of the last whole line of metrics.jsonl."""
+    """Return the step of the last whole line of metrics.jsonl; 0 if there is none."""
     try:
         with (folder / "metrics.jsonl").open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(0, size - TAIL))
             lines = file.read().splitlines()
     except OSError:
         return 0.0
+
+    # The last line may be half written, and the first of these may lack its beginning.
     for line in reversed(lines):
         try:
             return float(json.loads(line)["step"])

@@ -12,10 +12,11 @@ from unroll.comparison.workers import Workers
 
 
 class Show:
-    """To be used in a ``with``, and called again and again."""
+    """A display of what workers do, for ``with``. Calling it brings it up to date."""
 
     def __init__(self, workers: Workers, console: Console):
-        self.workers, self.console = workers, console
+        self.workers = workers
+        self.console = console
         self.said = {cell for cell in workers.cells if cell.finished}
         self.live = Live(console=console, auto_refresh=False, transient=True)
 
@@ -31,24 +32,36 @@ class Show:
 
     def __call__(self) -> None:
         for cell in self.workers.cells:
-            if cell not in self.said and (cell.finished or cell in self.workers.failed):
+            ended = cell.finished or cell in self.workers.failed
+            if ended and cell not in self.said:
                 self.said.add(cell)
-                why = self.workers.failed.get(cell)
-                done = sum(other.finished for other in self.workers.cells)
-                state = f"failed: {why}" if why else f"finished, {done} of {len(self.workers.cells)}"
-                self.console.print(f"{cell.name}: {state}{self._time_left()}")
+                self._say(cell)
         if self.console.is_terminal:
             self.live.update(self.table(), refresh=True)
 
+    def _say(self, cell: Cell) -> None:
+        """Print the line of a cell that has ended."""
+        cells = self.workers.cells
+        done = sum(other.finished for other in cells)
+        state = f"finished, {done} of {len(cells)}"
+        if cell in self.workers.failed:
+            state = f"failed: {self.workers.failed[cell]}"
+        self.console.print(f"{cell.name}: {state}{self._time_left()}")
+
     def table(self) -> Table:
-        """A row for each experiment and backbone, with a column for each seed."""
+        """Make a table with a row for each experiment and backbone, and a column for each seed."""
         cells = self.workers.cells
         seeds = sorted({cell.seed for cell in cells})
         table = Table(title=f"{self.workers.progress():.1f} of {len(cells)} runs{self._time_left()}")
-        for name in ("experiment", "backbone", *(f"seed {seed}" for seed in seeds)):
-            table.add_column(name, justify="left" if name in ("experiment", "backbone") else "right")
-        for experiment, backbone in dict.fromkeys((cell.experiment, cell.backbone) for cell in cells):
-            row = {cell.seed: cell for cell in cells if (cell.experiment, cell.backbone) == (experiment, backbone)}
+        for name in ("experiment", "backbone"):
+            table.add_column(name)
+        for seed in seeds:
+            table.add_column(f"seed {seed}", justify="right")
+
+        rows: dict[tuple[str, str], dict[int, Cell]] = {}
+        for cell in cells:
+            rows.setdefault((cell.experiment, cell.backbone), {})[cell.seed] = cell
+        for (experiment, backbone), row in rows.items():
             table.add_row(experiment, backbone, *(self._state(row[seed]) for seed in seeds))
         return table
 
@@ -60,12 +73,17 @@ class Show:
         progress = cell.progress
         if cell in self.workers.running or cell.busy:
             return Text(f"{progress:.0%}", "yellow")
-        return Text(f"{progress:.0%}" if progress else "–", "dim")
+        if progress:
+            return Text(f"{progress:.0%}", "dim")
+        return Text("–", "dim")
 
     def _time_left(self) -> str:
+        """Return the end of a line: how much time is left, if that is known."""
         left = self.workers.seconds_left()
         if left is None:
             return ""
         minutes, seconds = divmod(round(left), 60)
         hours, minutes = divmod(minutes, 60)
-        return f", about {hours} h {minutes} min left" if hours else f", about {minutes} min {seconds} s left"
+        if hours:
+            return f", about {hours} h {minutes} min left"
+        return f", about {minutes} min {seconds} s left"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from unroll.comparison.report import leaders, too_few
@@ -12,25 +12,30 @@ from unroll.comparison.statistics import COVERED, FEWEST
 from unroll.tables import markdown_table
 
 WORDS = {"normalized_score": "normalised score", "return_mean": "return"}
+NOTHING = "–"  # the cell of a value that there is not
+Cells = dict[str, str]  # a row of a table, by column
 
 
 def to_markdown(report: dict[str, Any], figures: dict[str, list[str]]) -> str:
-    """``figures``: for each experiment the addresses of its pictures."""
+    """Write comparison.md. ``figures`` has the addresses of the pictures of each experiment."""
     parts = ["# Comparison of backbones", headlines(report)]
     if "overall" in report:
         parts += ["## All experiments together", overall_table(report)]
+
     for name, experiment in report["experiments"].items():
-        parts += [f"## {name}", conditions(experiment), score_table(experiment, report["reference"])]
-        parts += [cost_table(experiment)]
+        parts += [f"## {name}", conditions(experiment)]
+        parts += [score_table(experiment, report["reference"]), cost_table(experiment)]
         if any(row["calibration"] for row in experiment["backbones"].values()):
             parts += ["Mean return of the episodes, by the return that was asked for:", calibration_table(experiment)]
-        parts += [" ".join(f"![{path.rpartition('/')[2]}]({path})" for path in figures.get(name, []))]
+        pictures = [f"![{path.rpartition('/')[2]}]({path})" for path in figures.get(name, [])]
+        parts.append(" ".join(pictures))
+
     parts += ["## How to read it", explanation(report)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def overview(report: dict[str, Any]) -> str:
-    """Who leads, and the tables: for the terminal, and TensorBoard's Text tab."""
+    """Write who leads, and the tables, for the terminal and for TensorBoard's Text tab."""
     parts = [headlines(report)]
     for name, experiment in report["experiments"].items():
         parts += [f"### {name}", score_table(experiment, report["reference"]), cost_table(experiment)]
@@ -38,11 +43,12 @@ def overview(report: dict[str, Any]) -> str:
 
 
 def ranking(report: dict[str, Any]) -> str:
-    """Who leads, and a narrow table: score and costs alone."""
+    """Write who leads, and a narrow table of scores and costs alone."""
     parts = [headlines(report)]
     for name, experiment in report["experiments"].items():
-        rows = [
-            {
+        rows = []
+        for place, (backbone, row) in enumerate(experiment["backbones"].items(), 1):
+            cells = {
                 "": str(place),
                 "backbone": f"**{backbone}**",
                 WORDS[experiment["score"]]: cell(row["iqm"], row["iqm_interval"]),
@@ -50,58 +56,84 @@ def ranking(report: dict[str, Any]) -> str:
                 "tokens/s": number(row["train_tokens_per_s"], 0),
                 "µs per step": number(row["step_latency_us"], 0),
             }
-            for place, (backbone, row) in enumerate(experiment["backbones"].items(), 1)
-        ]
+            rows.append(cells)
         parts += [f"### {name}", table(without_empty(rows))]
     return "\n\n".join(parts)
 
 
 def headlines(report: dict[str, Any]) -> str:
-    """Who leads, and whether that means anything."""
-    lines = [f"* **{name}**: {headline(e)}" for name, e in report["experiments"].items()]
-    lines += [f"* **not compared**: {name}: {why}" for name, why in report.get("failed", {}).items()]
+    """Write a line for each experiment: who leads, and whether that means anything."""
+    lines = []
+    for name, experiment in report["experiments"].items():
+        lines.append(f"* **{name}**: {headline(experiment)}")
+    for name, why in report.get("failed", {}).items():
+        lines.append(f"* **not compared**: {name}: {why}")
     return "\n".join(lines)
 
 
 def headline(experiment: dict[str, Any]) -> str:
+    """Say who leads an experiment, and which others are not distinguished from it."""
     rows = experiment["backbones"]
     first, near = leaders(rows)
-    score = f"**{first}** leads with {cell(rows[first]['iqm'], rows[first]['iqm_interval'])}"
+    score = cell(rows[first]["iqm"], rows[first]["iqm_interval"])
     if len(rows) == 1:
-        return f"{first} has {cell(rows[first]['iqm'], rows[first]['iqm_interval'])}"
+        return f"{first} has {score}"
+
+    leads = f"**{first}** leads with {score}"
     if rows[first]["iqm_interval"] is None:
-        return f"{score}; with fewer than {FEWEST} seeds that is no ranking"
-    return f"{score}; not distinguished from it: {', '.join(near)}" if near else f"{score}, ahead of all others"
+        return f"{leads}; with fewer than {FEWEST} seeds that is no ranking"
+    if near:
+        return f"{leads}; not distinguished from it: {', '.join(near)}"
+    return f"{leads}, ahead of all others"
 
 
 def conditions(experiment: dict[str, Any]) -> str:
-    """What was trained and how it was evaluated, and what was not equal."""
-    e, played = experiment, experiment["evaluation"]
-    source = f"learned from {e['dataset']}, " if e["dataset"] else ""
-    asked = ", ".join(f"{target:g}" for target in played["targets"] if target is not None)
-    lines = [
-        f"{e['agent']}, {source}played in {e['env']}. {e['steps'][0].upper() + e['steps'][1:]}; "
-        f"seed{'s' * (len(e['seeds']) > 1)} {listed(e['seeds'])}, {e['threads'] or 'all'} CPU thread(s) for a run.",
-        f"Evaluated: the last checkpoint, {played['episodes']} episodes"
-        + (f" for each target of {asked}; scores are those of the highest" if asked else "")
-        + f", the same reset seeds for every run (from {played['first_seed']:,}).",
-    ]
-    if e["score"] == "normalized_score" and e["scale"]:
-        lines.append(f"Scores: 0 and 100 are the random and expert returns of {e['scale']}.")
-    sizes = [row["parameters"] for row in e["backbones"].values() if row["parameters"]]
+    """Say what was trained, how it was evaluated, and what was not equal."""
+    sentences = [trained(experiment), evaluated(experiment["evaluation"])]
+    if experiment["score"] == "normalized_score" and experiment["scale"]:
+        sentences.append(f"Scores: 0 and 100 are the random and expert returns of {experiment['scale']}.")
+
+    sizes = [row["parameters"] for row in experiment["backbones"].values() if row["parameters"]]
     if sizes:
-        lines.append(f"Policies of {number(min(sizes), 0)} to {number(max(sizes), 0)} parameters.")
-    if e["differences"]:
-        lines.append("**The runs differ beside backbone and seed**: " + "; ".join(e["differences"]) + ".")
-    return " ".join(lines)
+        sentences.append(f"Policies of {number(min(sizes), 0)} to {number(max(sizes), 0)} parameters.")
+    if experiment["differences"]:
+        differences = "; ".join(experiment["differences"])
+        sentences.append(f"**The runs differ beside backbone and seed**: {differences}.")
+    return " ".join(sentences)
+
+
+def trained(experiment: dict[str, Any]) -> str:
+    """Say what learned from what, for how long."""
+    source = ""
+    if experiment["dataset"]:
+        source = f"learned from {experiment['dataset']}, "
+    steps = experiment["steps"]
+    seeds = experiment["seeds"]
+    plural = "s" if len(seeds) > 1 else ""
+    return (
+        f"{experiment['agent']}, {source}played in {experiment['env']}. {steps[0].upper()}{steps[1:]}; "
+        f"seed{plural} {listed(seeds)}, {experiment['threads'] or 'all'} CPU thread(s) for a run."
+    )
+
+
+def evaluated(evaluation: dict[str, Any]) -> str:
+    """Say how the runs were scored."""
+    targets = ", ".join(f"{target:g}" for target in evaluation["targets"] if target is not None)
+    asked = ""
+    if targets:
+        asked = f" for each target of {targets}; scores are those of the highest"
+    return (
+        f"Evaluated: the last checkpoint, {evaluation['episodes']} episodes{asked}, the same reset seeds for every "
+        f"run (from {evaluation['first_seed']:,})."
+    )
 
 
 def score_table(experiment: dict[str, Any], reference: str) -> str:
-    """Scores, best interquartile mean first. One seed has neither a mean nor a probability."""
-    word, several = WORDS[experiment["score"]], len(experiment["seeds"]) > 1
+    """Write the scores, the best first. One seed has neither a mean nor a probability."""
+    word = WORDS[experiment["score"]]
+    several = len(experiment["seeds"]) > 1
     rows = []
     for name, row in experiment["backbones"].items():
-        difference = row.get("paired_difference")
         cells = {"backbone": name}
         if several:
             cells[f"{word}, IQM"] = cell(row["iqm"], row["iqm_interval"])
@@ -113,16 +145,28 @@ def score_table(experiment: dict[str, Any], reference: str) -> str:
             cells["return"] = number(sum(row["returns"]) / len(row["returns"]))
         cells["return without memory"] = number(row["return_without_memory"])
         if several:
-            probability = row.get("probability_of_improvement")
-            cells[f"P(better than {reference})"] = cell(probability, row.get("probability_interval"), 2)
-        cells[f"minus {reference}, paired"] = cell(difference, row.get("paired_interval"))
+            cells |= better_cell(row, reference)
+        cells |= paired_cell(row, reference)
         rows.append(cells)
     return table(without_empty(rows))
 
 
+def better_cell(row: dict[str, Any], reference: str) -> Cells:
+    """Return the column of the probability of improvement; the reference itself has none."""
+    value = cell(row.get("probability_of_improvement"), row.get("probability_interval"), 2)
+    return {f"P(better than {reference})": value}
+
+
+def paired_cell(row: dict[str, Any], reference: str) -> Cells:
+    """Return the column of the paired difference; the reference itself has none."""
+    return {f"minus {reference}, paired": cell(row.get("paired_difference"), row.get("paired_interval"))}
+
+
 def cost_table(experiment: dict[str, Any]) -> str:
-    rows = [
-        {
+    """Write sizes, speeds and what the evaluation cost."""
+    rows = []
+    for name, row in experiment["backbones"].items():
+        cells = {
             "backbone": name,
             "parameters of the policy": number(row["parameters"], 0),
             "d_model": str(row["d_model"]),
@@ -131,51 +175,51 @@ def cost_table(experiment: dict[str, Any]) -> str:
             "peak memory, MB": number(row["peak_memory_mb"], 0),
             "evaluation episodes": number(row["evaluation_episodes"], 0),
         }
-        for name, row in experiment["backbones"].items()
-    ]
+        rows.append(cells)
     return table(without_empty(rows))
 
 
 def calibration_table(experiment: dict[str, Any]) -> str:
+    """Write the mean return for each return that was asked for."""
     rows = []
     for name, row in experiment["backbones"].items():
-        achieved = {f"{target:g}": number(sum(seeds) / len(seeds), 0) for target, seeds in row["calibration"]}
-        rows.append({"backbone": name} | achieved)
+        cells = {"backbone": name}
+        for target, returns in row["calibration"]:
+            cells[f"{target:g}"] = number(sum(returns) / len(returns), 0)
+        rows.append(cells)
     return table(rows)
 
 
 def overall_table(report: dict[str, Any]) -> str:
-    reference = report["reference"]
-    rows = [
-        {
+    """Write the scores over all experiments."""
+    rows = []
+    for name, row in report["overall"].items():
+        cells = {
             "backbone": name,
             "IQM": cell(row["iqm"], row["iqm_interval"]),
             "mean": cell(row["mean"], row["mean_interval"]),
-            f"P(better than {reference})": cell(
-                row.get("probability_of_improvement"), row.get("probability_interval"), 2
-            ),
-            f"minus {reference}, paired": cell(row.get("paired_difference"), row.get("paired_interval")),
+            **better_cell(row, report["reference"]),
+            **paired_cell(row, report["reference"]),
         }
-        for name, row in report["overall"].items()
-    ]
+        rows.append(cells)
     return "Normalised scores of the runs of all experiments.\n\n" + table(without_empty(rows))
 
 
 def explanation(report: dict[str, Any]) -> str:
-    """What the numbers are, and how the comparison was made."""
-    intervals = (
-        f"No interval is given where there are fewer than {FEWEST} seeds: so few say nothing about others."
-        if too_few(report)
-        else f"In brackets: {COVERED:.0%} intervals, percentiles of a stratified bootstrap over seeds."
-    )
+    """Say what the numbers are, and how the comparison was made."""
+    intervals = f"In brackets: {COVERED:.0%} intervals, percentiles of a stratified bootstrap over seeds."
+    if too_few(report):
+        intervals = f"No interval is given where there are fewer than {FEWEST} seeds: so few say nothing about others."
+    tuning = report.get("tuning") or "the same for every backbone; how they were chosen was not said"
+
     lines = [
-        "IQM: the mean of the middle half of the seeds' scores, each the mean of its episodes. " + intervals,
+        f"IQM: the mean of the middle half of the seeds' scores, each the mean of its episodes. {intervals}",
         "P(better): the probability that a run has a higher score than a run of the reference, ties half. Paired: the "
         "mean difference to the reference's run of the same seed, which saw the same data and evaluation episodes. "
         "(After Agarwal et al. 2021, arXiv:2108.13264.)",
         "Speed is the median of what the runs measured while they trained, beside whatever else the machine did; a "
         "step is one environment's. Memory is the most that the run's process had.",
-        f"Hyperparameters: {report.get('tuning') or 'the same for every backbone; how they were chosen was not said'}.",
+        f"Hyperparameters: {tuning}.",
     ]
     if report.get("command"):
         lines.append(f"Command: `{report['command']}`.")
@@ -184,54 +228,76 @@ def explanation(report: dict[str, Any]) -> str:
 
 
 def to_csv(report: dict[str, Any]) -> str:
-    """One line for each experiment and backbone; an interval is two columns."""
+    """Write comparison.csv: one line for each experiment and backbone."""
     rows = []
     for name, experiment in report["experiments"].items():
         for backbone, row in experiment["backbones"].items():
-            flat: dict[str, Any] = {"experiment": name, "backbone": backbone, "score": experiment["score"]}
-            for key, value in row.items():
-                if key.endswith("interval"):
-                    flat[f"{key}_low"], flat[f"{key}_high"] = value or ("", "")
-                elif key in ("seeds", "scores", "returns"):
-                    flat[key] = " ".join(str(one) for one in value)
-                elif key != "calibration":
-                    flat[key] = "" if value is None else value
-            rows.append(flat)
-    keys = list(dict.fromkeys(key for row in rows for key in row))
+            about = {"experiment": name, "backbone": backbone, "score": experiment["score"]}
+            rows.append(about | csv_fields(row))
+
+    # The reference has fewer columns than the others.
+    columns: dict[str, None] = {}
+    for fields in rows:
+        columns |= dict.fromkeys(fields)
     text = io.StringIO()
-    writer = csv.DictWriter(text, keys, restval="", lineterminator="\n")
+    writer = csv.DictWriter(text, list(columns), restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
 
 
-def table(rows: Sequence[dict[str, str]]) -> str:
-    """A table of rows that have the same columns."""
+def csv_fields(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the columns of a row: an interval is two of them, and a value for each seed is one with spaces."""
+    fields: dict[str, Any] = {}
+    for key, value in row.items():
+        if key == "calibration":
+            continue
+        if key.endswith("interval"):
+            low, high = value or ("", "")
+            fields[f"{key}_low"] = low
+            fields[f"{key}_high"] = high
+        elif key in ("seeds", "scores", "returns"):
+            fields[key] = " ".join(str(part) for part in value)
+        elif value is None:
+            fields[key] = ""
+        else:
+            fields[key] = value
+    return fields
+
+
+def table(rows: Sequence[Cells]) -> str:
+    """Write a table of rows that have the same columns."""
     return markdown_table(list(rows[0]), [list(row.values()) for row in rows])
 
 
-def without_empty(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """The rows, without columns that say nothing in any."""
-    kept = [key for key in rows[0] if any(row[key] != "–" for row in rows)]
-    return [{key: row[key] for key in kept} for row in rows]
+def without_empty(rows: Sequence[Cells]) -> list[Cells]:
+    """Return the rows without the columns that have no value in any of them."""
+    kept = [column for column in rows[0] if any(row[column] != NOTHING for row in rows)]
+    return [{column: row[column] for column in kept} for row in rows]
 
 
 def cell(value: float | None, interval: Sequence[float] | None, digits: int | None = None) -> str:
-    if value is None:
-        return "–"
+    """Write a number with its interval in brackets, if it has one."""
     shown = number(value, digits)
-    return shown if interval is None else f"{shown} ({number(interval[0], digits)} … {number(interval[1], digits)})"
+    if value is None or interval is None:
+        return shown
+    low, high = interval
+    return f"{shown} ({number(low, digits)} … {number(high, digits)})"
 
 
 def number(value: float | None, digits: int | None = None) -> str:
-    """With one decimal, or two where the number is small."""
+    """Write a number with so many decimals; by default with one, or with two where it is below 10."""
     if value is None:
-        return "–"
-    return f"{value:,.{(1 if abs(value) >= 10 else 2) if digits is None else digits}f}"
+        return NOTHING
+    if digits is None:
+        digits = 1 if abs(value) >= 10 else 2
+    return f"{value:,.{digits}f}"
 
 
-def listed(values: Iterable[int]) -> str:
-    values = list(values)
-    if len(values) > 2 and values == list(range(values[0], values[-1] + 1)):
-        return f"{values[0]} to {values[-1]}"
+def listed(values: list[int]) -> str:
+    """Write numbers in increasing order, as a range if none is left out."""
+    first = values[0]
+    last = values[-1]
+    if len(values) > 2 and values == list(range(first, last + 1)):
+        return f"{first} to {last}"
     return ", ".join(map(str, values))

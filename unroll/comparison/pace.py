@@ -1,4 +1,4 @@
-"""How many steps a backbone makes in a given time, so that backbones can be compared at equal time."""
+"""Measure how many steps a backbone makes in a given time, so that backbones can be compared at equal time."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from unroll.agents import AGENTS
 from unroll.configs import RunConfig
 from unroll.files import write_whole
 
-SECONDS = 10.0  # of a measurement; its first part is not counted: kernels are compiled, memory is fetched
-UNCOUNTED = 0.3
+SECONDS = 10.0  # of a measurement
+UNCOUNTED = 0.3  # the share of it at its beginning, in which kernels are compiled and RAM is allocated
+FOREVER = 10**9  # steps
 
 
 def steps_in(minutes: float, config: RunConfig, name: str, file: Path) -> int:
-    """The steps that the agent of a config learns for in ``minutes``, evaluations aside.
+    """Return the steps that the agent of a config learns for in ``minutes``, evaluations aside.
 
-    The pace under ``name`` is measured once and kept in ``file``, so that a command that is repeated, or runs on
+    The pace is measured once and kept in ``file`` under ``name``. So a command that is repeated, or that runs on
     several machines, means the same runs.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(file.with_name(f".{file.name}.lock")):
-        known = json.loads(file.read_text()) if file.is_file() else {}
+        known = {}
+        if file.is_file():
+            known = json.loads(file.read_text())
         if name not in known:
             known[name] = measure(config)
             write_whole(file, json.dumps(known, indent=1))
@@ -34,17 +37,20 @@ def steps_in(minutes: float, config: RunConfig, name: str, file: Path) -> int:
 
 
 def measure(config: RunConfig) -> float:
-    """Steps per second of the agent of a config, rollouts and updates together."""
+    """Measure the steps per second of the agent of a config, rollouts and updates together."""
     if config.threads:
         torch.set_num_threads(config.threads)
     watch = Stopwatch()
     training = AGENTS[config.agent].training(config, lambda _: None)
-    training.agent.learn(10**9, watch)
+    training.agent.learn(FOREVER, watch)
     return watch.rate()
 
 
 class Stopwatch(BaseCallback):
-    """Ends the learning after SECONDS, and not before three updates."""
+    """Ends the learning after SECONDS, and not before three updates.
+
+    ``laps`` has the time and the number of steps at the start of each rollout.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,6 +63,11 @@ class Stopwatch(BaseCallback):
         return len(self.laps) < 4 or time.perf_counter() - self.laps[0][0] < SECONDS
 
     def rate(self) -> float:
-        began, ended = self.laps[0][0], self.laps[-1]
-        first = next(lap for lap in self.laps[1:] if lap[0] - began >= UNCOUNTED * SECONDS or lap is self.laps[-2])
-        return (ended[1] - first[1]) / (ended[0] - first[0])
+        """Return the steps per second from the first lap that counts to the last one."""
+        began, _ = self.laps[0]
+        end_time, end_step = self.laps[-1]
+
+        # At least one whole lap is counted, however slow the laps are.
+        counted = [lap for lap in self.laps[1:-1] if lap[0] - began >= UNCOUNTED * SECONDS]
+        start_time, start_step = next(iter(counted), self.laps[-2])
+        return (end_step - start_step) / (end_time - start_time)

@@ -1,4 +1,4 @@
-"""From the arguments of compare.py to the cells of its grid."""
+"""Turn the arguments of ``unroll compare`` into the cells of its grid."""
 
 from __future__ import annotations
 
@@ -18,55 +18,78 @@ from unroll.own import import_environment
 from unroll.policies.backbones import import_own
 from unroll.policies.backbones.matching import count_parameters
 
+TAKEN = {"compare", "figures", "workers"}  # folders of the report and of submitit among those of the experiments
+
 
 def plan(options: Namespace, flags: list[str], arguments: list[str]) -> list[Cell]:
-    """One cell for each config, backbone and seed: the first seed of every backbone comes first.
+    """Make one cell for each config, backbone and seed: the first seed of every backbone comes first.
 
-    ``flags`` are train.py's, for all cells. With ``options.minutes`` a backbone learns for as many steps as it makes in
-    that time. The backbones of a config have the number of parameters of the first one
-    as the config has it, or ``options.match_parameters``; with 0 each has the config's width.
+    The backbones of a config have the number of parameters that the first one has with the config's width, or
+    ``options.match_parameters``; with 0 each has the config's width. With ``options.minutes`` a backbone learns for as
+    many steps as it makes in that time.
+
+    Args:
+        flags: those of ``unroll train``, for all cells.
+        arguments: the whole command line. Code of the user's own is imported only where it names it.
 
     Raises:
-        ComparisonError, BackboneError: what cannot be compared, before anything is trained.
+        ComparisonError, BackboneError: something cannot be compared. Nothing has been trained then.
     """
     for name in options.backbones:
         if ":" in name:
             import_own(name)
-    threads = options.threads or max(1, (os.cpu_count() or 1) // options.jobs)
-    names = _experiments(options.config)
+    names = experiment_names(options.config)
+    sizes = [parameters_of_all(options, path, flags) for path in options.config]
+
     cells = []
     for seed in range(options.seeds):
-        for path, experiment in zip(options.config, names, strict=True):
-            matched = _size(options, path, flags)
+        for path, experiment, parameters in zip(options.config, names, sizes, strict=True):
             for backbone in options.backbones:
-                words = [
-                    *("--config", path, *flags, "--experiment", experiment, "--seed", str(seed)),
-                    *("--threads", str(threads), "--backbone.name", backbone),
-                    *(("--backbone.match_parameters", str(matched)) if matched else ()),
-                    *(("--evaluation.video", "true") if options.video and seed == 0 else ()),
-                ]
-                label = backbone.rpartition(":")[2]
-                config = _settled(words)
-                named = named_code(config, arguments)
-                if options.minutes:
-                    file = options.output / "steps_per_second.json"
-                    steps = steps_in(options.minutes, config, f"{experiment}/{label}", file)
-                    words += ["--steps", str(steps)]
-                    config = _settled(words)
-                folder = options.output / experiment / label / f"seed{seed}"
-                cells.append(Cell(experiment, label, seed, folder, config, words, named))
+                words = train_arguments(options, path, flags, experiment, backbone, seed, parameters)
+                cells.append(make_cell(options, words, arguments, experiment, backbone, seed))
     for cell in cells:
         cell.check()
     return cells
 
 
-def _settled(arguments: list[str]) -> RunConfig:
+def train_arguments(
+    options: Namespace, path: str, flags: list[str], experiment: str, backbone: str, seed: int, parameters: int
+) -> list[str]:
+    """Return the arguments of ``unroll train`` for one cell."""
+    threads = options.threads or max(1, (os.cpu_count() or 1) // options.jobs)
+    words = ["--config", path, *flags, "--experiment", experiment, "--seed", str(seed)]
+    words += ["--threads", str(threads), "--backbone.name", backbone]
+    if parameters:
+        words += ["--backbone.match_parameters", str(parameters)]
+    if options.video and seed == 0:
+        words += ["--evaluation.video", "true"]
+    return words
+
+
+def make_cell(
+    options: Namespace, words: list[str], arguments: list[str], experiment: str, backbone: str, seed: int
+) -> Cell:
+    """Make the cell of a run with these arguments of ``unroll train``."""
+    label = backbone.rpartition(":")[2]
+    config = settled(words)
+    named = named_code(config, arguments)
+    if options.minutes:
+        file = options.output / "steps_per_second.json"
+        steps = steps_in(options.minutes, config, f"{experiment}/{label}", file)
+        words = [*words, "--steps", str(steps)]
+        config = settled(words)
+    folder = options.output / experiment / label / f"seed{seed}"
+    return Cell(experiment, label, seed, folder, config, words, named)
+
+
+def settled(arguments: list[str]) -> RunConfig:
+    """Read the config of a run, and settle its backbone's sizes."""
     config = load_config(arguments, schemas(), "unroll compare")
     return dataclasses.replace(config, backbone=settle(config.backbone))
 
 
 def named_code(config: RunConfig, arguments: list[str]) -> tuple[str, ...]:
-    """The flags that name code of the user's own, which is imported if this command line names it."""
+    """Return the flags that name code of the user's own, and import it if this command line names it."""
     words: list[str] = []
     if ":" in config.backbone.name:
         words += ["--backbone.name", config.backbone.name]
@@ -76,24 +99,29 @@ def named_code(config: RunConfig, arguments: list[str]) -> tuple[str, ...]:
     return tuple(words)
 
 
-def _size(options: Namespace, path: str, flags: list[str]) -> int:
-    """The number of parameters that every backbone of a config is given; 0: any."""
+def parameters_of_all(options: Namespace, path: str, flags: list[str]) -> int:
+    """Return the number of parameters that every backbone of a config is given; 0: any."""
     if options.match_parameters is not None:
         return options.match_parameters
     config = load_config(["--config", path, *flags], schemas(), "unroll compare")
-    if config.backbone.match_parameters or len(options.backbones) == 1:
-        return config.backbone.match_parameters
     first = config.backbone
+    if first.match_parameters or len(options.backbones) == 1:
+        return first.match_parameters
     return count_parameters(options.backbones[0], first.d_model, first.n_layers, first.options)
 
 
-def _experiments(paths: Sequence[str]) -> list[str]:
-    """A name for each config file."""
+def experiment_names(paths: Sequence[str]) -> list[str]:
+    """Return a name for each config file: its own, with its folder where two files have the same.
+
+    Raises:
+        ComparisonError: two names are equal nevertheless, or a name is that of another folder of the output.
+    """
     names = [Path(path).stem for path in paths]
     if len(set(names)) < len(names):
         names = ["-".join(Path(path).with_suffix("").parts[-2:]) for path in paths]
     if len(set(names)) < len(names):
         raise ComparisonError(f"--config {' '.join(paths)}: two files of the same name; rename one")
-    if taken := {"compare", "figures", "workers"}.intersection(names):
+    taken = TAKEN.intersection(names)
+    if taken:
         raise ComparisonError(f"--config: the output has a folder {taken.pop()!r} of its own; rename the file")
     return names

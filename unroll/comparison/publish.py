@@ -1,4 +1,4 @@
-"""Write a report: Markdown, CSV, JSON, pictures, and TensorBoard's page."""
+"""Write a report in all its forms: Markdown, CSV, JSON, pictures, and TensorBoard's page."""
 
 from __future__ import annotations
 
@@ -17,27 +17,28 @@ from unroll.files import write_whole
 
 
 def publish(output: Path, experiments: list[Experiment], report: dict[str, Any]) -> None:
-    """Into ``output``; what an earlier report left there is replaced."""
+    """Write a report into ``output``, in place of an earlier one."""
     output.mkdir(parents=True, exist_ok=True)
     with FileLock(output / ".lock"):  # another machine may have finished the same grid
-        _publish(output, experiments, report)
+        write_board(output, experiments, report)
+        figures = {}
+        for experiment in experiments:
+            figures[experiment.name] = publish_figures(output, experiment, report["experiments"][experiment.name])
+        write_whole(output / "comparison.json", json.dumps(report, indent=1) + "\n")
+        write_whole(output / "comparison.csv", to_csv(report))
+        write_whole(output / "comparison.md", to_markdown(report, figures))
 
 
-def _publish(output: Path, experiments: list[Experiment], report: dict[str, Any]) -> None:
-    write_board(output, experiments, report)
-    addresses: dict[str, list[str]] = {}
-    for experiment in experiments:
-        folder = output / "figures" / experiment.name
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob("*.png"):
-            old.unlink()
-        figures = draw(experiment, report["experiments"][experiment.name])
-        names = []
-        for name, figure in figures:
-            figure.savefig(folder / f"{name}.png", dpi=100)
-            write_figures(output, experiment.name, {name: figure}, experiment.first.config["steps"])
-            names.append(quote(f"figures/{experiment.name}/{name}.png"))
-        addresses[experiment.name] = names
-    write_whole(output / "comparison.json", json.dumps(report, indent=1) + "\n")
-    write_whole(output / "comparison.csv", to_csv(report))
-    write_whole(output / "comparison.md", to_markdown(report, addresses))
+def publish_figures(output: Path, experiment: Experiment, report: dict[str, Any]) -> list[str]:
+    """Write the pictures of an experiment as files and into TensorBoard; return their addresses for the Markdown."""
+    folder = output / "figures" / experiment.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.png"):
+        old.unlink()
+
+    addresses = []
+    for name, figure in draw(experiment, report):
+        figure.savefig(folder / f"{name}.png", dpi=100)
+        write_figures(output, experiment.name, {name: figure}, experiment.first.config["steps"])
+        addresses.append(quote(f"figures/{experiment.name}/{name}.png"))
+    return addresses

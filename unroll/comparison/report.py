@@ -9,41 +9,66 @@ import numpy as np
 
 from unroll.comparison.experiments import Experiment
 from unroll.comparison.runs import Run
-from unroll.comparison.statistics import FEWEST, aggregate, iqm, mean, paired_difference, probability_of_improvement
+from unroll.comparison.statistics import (
+    FEWEST,
+    Interval,
+    Scores,
+    aggregate,
+    iqm,
+    mean,
+    paired_difference,
+    probability_of_improvement,
+)
 from unroll.errors import ComparisonError
 
-SPEED, MEMORY, PARAMETERS = "perf/train_tokens_per_s", "perf/peak_memory_mb", "perf/parameters"
-WIPED = "eval/return_mean_without_memory"
+SPEED = "perf/train_tokens_per_s"
+MEMORY = "perf/peak_memory_mb"
+PARAMETERS = "perf/parameters"
+
+Rows = dict[str, dict[str, Any]]  # a row of the report for each backbone
 
 
 def make_report(
     experiments: list[Experiment], reference: str | None = None, facts: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """What comparison.json holds. ``reference``: the backbone that the others are compared with; None: the first.
+    """Make the content of comparison.json.
 
-    ``facts`` are added: the command, how hyperparameters were chosen, cells that failed.
+    Args:
+        reference: the backbone that the others are compared with; None: the first.
+        facts: more entries: the command, how hyperparameters were chosen, runs that failed.
 
     Raises:
-        ComparisonError: no such backbone.
+        ComparisonError: there are no runs of the reference.
     """
     names = list(dict.fromkeys(backbone for experiment in experiments for backbone in experiment.runs))
-    if reference is not None and reference not in names:
+    if reference is None:
+        reference = names[0]
+    if reference not in names:
         raise ComparisonError(f"reference {reference!r}: there are runs of {', '.join(names)}")
+
+    machines: set[str] = set()
+    for experiment in experiments:
+        machines.update(run.evaluation.get("machine", "unknown") for run in experiment.all_runs)
+
     report: dict[str, Any] = {
         **(facts or {}),
-        "machines": sorted({run.evaluation.get("machine", "unknown") for e in experiments for run in e.all_runs}),
-        "reference": reference or names[0],
-        "experiments": {e.name: describe(e, reference or names[0]) for e in experiments},
+        "machines": sorted(machines),
+        "reference": reference,
+        "experiments": {e.name: describe(e, reference) for e in experiments},
     }
-    together = [b for b in names if all(b in e.runs for e in experiments)]
-    if len(experiments) > 1 and together and all(e.kind == "normalized_score" for e in experiments):
-        report["overall"] = overall(experiments, together, reference or names[0])
+
+    # Only normalised scores can be put together, and only of backbones that have runs in every experiment.
+    everywhere = [name for name in names if all(name in e.runs for e in experiments)]
+    normalized = all(e.kind == "normalized_score" for e in experiments)
+    if len(experiments) > 1 and everywhere and normalized:
+        report["overall"] = overall(experiments, everywhere, reference)
     return report
 
 
 def describe(experiment: Experiment, reference: str) -> dict[str, Any]:
-    """One experiment: how it was run, and a row for each backbone by interquartile mean, then by mean."""
-    config, evaluation = experiment.first.config, experiment.first.evaluation
+    """Describe one experiment: how it was run, and a row for each backbone, the best first."""
+    config = experiment.first.config
+    evaluation = experiment.first.evaluation
     rows = {name: row(experiment, name, reference) for name in experiment.runs}
     return {
         "agent": evaluation.get("agent", config["agent"]),
@@ -61,23 +86,19 @@ def describe(experiment: Experiment, reference: str) -> dict[str, Any]:
             "memory": evaluation.get("memory"),
         },
         "differences": experiment.differences(),
-        "backbones": dict(sorted(rows.items(), key=lambda item: (-item[1]["iqm"], -item[1]["mean"]))),
+        "backbones": best_first(rows),
     }
 
 
 def row(experiment: Experiment, backbone: str, reference: str) -> dict[str, Any]:
-    """One backbone of an experiment."""
-    runs, scores = experiment.runs[backbone], experiment.scores(backbone)
-    middle, middle_interval = aggregate(iqm, [scores])
-    average, average_interval = aggregate(mean, [scores])
+    """Describe one backbone of an experiment: its scores, its costs, and how it compares with the reference."""
+    runs = experiment.runs[backbone]
+    scores = experiment.scores(backbone)
     found: dict[str, Any] = {
         "seeds": [run.seed for run in runs],
         "scores": scores.tolist(),
         "returns": [run.result["return_mean"] for run in runs],
-        "iqm": middle,
-        "iqm_interval": middle_interval,
-        "mean": average,
-        "mean_interval": average_interval,
+        **averages([scores]),
         "return_without_memory": without_memory(runs),
         "calibration": experiment.calibration(backbone),
         "train_tokens_per_s": experiment.median(backbone, SPEED),
@@ -88,54 +109,84 @@ def row(experiment: Experiment, backbone: str, reference: str) -> dict[str, Any]
         "evaluation_episodes": sum(run.episodes_used for run in runs),
     }
     if backbone != reference and reference in experiment.runs:
-        found |= against([scores], [experiment.scores(reference)], [experiment.shared_scores(backbone, reference)])
+        found |= against([experiment], backbone, reference)
     return found
 
 
 def without_memory(runs: list[Run]) -> float | None:
-    """The mean return of PPO's agents with the memory wiped before every step."""
+    """Return the mean return of PPO's agents with the memory wiped before every step; None for other agents."""
     wiped = [run.evaluation["ablation"]["return_mean"] for run in runs if "ablation" in run.evaluation]
-    return statistics.mean(wiped) if wiped else None
+    if not wiped:
+        return None
+    return statistics.mean(wiped)
 
 
-def against(scores: list[np.ndarray], reference: list[np.ndarray], pairs: list[Any]) -> dict[str, Any]:
-    """A backbone against the reference, over one experiment or several."""
-    probability, interval = probability_of_improvement(scores, reference)
-    found = {"probability_of_improvement": probability, "probability_interval": interval}
-    if all(len(own) for own, _ in pairs):
-        difference, interval = paired_difference(*zip(*pairs, strict=True))
+def overall(experiments: list[Experiment], backbones: list[str], reference: str) -> Rows:
+    """Put all experiments together: a row for each backbone, the best first."""
+    rows: Rows = {}
+    for backbone in backbones:
+        rows[backbone] = averages([e.scores(backbone) for e in experiments])
+        if backbone != reference and reference in backbones:
+            rows[backbone] |= against(experiments, backbone, reference)
+    return best_first(rows)
+
+
+def averages(scores: Scores) -> dict[str, Any]:
+    """Return the interquartile mean and the mean over all runs of all tasks, with their intervals."""
+    middle, middle_interval = aggregate(iqm, scores)
+    average, average_interval = aggregate(mean, scores)
+    return {
+        "iqm": middle,
+        "iqm_interval": middle_interval,
+        "mean": average,
+        "mean_interval": average_interval,
+    }
+
+
+def against(experiments: list[Experiment], backbone: str, reference: str) -> dict[str, Any]:
+    """Compare a backbone with the reference over one experiment or several."""
+    scores = [e.scores(backbone) for e in experiments]
+    reference_scores = [e.scores(reference) for e in experiments]
+    probability, interval = probability_of_improvement(scores, reference_scores)
+    found: dict[str, Any] = {"probability_of_improvement": probability, "probability_interval": interval}
+
+    # Runs are paired by seed. An experiment whose backbones share no seed has no pairs.
+    own: list[np.ndarray] = []
+    other: list[np.ndarray] = []
+    for experiment in experiments:
+        own_shared, other_shared = experiment.shared_scores(backbone, reference)
+        own.append(own_shared)
+        other.append(other_shared)
+    if all(len(shared) for shared in own):
+        difference, interval = paired_difference(own, other)
         found |= {"paired_difference": difference, "paired_interval": interval}
     return found
 
 
-def overall(experiments: list[Experiment], backbones: list[str], reference: str) -> dict[str, Any]:
-    """Over all experiments, for backbones that have runs in each: normalised scores alone can be put together."""
-    rows: dict[str, dict[str, Any]] = {}
-    for backbone in backbones:
-        scores = [e.scores(backbone) for e in experiments]
-        middle, middle_interval = aggregate(iqm, scores)
-        average, average_interval = aggregate(mean, scores)
-        rows[backbone] = {
-            "iqm": middle,
-            "iqm_interval": middle_interval,
-            "mean": average,
-            "mean_interval": average_interval,
-        }
-        if backbone != reference and reference in backbones:
-            pairs = [e.shared_scores(backbone, reference) for e in experiments]
-            rows[backbone] |= against(scores, [e.scores(reference) for e in experiments], pairs)
+def best_first(rows: Rows) -> Rows:
+    """Order the rows by interquartile mean, then by mean."""
     return dict(sorted(rows.items(), key=lambda item: (-item[1]["iqm"], -item[1]["mean"])))
 
 
-def leaders(rows: dict[str, dict[str, Any]]) -> tuple[str, list[str]]:
-    """The backbone of the highest interquartile mean, and those whose intervals reach into its own: nothing is shown
-    between them, and without intervals of none."""
+def leaders(rows: Rows) -> tuple[str, list[str]]:
+    """Return the backbone of the highest interquartile mean, and the others that are not distinguished from it.
+
+    A backbone is distinguished if its interval ends below that of the first. Without intervals none is.
+    """
     first, *others = rows
-    best = rows[first]["iqm_interval"]
-    return first, [b for b in others if best is None or (i := rows[b]["iqm_interval"]) is None or i[1] >= best[0]]
+    best: Interval | None = rows[first]["iqm_interval"]
+    near = []
+    for name in others:
+        interval: Interval | None = rows[name]["iqm_interval"]
+        if best is None or interval is None or interval[1] >= best[0]:
+            near.append(name)
+    return first, near
 
 
 def too_few(report: dict[str, Any]) -> bool:
-    """Whether some experiment has too few seeds for intervals."""
-    rows = [row for e in report["experiments"].values() for row in e["backbones"].values()]
-    return min(len(row["scores"]) for row in rows) < FEWEST
+    """Tell whether some backbone of some experiment has too few seeds for an interval."""
+    for experiment in report["experiments"].values():
+        for row in experiment["backbones"].values():
+            if len(row["scores"]) < FEWEST:
+                return True
+    return False

@@ -1,4 +1,4 @@
-"""Run folders, read for a report: which agent learned what, how it scored, how it learned and what it cost."""
+"""Read run folders for a report: what an agent learned, how it scored, how it learned and what it cost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import yaml
 from unroll.agents import AGENTS
 from unroll.agents.common.logs import read_metrics
 from unroll.agents.evaluation.scoring import highest
-from unroll.errors import ComparisonError
+from unroll.errors import ComparisonError, one_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,36 +32,38 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any]:
-        """The evaluation's result at the highest target: the run's headline."""
+        """The evaluation's result at the highest target return, which is the run's headline."""
         return highest(self.evaluation)
 
     def score(self, kind: str) -> float:
-        """The last checkpoint's ``normalized_score`` or ``return_mean``."""
+        """Return the last checkpoint's ``normalized_score`` or ``return_mean``."""
         return float(self.result[kind])
 
     def curve(self, tag: str) -> tuple[np.ndarray, np.ndarray]:
-        """Steps and values of a metric; of a step that was logged twice, the last."""
+        """Return the steps and the values of a metric. A step that was logged twice has its last value."""
         points = {line["step"]: line[tag] for line in self.metrics if tag in line}
         return np.array(list(points)), np.array(list(points.values()))
 
     def median(self, tag: str) -> float | None:
-        values = self.curve(tag)[1]
-        return float(np.median(values)) if len(values) else None
-
-    def last(self, tag: str) -> float | None:
-        values = self.curve(tag)[1]
-        return float(values[-1]) if len(values) else None
+        """Return the median of a metric over the run; None if it was never logged."""
+        _, values = self.curve(tag)
+        if len(values) == 0:
+            return None
+        return float(np.median(values))
 
     @property
     def episodes_used(self) -> int:
-        """Episodes that were played to evaluate, while learning and at the end."""
+        """The number of episodes that were played to evaluate, while learning and at the end."""
         evaluations = len(self.curve("eval/return_mean")[0])
         targets = len(self.evaluation["results"]) + ("ablation" in self.evaluation)
         return max(1, evaluations) * targets * self.evaluation["episodes"]
 
 
 def read_run(folder: Path, experiment: str | None = None) -> Run:
-    """The finished run in a folder. ``experiment``: its name; None: its config's, else what it learned from.
+    """Read the finished run in a folder.
+
+    ``experiment`` is the name of its experiment. By default that is the name in its config, or else what it learned
+    from.
 
     Raises:
         ComparisonError: a file is missing or damaged.
@@ -69,15 +71,19 @@ def read_run(folder: Path, experiment: str | None = None) -> Run:
     config = _read(folder / "config.yaml", yaml.safe_load)
     evaluation = _read(folder / "evaluation.json", json.loads)
     try:
-        steps, backbone, seed = config["steps"], config["backbone"]["name"], int(config["seed"])
+        steps = config["steps"]
+        backbone = config["backbone"]["name"]
+        seed = int(config["seed"])
         source = config[AGENTS[config["agent"]].source]
-        for result in evaluation["results"]:
-            if not np.isfinite(result["return_mean"]) or len(result["returns"]) != evaluation["episodes"]:
-                raise ValueError(f"return_mean {result['return_mean']} of {len(result['returns'])} episodes")
-        int(steps), float(evaluation["step_latency_us"])
-    except (KeyError, TypeError, ValueError) as error:
-        what = f"no {error.args[0]!r}" if isinstance(error, KeyError) else str(error)
-        raise ComparisonError(f"{folder}: not a finished run of train.py: {what} in its config or evaluation") from None
+        _check_results(evaluation)
+        # The report computes with these two, so they must be numbers.
+        int(steps)
+        float(evaluation["step_latency_us"])
+    except KeyError as error:
+        raise _not_finished(folder, f"no {error.args[0]!r}") from None
+    except (TypeError, ValueError) as error:
+        raise _not_finished(folder, str(error)) from None
+
     return Run(
         folder,
         experiment or config.get("experiment") or Path(source.rpartition(":")[2]).stem,
@@ -89,11 +95,23 @@ def read_run(folder: Path, experiment: str | None = None) -> Run:
     )
 
 
+def _check_results(evaluation: dict[str, Any]) -> None:
+    """Raise ValueError unless every result has a finite mean return and as many returns as there were episodes."""
+    for result in evaluation["results"]:
+        played = len(result["returns"])
+        if not np.isfinite(result["return_mean"]) or played != evaluation["episodes"]:
+            raise ValueError(f"return_mean {result['return_mean']} of {played} episodes")
+
+
+def _not_finished(folder: Path, why: str) -> ComparisonError:
+    return ComparisonError(f"{folder}: not a finished run of unroll train: {why} in its config or evaluation")
+
+
 def find_runs(folders: Iterable[Path]) -> list[Run]:
-    """All finished runs in and below the folders.
+    """Read all finished runs in and below the folders.
 
     Raises:
-        ComparisonError: there is none, or two of one experiment, backbone and seed.
+        ComparisonError: a folder holds none, or two runs have the same experiment, backbone and seed.
     """
     runs: dict[tuple[str, str, int], Run] = {}
     for top in folders:
@@ -111,12 +129,17 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
 
 
 def _read(path: Path, parse: Any) -> Any:
+    """Parse a file that holds a mapping.
+
+    Raises:
+        ComparisonError: it is missing or damaged.
+    """
     try:
         content = parse(path.read_text())
     except FileNotFoundError:
         raise ComparisonError(f"{path}: missing") from None
     except (ValueError, yaml.YAMLError) as error:
-        raise ComparisonError(f"{path}: damaged: {' '.join(str(error).split())}") from None
+        raise ComparisonError(f"{path}: damaged: {one_line(error)}") from None
     if not isinstance(content, dict):
         raise ComparisonError(f"{path}: damaged: not a mapping")
     return content

@@ -1,7 +1,7 @@
-"""Statistics over a handful of seeds, as rliable has them (Agarwal et al. 2021, arXiv:2108.13264).
+"""Statistics over a handful of seeds, following rliable (Agarwal et al. 2021, arXiv:2108.13264).
 
-Scores are a list with one array for each task: those of its runs, one for each seed. Tasks may differ in how many.
-Intervals are percentiles of a stratified bootstrap: runs are drawn again, with replacement, within each task.
+Scores are a list with one array for each task, which holds one score for each seed. Tasks may have different numbers
+of seeds. Intervals are percentiles of a stratified bootstrap: within each task, runs are drawn again with replacement.
 """
 
 from __future__ import annotations
@@ -13,68 +13,105 @@ import numpy as np
 Scores = Sequence[np.ndarray]
 Interval = tuple[float, float]
 
-FEWEST = 3  # seeds of a task below which no interval is given
-SAMPLES = 20_000
+FEWEST = 3  # a task with fewer seeds than this gets no interval
+SAMPLES = 20_000  # bootstrap samples of an interval
+PROFILE_SAMPLES = 2000  # a profile has an interval at each of its thresholds
 COVERED = 0.95
+QUANTILES = ((1 - COVERED) / 2, (1 + COVERED) / 2)
 
 
 def iqm(values: np.ndarray) -> np.ndarray:
-    """The mean of the middle half of the last axis: a quarter, rounded down, is left out at either end."""
+    """Return the interquartile mean over the last axis.
+
+    That is the mean of the middle half: a quarter of the values, rounded down, is left out at either end.
+    """
     cut = values.shape[-1] // 4
-    return np.sort(values, axis=-1)[..., cut : values.shape[-1] - cut].mean(-1)
+    middle = np.sort(values, axis=-1)[..., cut : values.shape[-1] - cut]
+    return middle.mean(-1)
 
 
 def mean(values: np.ndarray) -> np.ndarray:
+    """Return the mean over the last axis."""
     return values.mean(-1)
 
 
 def aggregate(statistic: Callable[[np.ndarray], np.ndarray], scores: Scores) -> tuple[float, Interval | None]:
-    """``statistic`` of all runs of all tasks, and its interval; None where a task has too few runs for one."""
+    """Return ``statistic`` over all runs of all tasks, and its interval.
+
+    The interval is None where a task has too few runs.
+    """
     value = float(statistic(np.concatenate(scores)))
-    if min(map(len, scores)) < FEWEST:
+    if fewest(scores) < FEWEST:
         return value, None
-    drawn = np.concatenate([_redraw(task, seed) for seed, task in enumerate(scores)], axis=-1)
-    return value, _middle(statistic(drawn))
+    return value, _interval(statistic(_redraw_all(scores, SAMPLES)))
 
 
 def probability_of_improvement(scores: Scores, reference: Scores) -> tuple[float, Interval | None]:
-    """How likely a run has a higher score than a run of the reference on the same task, ties counted half (Mann and
-    Whitney's U over the number of pairs), mean over tasks; and its interval."""
+    """Estimate how likely a run scores higher than a run of the reference on the same task.
+
+    Within a task that is Mann and Whitney's U over the number of pairs, so that a tie counts half. The result is the
+    mean over tasks, and its interval.
+    """
     pairs = list(zip(scores, reference, strict=True))
-    value = float(np.mean([_ahead(a, b) for a, b in pairs]))
-    if min(len(task) for pair in pairs for task in pair) < FEWEST:
+    value = float(np.mean([_share_ahead(own, other) for own, other in pairs]))
+    if min(fewest(scores), fewest(reference)) < FEWEST:
         return value, None
-    drawn = [_ahead(_redraw(a, 2 * i), _redraw(b, 2 * i + 1)) for i, (a, b) in enumerate(pairs)]
-    return value, _middle(np.mean(drawn, axis=0))
+
+    # Every array is drawn with a seed of its own: the two sides of a pair must be independent.
+    drawn = []
+    for task, (own, other) in enumerate(pairs):
+        drawn.append(_share_ahead(_redraw(own, 2 * task), _redraw(other, 2 * task + 1)))
+    return value, _interval(np.mean(drawn, axis=0))
 
 
 def paired_difference(scores: Scores, reference: Scores) -> tuple[float, Interval | None]:
-    """Mean over all runs of the difference to the reference's run of the same task and seed, which saw the same
-    evaluation episodes; and its interval."""
-    return aggregate(mean, [a - b for a, b in zip(scores, reference, strict=True)])
+    """Return the mean difference to the reference, and its interval.
+
+    Run i of a task is compared with run i of the reference: both have the same seed, and so the same evaluation
+    episodes.
+    """
+    differences = [own - other for own, other in zip(scores, reference, strict=True)]
+    return aggregate(mean, differences)
 
 
 def profile(scores: Scores, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """The share of runs above each threshold [N], and its band [N, 2]; None where a task has too few runs for one."""
+    """Return the share of runs above each threshold [N], and its band [N, 2].
+
+    The band is None where a task has too few runs.
+    """
     runs = np.concatenate(scores)
     share = (runs > thresholds[:, None]).mean(-1)
-    if min(map(len, scores)) < FEWEST:
+    if fewest(scores) < FEWEST:
         return share, None
-    drawn = np.concatenate([_redraw(task, seed, 2000) for seed, task in enumerate(scores)], axis=-1)
-    return share, np.array([_middle((drawn > threshold).mean(-1)) for threshold in thresholds])
+    drawn = _redraw_all(scores, PROFILE_SAMPLES)
+    return share, np.array([_interval((drawn > threshold).mean(-1)) for threshold in thresholds])
+
+
+def fewest(scores: Scores) -> int:
+    """Return the number of runs of the task that has the fewest."""
+    return min(len(task) for task in scores)
+
+
+def _redraw_all(scores: Scores, samples: int) -> np.ndarray:
+    """Draw the runs of every task again: [samples, runs of all tasks]."""
+    drawn = [_redraw(task, seed, samples) for seed, task in enumerate(scores)]
+    return np.concatenate(drawn, axis=-1)
 
 
 def _redraw(runs: np.ndarray, seed: int, samples: int = SAMPLES) -> np.ndarray:
-    """[samples, runs]; the same every time."""
-    return runs[np.random.default_rng(seed).integers(len(runs), size=(samples, len(runs)))]
+    """Draw the runs of one task again with replacement: [samples, runs]. The same seed gives the same samples."""
+    indices = np.random.default_rng(seed).integers(len(runs), size=(samples, len(runs)))
+    return runs[indices]
 
 
-def _ahead(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The share of pairs in which a is ahead of b, over the last axes."""
-    a, b = a[..., :, None], b[..., None, :]
-    return ((a > b) + 0.5 * (a == b)).mean((-2, -1))
+def _share_ahead(own: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the share of pairs in which ``own`` is ahead of ``other``, over the last axis of each."""
+    rows = own[..., :, None]
+    columns = other[..., None, :]
+    wins = (rows > columns) + 0.5 * (rows == columns)
+    return wins.mean((-2, -1))
 
 
-def _middle(values: np.ndarray) -> Interval:
-    low, high = np.quantile(values, [(1 - COVERED) / 2, (1 + COVERED) / 2])
+def _interval(values: np.ndarray) -> Interval:
+    low, high = np.quantile(values, QUANTILES)
     return float(low), float(high)

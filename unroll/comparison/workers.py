@@ -14,10 +14,12 @@ from unroll.comparison.grid import Cell
 from unroll.comparison.launch import python_command, python_environment
 
 POLL = 0.5  # seconds between two looks at the processes
+LOST_RACE = "is not empty; "  # how unroll train refuses a folder that another command has begun to fill
+NOT_EVALUATED = "no evaluation, for want of an environment; --evaluation.env names one"
 
 
 class Stopped(Exception):
-    """A signal stopped the work; what ran was told to save."""
+    """A signal stopped the work. The runs that were under way have been told to save."""
 
     def __init__(self, number: int):
         super().__init__(number)
@@ -25,27 +27,33 @@ class Stopped(Exception):
 
 
 class Workers:
-    """``jobs`` processes of train.py at a time, until no cell is left. ``failed`` maps cells to the line that says why.
+    """Keep ``jobs`` processes of ``unroll train`` busy until no cell is left.
 
     Every cell is a run folder with a lock, which its process holds while it lives. Whoever finds a cell neither
-    finished nor locked takes it: so any number of commands on machines that share a disk divide a grid among them, and
+    finished nor locked takes it. So any number of commands on machines that share a disk divide a grid among them, and
     a cell whose process died is taken again.
+
+    Attributes:
+        failed: the cells that failed here, each with a line that says why.
+        done_here: the cells that were finished by this command.
+        running: the process of each cell that is under way, and its standard error.
     """
 
     def __init__(self, cells: list[Cell], jobs: int):
-        self.cells, self.jobs = cells, jobs
+        self.cells = cells
+        self.jobs = jobs
         self.failed: dict[Cell, str] = {}
         self.done_here: list[Cell] = []
-        self.again: set[Cell] = set()
         self.running: dict[Cell, tuple[subprocess.Popen, IO[bytes]]] = {}
-        self.started = time.monotonic()
-        self.done_before = self.progress()
+        self._raced: set[Cell] = set()
+        self._started = time.monotonic()
+        self._done_before = self.progress()
 
     def run(self, watch: Callable[[], None]) -> None:
-        """Work until every cell is finished, here or elsewhere, or has failed; ``watch()`` is called again and again.
+        """Work until every cell is finished, here or elsewhere, or has failed. ``watch()`` is called again and again.
 
         Raises:
-            Stopped: by Ctrl-C or SIGTERM; the runs have saved and can go on.
+            Stopped: Ctrl-C or SIGTERM came. The runs have saved and can go on.
         """
         with hear_signals() as received:
             while True:
@@ -53,33 +61,43 @@ class Workers:
                 if received:
                     self._stop(watch)
                     raise Stopped(received[0])
-                open_cells = [cell for cell in self.cells if not cell.finished and cell not in self.failed]
-                free = (cell for cell in open_cells if cell not in self.running and not cell.busy)
-                while len(self.running) < self.jobs and (cell := next(free, None)):
-                    self._start(cell)
+
+                left = [cell for cell in self.cells if not cell.finished and cell not in self.failed]
+                self._start_free(left)
                 watch()
-                if not open_cells and not self.running:
+                if not left and not self.running:
                     return
                 time.sleep(POLL)
+
+    def _start_free(self, left: list[Cell]) -> None:
+        """Start cells that nobody is at, as long as there is room."""
+        for cell in left:
+            if len(self.running) >= self.jobs:
+                return
+            if cell not in self.running and not cell.busy:
+                self._start(cell)
 
     def _start(self, cell: Cell) -> None:
         arguments = cell.command()
         if "--resume" not in arguments:
             cell.clear()
+        environment = python_environment()
+        if cell.config.threads:
+            environment["OMP_NUM_THREADS"] = str(cell.config.threads)
+
         errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
-        threads = {"OMP_NUM_THREADS": str(cell.config.threads)} if cell.config.threads else {}
         process = subprocess.Popen(
             [*python_command("train"), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,
-            env=python_environment() | threads,
-            start_new_session=True,  # Ctrl-C reaches it through us alone, once
+            env=environment,
+            start_new_session=True,  # so that Ctrl-C reaches it through this command alone, once
         )
-        self.running[cell] = process, errors
+        self.running[cell] = (process, errors)
 
     def _collect(self) -> None:
-        """Take leave of the processes that ended."""
+        """Take the processes that ended off the list, and note what came of them."""
         for cell, (process, errors) in list(self.running.items()):
             if process.poll() is None:
                 continue
@@ -87,16 +105,30 @@ class Workers:
             with errors:
                 errors.seek(0)
                 lines = errors.read().decode(errors="replace").strip().splitlines()
-            if cell.finished:
-                self.done_here.append(cell)
-            elif cell not in self.again and any("is not empty; " in line for line in lines):
-                self.again.add(cell)  # another command began it while ours started, and died: its run goes on
-            elif not cell.busy:  # else another command was faster
-                nowhere = "no evaluation, for want of an environment; --evaluation.env names one"
-                why = lines[-1].removeprefix("unroll train: ") if lines else "no message"
-                self.failed[cell] = nowhere if process.returncode == 0 else f"exit code {process.returncode}: {why}"
+            self._judge(cell, process.returncode, lines)
+
+    def _judge(self, cell: Cell, code: int, lines: list[str]) -> None:
+        """Note whether a cell whose process ended with ``code``, after these lines of error, is done or has failed."""
+        if cell.finished:
+            self.done_here.append(cell)
+            return
+
+        # Another command began the cell while ours started. It is at it still, or it has died and the run goes on
+        # from where it is: then we take it once more.
+        if cell not in self._raced and any(LOST_RACE in line for line in lines):
+            self._raced.add(cell)
+            return
+        if cell.busy:
+            return
+
+        if code == 0:
+            self.failed[cell] = NOT_EVALUATED
+        else:
+            why = lines[-1].removeprefix("unroll train: ") if lines else "no message"
+            self.failed[cell] = f"exit code {code}: {why}"
 
     def _stop(self, watch: Callable[[], None]) -> None:
+        """Tell the runs to save, and wait until they have ended."""
         for process, _ in self.running.values():
             process.send_signal(signal.SIGTERM)
         while any(process.poll() is None for process, _ in self.running.values()):
@@ -104,21 +136,22 @@ class Workers:
             time.sleep(POLL)
 
     def progress(self) -> float:
-        """Cells that are done, parts of cells included."""
+        """Return the number of cells that are done, parts of cells included."""
         return sum(cell.progress for cell in self.cells)
 
     def seconds_left(self) -> float | None:
-        """At the pace since this command began; None: nothing has been done since."""
+        """Estimate the time left at the pace since this command began; None if nothing has been done since."""
         done = self.progress()
-        if done <= self.done_before:
+        if done <= self._done_before:
             return None
-        left = len(self.cells) - len(self.failed) - done
-        return max(0.0, left) * (time.monotonic() - self.started) / (done - self.done_before)
+        left = max(0.0, len(self.cells) - len(self.failed) - done)
+        seconds = time.monotonic() - self._started
+        return left * seconds / (done - self._done_before)
 
 
 @contextlib.contextmanager
 def hear_signals() -> Iterator[list[int]]:
-    """The list of Ctrl-C and SIGTERM that came meanwhile; a second one ends the program."""
+    """Give a list to which every Ctrl-C and SIGTERM is added. A second one ends the program."""
     received: list[int] = []
 
     def hear(number: int, frame: object) -> None:
