@@ -1,4 +1,4 @@
-"""export.py: the exported step is the policy, for every backbone and both agents, and runs without PyTorch."""
+"""unroll export: the exported step is the policy, for every backbone and both agents, and runs without PyTorch."""
 
 import importlib.util
 import json

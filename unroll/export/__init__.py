@@ -1,4 +1,4 @@
-"""Write one step of a trained policy for runtimes that know nothing of this toolkit."""
+"""Write one step of a trained policy for runtimes that do not know this toolkit."""
 
 from unroll.export.folder import write_export
 from unroll.export.formats import FORMATS, Format

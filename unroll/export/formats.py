@@ -1,4 +1,4 @@
-"""A step as a file: ONNX, or PyTorch's own exported program."""
+"""Write a step as a file: ONNX, or PyTorch's own exported program."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import torch
 
 from unroll.agents.common.step import Step
-from unroll.errors import ExportError
+from unroll.errors import ExportError, one_line
 
 Format = Literal["onnx", "pt2"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -22,8 +22,10 @@ NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
 
 def require_packages(format: Format) -> None:
-    """Raise ExportError unless what writes and runs the format is installed."""
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None] if format == "onnx" else []
+    """Raise ExportError unless the packages that write and run the format are installed."""
+    if format != "onnx":
+        return
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ExportError(f"--format onnx needs {', '.join(missing)}: pip install -e '.[export]'")
 
@@ -32,43 +34,58 @@ def write_step(step: Step, format: Format, path: Path) -> None:
     """Write the step for any number of environments to ``path``.
 
     Raises:
-        ExportError: the step cannot be traced, or the format has no word for one of its operations. Those of this
-            project can; a backbone of the user's own must not look at values, and take its batch from ``x.shape[0]``.
+        ExportError: the step cannot be traced, or the format does not have one of its operations. The backbones of
+            this project can be exported. A backbone of the user's own must not look at values, and must take its
+            batch from ``x.shape[0]``.
     """
     try:
         with quiet():
             program = trace(step)
             if format == "pt2":
                 torch.export.save(program, path)
-                return
-            inputs, outputs = ([port.name for port in ports] for ports in (step.inputs, step.outputs))
-            model = torch.onnx.export(
-                program, dynamo=True, input_names=inputs, output_names=outputs, external_data=False, verbose=False
-            )
-            assert model is not None
-            for node in model.model.graph.all_nodes():
-                node.metadata_props.clear()  # where each came from, with paths of this machine
-            model.save(path)
-    except Exception as error:  # whatever PyTorch's tracer and translator raise, over many lines
-        reason = " ".join(str(error).split())[:200]
-        raise ExportError(f"this policy cannot be exported to {format}: {type(error).__name__}: {reason}") from error
+            else:
+                write_onnx(program, step, path)
+    except Exception as error:  # PyTorch's tracer and translator raise anything, over many lines
+        reason = f"{type(error).__name__}: {one_line(error, 200)}"
+        raise ExportError(f"this policy cannot be exported to {format}: {reason}") from error
+
+
+def write_onnx(program: torch.export.ExportedProgram, step: Step, path: Path) -> None:
+    """Translate a traced step to ONNX and write it."""
+    model = torch.onnx.export(
+        program,
+        dynamo=True,
+        input_names=[port.name for port in step.inputs],
+        output_names=[port.name for port in step.outputs],
+        external_data=False,
+        verbose=False,
+    )
+    assert model is not None
+
+    # The metadata say where each node came from, with paths of this machine.
+    for node in model.model.graph.all_nodes():
+        node.metadata_props.clear()
+    model.save(path)
 
 
 def trace(step: Step) -> torch.export.ExportedProgram:
-    """The step as a graph of PyTorch's operators."""
-    batch = torch.export.Dim("batch")
-    # two rows: a size of one would be taken for a constant
+    """Trace the step into a graph of PyTorch's operators."""
+    # With one row the batch would be taken for a constant.
     inputs = tuple(port.zeros(2) for port in step.inputs)
+    batch = torch.export.Dim("batch")
+    shapes = tuple({0: batch} for _ in inputs)
     with torch.no_grad():
-        program = torch.export.export(step, inputs, dynamic_shapes=(tuple({0: batch} for _ in inputs),), strict=False)
+        program = torch.export.export(step, inputs, dynamic_shapes=(shapes,), strict=False)
+
+    # The stack traces have paths of this machine.
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # which has paths of this machine
+        node.meta.pop("stack_trace", None)
     return program
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without what the exporter says about itself, and the whole graph that it prints where it fails."""
+    """Silence the exporter, which talks about itself and prints the whole graph where it fails."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -1,7 +1,7 @@
-"""Plays with the exported policy beside this file.
+"""Play with the exported policy beside this file.
 
-python play.py                               1,000 steps on zeros: what a step takes
-python play.py Hopper-v5 [return to ask for] an episode in an environment of Gymnasium (module:id imports module)
+python play.py                               measures 1,000 steps on zeros
+python play.py Hopper-v5 [return to ask for] plays an episode in an environment of Gymnasium (module:id imports module)
 """
 
 import sys
@@ -9,46 +9,69 @@ import time
 
 import numpy as np
 
+STEPS = 1000
+
 
 def play(policy, env, target=0.0, seed=None, on_step=None):
-    """The return of an episode in a Gymnasium environment, asked for ``target`` where the policy takes such a wish.
-    ``on_step(shown, action)`` hears of every step."""
+    """Play an episode in a Gymnasium environment; return the sum of its rewards.
+
+    ``target`` is the return to ask for, where the policy takes one. ``on_step(shown, action)`` is called at every step
+    with what the policy was shown.
+    """
     observation, _ = env.reset(seed=seed)
-    action, wish, total, t, done = policy.about["first_action"], float(target), 0.0, 0, False
-    reset = not (policy.about["keeps_memory"] and policy.state)
+    action = policy.about["first_action"]
+    to_go = float(target)
+    total = 0.0
+    t = 0
+
+    # A policy that keeps its memory from episode to episode begins anew only where it has none.
+    starts_anew = not (policy.about["keeps_memory"] and policy.state)
+    done = False
     while not done:
-        shown = {"observation": observation, "previous_action": action, "return_to_go": wish, "timestep": t}
-        shown["reset"] = reset and t == 0
+        shown = {"observation": observation, "previous_action": action, "return_to_go": to_go, "timestep": t}
+        shown["reset"] = starts_anew and t == 0
         if isinstance(observation, dict):
             shown |= {f"observation.{key}": value for key, value in observation.items()}
         if "action_masks" in policy.zeros:
             shown["action_masks"] = env.get_wrapper_attr("action_masks")()
+
+        # One row of each input that this policy has.
         row = {name: np.asarray(value)[None] for name, value in shown.items() if name in policy.zeros}
         action = policy(row)[0]
         if on_step:
             on_step(row, action)
+
         observation, reward, terminated, truncated, _ = env.step(action)
-        total, wish, t, done = total + float(reward), wish - float(reward), t + 1, terminated or truncated
+        total += float(reward)
+        to_go -= float(reward)
+        t += 1
+        done = terminated or truncated
     return total
+
+
+def measure(policy):
+    """Print the time of a step on zeros, and the last action."""
+    begin = time.perf_counter()
+    for _ in range(STEPS):
+        action = policy(policy.zeros)
+    seconds = time.perf_counter() - begin
+    print(f"{1e6 * seconds / STEPS:.0f} µs per step; the last action: {action[0]}")
 
 
 def main(arguments):
     from run import Policy
 
     policy = Policy()
-    if arguments:
-        import gymnasium
+    if not arguments:
+        measure(policy)
+        return
+    import gymnasium
 
-        env = gymnasium.make(arguments[0])
-        shown = policy.zeros.get("observation")
-        if shown is not None and shown.shape[1:] != env.observation_space.shape:
-            env = gymnasium.wrappers.FlattenObservation(env)
-        print("return", play(policy, env, *map(float, arguments[1:2])))
-    else:
-        begin = time.perf_counter()
-        for _ in range(1000):
-            action = policy(policy.zeros)
-        print(f"{1000 * (time.perf_counter() - begin):.0f} µs per step; the last action: {action[0]}")
+    env = gymnasium.make(arguments[0])
+    shown = policy.zeros.get("observation")
+    if shown is not None and shown.shape[1:] != env.observation_space.shape:
+        env = gymnasium.wrappers.FlattenObservation(env)
+    print("return", play(policy, env, *map(float, arguments[1:2])))
 
 
 if __name__ == "__main__":
