@@ -1,4 +1,4 @@
-"""share.py: what travels is safe and whole, on both sides of the way. The hub is one of this process."""
+"""unroll share: what travels is safe and whole, on both sides of the way. The hub is one of this process."""
 
 import json
 import shutil
@@ -51,7 +51,7 @@ def staged(run, tmp_path):
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A hub that share.py talks to, with the right token."""
+    """A hub that unroll share talks to, with the right token."""
     huggingface_hub = pytest.importorskip("huggingface_hub", reason="the extra share is not installed")
     with fake_hub() as hub:
         hub.api = huggingface_hub.HfApi(hub.address, token=TOKEN)

@@ -128,8 +128,8 @@ def how_to_play(about: dict[str, Any]) -> str:
 TEXT = """\
 # {title}
 
-`{file}` computes one step of a trained policy, for any number of environments at once. Observations are normalised and
-actions are kept within their bounds by the model itself. It takes the state and
+`{file}` computes one step of a trained policy, for any number of environments at once. The model itself normalises
+observations and keeps actions within their bounds. It takes the state and
 
 {inputs}
 

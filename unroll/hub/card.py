@@ -22,12 +22,15 @@ REFERENCES = {
 
 
 def model_card(run: Shared, repository: str) -> str:
-    """README.md of a repository: YAML for the hub's index, then Markdown for people."""
+    """Write the README.md of a repository: YAML for the hub's index, then Markdown for people."""
     return f"---\n{yaml.safe_dump(front_matter(run), sort_keys=False)}---\n\n{text(run, repository)}"
 
 
 def front_matter(run: Shared) -> dict[str, Any]:
-    """What the hub indexes. The score is the highest target's, in its usual form: mean +/- deviation of episodes."""
+    """Return what the hub indexes.
+
+    The score is that of the highest target, in the hub's usual form: mean +/- standard deviation of the episodes.
+    """
     backbone = run.config.backbone.name
     tag = run.algorithm.words(run.config).tag
     task = task_of(run)
@@ -53,10 +56,12 @@ def front_matter(run: Shared) -> dict[str, Any]:
 
 
 def text(run: Shared, repository: str) -> str:
-    """The card's Markdown."""
+    """Write the card's Markdown."""
     config = run.config
     state = run.state
     words = run.algorithm.words(config)
+
+    # A backbone of the author's own must be named by whoever plays or trains it.
     own = ""
     train = ""
     if ":" in config.backbone.name:
@@ -90,7 +95,7 @@ Made with {versions} on {str(state.get("machine")).split(";")[0]}.
 
 
 def backbone(run: Shared) -> str:
-    """The sequence model and its sizes."""
+    """Describe the sequence model and its sizes."""
     own = run.config.backbone
     about = f"`{own.name}`"
     if own.name in BACKBONES:
@@ -98,7 +103,7 @@ def backbone(run: Shared) -> str:
     elif ":" in own.name:
         about += ", a class of its author's own that is not in this repository"
     sizes = {"d_model": own.d_model, "n_layers": own.n_layers, **own.options}
-    about = f"{about}, {', '.join(f'{key} {value}' for key, value in sizes.items())}"
+    about += ", " + ", ".join(f"{key} {value}" for key, value in sizes.items())
     parameters = run.metrics.get("perf/parameters")
     if parameters:
         about += f"; {parameters:,.0f} parameters with embedding and heads"
@@ -106,25 +111,27 @@ def backbone(run: Shared) -> str:
 
 
 def task_of(run: Shared) -> str | None:
-    """The environment's id; None: nothing names one."""
+    """Return the environment's id; None if nothing names one."""
     if run.evaluation:
         return str(run.evaluation["env"])
     return run.algorithm.env(run.config)
 
 
 def describe_dataset(dataset: str, evaluation: dict[str, Any] | None) -> str:
-    """A dataset with its reference and its mean return."""
+    """Describe a dataset with its reference and its mean return."""
     kind, colon, name = dataset.partition(":")
     if not colon or kind not in REFERENCES:
         kind = "file"
         name = Path(dataset).name
     words = REFERENCES[kind].format(name=name)
     mean = (evaluation or {}).get("dataset_return_mean")
-    return f"{words}, whose mean return is {mean:.1f}" if isinstance(mean, float) else words
+    if isinstance(mean, float):
+        words += f", whose mean return is {mean:.1f}"
+    return words
 
 
 def score(evaluation: dict[str, Any] | None) -> str:
-    """A table of every target return's score, and what its numbers are."""
+    """Write a table with the score for every target return, and say what its numbers are."""
     if evaluation is None:
         return "Not evaluated."
     results = list(evaluation["results"])
@@ -145,11 +152,13 @@ def score(evaluation: dict[str, Any] | None) -> str:
 
 
 def _score_row(result: dict[str, Any]) -> list[str]:
-    target = result["target_return"]
-    asked = "–" if target is None else f"{target:g}"
+    asked = "–"
     if "memory" in result:
         asked = f"memory {result['memory']}"
+    elif result["target_return"] is not None:
+        asked = f"{result['target_return']:g}"
     low, high = result["return_interval"]
-    normalized = result["normalized_score"]
-    score = "–" if normalized is None else f"{normalized:.1f}"
+    score = "–"
+    if result["normalized_score"] is not None:
+        score = f"{result['normalized_score']:.1f}"
     return [asked, f"{result['return_mean']:.4g}", f"{low:.4g} to {high:.4g}", score]

@@ -37,7 +37,7 @@ class Shared:
 
     @property
     def files(self) -> dict[str, int]:
-        """Names and bytes of all that travels."""
+        """The names and bytes of all files that travel."""
         found = [path for path in sorted(self.folder.rglob("*")) if path.is_file()]
         return {path.relative_to(self.folder).as_posix(): path.stat().st_size for path in found}
 
@@ -45,8 +45,8 @@ class Shared:
 def verify(folder: Path, source: str) -> Shared:
     """Verify the run in ``folder``, which is called ``source`` in errors.
 
-    Nothing that it names is imported or opened. Its config is written anew from what was understood of it, so that it
-    holds no more.
+    Nothing that it names is imported or opened. Its config is written anew from what was understood of it, so that
+    nothing else is left in it.
 
     Raises:
         ShareError: a file is missing, damaged, too large or not what its name says.
@@ -71,6 +71,7 @@ def _verify(folder: Path, source: str) -> Shared:
         if most is None or size > most:
             raise ShareError(f"{source}/{name}: {size:,} bytes, where {most or 0:,} are the most")
 
+    # The config is understood in every field.
     config = read_foreign(folder / "config.yaml", f"{source}/config.yaml")
     save_config(config, folder / "config.yaml")
     algorithm = AGENTS[config.agent]
@@ -87,6 +88,7 @@ def _verify(folder: Path, source: str) -> Shared:
     if inner is not None:
         understand(inner, f"{checkpoint}/{STATE}".replace(str(folder), source))
 
+    # The evaluation is that of the checkpoint, and a picture is a picture.
     gif = folder / "evaluation.gif"
     if gif.exists() and gif.read_bytes()[:4] != b"GIF8":
         raise ShareError(f"{gif}: not a GIF")
@@ -97,20 +99,21 @@ def _verify(folder: Path, source: str) -> Shared:
 
 
 def read_foreign(path: Path, source: str) -> RunConfig:
-    """Read the config in a file of somebody else's, checked as ``load_config`` does, and open no other file."""
+    """Read the config in somebody else's file as strictly as ``load_config`` does, and open no other file."""
     try:
         fields = read_mapping(path)
     except FileNotFoundError:
         raise ShareError(f"{source}: missing; this is not the folder of a run") from None
     except (OSError, yaml.YAMLError) as error:
         raise ShareError(f"{source}: damaged: {one_line(error)}") from None
-    return dataclasses.replace(understand(fields, source), track="none")  # whoever has it decides anew
+    config = understand(fields, source)
+    return dataclasses.replace(config, track="none")  # whoever trains it decides anew where metrics go
 
 
 def understand(fields: Any, source: str) -> RunConfig:
-    """The config of these fields.
+    """Make a config of these fields.
 
-    A path in the place of a mapping, which the parser would open, is an error, and so is a field that no run saves.
+    A path in the place of a mapping is an error, because the parser would open it. So is a field that no run saves.
     """
     try:
         groups = [fields, fields["backbone"], fields["backbone"]["options"], fields["evaluation"]]
@@ -128,7 +131,7 @@ def understand(fields: Any, source: str) -> RunConfig:
 
 
 def read_evaluation(folder: Path, state: dict[str, Any], algorithm: Algorithm) -> dict[str, Any]:
-    """Read the evaluation of the checkpoint with this state, with all that a table of scores needs."""
+    """Read the evaluation of the checkpoint with this state, and check that a table of scores can be made of it."""
     path = folder / "evaluation.json"
     evaluation = read_run(folder).evaluation
     try:
@@ -144,7 +147,7 @@ def read_evaluation(folder: Path, state: dict[str, Any], algorithm: Algorithm) -
 
 
 def last_metrics(folder: Path) -> dict[str, float]:
-    """The last value of every metric."""
+    """Return the last value of every metric."""
     last: dict[str, float] = {}
     for line in read_metrics(folder):
         if not all(isinstance(value, int | float) for value in line.values()):
