@@ -1,4 +1,4 @@
-"""Configuration: typed dataclasses ← YAML files ← flags.
+"""Configuration: typed dataclasses, filled by YAML files and, on top of them, by flags.
 
 A file holds only what differs from the defaults, and names no code. Nothing here knows which agents there are.
 """

@@ -1,4 +1,4 @@
-"""The fields that the configs of all agents have. Every field's docstring is its line in ``--help``."""
+"""The fields that the configs of all agents have. The docstring of a field is its line in ``--help``."""
 
 from __future__ import annotations
 

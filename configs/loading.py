@@ -1,7 +1,7 @@
-"""From arguments and files to a config, and back to a file.
+"""Read a config from arguments and files, and write it to a file.
 
-Which agents there are is not known here. Functions that need it take ``schemas``: the config class of every agent by
-the agent's name, as ``unroll.agents.schemas()`` gives it.
+Nothing here knows which agents there are. Functions that need to know take ``schemas``: the config class of every agent
+by the agent's name, as ``unroll.agents.schemas()`` gives it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from unroll.files import write_whole
 Schemas = Mapping[str, type[RunConfig]]
 
 FOLDER = Path(__file__).parent  # of the configs that come with the package
-CHECKSUM = "# of a run, SHA-256 of what follows: "
+CHECKSUM = "# of a run, SHA-256 of what follows: "  # the beginning of the first line of a run's config
 
 
 def train_parser(schemas: Schemas, agent: str, prog: str = "unroll train") -> Parser:
-    """The parser of one agent's config."""
+    """Make the parser of one agent's config."""
     others = [name for name in schemas if name != agent]
     about = schemas[agent].__doc__ or ""
     about += f" These are the fields of --agent {agent}."
@@ -57,13 +57,13 @@ def train_parser(schemas: Schemas, agent: str, prog: str = "unroll train") -> Pa
 def load_config(arguments: list[str], schemas: Schemas, prog: str = "unroll train") -> RunConfig:
     """Read the config that arguments and the files that they name describe.
 
-    A run that is resumed has its saved config. Flags go on top, as long as they change nothing that its weights depend
-    on.
+    A run that is resumed has its saved config. Flags go on top of it, unless they change what its weights depend on.
+    Any mistake ends the program with one line.
     """
     arguments = find_configs(arguments)
     said = _peek(arguments, prog)
 
-    # A run that goes on is one of the agent that its own config names.
+    # The agent chooses the parser. A run that goes on has the agent that its own config names.
     saved = Path(str(said.get("run_dir")), "config.yaml")
     before = None
     if said.get("resume") is True and saved.is_file():
@@ -76,6 +76,7 @@ def load_config(arguments: list[str], schemas: Schemas, prog: str = "unroll trai
     if before not in (None, agent):
         parser.error(f"agent of a run that goes on cannot be changed from {before} to {agent}")
 
+    # Both become parts of paths.
     config = _build(parser, schemas[agent], arguments)
     if config.run_dir == "":
         parser.error("run_dir is empty; it is the folder of a run")
@@ -88,9 +89,9 @@ def load_config(arguments: list[str], schemas: Schemas, prog: str = "unroll trai
 
 
 def find_configs(arguments: list[str]) -> list[str]:
-    """The arguments with the names of configs that come with the package replaced by their paths.
+    """Replace the names of configs that come with the package by their paths.
 
-    A file of the user's goes first. ``ppo/tmaze``, ``ppo/tmaze.yaml`` and ``configs/ppo/tmaze.yaml`` are one name.
+    ``ppo/tmaze``, ``ppo/tmaze.yaml`` and ``configs/ppo/tmaze.yaml`` are one name. A file of the user's goes before it.
     """
     found = []
     for i, word in enumerate(arguments):
@@ -103,9 +104,11 @@ def find_configs(arguments: list[str]) -> list[str]:
 
 
 def find_config(name: str) -> str:
-    """The path of a config file: ``name`` itself where it is a file, else one that comes with the package."""
+    """Return the path of a config file: ``name`` itself if it is a file, else the one that comes with the package."""
     if Path(name).exists() or Path(name).is_absolute():
         return name
+
+    # A name may not lead out of the folder.
     relative = name.removeprefix("configs/").removesuffix(".yaml")
     bundled = FOLDER / f"{relative}.yaml"
     if bundled.is_file() and FOLDER.resolve() in bundled.resolve().parents:
@@ -114,12 +117,12 @@ def find_config(name: str) -> str:
 
 
 def config_names() -> list[str]:
-    """The names of the configs that come with the package."""
+    """List the configs that come with the package."""
     return sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.glob("*/*.yaml"))
 
 
 def _resumed(parser: Parser, config: RunConfig, arguments: list[str]) -> RunConfig:
-    """The saved config of the run that goes on, with the arguments on top."""
+    """Return the saved config of the run that goes on, with the arguments on top."""
     if config.run_dir is None:
         parser.error("--resume true needs --run_dir, the folder of the run that goes on")
     saved = Path(config.run_dir, "config.yaml")
@@ -127,6 +130,7 @@ def _resumed(parser: Parser, config: RunConfig, arguments: list[str]) -> RunConf
         parser.error(f"{config.run_dir}: no such run folder, or no config.yaml in it")
     check_saved(saved, parser)
 
+    # What the flags change is seen by building both.
     before = _build(parser, type(config), ["--config", str(saved)])
     now = _build(parser, type(config), ["--config", str(saved), *arguments])
     given = dataclasses.asdict(now)
@@ -137,7 +141,7 @@ def _resumed(parser: Parser, config: RunConfig, arguments: list[str]) -> RunConf
 
 
 def read_config(fields: dict[str, Any], schemas: Schemas, source: str) -> RunConfig:
-    """The config that ``plain_config`` made plain, checked as strictly as a file.
+    """Make a config of the fields that ``plain_config`` gave, as strictly as of a file.
 
     ``source`` begins the line of an error.
     """
@@ -149,14 +153,17 @@ def read_config(fields: dict[str, Any], schemas: Schemas, source: str) -> RunCon
 
 
 def plain_config(config: RunConfig) -> dict[str, Any]:
-    """What repeats the run, for YAML or JSON: all fields but those of how it was started, the shared ones last."""
+    """Return the fields that repeat the run, for YAML or JSON, those that all agents have last.
+
+    Fields that say how the run was started are left out.
+    """
     fields = sorted(dataclasses.fields(config), key=lambda field: bool(field.kw_only))
     values = dataclasses.asdict(config)
     return {field.name: values[field.name] for field in fields if field.name not in config.starting}
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a.b": 1}."""
+    """Turn {"a": {"b": 1}} into {"a.b": 1}."""
     pairs: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
@@ -167,13 +174,13 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def save_config(config: RunConfig, path: Path) -> None:
-    """Write the config of a run, as a file that says by itself whether it is whole."""
+    """Write the config of a run, with a checksum that tells whether the file is whole."""
     text = yaml.safe_dump(plain_config(config), sort_keys=False)
     write_whole(path, f"{CHECKSUM}{_sha256(text.encode())}\n{text}")
 
 
 def load_saved(path: Path, schemas: Schemas, prog: str) -> RunConfig:
-    """The config that ``save_config`` wrote; an error where it was cut or changed since."""
+    """Read the config that ``save_config`` wrote. A file that was cut or changed since ends the program."""
     check_saved(path, Parser(prog=prog))
     return load_config(["--config", str(path)], schemas, prog)
 
@@ -190,10 +197,14 @@ def _sha256(content: bytes) -> str:
 
 
 def _build(parser: Parser, schema: type[RunConfig], source: list[str] | dict[str, Any]) -> RunConfig:
-    """The config of arguments, or of plain fields, after every check."""
-    parsed = parser.parse_args(source) if isinstance(source, list) else parser.parse_object(source)
+    """Make a config of arguments, or of plain fields, after every check."""
+    if isinstance(source, list):
+        parsed = parser.parse_args(source)
+    else:
+        parsed = parser.parse_object(source)
     for fault in _null_faults(schema, parsed):
         parser.error(fault)
+
     fields = vars(parser.instantiate(parsed))
     fields.pop("config", None)
     config = schema(**fields)
@@ -204,10 +215,10 @@ def _build(parser: Parser, schema: type[RunConfig], source: list[str] | dict[str
 
 
 def _make_plain(config: Any) -> None:
-    """Turn jsonargparse's checked numbers into Python's own.
+    """Turn jsonargparse's checked numbers, which are subclasses of int and float, into Python's own.
 
-    NumPy computes with a subclass of float in float64, where a float takes the type of the array: a default that
-    nobody set would give other bits than the same value from a flag.
+    With a subclass of float NumPy computes in float64, where a plain float takes the type of the array. A default that
+    nobody set would then give other bits than the same value from a flag.
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -227,7 +238,10 @@ def _plain(value: Any) -> Any:
 
 
 def _null_faults(cls: type, values: Any, prefix: str = "") -> Iterator[str]:
-    """Yield what jsonargparse lets pass in a file: a null for any type, a plain value for a field with its own keys."""
+    """Yield a line for each mistake that jsonargparse lets pass in a file.
+
+    Those are a null for any type, and a plain value for a field that has keys of its own.
+    """
     for field in dataclasses.fields(cls):
         name = field.name
         kind = get_type_hints(cls)[name]
@@ -250,13 +264,14 @@ def _check_groups(fields: dict[str, Any], parser: Parser) -> None:
 
 
 def _peek(arguments: list[str], prog: str) -> dict[str, Any]:
-    """What files and flags say of the keys that choose the parser.
+    """Read what files and flags say of the keys that choose the parser.
 
-    The parser finds whatever is wrong with their values later. A file that is no config is an error at once.
+    The parser checks their values later. A file that is no config is an error at once.
     """
     said: dict[str, Any] = {}
     words = iter(arguments)
     for word in words:
+        # A value stands behind the flag's equals sign, or in the next word.
         flag, equals, value = word.partition("=")
         key = flag.removeprefix("--")
         if not flag.startswith("--") or key not in ("config", "agent", "resume", "run_dir"):
@@ -273,7 +288,7 @@ def _peek(arguments: list[str], prog: str) -> dict[str, Any]:
 
 
 def _peek_file(name: str, prog: str) -> dict[str, Any]:
-    """The same keys of a config file."""
+    """Read the keys that choose the parser from a config file."""
     if not Path(name).is_file():
         near = difflib.get_close_matches(name, config_names(), n=1)
         if near:

@@ -12,8 +12,14 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
+LONGEST = 600  # characters of an error
+UNKNOWN_FLAG = re.compile(r"nrecognized arguments: (\S+)")
+UNKNOWN_KEY = re.compile(r"Option '(\S+)' is not accepted")
+UNKNOWN_INNER_KEY = re.compile(r"Group '(\S+)' does not accept option '(\S+)'")
+
+
 class Parser(ArgumentParser):
-    """Errors are one line on standard error and exit code 2.
+    """A parser whose errors are one line on standard error and exit code 2.
 
     ``hint`` may say where else an option exists that this parser does not have.
     """
@@ -22,20 +28,38 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         line = " ".join(message.split()).replace("a typing.Literal", "one of ")
-        flags = self.flags()
-        if match := re.search(r"nrecognized arguments: (\S+)", line):
-            word = match[1].split("=")[0]
-            line = f"no option {word}{self.hint(word) or suggest(word, flags)}"
-        elif match := re.search(r"Option '(\S+)' is not accepted|Group '(\S+)' does not accept option '(\S+)'", line):
-            word, keys = match[1] or f"{match[2]}.{match[3]}", [flag[2:] for flag in flags]
-            line = f"no key {word!r} in a config{self.hint(f'--{word}') or suggest(word, keys)}"
-        line = line if len(line) <= 600 else f"{line[:600]} …"
+        line = self._unknown_option(line) or line
+        if len(line) > LONGEST:
+            line = f"{line[:LONGEST]} …"
         self.exit(2, f"{self.prog}: {line}; see --help\n")
 
+    def _unknown_option(self, line: str) -> str | None:
+        """Say which option or key does not exist, and which one may be meant; None if the error is another one."""
+        flags = self.flags()
+        flag = UNKNOWN_FLAG.search(line)
+        if flag:
+            word = flag[1].split("=")[0]
+            return f"no option {word}{self.hint(word) or suggest(word, flags)}"
+
+        key = UNKNOWN_KEY.search(line)
+        inner_key = UNKNOWN_INNER_KEY.search(line)
+        if key:
+            word = key[1]
+        elif inner_key:
+            word = f"{inner_key[1]}.{inner_key[2]}"
+        else:
+            return None
+        keys = [flag.removeprefix("--") for flag in flags]
+        return f"no key {word!r} in a config{self.hint(f'--{word}') or suggest(word, keys)}"
+
     def flags(self) -> list[str]:
+        """List the flags of this parser."""
         return [option for action in self._actions for option in action.option_strings]
 
 
 def suggest(word: str, known: list[str]) -> str:
+    """Return the known word that is meant, in brackets; nothing if there is none like it."""
     near = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
+    if not near:
+        return ""
+    return f" (did you mean {near[0]}?)"

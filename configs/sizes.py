@@ -1,4 +1,4 @@
-"""Numbers with a bound: a larger one is a slip of the hand, or meant to take the machine down.
+"""Numbers with bounds. A larger one is a slip of the hand, or meant to take the machine down.
 
 They are in a file of their own because jsonargparse reads the ``TYPE_CHECKING`` block of a file with fields, and would
 find plain numbers there.

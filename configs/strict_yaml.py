@@ -1,7 +1,7 @@
-"""YAML as a config needs it: small, shallow, without aliases; whatever else is refused before anything is built of it.
+"""YAML as a config needs it: small, shallow and without aliases. Anything else is refused before it is built.
 
-PyYAML builds what it is told to: a nesting of thousands ends in its recursion, and nine aliases of aliases stand for
-10⁹ values, which only what reads them later finds out.
+PyYAML builds whatever it is told to: a nesting of thousands of brackets ends in a RecursionError, and nine levels of
+aliases stand for 10⁹ values, which the reader finds out too late.
 """
 
 from __future__ import annotations
@@ -12,14 +12,19 @@ from typing import Any
 import yaml
 from jsonargparse import get_loader, set_loader
 
-MOST_BYTES, MOST_DEPTH = 1 << 20, 20
+from unroll.errors import one_line
+
+MOST_BYTES = 1 << 20
+MOST_DEPTH = 20
 _load = get_loader("yaml")
 
 
 def check_yaml(text: str) -> None:
-    """Raise YAMLError, one line, for text that is not YAML of this kind. Nothing is built, and nothing recurses."""
+    """Raise YAMLError, one line, unless the text is YAML of this kind. Nothing is built, and nothing recurses."""
     if len(text) > MOST_BYTES:
         raise yaml.YAMLError(f"{len(text):,} characters, where a config has a few hundred")
+
+    # Events come one after the other, however deep the text is.
     depth = 0
     for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         if isinstance(event, yaml.AliasEvent):
@@ -35,7 +40,7 @@ def check_yaml(text: str) -> None:
 
 
 def load_yaml(text: str) -> Any:
-    """The value of a flag or a file, by jsonargparse's loader."""
+    """Read the value of a flag or a file with jsonargparse's loader."""
     check_yaml(text)
     return _load(text)
 
@@ -44,23 +49,25 @@ set_loader("yaml", load_yaml, exceptions=(yaml.YAMLError,))
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """A config file's keys and values, as they are written.
+    """Read a config file's keys and values, as they are written.
 
     Raises:
-        YAMLError: it holds anything else; one line without the path.
+        YAMLError: it holds anything else. The message is one line without the path.
         OSError: it cannot be read.
     """
-    if path.stat().st_size > MOST_BYTES:
-        raise yaml.YAMLError(f"{path.stat().st_size:,} bytes, where a config has a few hundred")
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        raise yaml.YAMLError(f"{size:,} bytes, where a config has a few hundred")
     try:
         text = path.read_text(encoding="utf-8")
         check_yaml(text)
         content = yaml.safe_load(text)
     except UnicodeDecodeError:
         raise yaml.YAMLError("not UTF-8 text") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number that there is not
-        raise yaml.YAMLError(f"not the YAML of a config: {' '.join(str(error).split())[:200]}") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that does not exist
+        raise yaml.YAMLError(f"not the YAML of a config: {one_line(error, 200)}") from None
+    if content is None:
+        raise yaml.YAMLError("holds nothing, not keys and values")
     if not isinstance(content, dict) or not content:
-        found = "nothing" if content is None else f"one {type(content).__name__}"
-        raise yaml.YAMLError(f"holds {found}, not keys and values")
+        raise yaml.YAMLError(f"holds one {type(content).__name__}, not keys and values")
     return content

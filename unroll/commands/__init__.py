@@ -1,1 +1,1 @@
-"""What can be typed: a file for each command."""
+"""The commands of ``unroll``: a file for each."""

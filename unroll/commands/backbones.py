@@ -1,4 +1,4 @@
-"""List the backbones with what each costs, as a Markdown table: unroll backbones [my_module:MyBackbone …]"""
+"""List the backbones and what each costs, as a Markdown table: unroll backbones [my_module:MyBackbone …]"""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ COLUMNS = ("name", "paper", "parameters", "state, bytes", "step, µs", "step, mu
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the table; the exit code."""
+    """Print the table; return the exit code."""
+    if arguments is None:
+        arguments = sys.argv[1:]
     parser = Parser(prog="unroll backbones", description=__doc__, allow_abbrev=False)
     parser.add_argument("names", nargs="*", metavar="module:Class", help="a backbone of your own, after the others")
-    own = parser.parse_args(sys.argv[1:] if arguments is None else arguments).names
+    own = parser.parse_args(arguments).names
     with Reporting("unroll backbones") as report:
         import torch
 
@@ -33,15 +35,14 @@ def main(arguments: list[str] | None = None) -> int:
             find_backbone(name)
         rows = [row(name) for name in dict.fromkeys((*BACKBONES, *own))]
         print(markdown_table(COLUMNS, rows))
-        print(f"\nd_model {D_MODEL}, {N_LAYERS} layers, float32. A step is of one row, eager, on one CPU thread with")
-        print(
-            f"PyTorch {torch.__version__}, the median of {REPEATS}. Its multiply-adds are those of the matrix products."
-        )
+        print()
+        print(f"d_model {D_MODEL}, {N_LAYERS} layers, float32. A step is of one row, eager, on one CPU thread with")
+        print(f"PyTorch {torch.__version__}, the median of {REPEATS}. Multiply-adds are those of the matrix products.")
     return report.code
 
 
 def row(name: str) -> list[str]:
-    """The backbone's cells of the table."""
+    """Make the cells of a backbone."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
@@ -53,8 +54,11 @@ def row(name: str) -> list[str]:
         x = torch.randn(1, D_MODEL)
         state = backbone.initial_state(1)
         state_size = state_bytes(state)
-        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # fused attention is not counted
+
+        # Fused attention is not counted, so attention is made of matrix products here.
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             backbone.step(x, state)
+
         times = []
         for _ in range(REPEATS):
             start = time.perf_counter()
@@ -72,7 +76,7 @@ def row(name: str) -> list[str]:
 
 
 def state_bytes(state: object) -> int:
-    """The bytes that the tensors of a state take."""
+    """Return the bytes that the tensors of a state take."""
     if isinstance(state, tuple):
         return sum(map(state_bytes, state))
     return state.numel() * state.element_size()  # type: ignore[attr-defined]

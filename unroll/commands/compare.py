@@ -64,8 +64,12 @@ def make_parser() -> Parser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train and report, or report alone; the exit code is 1 where a run failed, and 128 + n after signal n."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    """Train and report, or report alone; return the exit code.
+
+    That is 1 if a run failed, and 128 + n after signal n.
+    """
+    if arguments is None:
+        arguments = sys.argv[1:]
     parser = make_parser()
     own, flags = split(parser, arguments)
     options = parser.parse_args(own)
@@ -94,7 +98,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def split(parser: Parser, arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The arguments that are this command's own, with all files of --config together, and those for unroll train."""
+    """Divide the arguments into this command's own and those for ``unroll train``.
+
+    The files of all --config flags come together.
+    """
     known = parser.flags()
     trains: set[str] = set()
     for agent in AGENTS:
@@ -117,7 +124,10 @@ def split(parser: Parser, arguments: list[str]) -> tuple[list[str], list[str]]:
                 parser.error(f"{name} is not for a grid: {GIVEN[name]}")
             # A flag that nobody knows stays with our own parser, which explains it.
             theirs = name in trains or name.startswith(("--backbone.options.", "--env_kwargs."))
-            target = flags if theirs and name not in known else own
+            target = own
+            if theirs and name not in known:
+                target = flags
+        # A value follows its flag.
         target.append(word)
     if configs:
         own += ["--config", *configs]
@@ -125,7 +135,7 @@ def split(parser: Parser, arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def compare(options: Namespace, flags: list[str], arguments: list[str], command: str) -> int:
-    """Train what is missing and report on all: 0, or 1 where a run failed, or 128 + n after signal n."""
+    """Train what is missing and report on all; return the exit code."""
     import torch
     from rich.console import Console
 
@@ -135,6 +145,8 @@ def compare(options: Namespace, flags: list[str], arguments: list[str], command:
 
     console = Console(markup=False, highlight=False, soft_wrap=True)
     options.jobs = options.jobs or default_jobs(torch.cuda.is_available())
+
+    # Train what no command has finished yet.
     cells = plan(options, flags, arguments)
     workers = Workers(cells, options.jobs)
     try:
@@ -144,6 +156,7 @@ def compare(options: Namespace, flags: list[str], arguments: list[str], command:
         console.print(f"stopped; what ran has saved, and the same command goes on:\n{command}")
         return 128 + stopped.number
 
+    # Report on what is finished: a run that failed does not keep the others from being compared.
     finished = [cell.read() for cell in cells if cell.finished]
     facts = {
         "command": command,
@@ -154,12 +167,14 @@ def compare(options: Namespace, flags: list[str], arguments: list[str], command:
         write(options, finished, options.output, facts, console)
     for cell, why in workers.failed.items():
         print(f"unroll compare: {cell.name} failed: {why}", file=sys.stderr)
-    return 1 if workers.failed else 0
+    return int(bool(workers.failed))
 
 
 def default_jobs(has_gpu: bool) -> int:
-    """One run at a time for each core, and one where there is a GPU, which they would share."""
-    return 1 if has_gpu else os.cpu_count() or 1
+    """Return the number of runs at a time: one for each core, or one if there is a GPU, which they would share."""
+    if has_gpu:
+        return 1
+    return os.cpu_count() or 1
 
 
 def submit_workers(options: Namespace, flags: list[str], arguments: list[str]) -> int:
@@ -172,7 +187,8 @@ def submit_workers(options: Namespace, flags: list[str], arguments: list[str]) -
 
     console = Console(markup=False, highlight=False, soft_wrap=True)
     options.jobs = options.jobs or default_jobs(torch.cuda.is_available())
-    plan(options, flags, arguments)  # what cannot be compared is told here, and not by each worker
+    plan(options, flags, arguments)  # so that a mistake is told here, and not by each worker
+
     words = without(arguments, CLUSTER_FLAGS)
     logs = options.output / "workers"
     failed = run_workers(words, options.cluster, options.workers, options.cluster_options, logs, console.print)
@@ -181,11 +197,11 @@ def submit_workers(options: Namespace, flags: list[str], arguments: list[str]) -
     report = options.output / "comparison.md"
     if report.is_file():
         console.print(report.read_text())
-    return 1 if failed else 0
+    return int(bool(failed))
 
 
 def without(arguments: list[str], flags: tuple[str, ...]) -> list[str]:
-    """The arguments but for these flags and their values."""
+    """Return the arguments without these flags and their values."""
     kept = []
     dropping = False
     for word in arguments:
@@ -197,7 +213,7 @@ def without(arguments: list[str], flags: tuple[str, ...]) -> list[str]:
 
 
 def check_report_only(parser: Parser, options: Namespace, flags: list[str]) -> None:
-    """End with an error where --from stands beside what is for training."""
+    """End with an error if a flag beside --from is for training."""
     for flag in ("config", "backbones", "cluster", "jobs", "match_parameters"):
         if getattr(options, flag) is not None:
             parser.error(f"--{flag} is for training, --from for runs that exist")
@@ -218,7 +234,7 @@ def report_only(options: Namespace, command: str) -> None:
 
 
 def write(options: Namespace, runs: list[Run], output: Path, facts: dict[str, Any], console: Console) -> None:
-    """Write the report in all its forms, and say where it is."""
+    """Write the report in all its forms, print it, and say where it is."""
     from unroll.comparison.board import FOLDER, link
     from unroll.comparison.experiments import group
     from unroll.comparison.markdown import overview
@@ -226,6 +242,7 @@ def write(options: Namespace, runs: list[Run], output: Path, facts: dict[str, An
     from unroll.comparison.report import make_report
     from unroll.policies.backbones import BACKBONES
 
+    # Backbones are reported in the order in which they were asked for.
     names = [name.rpartition(":")[2] for name in options.backbones or BACKBONES]
     experiments = group(runs, names)
     report = make_report(experiments, options.reference, facts)

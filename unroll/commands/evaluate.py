@@ -37,8 +37,9 @@ def make_parser() -> Parser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Play a run; the exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    """Play a run; return the exit code."""
+    if arguments is None:
+        arguments = sys.argv[1:]
     parser = make_parser()
     options = parser.parse_args(arguments)
     output = options.output
@@ -68,7 +69,9 @@ def evaluate(options: Namespace) -> None:
     player = algorithm_of(checkpoint).player(checkpoint, config, play_options(options))
 
     result = scoring.evaluate(player, options.episodes, options.seed)
-    output = Path(options.output) if options.output else default_output(checkpoint, run)
+    output = default_output(checkpoint, run)
+    if options.output:
+        output = Path(options.output)
     scoring.write_evaluation(result, output)
     console.print(scoring.score_table(result))
     console.print(f"written to {output}")
@@ -90,8 +93,13 @@ def play_options(options: Namespace) -> PlayOptions:
 
 
 def config_of(checkpoint: Path) -> tuple[Path, RunConfig | None]:
-    """The run folder of a checkpoint and its config; a checkpoint by itself is its own folder, without a config."""
-    run = checkpoint.parents[1] if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+    """Return the run folder of a checkpoint and its config.
+
+    A checkpoint by itself is its own folder, without a config.
+    """
+    run = checkpoint.parent
+    if run.name == "checkpoints":
+        run = run.parent
     saved = run / "config.yaml"
     if not saved.is_file():
         return checkpoint, None
@@ -99,7 +107,7 @@ def config_of(checkpoint: Path) -> tuple[Path, RunConfig | None]:
 
 
 def default_output(checkpoint: Path, run: Path) -> Path:
-    """Where an evaluation goes: ``evaluation.json`` is that of a run's last checkpoint."""
+    """Return the file of an evaluation: ``evaluation.json`` is that of a run's last checkpoint."""
     from unroll.agents.common.checkpoint import latest_checkpoint
 
     if checkpoint in (run, latest_checkpoint(run)):

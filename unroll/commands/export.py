@@ -13,8 +13,9 @@ from unroll.own import import_backbone
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Export a run; the exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    """Export a run; return the exit code."""
+    if arguments is None:
+        arguments = sys.argv[1:]
     parser = Parser(prog="unroll export", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("run", help="a run folder, or one of its checkpoints")
@@ -38,8 +39,12 @@ def export(options: Namespace) -> None:
 
     require_packages(options.format)
     checkpoint = latest_checkpoint(Path(options.run).absolute())
-    run = checkpoint.parents[1] if checkpoint.parent.name == "checkpoints" else checkpoint
-    folder = Path(options.output).absolute() if options.output else run / options.format
+    run = checkpoint
+    if checkpoint.parent.name == "checkpoints":
+        run = checkpoint.parents[1]
+    folder = run / options.format
+    if options.output:
+        folder = Path(options.output).absolute()
     check_free(folder)  # before seconds of work
 
     step, facts = algorithm_of(checkpoint).step(checkpoint, options.memory)

@@ -1,4 +1,4 @@
-"""Actions that are disturbed while a dataset is recorded."""
+"""Disturb actions while a dataset is recorded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ import numpy as np
 
 
 class NoisyActions(gym.ActionWrapper):
-    """Disturbs what the agent chose; the recording holds what was done."""
+    """A wrapper that disturbs what the agent chose. The recording holds what was done.
+
+    With probability ``noise`` a discrete action is replaced by a random one. Continuous actions get a normal error
+    whose standard deviation is ``noise`` times half the range of the action, and are clipped.
+    """
 
     def __init__(self, env: gym.Env, noise: float):
         super().__init__(env)
@@ -17,7 +21,8 @@ class NoisyActions(gym.ActionWrapper):
         self._random = np.random.default_rng()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        if seed is not None:  # an episode's noise depends on its seed alone
+        # An episode's noise depends on its seed alone.
+        if seed is not None:
             self._random = np.random.default_rng(seed)
         return super().reset(seed=seed, options=options)
 
@@ -28,12 +33,13 @@ class NoisyActions(gym.ActionWrapper):
                 return action
             allowed = self._allowed(space)
             return allowed[self._random.integers(len(allowed))]
+
         assert isinstance(space, gym.spaces.Box)
         error = self._random.normal(scale=self.noise, size=space.shape) * (space.high - space.low) / 2
         return np.clip(action + error, space.low, space.high).astype(np.float32)
 
     def _allowed(self, space: gym.spaces.Discrete) -> np.ndarray:
-        """The actions that the environment does not forbid now."""
+        """Return the actions that the environment does not forbid now."""
         if self.env.has_wrapper_attr("action_masks"):
             return np.flatnonzero(self.env.get_wrapper_attr("action_masks")())
         return np.arange(space.n)

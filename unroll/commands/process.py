@@ -1,6 +1,6 @@
 """How a command starts and ends: threads and memory, errors as one line, exit codes.
 
-Nothing here imports PyTorch: a wrong argument is told before that takes its seconds.
+Nothing here imports PyTorch, which takes seconds: a wrong argument is told before.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from unroll.errors import UserError
 
 DOORS = ("train", "evaluate", "compare")  # commands with a file of their own in the checkout
 
-# mallopt(3)
+# Parameters of mallopt(3).
 TRIM_THRESHOLD = -1
 MMAP_THRESHOLD = -3
 
@@ -53,20 +53,21 @@ class Reporting:
 
 
 def prepare_process() -> None:
-    """Tell the process how to use threads and memory, before it imports PyTorch."""
+    """Set how the process uses threads and RAM, before it imports PyTorch."""
     let_threads_sleep()
     keep_freed_memory()
-    if "RANK" in os.environ:  # each process of torchrun would be told what might make it faster
+    # Under torchrun each process would print advice on its speed.
+    if "RANK" in os.environ:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def let_threads_sleep() -> None:
     """Let PyTorch's threads wait for the next operation for some microseconds and then sleep.
 
-    By default they spin for milliseconds (GNU's OpenMP), on the core that MuJoCo would step an environment on. On two
-    cores 100 environments of Hopper are stepped 1.7 times as fast without, and an update that shares the cores with
-    another process is 50 times as fast. With a tenth of this count a step of few rows is slower than by default. The
-    user's environment decides where it says something. After ``import torch`` this has no effect.
+    By default GNU's OpenMP lets them spin for milliseconds, on the core on which MuJoCo would step an environment. With
+    this count 100 environments of Hopper are stepped 1.7 times as fast on two cores, and an update that shares the
+    cores with another process is 50 times as fast. A tenth of it would make a step of few rows slower than the default.
+    Variables that the user has set are left alone. After ``import torch`` this has no effect.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -75,8 +76,8 @@ def let_threads_sleep() -> None:
 def keep_freed_memory() -> None:
     """Let glibc keep what an update frees for the next one.
 
-    Else the next one would get it back from the system page by page: 0 to 7 % of an update on one thread, and a tenth
-    of acting with a window in 100 environments.
+    Otherwise the next update gets it back from the system page by page. That costs up to 7 % of an update on one
+    thread, and a tenth of acting with a window in 100 environments.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
@@ -94,10 +95,10 @@ def give_back_memory() -> None:
 
 
 def leave(code: int) -> int:
-    """The exit code of a process; one of torchrun's ends here.
+    """Return the exit code of a process. A process of torchrun ends here.
 
-    It does not take its libraries apart: now and then the threads of the process group would abort it then, when all
-    is written, and the job would count as failed.
+    It ends without the cleanup of its libraries, in which the threads of the process group now and then abort it: all
+    is written by then, and the job would count as failed nevertheless.
     """
     if "RANK" in os.environ:
         exit_now(code)
@@ -105,6 +106,7 @@ def leave(code: int) -> int:
 
 
 def exit_now(code: int) -> NoReturn:
+    """End the process without any cleanup but that of its outputs."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -112,7 +114,10 @@ def exit_now(code: int) -> NoReturn:
 
 
 def typed(command: str) -> str:
-    """The beginning of a command line of ours, as this user types it: a door of a checkout, or ``unroll``."""
+    """Return the beginning of a command line of ours as this user types it.
+
+    That is ``unroll train``, or ``python train.py`` in a checkout where nothing is installed.
+    """
     script = Path(sys.argv[0])
     if script.parts[-2:] == ("unroll", "__main__.py") or (script.stem in DOORS and command not in DOORS):
         return f"python -m unroll {command}"

@@ -53,8 +53,9 @@ def make_parser() -> Parser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Record a dataset; the exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    """Record a dataset; return the exit code."""
+    if arguments is None:
+        arguments = sys.argv[1:]
     parser = make_parser()
     options = parser.parse_args(arguments)
     if options.algorithm and not options.env:
@@ -74,9 +75,12 @@ def record(options: Namespace, command: str) -> None:
     from unroll.agents.common.checkpoint import installed_versions
     from unroll.envs.datasets.recording import check_output, write_hdf5, write_minari
 
-    torch.set_num_threads(1)  # networks this small are faster so
+    torch.set_num_threads(1)  # the fastest for networks this small
     check_output(options.output)  # now, and not after hours of recording
-    episodes = record_run(options) if options.run else record_learning(options)
+    if options.run:
+        episodes = record_run(options)
+    else:
+        episodes = record_learning(options)
     if options.keep:
         episodes = subset(episodes, options.keep, options.seed)
 
@@ -120,7 +124,7 @@ def record_learning(options: Namespace) -> Episodes:
     algorithm = getattr(stable_baselines3, options.algorithm.upper())
     try:
         agent = algorithm("MlpPolicy", vector, seed=options.seed, device="cpu")
-    except AssertionError as error:  # how Stable-Baselines3 says that an action space does not suit the algorithm
+    except AssertionError as error:  # Stable-Baselines3 says so that an action space does not suit the algorithm
         raise EnvError(f"{options.algorithm} cannot learn in {env_id}: {one_line(error)}") from None
     with keep_on_interrupt():
         agent.learn(options.steps)
@@ -131,8 +135,7 @@ def record_run(options: Namespace) -> Episodes:
     """Record a trained run of ours while it plays; an agent with targets cycles through them.
 
     The recording holds the environment's own observations and rewards, and the actions that were carried out.
-    ``noise``: continuous actions get a normal error of this standard deviation, in units of half the action range, and
-    are clipped; discrete ones are replaced by a random action with this probability.
+    ``NoisyActions`` says what ``noise`` does to them.
     """
     import torch
 
@@ -149,13 +152,14 @@ def record_run(options: Namespace) -> Episodes:
     player = algorithm_of(checkpoint).player(checkpoint, None, asked)
     check_recordable(player.env_id, player.env_kwargs)
 
-    # The policy sees, as its previous action, the one that was carried out: the noise is outermost.
+    # The noise is outermost, so that the policy sees the action that was carried out as its previous action.
     done: list[Recorded] = []
 
     def make() -> gym.Env:
         recorder = Recorder(make_env(player.env_id, **player.env_kwargs), done)
         return NoisyActions(player.show(recorder), options.noise)
 
+    # An agent with several targets is asked for them in turn.
     plan = []
     for i in range(options.episodes):
         plan.append(Episode(options.seed + i, player.targets[i % len(player.targets)]))
@@ -199,11 +203,16 @@ def keep_on_interrupt() -> Iterator[None]:
 
 
 def subset(episodes: Episodes, steps: int, seed: int) -> Episodes:
-    """A random choice of episodes, in their order, of at most ``steps`` steps together."""
+    """Choose episodes at random, of at most ``steps`` steps together, and keep their order.
+
+    Raises:
+        DatasetError: not one episode is so short.
+    """
     import numpy as np
 
     from unroll.errors import DatasetError
 
+    # As many of the shuffled episodes as fit.
     shuffled = np.random.default_rng(seed).permutation(len(episodes))
     n = int(np.searchsorted(np.cumsum(episodes.lengths[shuffled]), steps, side="right"))
     if n == 0:

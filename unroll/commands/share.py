@@ -36,9 +36,11 @@ def make_parser() -> Parser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Upload or download; the exit code."""
+    """Upload or download; return the exit code."""
+    if arguments is None:
+        arguments = sys.argv[1:]
     parser = make_parser()
-    parsed = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    parsed = parser.parse_args(arguments)
     options = parsed[parsed.subcommand]
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", options.repository, re.ASCII):
         parser.error(f"{options.repository!r}: a repository is USER/NAME")
@@ -51,12 +53,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def upload(options: Namespace) -> None:
+    """Put a run on the hub, with a card."""
     from unroll.hub import client
     from unroll.hub.card import model_card
     from unroll.hub.files import stage
     from unroll.hub.verify import verify
 
     api = client.connect()
+
+    # What goes up is verified as if it had come down.
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         stage(Path(options.run), folder, options.best, options.events)
@@ -70,6 +75,7 @@ def upload(options: Namespace) -> None:
 
 
 def download(options: Namespace) -> None:
+    """Fetch a run from the hub into a new folder, and verify it."""
     from unroll.hub import client
     from unroll.hub.verify import verify
 
@@ -89,6 +95,8 @@ def download(options: Namespace) -> None:
         os.replace(folder, run)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    name = shared.config.backbone.name
-    own = f" --backbone {name}" if ":" in name else ""
+
+    own = ""
+    if ":" in shared.config.backbone.name:
+        own = f" --backbone {shared.config.backbone.name}"
     print(f"run folder    {run}, commit {commit}\nscore again   {typed('evaluate')} {shlex.quote(str(run))}{own}")
