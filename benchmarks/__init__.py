@@ -1,4 +1,4 @@
-"""Benchmarks run in a process that is prepared as that of a command is."""
+"""Benchmarks. They run in a process that is prepared as that of a command is."""
 
 from unroll.commands.process import prepare_process
 

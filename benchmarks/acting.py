@@ -2,12 +2,13 @@
 
     python -m benchmarks.acting [--threads N] [--output FILE.json]      run from the root of the repository
 
-Two tables. The policy's microseconds for one step of one environment, observation arrays in and actions out, against
-the published way to act: the last ``CONTEXT`` steps of a Transformer with interleaved tokens encoded anew for every
-action (``memory: window``); where ``transformers`` can be imported, also against one forward of Hugging Face's
-DecisionTransformerModel of the same size over tensors that are there already. Then environment steps per second of
-episodes end to end, 100 environments in lock-step against the loop of research code: one environment, the last steps
-embedded and encoded anew.
+The first table has the policy's microseconds for one step of one environment, from observation arrays to actions. It is
+compared with the published way to act, which encodes the last ``CONTEXT`` steps anew for every action, by a Transformer
+with interleaved tokens (``memory: window``). Where ``transformers`` can be imported, it is also compared with one
+forward of Hugging Face's DecisionTransformerModel of the same size, over tensors that are there already.
+
+The second table has the environment steps per second of whole episodes: 100 environments in lock-step, against the loop
+of research code, in which one environment steps and the last steps are embedded and encoded anew.
 
 The policies are untrained, so Hopper-v5 is told not to end an episode when the hopper falls. Environments are made
 before the clock starts. All numbers are of one run, in which the candidates take turns.
@@ -18,14 +19,13 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 
-from benchmarks.timing import medians, report
+from benchmarks.timing import medians, repeated, report
 from unroll.agents import DecisionAgent
 from unroll.agents.evaluation.play import Episode, play
 from unroll.envs.datasets.episodes import Episodes
@@ -35,12 +35,14 @@ from unroll.envs.wrappers import ReturnToGo
 from unroll.policies.backbones import BACKBONES
 
 CONTEXT = 20
-CALLS = {1: 20, 8: 10}  # in a row, for one measurement; 3 of larger batches
-OURS, THEIRS = "transformer, re-encoding", "Hugging Face, re-encoding"
+CALLS = {1: 20, 8: 10}  # batch → calls in a row for one measurement
+CALLS_OF_LARGER = 3
+OURS = "transformer, re-encoding"
+THEIRS = "Hugging Face, re-encoding"
 
 
 def episodes_like_hopper() -> Episodes:
-    """A dataset of Hopper's shapes, for statistics and sizes alone."""
+    """Make a dataset of Hopper's shapes, which gives the agents their statistics and sizes."""
     random = np.random.default_rng(0)
     return Episodes(
         observations=random.normal(size=(1000, 11)).astype(np.float32),
@@ -60,7 +62,7 @@ def make_agent(backbone: str, tokens: str, memory: str = "carried") -> DecisionA
 
 
 def acting(agent: DecisionAgent, batch: int) -> Callable[[], None]:
-    """A function that asks for an action in ``batch`` environments, in the midst of their episodes."""
+    """Return a function that asks for an action in ``batch`` environments, in the midst of their episodes."""
     random = np.random.default_rng(0)
     observation = {
         "observation": random.normal(size=(batch, 11)),
@@ -68,18 +70,21 @@ def acting(agent: DecisionAgent, batch: int) -> Callable[[], None]:
         "return_to_go": np.full((batch, 1), 3600, np.float32),
         "timestep": np.zeros((batch, 1), np.int64),
     }
-    memory, start = SimpleNamespace(state=None), np.zeros(batch, bool)
+    start = np.zeros(batch, bool)
+    state: Any = None
 
     def act() -> None:
-        _, memory.state = agent.predict(observation, memory.state, start)
+        nonlocal state
+        _, state = agent.predict(observation, state, start)
 
-    for _ in range(CONTEXT):  # until windows are full
+    # Windows are full after so many steps.
+    for _ in range(CONTEXT):
         act()
     return act
 
 
 def acting_elsewhere(batch: int) -> Callable[[], Any] | None:
-    """The same of Hugging Face's model, 3 layers of 128 with one head; None where it is not installed."""
+    """Return the same of Hugging Face's model, 3 layers of 128 with one head; None if it is not installed."""
     try:
         from transformers import DecisionTransformerConfig, DecisionTransformerModel
     except ImportError:
@@ -98,22 +103,23 @@ def acting_elsewhere(batch: int) -> Callable[[], Any] | None:
 
 
 def microseconds(backbones: list[str], batch: int, repeats: int) -> dict[tuple[str, str], float]:
-    """For one step of one environment, by policy and tokens."""
+    """Measure the microseconds for one step of one environment, by policy and tokens."""
     runs = {(OURS, "interleaved"): acting(make_agent("transformer", "interleaved", "window"), batch)}
     elsewhere = acting_elsewhere(batch)
     if elsewhere is not None:
         runs[THEIRS, "interleaved"] = elsewhere
     for tokens in ("fused", "interleaved"):
-        runs |= {(name, tokens): acting(make_agent(name, tokens), batch) for name in backbones}
-    calls = CALLS.get(batch, 3)
-    seconds = medians(
-        {key: lambda run=run: [run() for _ in range(calls)] for key, run in runs.items()}, repeats, settle=True
-    )
+        for name in backbones:
+            runs[name, tokens] = acting(make_agent(name, tokens), batch)
+
+    calls = CALLS.get(batch, CALLS_OF_LARGER)
+    timed = {key: repeated(run, calls) for key, run in runs.items()}
+    seconds = medians(timed, repeats, settle=True)
     return {key: 1e6 * value / calls / batch for key, value in seconds.items()}
 
 
 class ReencodingLoop:
-    """The published way to act, for a batch of one: a history that grows, and a forward over its end."""
+    """An agent that acts in the published way, for a batch of one: a history that grows, and a forward over its end."""
 
     def __init__(self, agent: DecisionAgent):
         self.policy = agent.policy.eval()
@@ -122,7 +128,9 @@ class ReencodingLoop:
     def predict(self, observation, state=None, episode_start=None, deterministic=True):
         new = {key: torch.as_tensor(observation[key]) for key in SEQUENCE_KEYS}
         new["observation"] = new["observation"].float()
-        new["return_to_go"], new["timestep"] = new["return_to_go"].squeeze(-1), new["timestep"].squeeze(-1)
+        new["return_to_go"] = new["return_to_go"].squeeze(-1)
+        new["timestep"] = new["timestep"].squeeze(-1)
+
         history = tuple(new[key][:, None] for key in SEQUENCE_KEYS)
         if not episode_start[0]:
             history = tuple(torch.cat([old, x], 1)[:, -CONTEXT:] for old, x in zip(state, history, strict=True))
@@ -131,7 +139,7 @@ class ReencodingLoop:
 
 
 class Idle:
-    """No policy: the limit."""
+    """An agent that does nothing: the limit of what a policy can reach."""
 
     def predict(self, observation, *_):
         rows = len(observation["observation"])
@@ -139,12 +147,11 @@ class Idle:
 
 
 def steps_per_second(backbones: list[str], episodes: int, length: int, repeats: int) -> dict[str, float]:
-    """Environment steps per second of ``episodes`` episodes, end to end."""
-    envs = [
-        ReturnToGo(make_env("Hopper-v5", terminate_when_unhealthy=False, max_episode_steps=length))
-        for _ in range(episodes)
-    ]
-    loop = max(1, episodes // 10)  # one after the other: a tenth of them has the same rate
+    """Measure the environment steps per second of ``episodes`` episodes, end to end."""
+    envs = []
+    for _ in range(episodes):
+        env = make_env("Hopper-v5", terminate_when_unhealthy=False, max_episode_steps=length)
+        envs.append(ReturnToGo(env))
 
     def playing(agent: Any, n_envs: int, n_episodes: int) -> Callable[[], None]:
         def run() -> None:
@@ -153,11 +160,29 @@ def steps_per_second(backbones: list[str], episodes: int, length: int, repeats: 
 
         return run
 
-    runs = {OURS: playing(ReencodingLoop(make_agent("transformer", "interleaved")), 1, loop)}
+    # The loop plays one episode after the other, so that a tenth of them has the same rate.
+    played = dict.fromkeys([OURS, *backbones, "no policy"], episodes)
+    played[OURS] = max(1, episodes // 10)
+    runs = {OURS: playing(ReencodingLoop(make_agent("transformer", "interleaved")), 1, played[OURS])}
     runs |= {name: playing(make_agent(name, "fused"), episodes, episodes) for name in backbones}
     runs["no policy"] = playing(Idle(), episodes, episodes)
     seconds = medians(runs, repeats, warm=1)
-    return {name: (loop if name == OURS else episodes) * length / value for name, value in seconds.items()}
+    return {name: played[name] * length / value for name, value in seconds.items()}
+
+
+def policy_rows(costs: dict[int, dict[tuple[str, str], float]]) -> list[dict[str, Any]]:
+    """Make the first table of the microseconds by batch, then by policy and tokens."""
+    rows = []
+    for key in next(iter(costs.values())):
+        policy, tokens = key
+        row: dict[str, Any] = {"policy": policy, "tokens": tokens}
+        for batch, cost in costs.items():
+            row[f"µs × {batch}"] = cost[key]
+            for sign, reference in (("re-encoding", OURS), ("Hugging Face", THEIRS)):
+                if (reference, "interleaved") in cost:
+                    row[f"{sign} / this × {batch}"] = cost[reference, "interleaved"] / cost[key]
+        rows.append(row)
+    return rows
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -171,19 +196,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", help="write the numbers to this JSON file")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+
     costs = {batch: microseconds(options.backbones, batch, options.repeats) for batch in options.batches}
-    rows = []
-    for key in costs[options.batches[0]]:
-        row: dict[str, Any] = dict(zip(("policy", "tokens"), key, strict=True))
-        for batch, cost in costs.items():
-            row[f"µs × {batch}"] = cost[key]
-            for sign, reference in (("re-encoding", OURS), ("Hugging Face", THEIRS)):
-                if (reference, "interleaved") in cost:
-                    row[f"{sign} / this × {batch}"] = cost[reference, "interleaved"] / cost[key]
-        rows.append(row)
+    rows = policy_rows(costs)
     report(f"The policy: µs per environment step, context {CONTEXT}, {options.threads} thread(s)", rows, None)
+
     rates = steps_per_second(options.backbones, options.episodes, options.length, options.repeats)
-    played = [{"policy": n, "environment steps/s": rate, "ratio": rate / rates[OURS]} for n, rate in rates.items()]
+    played = []
+    for name, rate in rates.items():
+        played.append({"policy": name, "environment steps/s": rate, "ratio": rate / rates[OURS]})
     title = f"{options.episodes} episodes of Hopper-v5, end to end, {options.threads} thread(s)"
     report(title, played, options.output, policy=rows)
 

@@ -4,8 +4,8 @@
 
 The loop does what the original Decision Transformer's ``get_batch`` does (Chen et al. 2021): episodes are lists of
 numpy arrays, and each sample is cut, padded and given its returns-to-go by itself. It is timed with the original's sum
-of rewards (a Python loop from the episode's end) and with ``np.cumsum``. All give the same fields.
-Without ``--dataset`` the data are random, of Hopper's shape (100,000 steps; episodes of 20 to 1,000 steps).
+of rewards, a Python loop from the episode's end, and with ``np.cumsum``. All give the same fields. Without
+``--dataset`` the data are random, of Hopper's shape (100,000 steps in episodes of 20 to 1,000 steps).
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ from unroll.envs.datasets.sources import read_episodes
 
 
 def random_episodes(lengths: np.ndarray, observation_dim: int = 11, action_dim: int = 3) -> Episodes:
-    rng, n = np.random.default_rng(0), int(lengths.sum())
+    """Make random episodes of these lengths."""
+    rng = np.random.default_rng(0)
+    n = int(lengths.sum())
     return Episodes(
         observations=rng.normal(size=(n, observation_dim)).astype(np.float32),
         actions=rng.uniform(-1, 1, (n, action_dim)).astype(np.float32),
@@ -48,25 +50,34 @@ def random_episodes(lengths: np.ndarray, observation_dim: int = 11, action_dim: 
 
 
 class LoopSampler:
-    """One sample after the other, with the fields and the padding of ``SequenceSampler``."""
+    """A sampler that makes one sample after the other, with the fields and the padding of ``SequenceSampler``."""
 
     def __init__(self, episodes: Episodes, context: int, sums: Callable[[np.ndarray], np.ndarray]):
-        self.context, self.sums = context, sums
+        self.context = context
+        self.sums = sums
         self.share = episodes.lengths / episodes.n_steps
         actions = episodes.actions.reshape(episodes.n_steps, -1).astype(np.float32)
+
+        # A list of (observations, actions, rewards), as the original has it.
         cuts = episodes.starts[1:]
-        arrays = (np.split(values, cuts) for values in (episodes.observations, actions, episodes.rewards))
-        self.episodes = list(zip(*arrays, strict=True))
+        columns = [np.split(values, cuts) for values in (episodes.observations, actions, episodes.rewards)]
+        self.episodes = list(zip(*columns, strict=True))
 
     def sample(self, batch_size: int, step: int) -> dict[str, torch.Tensor]:
-        """Batch ``step``, which draws other samples than ``SequenceSampler`` does, of the same distribution."""
+        """Draw batch ``step``: other samples than those of ``SequenceSampler``, of the same distribution."""
         random = np.random.default_rng(step)
         batch: dict[str, list[np.ndarray]] = {}
         for e in random.choice(len(self.episodes), size=batch_size, p=self.share):
             observations, actions, rewards = self.episodes[e]
-            start = 0 if len(rewards) <= self.context else int(random.integers(len(rewards)))
+            start = 0
+            if len(rewards) > self.context:
+                start = int(random.integers(len(rewards)))
             end = min(start + self.context, len(rewards))
-            before = actions[start - 1 : start] if start else np.zeros_like(actions[:1])
+
+            # Before an episode's first step the previous action is zero.
+            before = np.zeros_like(actions[:1])
+            if start:
+                before = actions[start - 1 : start]
             sample = {
                 "observation": observations[start:end],
                 "action": actions[start:end],
@@ -82,7 +93,7 @@ class LoopSampler:
 
 
 def looped_sums(rewards: np.ndarray) -> np.ndarray:
-    """Returns-to-go one step after the other, from the end: [T] → [T]."""
+    """Sum rewards [T] to returns-to-go [T], one step after the other from the end."""
     sums = np.zeros_like(rewards)
     sums[-1] = rewards[-1]
     for t in reversed(range(len(rewards) - 1)):
@@ -91,11 +102,12 @@ def looped_sums(rewards: np.ndarray) -> np.ndarray:
 
 
 def numpy_sums(rewards: np.ndarray) -> np.ndarray:
+    """Sum rewards [T] to returns-to-go [T] at once."""
     return np.cumsum(rewards[::-1])[::-1]
 
 
 def median_time(run: Callable[..., Any], *arguments: Any, repeats: int) -> float:
-    """Seconds of ``run(*arguments, i)``, after one run that is not counted."""
+    """Measure the seconds of ``run(*arguments, i)``, as the median after one run that is not counted."""
     times = []
     for i in range(repeats + 1):
         began = time.perf_counter()
@@ -105,6 +117,7 @@ def median_time(run: Callable[..., Any], *arguments: Any, repeats: int) -> float
 
 
 def compare_samplers(episodes: Episodes, context: int, batch_sizes: list[int]) -> Table:
+    """Time both loops and our sampler at each batch size."""
     table = Table(title=f"{episodes.n_steps} steps, {len(episodes)} episodes, K = {context}")
     for column in ("batch", "loop", "with cumsum", "sampler", "ratio", "with cumsum"):
         table.add_column(column, justify="right")
@@ -119,31 +132,41 @@ def compare_samplers(episodes: Episodes, context: int, batch_sizes: list[int]) -
 
 
 def compare_loads(source: str | None) -> Table:
-    """First and second load with an empty cache."""
+    """Time the first and the second load of a dataset, from an empty cache: of ``source``, or of random ones."""
     table = Table(title="loading")
     for column in ("source", "episodes", "steps", "first", "second"):
         table.add_column(column, justify="right")
     with tempfile.TemporaryDirectory() as folder:
-        own = {"UNROLL_CACHE": f"{folder}/cache"}
-        sources = [source] if source else write_sources(folder)
-        with mock.patch.dict("os.environ", own if source else own | {"MINARI_DATASETS_PATH": f"{folder}/minari"}):
-            read_episodes(sources[0])  # imports are not loading
+        cache = Path(folder, "cache")
+        variables = {"UNROLL_CACHE": str(cache)}
+        if source:
+            sources = [source]
+        else:
+            sources = write_sources(folder)
+            variables["MINARI_DATASETS_PATH"] = f"{folder}/minari"
+
+        with mock.patch.dict("os.environ", variables):
+            read_episodes(sources[0])  # so that imports are not timed
             for name in sources:
-                clear(Path(own["UNROLL_CACHE"]))
+                clear(cache)
                 times = []
                 for _ in range(2):
                     began = time.perf_counter()
                     episodes = read_episodes(name)
                     times.append(f"{time.perf_counter() - began:.3f} s")
-                label = name if source else name.replace(f"{folder}/", "")
+                label = name.replace(f"{folder}/", "")
                 table.add_row(label, f"{len(episodes)}", f"{episodes.n_steps}", *times)
     return table
 
 
 def write_sources(folder: str) -> list[str]:
-    long, short = random_episodes(np.full(100, 1000)), random_episodes(np.full(4500, 22))
+    """Write random datasets, with long and with short episodes, and return their names."""
+    long = random_episodes(np.full(100, 1000))
+    short = random_episodes(np.full(4500, 22))
     write_hdf5(short, f"{folder}/short.hdf5")
-    about = {key: "benchmark" for key in ("author", "author_email", "code_permalink", "algorithm_name", "description")}
+
+    keys = ("author", "author_email", "code_permalink", "algorithm_name", "description")
+    about = dict.fromkeys(keys, "benchmark")
     with mock.patch.dict("os.environ", {"MINARI_DATASETS_PATH": f"{folder}/minari"}), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         write_minari(long, "benchmark/long-v0", **about)
@@ -152,6 +175,7 @@ def write_sources(folder: str) -> list[str]:
 
 
 def clear(cache: Path) -> None:
+    """Empty the cache of converted datasets."""
     for file in cache.glob("*/*"):
         file.unlink()
     for entry in cache.glob("*"):

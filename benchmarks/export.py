@@ -2,13 +2,15 @@
 
     python -m benchmarks.export [--steps N] [--inductor mingru] [--output FILE.json]    from the root of the repository
 
-Each agent learns for a moment, so that its statistics are not those of nothing, is saved, and is exported by export.py
-in both formats. Then 1 and 8 environments are played by ``predict``, while the exported step sees the same observations
-and carries its own state: the first table has the largest difference of the actions over ``--steps`` steps (for
-discrete ones, how many were others) and how many episodes began. The second has microseconds for one step of all the
-environments, observation arrays in and actions out, on one thread: ``predict``, run.py with ONNX Runtime, and run.py
-with the exported program as PyTorch loads it; for the backbones after ``--inductor``, which takes a minute each, also
-as AOTInductor compiles it. The candidates take turns, call by call.
+Each agent learns for a moment, so that it has statistics, is saved, and is exported by ``unroll export`` in both
+formats. Then ``predict`` plays 1 and 8 environments, while the exported step sees the same observations and carries its
+own state.
+
+The first table has the largest difference of the actions over ``--steps`` steps (of discrete ones, the share that
+differ), and how many episodes began. The second has the microseconds for one step of all the environments, from
+observation arrays to actions on one thread: by ``predict``, by run.py with ONNX Runtime, and by run.py with the
+exported program as PyTorch loads it. For the backbones after ``--inductor`` there is also the program as AOTInductor
+compiles it, which takes a minute each. The candidates take turns, call by call.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import argparse
 import contextlib
 import functools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,21 +42,28 @@ from unroll.policies.backbones import BACKBONES
 
 
 class Row:
-    """Environments that step together, each through episodes of its own, as ``predict`` sees them."""
+    """Environments that step together, each through its own episodes. Calling it gives what ``predict`` sees."""
 
     def __init__(self, make: Callable[[], gym.Env], n: int, target: float | None = None):
-        self.options = None if target is None else {"target_return": target}
+        self.options = None
+        if target is not None:
+            self.options = {"target_return": target}
         self.envs = [make() for _ in range(n)]
         self.observations = [env.reset(seed=i, options=self.options)[0] for i, env in enumerate(self.envs)]
-        self.start, self.episodes = np.ones(n, bool), n
+        self.start = np.ones(n, bool)
+        self.episodes = n
 
     def __call__(self) -> Any:
         first = self.observations[0]
         if not isinstance(first, dict):
             return np.stack(self.observations)
-        return {key: np.stack([observation[key] for observation in self.observations]) for key in first}
+        rows = {}
+        for key in first:
+            rows[key] = np.stack([observation[key] for observation in self.observations])
+        return rows
 
     def masks(self) -> dict[str, np.ndarray]:
+        """Return the action masks as an argument of ``predict``; nothing if the environment has none."""
         if not self.envs[0].has_wrapper_attr("action_masks"):
             return {}
         return {"action_masks": np.stack([env.get_wrapper_attr("action_masks")() for env in self.envs])}
@@ -69,11 +78,12 @@ class Row:
     def reset(self, i: int) -> None:
         """Begin an episode in environment i, whatever the last one was doing."""
         self.observations[i] = self.envs[i].reset(options=self.options)[0]
-        self.start[i], self.episodes = True, self.episodes + 1
+        self.start[i] = True
+        self.episodes += 1
 
 
 def shown(agent: Any, row: Row) -> dict[str, np.ndarray]:
-    """The inputs of the exported step, all but the state."""
+    """Return the inputs of the exported step, all but the state."""
     observation = row()
     if isinstance(agent, DecisionAgent):
         observation |= {key: observation[key][:, 0] for key in ("return_to_go", "timestep")}
@@ -85,25 +95,34 @@ def shown(agent: Any, row: Row) -> dict[str, np.ndarray]:
 
 
 def largest_difference(agent: Any, exported: Policy, row: Row, steps: int) -> float:
-    """Of the actions, along what ``agent`` does; of discrete ones, the share that are others."""
-    state, differs = None, []
+    """Return the largest difference of the actions while ``agent`` acts; of discrete ones, the share that differ."""
+    state = None
+    differences = []
     for t in range(steps):
         actions, state = agent.predict(row(), state, row.start, deterministic=True, **row.masks())
         found = exported(shown(agent, row))
         assert (found.dtype, found.shape) == (actions.dtype, actions.shape)
-        differs.append(np.abs(found - actions).max() if actions.dtype.kind == "f" else (found != actions).mean())
+        if actions.dtype.kind == "f":
+            differences.append(np.abs(found - actions).max())
+        else:
+            differences.append((found != actions).mean())
         row.step(actions)
+
+        # One environment alone begins anew, in case none has ended.
         if t == steps // 2:
-            row.reset(0)  # one environment alone, should none have ended
-    return float(np.max(differs) if actions.dtype.kind == "f" else np.mean(differs))
+            row.reset(0)
+    if actions.dtype.kind == "f":
+        return float(np.max(differences))
+    return float(np.mean(differences))
 
 
 def hopper(n: int) -> gym.Env:
-    """One alone goes on for 1,000 steps, also where it has fallen; of several each begins anew then."""
+    """Make a Hopper. One alone goes on for 1,000 steps even if it has fallen; of several, each begins anew then."""
     return make_env("Hopper-v5", terminate_when_unhealthy=n > 1)
 
 
 def decision_agent(backbone: str, folder: Path) -> tuple[Any, Callable[[int], Row]]:
+    """Save a decision agent; return it, and a function that makes its environments."""
     data = load_episodes("embedded:hopper-v5-replay")
     agent = DecisionAgent(data, device="cpu", policy_kwargs=dict(backbone=backbone))
     agent.learn(5)
@@ -112,12 +131,18 @@ def decision_agent(backbone: str, folder: Path) -> tuple[Any, Callable[[int], Ro
 
 
 def ppo_agent(backbone: str, folder: Path, env: str) -> tuple[Any, Callable[[int], Row]]:
+    """Save an actor of PPO; return it, and a function that makes its environments."""
     flags = ["--agent", "ppo", "--env", env, "--backbone.name", backbone, "--n_epochs", "1", "--device", "cpu"]
     config = load_config([*flags, "--normalize_observation", "true"], schemas())
     agent = make_ppo(config, print)
     agent.learn(1024)
     save_ppo(agent, folder, plain_config(config))
-    make = hopper if env == "Hopper-v5" else lambda n: make_env(env)
+
+    def make(n: int) -> gym.Env:
+        if env == "Hopper-v5":
+            return hopper(n)
+        return make_env(env)
+
     return PPOActor(agent, agent.get_vec_normalize_env()), lambda n: Row(lambda: make(n), n)
 
 
@@ -129,28 +154,38 @@ CASES: dict[str, Callable[[str, Path], tuple[Any, Callable[[int], Row]]]] = {
 
 
 def compiled(folder: Path) -> Callable[[dict[str, np.ndarray]], list[np.ndarray]]:
-    """The exported program as AOTInductor compiles it for this machine."""
+    """Return the exported program as AOTInductor compiles it for this machine."""
     program = torch.export.load(folder / "policy.pt2")
     path = torch._inductor.aoti_compile_and_package(program, package_path=str(folder.with_suffix(".pt2")))
     model = torch._inductor.aoti_load_package(path)
-    return lambda feed: [x.numpy() for x in model(*map(torch.from_numpy, feed.values()))]
+
+    def run(feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        tensors = [torch.from_numpy(array) for array in feed.values()]
+        return [output.numpy() for output in model(*tensors)]
+
+    return run
 
 
 def one(case: str, backbone: str, options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A row of each table."""
+    """Make a row of each table."""
     agent, make_row = CASES[case](backbone, folder / "run")
     for format in ("onnx", "pt2"):
         with contextlib.redirect_stdout(None):
             if export.main([str(folder / "run"), "--format", format]) != 0:
                 raise SystemExit(f"{case} {backbone}: no {format}")
+    inductor = None
+    if backbone in options.inductor:
+        inductor = compiled(folder / "run" / "pt2")
+
     same: dict[str, Any] = {"agent": case, "backbone": backbone}
     cost: dict[str, Any] = dict(same)
-    inductor = compiled(folder / "run" / "pt2") if backbone in options.inductor else None
     for batch in (1, 8):
         exported = {format: Policy(folder / "run" / format, batch) for format in ("onnx", "pt2")}
         for format, policy in exported.items():
             row = make_row(batch)
-            steps = options.steps if format == "onnx" else options.steps // 10  # the same operations
+            steps = options.steps
+            if format == "pt2":
+                steps //= 10  # its operations are PyTorch's
             same[f"{format} × {batch}"] = f"{largest_difference(agent, policy, row, steps):.1e}"
             if format == "onnx":
                 same[f"episodes × {batch}"] = row.episodes
@@ -162,18 +197,32 @@ def one(case: str, backbone: str, options: argparse.Namespace, folder: Path) -> 
 
 
 def microseconds(agent: Any, exported: dict[str, Policy], row: Row, batch: int, repeats: int) -> dict[str, Any]:
-    observation, masks, inputs = row(), row.masks(), shown(agent, row)
-    inputs["reset"] = going = np.zeros(batch, bool)
-    memory = [agent.predict(observation, None, ~going, **masks)[1]]
+    """Measure a step of all environments in the midst of their episodes, by ``predict`` and by each exported policy."""
+    observation = row()
+    masks = row.masks()
+    inputs = shown(agent, row)
+    going = np.zeros(batch, bool)
+    inputs["reset"] = going
+    _, state = agent.predict(observation, None, ~going, **masks)
 
     def predict() -> None:
-        memory[0] = agent.predict(observation, memory[0], going, **masks)[1]
+        nonlocal state
+        _, state = agent.predict(observation, state, going, **masks)
 
-    # one call at a time: it is over before another process wants the core
+    # One call at a time: it is over before another process wants the core.
     runs = {"torch": predict} | {name: functools.partial(policy, inputs) for name, policy in exported.items()}
     seconds = medians(runs, repeats, settle=True)
-    us = {f"{name} × {batch}": 1e6 * value for name, value in seconds.items()}
-    return us | {f"torch / onnx × {batch}": seconds["torch"] / seconds["onnx"]}
+    cells = {f"{name} × {batch}": 1e6 * value for name, value in seconds.items()}
+    cells[f"torch / onnx × {batch}"] = seconds["torch"] / seconds["onnx"]
+    return cells
+
+
+def aligned(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Give all rows the same columns: not every row has those of AOTInductor."""
+    columns: dict[str, None] = {}
+    for row in rows:
+        columns |= dict.fromkeys(row)
+    return [{column: row.get(column, "–") for column in columns} for row in rows]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -186,18 +235,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", help="write the numbers to this JSON file")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    rows: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    differences = []
+    costs = []
     for case in options.cases:
         for backbone in options.backbones:
             with tempfile.TemporaryDirectory() as folder:
-                rows.append(one(case, backbone, options, Path(folder)))
-    same, cost = (list(table) for table in zip(*rows, strict=True))
-    print(
-        f"Largest difference of an action to PyTorch's over {options.steps} steps (pt2: a tenth)\n\n{markdown(same)}\n"
-    )
-    columns = list(dict.fromkeys(key for row in cost for key in row))  # not every row has AOTInductor's
-    cost = [{key: row.get(key, "–") for key in columns} for row in cost]
-    report("µs for a step of all environments, one thread", cost, options.output, same=same)
+                same, cost = one(case, backbone, options, Path(folder))
+            differences.append(same)
+            costs.append(cost)
+
+    title = f"Largest difference of an action to PyTorch's over {options.steps} steps (pt2: a tenth)"
+    print(f"{title}\n\n{markdown(differences)}\n")
+    report("µs for a step of all environments, one thread", aligned(costs), options.output, same=differences)
 
 
 if __name__ == "__main__":

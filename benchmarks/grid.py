@@ -1,4 +1,4 @@
-"""What the benchmarks over backbones share: flags, results that are not computed twice, and tables in Markdown."""
+"""Helpers of the benchmarks over backbones: flags, results that are not computed twice, and tables in Markdown."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ import torch
 
 from unroll.agents.common.machine import machine
 from unroll.errors import BackboneError
+from unroll.files import write_whole
 from unroll.policies.backbones import BACKBONES, options_of
+from unroll.tables import markdown_table
 
 Row = dict[str, Any]
 
 
 def make_parser(module: str, about: str, **layers: Any) -> argparse.ArgumentParser:
-    """A parser with the flags of every benchmark here; ``layers`` is how --layers is declared."""
+    """Make a parser with the flags that these benchmarks share. ``layers`` declares --layers."""
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=about.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--backbones", type=backbone_names, default=list(BACKBONES), help="a,b,…; default: all")
     parser.add_argument("--layers", **layers)
@@ -34,6 +36,7 @@ def make_parser(module: str, about: str, **layers: Any) -> argparse.ArgumentPars
 
 
 def backbone_names(text: str) -> list[str]:
+    """Parse names of backbones, separated by commas."""
     names = text.split(",")
     try:
         for name in names:
@@ -44,24 +47,29 @@ def backbone_names(text: str) -> list[str]:
 
 
 def device(text: str) -> str:
-    if text not in ("cpu", "cuda") or (text == "cuda" and not torch.cuda.is_available()):
+    """Parse a device that this machine has."""
+    there = ["cpu"]
+    if torch.cuda.is_available():
+        there.append("cuda")
+    if text not in there:
         raise argparse.ArgumentTypeError(f"{text!r} is no device of this machine")
     return text
 
 
 def positive(text: str) -> int:
+    """Parse a whole number above 0."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 
 
 def positives(text: str) -> list[int]:
-    """Whole numbers above 0, separated by commas."""
+    """Parse whole numbers above 0, separated by commas."""
     return [positive(part) for part in text.split(",")]
 
 
 def duration(text: str) -> float:
-    """A finite number above 0."""
+    """Parse a finite number above 0."""
     try:
         value = float(text)
     except ValueError:
@@ -72,39 +80,46 @@ def duration(text: str) -> float:
 
 
 def fill(options: argparse.Namespace, defaults: dict[str, Any]) -> None:
-    """Give ``defaults`` to the options that were not given."""
+    """Give their default to the options that the command line does not name."""
     for key, value in defaults.items():
         if getattr(options, key, None) is None:
             setattr(options, key, value)
 
 
 def fitting(name: str, **wanted: Any) -> dict[str, Any]:
-    """Those of the wanted options that backbone ``name`` has."""
+    """Return the wanted options that backbone ``name`` has."""
     return {key: value for key, value in wanted.items() if key in options_of(name)}
 
 
 def listed(values: dict[str, Any]) -> str:
-    """The help of a flag that stands for several."""
-    parts = (listed(value) if isinstance(value, dict) else f"{key} {value}" for key, value in values.items())
+    """Write the help of a flag that stands for several options."""
+    parts = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            parts.append(listed(value))
+        else:
+            parts.append(f"{key} {value}")
     return ", ".join(parts)
 
 
 def once(folder: Path, settings: Row, compute: Callable[[], Row]) -> Row:
-    """``compute()``, kept in ``folder`` with its settings: the same settings are not computed twice."""
+    """Return ``compute()``, and keep it in ``folder``, so that it is not computed twice with the same settings."""
     file = folder / "result.json"
     if file.exists():
         known = json.loads(file.read_text())
         if known["settings"] == settings:
             return known["result"]
-    for events in folder.glob("events.out.tfevents.*"):  # of a run that was cut off, or had other settings
+
+    # The events are those of a run that was cut off, or that had other settings.
+    for events in folder.glob("events.out.tfevents.*"):
         events.unlink()
     result = compute()
-    file.write_text(json.dumps({"settings": settings, "machine": machine(), "result": result}, indent=1))
+    write_whole(file, json.dumps({"settings": settings, "machine": machine(), "result": result}, indent=1))
     return result
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
-    """The mean, and the range in brackets where there is more than one value."""
+    """Write the mean, with the range in brackets if there is more than one value."""
     mean = f"{statistics.mean(values):,.{digits}f}"
     if len(values) == 1:
         return mean
@@ -112,7 +127,7 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
 
 
 def summary(results: list[Row]) -> Row:
-    """What the seeds' accuracies came to, and what they took."""
+    """Make the columns of an experiment: the accuracy over seeds, and what the training took."""
     return {
         "accuracy, %": spread([result["accuracy"] for result in results]),
         "parameters": f"{results[0]['parameters']:,}",
@@ -122,9 +137,7 @@ def summary(results: list[Row]) -> Row:
 
 
 def report(title: str, rows: list[Row], output: Path) -> None:
-    """Print ``rows`` of equal keys as a table in Markdown, and write them to results.json."""
-    print(f"{title}\n\n| {' | '.join(rows[0])} |\n{'|---' * len(rows[0])}|")
-    for row in rows:
-        print(f"| {' | '.join(map(str, row.values()))} |")
-    print(f"\n{machine()}, {torch.get_num_threads()} thread(s)")
+    """Print rows of equal keys as a table in Markdown, and write them to results.json."""
+    table = markdown_table(list(rows[0]), [[str(value) for value in row.values()] for row in rows])
+    print(f"{title}\n\n{table}\n\n{machine()}, {torch.get_num_threads()} thread(s)")
     (output / "results.json").write_text(json.dumps({"title": title, "machine": machine(), "rows": rows}, indent=1))

@@ -1,9 +1,9 @@
-"""The fused kernels of minGRU and minLSTM against their floor and their peers, and how exact they are.
+"""Compare the fused kernels of minGRU and minLSTM with their floor and their peers, and measure how exact they are.
 
     python -m benchmarks.kernels [--tables layers errors bandwidth steps] [--output FOLDER]
 
-All four tables are made unless some are named, on the GPU where there is one. Times are medians of turns taken in one
-process, and what counts are their ratios. Run it from the root of the repository.
+All four tables are made unless some are named, on the GPU if there is one. Times are medians of turns taken in one
+process, and only their ratios count. Run it from the root of the repository.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +22,29 @@ from torch import nn
 from benchmarks.grid import device, positive, positives
 from benchmarks.kernel_bandwidth import bandwidths
 from benchmarks.kernel_errors import errors
-from benchmarks.layers import CellLoop, Gated, LogSpace, forward_backward
-from benchmarks.timing import medians, report
+from benchmarks.layers import CellLoop, Gated, LogSpace, first, forward_backward
+from benchmarks.timing import medians, repeated, report
 from unroll.commands.process import Reporting
 from unroll.policies.backbones.layers import Linear
 
 SHAPES = ((64, 60, 128), (64, 20, 128), (16, 1000, 128), (8, 4096, 256), (256, 128, 64))  # B, T, D
-BURST = 0.02  # seconds; what is faster is called several times, so that the peers' data leave the cache
+BURST = 0.02  # seconds; a faster call is repeated for so long, so that the data of the others leave the cache
 Row = dict[str, Any]
 
 
 def per_call(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Seconds of one call of each run, the runs in turn."""
+    """Measure the seconds of one call of each run, the runs in turn."""
     calls = {name: max(1, round(BURST / seconds)) for name, seconds in medians(runs, 1, warm=1).items()}
-    times = medians({name: partial(_again, run, calls[name]) for name, run in runs.items()}, repeats, warm=0)
+    bursts = {name: repeated(run, calls[name]) for name, run in runs.items()}
+    times = medians(bursts, repeats, warm=0)
     return {name: seconds / calls[name] for name, seconds in times.items()}
 
 
 def layers(options: argparse.Namespace) -> Iterator[Row]:
-    """Forward and backward of one layer: ours with resets, which the log-space form does not have and PyTorch's
-    layers would pay for."""
+    """Yield rows of the forward and backward of one layer.
+
+    Ours have resets. The log-space form has none, and PyTorch's layers would pay for them.
+    """
     for threads in options.threads:
         torch.set_num_threads(threads)
         for batch, time, d_model in options.shapes:
@@ -59,10 +61,9 @@ def layers(options: argparse.Namespace) -> Iterator[Row]:
                 "nn.LSTM": nn.LSTM(d_model, d_model, batch_first=True),
                 "log space": LogSpace(d_model),
             }
-            runs = {
-                name: forward_backward(module.to(options.device), x, grads.get(name, grad))
-                for name, module in modules.items()
-            }
+            runs = {}
+            for name, module in modules.items():
+                runs[name] = forward_backward(module.to(options.device), x, grads.get(name, grad))
             seconds = per_call(runs, options.repeats)
             mingru = seconds["minGRU"]
             yield {
@@ -79,9 +80,10 @@ def layers(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def steps(options: argparse.Namespace) -> Iterator[Row]:
-    """A whole update of one layer and a head, with AdamW: against the fused RNNs and against loops over cells."""
+    """Yield rows of a whole update of one layer and a head, with AdamW, beside fused RNNs and loops over cells."""
     torch.set_num_threads(options.threads[-1])
-    batch, d_model = options.batch, 128
+    batch = options.batch
+    d_model = 128
     for time in options.lengths:
         torch.manual_seed(0)
         x, target = torch.randn(2, batch, time, d_model, device=options.device).unbind()
@@ -95,27 +97,24 @@ def steps(options: argparse.Namespace) -> Iterator[Row]:
         }
         runs = {name: _update(module.to(options.device), x, target) for name, module in modules.items()}
         seconds = per_call(runs, options.repeats)
-        row = {"B, T, D": f"{batch}, {time}, {d_model}", "minGRU, ms": 1e3 * seconds["minGRU"]}
-        yield row | {f"{name} / minGRU": seconds[name] / seconds["minGRU"] for name in list(modules)[1:]}
+        row: Row = {"B, T, D": f"{batch}, {time}, {d_model}", "minGRU, ms": 1e3 * seconds["minGRU"]}
+        for name in list(modules)[1:]:
+            row[f"{name} / minGRU"] = seconds[name] / seconds["minGRU"]
+        yield row
 
 
 def _update(layer: nn.Module, x: torch.Tensor, target: torch.Tensor) -> Callable[[], None]:
+    """Return a function that makes one update."""
     head = nn.Linear(x.shape[-1], x.shape[-1], device=x.device)
     optimizer = torch.optim.AdamW([*layer.parameters(), *head.parameters()])
 
     def run() -> None:
-        y = layer(x)
-        loss = F.mse_loss(head(y[0] if isinstance(y, tuple) else y), target)
+        loss = F.mse_loss(head(first(layer(x))), target)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
 
     return run
-
-
-def _again(run: Callable[[], Any], calls: int) -> None:
-    for _ in range(calls):
-        run()
 
 
 TABLES: dict[str, tuple[str, Callable[[argparse.Namespace], Iterator[Row]]]] = {
@@ -127,17 +126,19 @@ TABLES: dict[str, tuple[str, Callable[[argparse.Namespace], Iterator[Row]]]] = {
 
 
 def run(options: argparse.Namespace) -> int:
+    where = "CPU"
+    if options.device == "cuda":
+        where = torch.cuda.get_device_name()
     for name in options.tables:
         title, table = TABLES[name]
         output = options.output and options.output / f"{name}.json"
-        where = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
         rows = list(table(options))
         report(f"{title}; {where}, backend {options.backend}", rows, output)
     return 0
 
 
 def shape(text: str) -> tuple[int, int, int]:
-    """B,T,D"""
+    """Parse B,T,D."""
     sizes = positives(text)
     if len(sizes) != 3:
         raise argparse.ArgumentTypeError(f"{text!r} is not B,T,D, as in 64,60,128")
@@ -161,9 +162,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--repeats", type=positive, default=7)
     parser.add_argument("--output", type=Path, help="folder for a JSON file of each table")
     options = parser.parse_args(arguments)
-    options.threads = options.threads if options.device == "cpu" else options.threads[-1:]
-    options.scan_shape = options.scan_shape or ((256, 1024, 512) if options.device == "cuda" else (64, 60, 128))
-    options.batch = options.batch or (64 if options.device == "cuda" else 8)
+    scan_shape = (64, 60, 128)
+    batch = 8
+    if options.device == "cuda":
+        options.threads = options.threads[-1:]
+        scan_shape = (256, 1024, 512)
+        batch = 64
+    options.scan_shape = options.scan_shape or scan_shape
+    options.batch = options.batch or batch
     with Reporting(parser.prog) as report:
         report.code = run(options)
     return report.code

@@ -3,12 +3,13 @@
     python -m benchmarks.language_model --text FILE --output FOLDER --minutes 10 --parameters 1000000 [--paper]
 
 A character is a byte. The first 90 % of the file are for training, in random windows of ``context`` characters that
-begin with an empty memory; the last 10 % are for validation: every character is predicted once, in consecutive windows
-that begin empty as well. ``carried`` is the same with a memory that goes on from window to window, in ``batch`` streams
-(a rest that fills no row of windows is left out). The headline is the last validation, not the best; the training loss
-is that of the last ``evaluate_every`` updates, dropout included. ``--parameters`` matches the backbones' sizes, without
-embedding and head. Bits are nats / ln 2. ``--paper`` is the size of Feng et al. 2024 (arXiv 2410.01201) on Shakespeare,
-for a GPU.
+begin with an empty memory. The last 10 % are for validation: every character is predicted once, in consecutive windows
+that begin empty as well. The column ``carried`` has a memory that goes on from window to window, in ``batch`` streams
+(a rest that fills no row of windows is left out).
+
+The headline is the last validation, not the best. The training loss is that of the last ``evaluate_every`` updates,
+dropout included. Bits are nats / ln 2. ``--parameters`` matches the backbones' sizes, without embedding and head.
+``--paper`` is the size of Feng et al. 2024 (arXiv 2410.01201) on Shakespeare, for a GPU.
 """
 
 from __future__ import annotations
@@ -32,10 +33,15 @@ from unroll.policies.backbones import make_backbone, match_parameters
 
 CPU = dict(layers=3, d_model=128, batch=32, dropout=0.0, wanted={})
 PAPER = dict(layers=3, d_model=384, batch=64, dropout=0.2, wanted=dict(expansion=2.0, conv=4))
+RATES = {"adamw": 1e-3, "lamb": 2e-3}  # optimizer → learning rate; that of LAMB is SHA-RNN's
 
 
 def read_text(file: Path, context: int) -> tuple[Tensor, Tensor, int]:
-    """The training and the validation characters as int64 codes [N], and the number of different characters."""
+    """Return the training and the validation characters as int64 codes [N], and the number of different characters.
+
+    Raises:
+        DatasetError: the text is too short for one window of validation.
+    """
     codes = np.frombuffer(file.read_bytes(), np.uint8)
     symbols, text = np.unique(codes, return_inverse=True)
     cut = len(text) * 9 // 10
@@ -45,32 +51,50 @@ def read_text(file: Path, context: int) -> tuple[Tensor, Tensor, int]:
 
 
 def draw(text: Tensor, batch: int, context: int, generator: torch.Generator) -> Batch:
-    """Random windows of ``text`` and, as targets, the characters one further on: [batch, context] both."""
+    """Draw random windows of ``text`` and, as targets, the characters one further on: [batch, context] both."""
     start = torch.randint(len(text) - context, (batch, 1), generator=generator)
     windows = text[start + torch.arange(context + 1)]
     return windows[:, :-1], windows[:, 1:]
 
 
 def nats(model: TokenModel, text: Tensor, streams: int, context: int, carry: bool) -> float:
-    """Mean cross-entropy over ``text``, cut into so many streams of windows; a rest shorter than a row is left out."""
+    """Return the mean cross-entropy over ``text``, cut into so many streams of windows.
+
+    A rest shorter than a row of windows is left out. With ``carry`` the memory goes on from window to window.
+    """
     streams = min(streams, (len(text) - 1) // context)
     length = (len(text) - 1) // streams // context * context
     device = next(model.parameters()).device
-    tokens, targets = (text[i:][: streams * length].reshape(streams, length).to(device) for i in (0, 1))
-    total, state = 0.0, None
+    size = streams * length
+    tokens = text[:size].reshape(streams, length).to(device)
+    targets = text[1 : size + 1].reshape(streams, length).to(device)
+
+    total = 0.0
+    state = None
     for window, target in zip(tokens.split(context, 1), targets.split(context, 1), strict=True):
         logits, after = model(window, state)
         total += F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="sum").item()
-        state = after if carry else None
+        if carry:
+            state = after
     return total / tokens.numel()
 
 
 def learn(options: Namespace, name: str, seed: int, folder: Path) -> Row:
-    """Train one model; its validation in nats, and what it took."""
+    """Train one model; return its validation in nats, and what it took."""
     train, validation, symbols = read_text(options.text, options.context)
-    d_model, wanted = options.d_model, fitting(name, dropout=options.dropout, window=options.context, **options.wanted)
+    d_model = options.d_model
+    wanted = fitting(name, dropout=options.dropout, window=options.context, **options.wanted)
     if options.parameters:
         d_model, wanted = match_parameters(name, options.parameters, options.layers, **wanted)
+    training = Training(
+        updates=options.updates,
+        seconds=60 * options.minutes if options.minutes else None,
+        optimizer=options.optimizer,
+        lr=RATES[options.optimizer],
+        clip=0.25,
+        evaluate_every=options.evaluate_every,
+    )
+
     torch.manual_seed(seed)
     backbone = make_backbone(name, d_model, options.layers, **wanted)
     model = TokenModel(backbone, symbols, options.dropout).to(options.device)
@@ -79,14 +103,7 @@ def learn(options: Namespace, name: str, seed: int, folder: Path) -> Row:
         model,
         lambda: draw(train, options.batch, options.context, generator),
         lambda: {"validation_nats": nats(model, validation, options.batch, options.context, carry=False)},
-        Training(
-            updates=options.updates,
-            seconds=60 * options.minutes if options.minutes else None,
-            optimizer=options.optimizer,
-            lr=2e-3 if options.optimizer == "lamb" else 1e-3,
-            clip=0.25,
-            evaluate_every=options.evaluate_every,
-        ),
+        training,
         folder,
         title=f"{name}, seed {seed}",
     )
@@ -117,15 +134,20 @@ def run(options: Namespace) -> int:
             folder = options.output / name / f"seed{seed}"
             results.append(once(folder, settings, partial(learn, options, name, seed, folder)))
         rows.append({"backbone": name} | columns(results))
-    budget = f"{options.minutes:g} minutes" if options.minutes else f"{options.updates} updates"
-    title = f"{options.text.name}: {budget}, {options.batch} windows of {options.context} characters an update, "
-    title += f"{options.layers} layers, {options.seeds} seed(s); bits per character, last validation in nats too"
+
+    budget = f"{options.updates} updates"
+    if options.minutes:
+        budget = f"{options.minutes:g} minutes"
+    title = (
+        f"{options.text.name}: {budget}, {options.batch} windows of {options.context} characters an update, "
+        f"{options.layers} layers, {options.seeds} seed(s); bits per character, last validation in nats too"
+    )
     report(title, rows, options.output)
     return 0
 
 
 def columns(results: list[Row]) -> Row:
-    """What the seeds came to."""
+    """Make the columns of a backbone, over its seeds."""
 
     def bits(key: str) -> str:
         return spread([result[key] / math.log(2) for result in results], 3)
@@ -162,9 +184,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--evaluate_every", type=positive, default=100, help="updates")
     parser.add_argument("--paper", action="store_true", help=listed(PAPER))
     options = parser.parse_args(arguments)
+    size = CPU
+    budget_by_default: Row = {"minutes": 5.0}
+    if options.paper:
+        size = PAPER
+        budget_by_default = {"updates": 5000}
     if not (options.minutes or options.updates):
-        fill(options, dict(updates=5000) if options.paper else dict(minutes=5.0))
-    fill(options, PAPER if options.paper else CPU)
+        fill(options, budget_by_default)
+    fill(options, size)
     with Reporting(parser.prog) as report:
         report.code = run(options)
     return report.code

@@ -1,14 +1,18 @@
-"""Updates per second from a dataset that is larger than the memory, against one that is resident.
+"""Updates per second from a dataset that is larger than the RAM, against one that is resident.
 
     python -m benchmarks.large_data --gigabytes 20 [--folder FOLDER]          run from the root of the repository
 
-Writes a random file with D4RL's fields of that size into a folder that is removed afterwards (it needs room for twice
-the size), and converts it. Then four processes with the same agent take turns in making updates: one from the
-memory-mapped arrays as they are; one of these that does not have the next batch fetched; one of these that also does
-not tell the kernel that reads are random, so that it reads ahead; and one with the first ``--resident`` gigabytes in
-memory. At the start no page of the mapped files is in memory, and each process draws other windows, so that nearly all
-are read from the disk. Peaks of anonymous memory (RssAnon of /proc: what a page cache could not give back) are of the
-process, PyTorch included.
+Writes a random file of that size with D4RL's fields into a folder that is removed afterwards, and converts it. The
+folder needs room for twice the size. Then four processes with the same agent take turns in making updates:
+
+* from the memory-mapped arrays as they are;
+* the same, but the next batch is not fetched ahead;
+* the same, but the kernel is not told either that reads are random, so that it reads ahead;
+* with the first ``--resident`` gigabytes in RAM.
+
+At the start no page of the mapped files is in RAM, and each process draws other windows, so that nearly all are read
+from the disk. Peaks of anonymous memory (RssAnon of /proc, which no page cache can give back) are those of the process,
+PyTorch included.
 """
 
 from __future__ import annotations
@@ -38,18 +42,22 @@ from unroll.agents import DecisionAgent
 from unroll.envs import Episodes, load_episodes
 from unroll.envs.datasets.sampling import HostSampler
 
-MAPPED, NO_FETCH, READ_AHEAD, RESIDENT = "mapped", "mapped, not fetched", "mapped, read ahead", "resident"
+MAPPED = "mapped"
+NO_FETCH = "mapped, not fetched"
+READ_AHEAD = "mapped, read ahead"
+RESIDENT = "resident"
 LENGTH = 1000  # steps of an episode
 
 
 def write_file(path: Path, options: argparse.Namespace) -> None:
-    """Random float32 values, as D4RL's files hold them, without compression."""
+    """Write random float32 values as D4RL's files hold them, without compression."""
     widths = {"observations": options.observation_dim, "actions": options.action_dim, "rewards": 1}
     n = int(options.gigabytes * 1e9 / (4 * sum(widths.values()))) // LENGTH * LENGTH
     rng = np.random.default_rng(0)
     with h5py.File(path, "w") as file:
         for name, width in widths.items():
-            item = file.create_dataset(name, (n, width) if width > 1 else (n,), "f4")
+            shape = (n,) if width == 1 else (n, width)
+            item = file.create_dataset(name, shape, "f4")
             for start in range(0, n, 100_000):
                 item[start : start + 100_000] = rng.random(item[start : start + 100_000].shape, np.float32)
         file["terminals"] = np.arange(n) % LENGTH == LENGTH - 1
@@ -57,8 +65,9 @@ def write_file(path: Path, options: argparse.Namespace) -> None:
 
 @contextmanager
 def peak_of_anonymous_memory() -> Iterator[list[float]]:
-    """Its largest value in GB, looked at every 50 ms."""
-    peak, done = [0.0], threading.Event()
+    """Give a list with the largest value in GB so far, looked at every 50 ms."""
+    peak = [0.0]
+    done = threading.Event()
 
     def watch() -> None:
         while not done.wait(0.05):
@@ -74,6 +83,7 @@ def peak_of_anonymous_memory() -> Iterator[list[float]]:
 
 
 def convert(connection: Connection, path: Path) -> None:
+    """Convert the file and open it again; send the seconds of both, and the peak of anonymous memory."""
     with peak_of_anonymous_memory() as peak:
         began = time.perf_counter()
         load_large(path)
@@ -83,13 +93,13 @@ def convert(connection: Connection, path: Path) -> None:
 
 
 def load_large(path: Path) -> Episodes:
-    """Mapped whatever the memory of this machine is, and a file as small as one likes."""
+    """Load a file of any size as one that is larger than the RAM."""
     unroll.envs.datasets.cache.is_large = lambda size: True
     return load_episodes(str(path))
 
 
 def train(connection: Connection, path: Path, row: str, seed: int, options: argparse.Namespace) -> None:
-    """Make as many updates as it is told, again and again, and say how long they took; 0 is the end."""
+    """Receive numbers of updates, make them, and send the seconds that they took; 0 is the end."""
     torch.set_num_threads(1)
     with peak_of_anonymous_memory() as peak:
         began = time.perf_counter()
@@ -106,15 +116,12 @@ def train(connection: Connection, path: Path, row: str, seed: int, options: argp
             policy_kwargs=sizes,
         )
         agent._total_timesteps = 10**9
-        sampler = agent.sampler
-        assert isinstance(sampler, HostSampler) == (row != RESIDENT)
-        if isinstance(sampler, HostSampler) and row != MAPPED:
-            for column in (sampler.observations, sampler.actions):
-                column.fetch = lambda *arguments: None  # type: ignore[method-assign]
-                if row == READ_AHEAD:
-                    column._advise(mmap.MADV_NORMAL)
+        slow_down(agent, row)
         connection.send(time.perf_counter() - began)
-        while updates := connection.recv():
+        while True:
+            updates = connection.recv()
+            if updates == 0:
+                break
             began = time.perf_counter()
             for _ in range(updates):
                 agent.update()
@@ -124,14 +131,31 @@ def train(connection: Connection, path: Path, row: str, seed: int, options: argp
         connection.send(peak[0])
 
 
+def slow_down(agent: DecisionAgent, row: str) -> None:
+    """Take from the sampler what the row does without."""
+    sampler = agent.sampler
+    assert isinstance(sampler, HostSampler) == (row != RESIDENT)
+    if not isinstance(sampler, HostSampler) or row == MAPPED:
+        return
+    for column in (sampler.observations, sampler.actions):
+        column.fetch = lambda *arguments: None  # type: ignore[method-assign]
+        if row == READ_AHEAD:
+            column._advise(mmap.MADV_NORMAL)
+
+
 def resident(episodes: Episodes, gigabytes: float) -> Episodes:
-    """The first episodes, in memory."""
-    n = min(len(episodes), max(1, int(len(episodes) * gigabytes * 1e9 / _bytes(episodes))))
-    rows = slice(0, int(episodes.lengths[:n].sum()))
+    """Return the first episodes, in RAM."""
+    fitting = int(len(episodes) * gigabytes * 1e9 / _bytes(episodes))
+    n = min(len(episodes), max(1, fitting))
+    steps = int(episodes.lengths[:n].sum())
     return dataclasses.replace(
         episodes,
-        **{name: np.array(getattr(episodes, name)[rows]) for name in ("observations", "actions", "rewards")},
-        **{name: getattr(episodes, name)[:n] for name in ("lengths", "terminated", "truncated")},
+        observations=np.array(episodes.observations[:steps]),
+        actions=np.array(episodes.actions[:steps]),
+        rewards=np.array(episodes.rewards[:steps]),
+        lengths=episodes.lengths[:n],
+        terminated=episodes.terminated[:n],
+        truncated=episodes.truncated[:n],
         scan=None,
     )
 
@@ -150,37 +174,44 @@ def forget(folder: Path) -> None:
 
 
 def start(target: Any, *arguments: Any) -> tuple[Any, Connection]:
-    here, there = multiprocessing.get_context("spawn").Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=target, args=(there, *arguments))
+    """Start a process; return it and our end of its connection."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=target, args=(there, *arguments))
     process.start()
     return process, here
 
 
 def compare(path: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Let the processes take turns; make the rows of the table."""
+    # They start one after the other, and each says how long it took.
     children = {}
     for seed, row in enumerate((MAPPED, NO_FETCH, READ_AHEAD, RESIDENT)):
         process, connection = start(train, path, row, seed, options)
-        children[row] = process, connection, connection.recv()  # one after the other, the seconds it took to start
+        children[row] = (process, connection, connection.recv())
         forget(path.parent)
+
     times: dict[str, list[float]] = {row: [] for row in children}
     for _ in range(options.rounds + 1):
         for row, (_, connection, _) in children.items():
             connection.send(options.updates)
             times[row].append(connection.recv() / options.updates)
+
+    # The first round warms.
+    counted = {row: seconds[1:] for row, seconds in times.items()}
+    medians = {row: statistics.median(seconds) for row, seconds in counted.items()}
     rows = []
-    of = {row: statistics.median(seconds[1:]) for row, seconds in times.items()}  # the first round warms
-    for row, (process, connection, seconds) in children.items():
+    for row, (process, connection, seconds_to_start) in children.items():
         connection.send(0)
-        rows.append(
-            {
-                "arrays": row,
-                "updates/s": 1 / of[row],
-                "to resident": of[row] / of[RESIDENT],
-                "of each round": " ".join(f"{1 / s:.2f}" for s in times[row][1:]),
-                "anonymous memory, GB": connection.recv(),
-                "start, s": seconds,
-            }
-        )
+        cells = {
+            "arrays": row,
+            "updates/s": 1 / medians[row],
+            "to resident": medians[row] / medians[RESIDENT],
+            "of each round": " ".join(f"{1 / seconds:.2f}" for seconds in counted[row]),
+            "anonymous memory, GB": connection.recv(),
+            "start, s": seconds_to_start,
+        }
+        rows.append(cells)
         process.join()
     return rows
 
@@ -206,16 +237,17 @@ def main(arguments: list[str] | None = None) -> None:
         write_file(path, options)
         written = time.perf_counter() - began
         forget(path.parent)
+
+        # A process of its own converts the file, so that its peak is that of the conversion.
         process, connection = start(convert, path)
         converted, again, peak = connection.recv()
         process.join()
-        memory = f"at most {peak:.2f} GB of anonymous memory"
-        more = {
-            "file": f"{path.stat().st_size / 1e9:.2f} GB, written in {written:.0f} s",
-            "conversion": f"{converted:.0f} s, with {memory}; opened again in {again:.2f} s",
-        }
+        written_size = f"{path.stat().st_size / 1e9:.2f} GB, written in {written:.0f} s"
+        peak_words = f"at most {peak:.2f} GB of anonymous memory"
+        conversion = f"{converted:.0f} s, with {peak_words}; opened again in {again:.2f} s"
         rows = compare(path, options)
-    report("Large data: " + "; ".join(f"{name} {value}" for name, value in more.items()), rows, options.output, **more)
+    title = f"Large data: file {written_size}; conversion {conversion}"
+    report(title, rows, options.output, file=written_size, conversion=conversion)
 
 
 if __name__ == "__main__":

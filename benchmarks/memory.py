@@ -1,10 +1,10 @@
-"""One layer of a backbone, forward and backward, and the most memory that this holds at once.
+"""Measure the most RAM that one layer of a backbone takes at once, forward and backward.
 
-On the CPU each measurement is a new process, since a process keeps what it has freed and its high-water mark never
-falls: the layer and its input are made, a pass over little data brings what libraries allocate once, and the growth of
-the high-water mark during the pass is the answer. It counts pages, also those that PyTorch's allocator does not see.
-Processes are forked from a server that has imported everything and computed nothing. On the GPU PyTorch's allocator
-knows.
+On the CPU each measurement is a new process, because a process keeps what it has freed and its high-water mark never
+falls. The process makes the layer and its input, and passes a little data through it, so that libraries allocate what
+they allocate once. Then the growth of the high-water mark during the pass is the answer. It counts pages, also those
+that PyTorch's allocator does not see. The processes are forked from a server that has imported everything and computed
+nothing. On the GPU PyTorch's allocator knows.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WARM_LENGTH = 16
 
 
 class Point(NamedTuple):
-    """What is measured: one layer of ``backbone`` over [batch, length, d_model]."""
+    """A measurement: one layer of ``backbone`` over [batch, length, d_model]."""
 
     backbone: str
     batch: int
@@ -34,12 +34,13 @@ class Point(NamedTuple):
     device: str
 
     def forward_backward(self) -> Callable[[], None]:
-        """A call that runs the layer, which attends to the whole sequence, and computes all gradients."""
+        """Return a call that runs the layer, which attends to the whole sequence, and computes all gradients."""
         torch.manual_seed(0)
         options = fitting(self.backbone, window=self.length)
         layer = make_backbone(self.backbone, self.d_model, 1, **options).to(self.device)
         x = torch.randn(self.batch, self.length, self.d_model, device=self.device, requires_grad=True)
-        inputs, grad = [x, *layer.parameters()], torch.randn_like(x)
+        inputs = [x, *layer.parameters()]
+        grad = torch.randn_like(x)
 
         def run() -> None:
             torch.autograd.grad(layer(x)[0], inputs, grad, allow_unused=True)
@@ -48,15 +49,16 @@ class Point(NamedTuple):
 
 
 def peak_memory(point: Point, threads: int) -> int | None:
-    """Bytes above the parameters, the input and the gradient of the output; None where the process dies of it."""
+    """Measure the bytes above parameters, input and output gradient; None if the process dies of it."""
     if point.device == "cuda":
         return _on_cuda(point.forward_backward())
+
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_measure, args=(point, threads, sender))
     process.start()
-    sender.close()
+    sender.close()  # ours, so that the end of the process is the end of the pipe
     try:
         return receiver.recv()
     except EOFError:
@@ -67,6 +69,7 @@ def peak_memory(point: Point, threads: int) -> int | None:
 
 
 def _measure(point: Point, threads: int, sender: Connection) -> None:
+    """Send the growth of the high-water mark of this process."""
     torch.set_num_threads(threads)
     point._replace(batch=1, length=WARM_LENGTH).forward_backward()()
     run = point.forward_backward()
@@ -76,9 +79,11 @@ def _measure(point: Point, threads: int, sender: Connection) -> None:
 
 
 def _high_water() -> int:
-    """The most bytes that this process has had in memory so far."""
+    """Return the most bytes that this process has had in RAM so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+    if sys.platform == "darwin":
+        return peak
+    return 1024 * peak  # Linux counts in kilobytes
 
 
 def _on_cuda(run: Callable[[], None]) -> int:

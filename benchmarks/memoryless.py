@@ -1,6 +1,6 @@
 """The control of memory tasks: a mixer that mixes nothing. All else of the policy and its learning is the same.
 
-python train.py --config configs/ppo/cartpole_masked.yaml --backbone.name benchmarks.memoryless:Memoryless
+python -m unroll train --config ppo/cartpole_masked --backbone.name benchmarks.memoryless:Memoryless
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from unroll.policies.backbones.layers import Linear
 
 
 class Memoryless(Mixer):
-    """y = W x of the step itself. The state is [B, 0]: there is none."""
+    """A linear layer over the step itself, y = W x. The state is [B, 0]: there is none."""
 
     def __init__(self, d_model: int):
         super().__init__()
@@ -22,4 +22,6 @@ class Memoryless(Mixer):
         return self.linear.weight.new_zeros(batch_size, 0)
 
     def forward(self, x: Tensor, state: State | None = None, reset: Tensor | None = None) -> tuple[Tensor, State]:
-        return self.linear(x), self.initial_state(len(x)) if state is None else state
+        if state is None:
+            state = self.initial_state(len(x))
+        return self.linear(x), state

@@ -1,14 +1,17 @@
-"""What several processes under torchrun learn, and how fast, beside one.
+"""Compare what several processes under torchrun learn, and how fast, with one process.
 
     python -m benchmarks.ranks [--updates 200] [--processes 1 2 4]
 
-Both agents are trained by train.py for the same updates of the same batches, one thread in each process, over gloo. The
-first table compares every update's loss with that of one process: the greatest difference, as it is and in relation to
-the loss (that of PPO passes through 0), and how many updates agree within 1e-5. PPO plays a T-maze. Sums over processes
-have other last bits: in float32 one of them makes another action in the end, and other episodes from there on; in
-float64 (benchmarks/train_in_float64.py) that takes longer than the run. The second table gives the speed: of the
-decision agent on the embedded data, and of PPO in Hopper-v5 with the default network and minibatches, and with large
-ones. More processes than cores are no faster.
+Both agents are trained by ``unroll train`` for the same updates of the same batches, with one thread in each process,
+over gloo.
+
+The first table compares every update's loss with that of one process. It has the greatest difference, absolute and
+relative to the loss (that of PPO passes through 0), and the number of updates that agree within 1e-5. PPO plays a
+T-maze. Sums over processes have other last bits. In float32 one of them changes an action in the end, and the episodes
+differ from there on; in float64 (benchmarks/train_in_float64.py) that takes longer than the run.
+
+The second table has the speed of the decision agent on the embedded data, and of PPO in Hopper-v5 with the default
+network and minibatches and with large ones. More processes than cores are no faster.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ COMMON = ["--threads", "1", "--device", "cpu", "--evaluation.episodes", "1", "--
 DECISION = ["--log_every", "1", "--evaluation.targets", "[100]"]
 PPO = ["--agent", "ppo", "--n_envs", "8", "--evaluation.ablation", "false"]
 MAZE = [*PPO, "--env", "TMaze10-v0", "--n_steps", "16", "--n_epochs", "4"]
+# Agent → steps of an update, flags, script.
 EQUAL = {
     "decision": (1, [*DECISION, "--backbone.d_model", "32", "--batch_size", "16", "--dropout", "0"], TRAIN),
     "PPO, TMaze10-v0": (128, MAZE, TRAIN),
@@ -40,7 +44,8 @@ EQUAL = {
 HOPPER = [*PPO, "--env", "Hopper-v5", "--n_steps", "256"]
 LARGE = ["--backbone.d_model", "256", "--backbone.n_layers", "2", "--sequence_length", "64", "--batch_size", "2048"]
 PPO_SPEEDS = {"playing, steps/s": "time/rollout_fps", "learning, steps/s": "time/train_fps"}
-FAST = {  # steps of an update, flags, and what is logged: tokens or environment steps per second
+# Agent → steps of an update, flags, and the logged speeds: tokens or environment steps per second.
+FAST = {
     "decision": (1, [*DECISION, "--batch_size", "128"], {"learning, tokens/s": "perf/train_tokens_per_s"}),
     "PPO, Hopper-v5": (2048, HOPPER, PPO_SPEEDS),
     "PPO, Hopper-v5, large": (2048, [*HOPPER, *LARGE], PPO_SPEEDS),
@@ -62,45 +67,64 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def equal(folder: Path, updates: int, processes: list[int]) -> list[dict[str, Any]]:
-    """The greatest differences of the losses from those of the first number of processes."""
+    """Compare the losses with those of the first number of processes."""
     rows: list[dict[str, Any]] = []
     for name, (step, flags, script) in EQUAL.items():
         losses = {}
         for n in processes:
             lines = train(n, folder / f"equal{len(rows)}-{n}", flags, step * updates, script)
             losses[n] = [line["train/loss"] for line in lines if "train/loss" in line]
+
         first = losses[processes[0]]
         row: dict[str, Any] = {"agent": name, "updates": len(first)}
         for n in processes[1:]:
             gaps = [abs(a - b) for a, b in zip(first, losses[n], strict=True)]
+            relative = [gap / abs(a) for gap, a in zip(gaps, first, strict=True)]
             row[f"{n} processes: difference"] = f"{max(gaps):.1e}"
-            row[f"{n} processes: relative"] = f"{max(gap / abs(a) for gap, a in zip(gaps, first, strict=True)):.1e}"
-            row[f"{n} processes: within 1e-5"] = next((i for i, gap in enumerate(gaps) if gap > 1e-5), len(gaps))
+            row[f"{n} processes: relative"] = f"{max(relative):.1e}"
+            row[f"{n} processes: within 1e-5"] = first_above(gaps, 1e-5)
         rows.append(row)
     return rows
 
 
+def first_above(values: list[float], bound: float) -> int:
+    """Return the index of the first value above a bound, or else the number of values."""
+    for i, value in enumerate(values):
+        if value > bound:
+            return i
+    return len(values)
+
+
 def speed(folder: Path, updates: int, processes: list[int]) -> list[dict[str, Any]]:
-    """What the runs log of their speed, medians, and the ratio to the first number of processes."""
+    """Compare the medians of the logged speeds with those of the first number of processes."""
     rows: list[dict[str, Any]] = []
+    first = processes[0]
     for name, (step, flags, tags) in FAST.items():
-        logs = {}
-        for n in processes:
-            steps = step * (updates if step == 1 else updates // 10)
-            logs[n] = train(n, folder / f"fast{len(rows)}-{n}", flags, steps)
+        if step > 1:
+            steps = step * (updates // 10)
+        else:
+            steps = updates
+        logs = {n: train(n, folder / f"fast{len(rows)}-{n}", flags, steps) for n in processes}
         for what, tag in tags.items():
-            speeds = {n: statistics.median(line[tag] for line in log if tag in line) for n, log in logs.items()}
-            row = {"agent": f"{name}: {what}"} | {
-                f"{n} process{'es' * (n > 1)}": f"{v:,.0f}" for n, v in speeds.items()
-            }
-            first = processes[0]
-            rows.append(row | {f"{n} to {first}": f"{speeds[n] / speeds[first]:.2f}" for n in processes[1:]})
+            speeds = {}
+            for n, log in logs.items():
+                speeds[n] = statistics.median(line[tag] for line in log if tag in line)
+
+            row: dict[str, Any] = {"agent": f"{name}: {what}"}
+            for n in processes:
+                plural = "es" if n > 1 else ""
+                row[f"{n} process{plural}"] = f"{speeds[n]:,.0f}"
+            for n in processes[1:]:
+                row[f"{n} to {first}"] = f"{speeds[n] / speeds[first]:.2f}"
+            rows.append(row)
     return rows
 
 
 def train(n: int, run: Path, flags: list[str], steps: int, script: Path = TRAIN) -> list[dict[str, float]]:
-    """The log of a run on ``n`` processes."""
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n)] if n > 1 else []
+    """Make a run on ``n`` processes; return its log."""
+    launch = []
+    if n > 1:
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n)]
     own = ["--steps", str(steps), "--checkpoint_every", str(steps), "--run_dir", str(run)]
     command = [sys.executable, *launch, str(script), *COMMON, *flags, *own]
     subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True)

@@ -2,11 +2,13 @@
 
     python -m benchmarks.recall --output FOLDER [--backbones mingru,gru] [--delays 10,100,1000] [--seeds 3]
 
-One of 8 cues, ``delay`` random distractors of 8 other symbols, and a query at which the model says the cue: what a
-T-maze asks of a memory, without the reinforcement learning. Chance is 12.5 %. The bias lets the gates start so that
-they forget over 2 to ``delay`` steps (memory_span; Tallec & Ollivier 2018, arXiv 1804.11188); without it they start as
-the backbone's paper has them. Attention has one head and sees the whole sequence; there is no MLP. Every backbone may
-make so many updates in so many minutes, whichever ends first, and stops when all of 256 fresh sequences are right.
+A sequence is one of 8 cues, ``delay`` random distractors of 8 other symbols, and a query at which the model says the
+cue. A T-maze asks the same of a memory, with reinforcement learning on top. Chance is 12.5 %.
+
+The bias lets the gates start so that they forget over 2 to ``delay`` steps (memory_span; Tallec & Ollivier 2018,
+arXiv 1804.11188). Without it they start as in the backbone's paper. Attention has one head and sees the whole sequence;
+there is no MLP. Every backbone has the same budget of updates and minutes, whichever ends first, and stops when all of
+256 fresh sequences are right.
 """
 
 from __future__ import annotations
@@ -23,13 +25,16 @@ from benchmarks.tokens import IGNORED, Batch, TokenModel, Training, answer
 from unroll.commands.process import Reporting
 from unroll.policies.backbones import make_backbone, options_of
 
-CUES, DISTRACTORS = 8, 8
-QUERY = CUES + DISTRACTORS
-BATCH, D_MODEL, RATE = 32, 32, 1e-2
+CUES = 8
+DISTRACTORS = 8
+QUERY = CUES + DISTRACTORS  # the symbol after them
+BATCH = 32
+D_MODEL = 32
+RATE = 1e-2
 
 
 def draw(batch: int, delay: int, generator: torch.Generator) -> Batch:
-    """Sequences and targets [batch, delay + 2]; only the query at the end has a target, the first symbol."""
+    """Draw sequences and targets [batch, delay + 2]. Only the query at the end has a target, the first symbol."""
     sequence = torch.randint(CUES, QUERY, (batch, delay + 2), generator=generator)
     sequence[:, 0] = torch.randint(CUES, (batch,), generator=generator)
     sequence[:, -1] = QUERY
@@ -39,11 +44,12 @@ def draw(batch: int, delay: int, generator: torch.Generator) -> Batch:
 
 
 def learn(options: Namespace, name: str, delay: int, span: float, seed: int, folder: Path) -> Row:
-    """Train one model; its accuracy in percent, and what it took."""
+    """Train one model; return its accuracy in percent, and what it took."""
     torch.manual_seed(seed)
     wanted = fitting(name, memory_span=span, n_heads=1, window=delay + 2, mlp_ratio=0.0)
     model = TokenModel(make_backbone(name, D_MODEL, options.layers, **wanted), QUERY + 1).to(options.device)
-    train, test = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(1_000_000 + seed)
+    train = torch.Generator().manual_seed(seed)
+    test = torch.Generator().manual_seed(1_000_000 + seed)
     fresh = [draw(BATCH, delay, test) for _ in range(8)]
     training = Training(
         updates=options.updates,
@@ -61,19 +67,30 @@ def run(options: Namespace) -> int:
     settings = {key: getattr(options, key) for key in ("layers", "updates", "minutes", "device")}
     rows = []
     for name in options.backbones:
-        for bias in ("yes", "no") if "memory_span" in options_of(name) else ("–",):
+        for bias in biases(name):
             for delay in options.delays:
-                span = float(max(2, delay)) if bias == "yes" else 0.0
+                span = 0.0
+                if bias == "yes":
+                    span = float(max(2, delay))
                 results = []
                 for seed in range(options.seeds):
                     folder = options.output / f"{name}-delay{delay}-span{span:g}" / f"seed{seed}"
                     results.append(once(folder, settings, partial(learn, options, name, delay, span, seed, folder)))
                 rows.append({"backbone": name, "remembering bias": bias, "delay": delay} | summary(results))
-    title = f"recall of the first of {CUES} symbols (chance: {100 / CUES:g} %): {options.updates} updates of {BATCH} "
-    title += f"sequences or {options.minutes:g} minutes, d_model {D_MODEL} × {options.layers}, learning rate {RATE:g}, "
-    title += f"{options.seeds} seed(s)"
+    title = (
+        f"recall of the first of {CUES} symbols (chance: {100 / CUES:g} %): {options.updates} updates of {BATCH} "
+        f"sequences or {options.minutes:g} minutes, d_model {D_MODEL} × {options.layers}, learning rate {RATE:g}, "
+        f"{options.seeds} seed(s)"
+    )
     report(title, rows, options.output)
     return 0
+
+
+def biases(name: str) -> list[str]:
+    """Return the cells of the column of the bias: with it and without it, or neither if the backbone has none."""
+    if "memory_span" in options_of(name):
+        return ["yes", "no"]
+    return ["–"]
 
 
 def main(arguments: list[str]) -> int:

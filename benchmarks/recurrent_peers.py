@@ -1,4 +1,4 @@
-"""What benchmarks.recurrent_ppo compares: sb3-contrib's RecurrentPPO, ours with its network, a clock in both."""
+"""The candidates of benchmarks.recurrent_ppo: sb3-contrib's RecurrentPPO, ours with its network, a clock in both."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from unroll.policies.actor_critic import RecurrentActorCriticPolicy
 from unroll.policies.backbones import Backbone, State
 from unroll.policies.backbones.lstm import initial_lstm_state, run_lstm, step_lstm
 
+ENVIRONMENTS = 8
+
 # Task → the environment's id and arguments. An untrained Hopper falls after some twenty steps; one that may lie on the
 # ground has the long episodes of a trained one.
 TASKS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -22,7 +24,8 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "hopper": ("Hopper-v5", {}),
     "hopper-long": ("Hopper-v5", {"terminate_when_unhealthy": False}),
 }
-# Network → the arguments of sb3-contrib's policy, those of ours. Its shared LSTM learns from the actor's loss alone.
+# Network → the arguments of sb3-contrib's policy, and those of ours. sb3-contrib's shared LSTM learns from the actor's
+# loss alone.
 NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "two LSTMs": ({}, {"share_features_extractor": False}),
     "one LSTM": ({"shared_lstm": True, "enable_critic_lstm": False}, {}),
@@ -30,7 +33,7 @@ NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 class PlainLSTM(Backbone):
-    """nn.LSTM from ``inputs`` to ``d_model`` channels: no norm, no residual, no MLP."""
+    """An nn.LSTM from ``inputs`` to ``d_model`` channels, without norm, residual or MLP."""
 
     def __init__(self, inputs: int, d_model: int):
         super().__init__()
@@ -48,7 +51,7 @@ class PlainLSTM(Backbone):
 
 
 class PlainLSTMPolicy(RecurrentActorCriticPolicy):
-    """The network of sb3-contrib's policy in ours: the LSTM reads the observation itself."""
+    """A policy of ours with the network of sb3-contrib's, whose LSTM reads the observation itself."""
 
     def _build_mlp_extractor(self) -> None:
         super()._build_mlp_extractor()
@@ -58,7 +61,7 @@ class PlainLSTMPolicy(RecurrentActorCriticPolicy):
 
 
 def contrib(task: str, network: str, hidden: int, **sizes: Any) -> OnPolicyAlgorithm:
-    """sb3-contrib's RecurrentPPO.
+    """Make sb3-contrib's RecurrentPPO.
 
     Raises:
         ImportError: it is not installed.
@@ -70,13 +73,13 @@ def contrib(task: str, network: str, hidden: int, **sizes: Any) -> OnPolicyAlgor
 
 
 def ours(task: str, network: str, hidden: int, **sizes: Any) -> RecurrentPPO:
-    """RecurrentPPO with the same network."""
+    """Make our RecurrentPPO with the same network."""
     policy = NETWORKS[network][1] | dict(backbone="lstm", d_model=hidden)
     return RecurrentPPO(PlainLSTMPolicy, environments(task), policy_kwargs=policy, **settings(sizes))
 
 
 def with_backbone(task: str, backbone: str, d_model: int, **sizes: Any) -> RecurrentPPO:
-    """RecurrentPPO as it is by default, but for backbone and width."""
+    """Make our RecurrentPPO with its defaults, but for backbone and width."""
     return RecurrentPPO(
         "MlpPolicy", environments(task), backbone=backbone, policy_kwargs=dict(d_model=d_model), **settings(sizes)
     )
@@ -84,11 +87,14 @@ def with_backbone(task: str, backbone: str, d_model: int, **sizes: Any) -> Recur
 
 def environments(task: str) -> Any:
     env_id, arguments = TASKS[task]
-    return make_vec_env(env_id, n_envs=8, **arguments)
+    return make_vec_env(env_id, n_envs=ENVIRONMENTS, **arguments)
 
 
 def settings(sizes: dict[str, Any]) -> dict[str, Any]:
-    """Sizes, and what is equal in all runs; a learning rate that keeps the untrained policy as good as untrained."""
+    """Add the settings of all runs to some sizes.
+
+    The learning rate is so small that the policy stays as good as untrained, and episodes as long as at the start.
+    """
     return dict(n_epochs=10, learning_rate=1e-6, seed=0, device="cpu") | sizes
 
 
@@ -97,13 +103,17 @@ def parameters(algorithm: OnPolicyAlgorithm) -> int:
 
 
 class Iterations:
-    """Iterations of ``learn``, a rollout and ``train`` each, and their seconds: in env.step, the rest of the rollout,
-    train."""
+    """Iterations of ``learn``, each a rollout and ``train``. A call makes one.
+
+    Attributes:
+        seconds: for each iteration the time in env.step, in the rest of the rollout, and in ``train``.
+        episodes: for each iteration the number of episodes that began in its rollout.
+    """
 
     def __init__(self, algorithm: OnPolicyAlgorithm):
         self.algorithm = algorithm
         self.seconds: list[tuple[float, float, float]] = []
-        self.episodes: list[float] = []  # that began in each rollout
+        self.episodes: list[float] = []
         _, self.callback = algorithm._setup_learn(10**9)
         self._stepping = 0.0
         self._env = algorithm.get_env()
@@ -111,16 +121,23 @@ class Iterations:
         self._env.step = self._clocked(self._env.step)  # type: ignore[method-assign]
 
     def __call__(self) -> None:
-        algorithm, buffer = self.algorithm, self.algorithm.rollout_buffer
-        self._stepping, began = 0.0, time.perf_counter()
+        algorithm = self.algorithm
+        buffer = algorithm.rollout_buffer
+        self._stepping = 0.0
+
+        began = time.perf_counter()
         algorithm.collect_rollouts(self._env, self.callback, buffer, algorithm.n_steps)  # type: ignore[arg-type]
         self.episodes.append(float(buffer.episode_starts.sum()))
         played = time.perf_counter()
         algorithm.train()
         trained = time.perf_counter()
-        self.seconds.append((self._stepping, played - began - self._stepping, trained - played))
+
+        rollout = played - began
+        self.seconds.append((self._stepping, rollout - self._stepping, trained - played))
 
     def _clocked(self, step: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Return ``step`` with a clock that adds up its seconds."""
+
         def clocked(actions: Any) -> Any:
             began = time.perf_counter()
             result = step(actions)

@@ -2,10 +2,14 @@
 
     python -m benchmarks.recurrent_ppo [--tables peers backbones memory] [--output FOLDER]    from the repository's root
 
-A step is one of one environment, in whole iterations: the rollout and ten epochs of training. ``peers``: the same
-network with the same number of parameters, environments, batch size and epochs in both, sb3-contrib's as 1.
-``backbones``: the policy's defaults, the LSTM of the same size as 1. ``memory``: bytes of recurrent states kept with a
-rollout. All rows of a task, or of a length, take turns in one process.
+A step is one step of one environment. Whole iterations are timed: the rollout and ten epochs of training. The tables:
+
+* peers: the same network in both, with the same number of parameters, environments, batch size and epochs;
+  sb3-contrib's speed is 1.
+* backbones: the policy's defaults; the speed of the LSTM of the same size is 1.
+* memory: bytes of recurrent states that are kept with a rollout.
+
+All rows of a task, or of a length, take turns in one process.
 """
 
 from __future__ import annotations
@@ -18,9 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks.grid import backbone_names, positive, positives
 from benchmarks.recurrent_peers import (
+    ENVIRONMENTS,
     NETWORKS,
     TASKS,
     Iterations,
@@ -36,7 +42,7 @@ Row = dict[str, Any]
 
 
 def peers(options: argparse.Namespace) -> Iterator[Row]:
-    """Every network and batch size, sb3-contrib's before ours at each length of sequences."""
+    """Yield a row for each network and batch size: sb3-contrib's, then ours at each length of sequences."""
     for task in options.tasks:
         runs: dict[tuple[str, int, int], Iterations] = {}
         for network in NETWORKS:
@@ -48,12 +54,13 @@ def peers(options: argparse.Namespace) -> Iterator[Row]:
                     runs[network, batch, length] = Iterations(mine)
         rates = steps_per_second(runs, options)
         for (network, batch, length), run in runs.items():
+            whose = f"ours, sequences of {length}" if length else "sb3-contrib's"
             yield {
                 "task": task,
                 "network": network,
                 "parameters": f"{parameters(run.algorithm):,}",
                 "batch": batch,
-                "RecurrentPPO": f"ours, sequences of {length}" if length else "sb3-contrib's",
+                "RecurrentPPO": whose,
                 "steps/s": rates[network, batch, length],
                 "× sb3-contrib's": rates[network, batch, length] / rates[network, batch, 0],
                 **shares(run, options.repeats),
@@ -62,11 +69,13 @@ def peers(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def backbones(options: argparse.Namespace) -> Iterator[Row]:
-    """All of them at the shortest rollout; LSTM and minGRU at the others, and at another width."""
-    shortest = min(options.rollouts)
+    """Yield rows of all backbones at the shortest rollout, and of two at the others and at another width."""
+    always = ["lstm", "mingru"]
     for steps in options.rollouts:
-        names = list(dict.fromkeys(["lstm", "mingru", *(options.backbones if steps == shortest else ())]))
-        rows = [(name, 64) for name in names] + [(name, options.hidden) for name in ("lstm", "mingru")]
+        names = always
+        if steps == min(options.rollouts):
+            names = list(dict.fromkeys([*always, *options.backbones]))
+        rows = [(name, 64) for name in names] + [(name, options.hidden) for name in always]
         runs = {(name, d): Iterations(with_backbone("cartpole", name, d, n_steps=steps)) for name, d in rows}
         rates = steps_per_second(runs, options)
         for (name, d), run in runs.items():
@@ -81,12 +90,11 @@ def backbones(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def memory(options: argparse.Namespace) -> Iterator[Row]:
-    """After a real rollout of each length, by the network with two LSTMs."""
+    """Yield the bytes after a rollout of each length, by the network with two LSTMs."""
     for steps in options.rollouts:
-        theirs = contrib("cartpole", "two LSTMs", options.hidden, n_steps=steps).rollout_buffer
-        kept = sum(
-            getattr(theirs, f"{part}_states_{whose}").nbytes for part in ("hidden", "cell") for whose in ("pi", "vf")
-        )
+        buffer = contrib("cartpole", "two LSTMs", options.hidden, n_steps=steps).rollout_buffer
+        arrays = ("hidden_states_pi", "hidden_states_vf", "cell_states_pi", "cell_states_vf")
+        kept = sum(getattr(buffer, name).nbytes for name in arrays)
         yield {
             "n_steps": steps,
             "RecurrentPPO": "sb3-contrib's",
@@ -94,27 +102,38 @@ def memory(options: argparse.Namespace) -> Iterator[Row]:
             "sb3-contrib's / this": 1,
         }
         for length in sorted({steps, 32}, reverse=True):
-            algorithm = ours("cartpole", "two LSTMs", options.hidden, n_steps=steps, sequence_length=length)
-            _, callback = algorithm._setup_learn(10**9)
-            algorithm.collect_rollouts(algorithm.get_env(), callback, algorithm.rollout_buffer, steps)  # type: ignore[arg-type]
-            sizes: list[int] = []
-            map_state(lambda part, sizes=sizes: sizes.append(part.nbytes) or part, tuple(algorithm._states))
+            ours_kept = bytes_kept(options, steps, length)
             yield {
                 "n_steps": steps,
                 "RecurrentPPO": f"ours, sequences of {length}",
-                "bytes of states": f"{sum(sizes):,}",
-                "sb3-contrib's / this": kept / sum(sizes),
+                "bytes of states": f"{ours_kept:,}",
+                "sb3-contrib's / this": kept / ours_kept,
             }
 
 
+def bytes_kept(options: argparse.Namespace, steps: int, length: int) -> int:
+    """Play a rollout with our RecurrentPPO; return the bytes of the states that are kept with it."""
+    algorithm = ours("cartpole", "two LSTMs", options.hidden, n_steps=steps, sequence_length=length)
+    _, callback = algorithm._setup_learn(10**9)
+    algorithm.collect_rollouts(algorithm.get_env(), callback, algorithm.rollout_buffer, steps)  # type: ignore[arg-type]
+    sizes: list[int] = []
+
+    def count(part: Tensor) -> Tensor:
+        sizes.append(part.nbytes)
+        return part
+
+    map_state(count, tuple(algorithm._states))
+    return sum(sizes)
+
+
 def steps_per_second(runs: dict[Any, Iterations], options: argparse.Namespace) -> dict[Any, float]:
-    """Of whole iterations, the median of ``repeats``."""
+    """Measure the environment steps per second of whole iterations, as the median of ``repeats``."""
     seconds = medians(runs, options.repeats, options.warm)
-    return {key: runs[key].algorithm.n_steps * 8 / value for key, value in seconds.items()}
+    return {key: runs[key].algorithm.n_steps * ENVIRONMENTS / value for key, value in seconds.items()}
 
 
 def shares(run: Iterations, repeats: int) -> Row:
-    """Of an iteration's seconds, medians of each part."""
+    """Return the share of each part in an iteration, by the medians of its seconds."""
     parts = [statistics.median(part) for part in zip(*run.seconds[-repeats:], strict=True)]
     names = ("env.step, %", "rest of rollout, %", "train, %")
     return {name: 100 * part / sum(parts) for name, part in zip(names, parts, strict=True)}

@@ -2,9 +2,10 @@
 
     python -m benchmarks.sb3_ppo --config configs/ppo/hopper.yaml --seed 0 --run_dir FOLDER
 
-It takes from the config what the two have in common: environments, normalisation, sizes of rollout and minibatch,
-schedules and coefficients. Its network is Stable-Baselines3's own, two MLPs of [64, 64]. Leaves the config and the
-evaluation of the last weights in FOLDER, where compare.py --from finds them beside runs of ours, as backbone ``sb3``.
+Of the config it takes what the two have in common: environments, normalisation, sizes of rollout and minibatch,
+schedules and coefficients. Its network is Stable-Baselines3's own, two MLPs of [64, 64]. It leaves the config and the
+evaluation of the last weights in FOLDER, where ``unroll compare --from`` finds them beside runs of ours, as backbone
+``sb3``.
 """
 
 from __future__ import annotations
@@ -13,21 +14,39 @@ import dataclasses
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import VecNormalize
 
 from unroll.agents import schemas
 from unroll.agents.evaluation import scoring
 from unroll.agents.evaluation.player import Player
 from unroll.agents.ppo.config import PPOConfig
-from unroll.agents.ppo.player import PPOActor
 from unroll.agents.ppo.training import falling, vector_env
 from unroll.configs import load_config, save_config
 from unroll.envs.make import make_env
 
 
+class Actor:
+    """A PPO of Stable-Baselines3 in environments without VecNormalize around them."""
+
+    def __init__(self, agent: PPO, normalizer: VecNormalize | None):
+        self.agent = agent
+        self.normalizer = normalizer
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
+    ) -> tuple[np.ndarray, Any]:
+        if self.normalizer is not None and self.normalizer.norm_obs:
+            observation = self.normalizer.normalize_obs(observation)
+        return self.agent.predict(observation, state, episode_start, deterministic)
+
+
 def main(arguments: list[str]) -> None:
+    """Train, score and save."""
     config = load_config(arguments, schemas(), "python -m benchmarks.sb3_ppo")
     assert isinstance(config, PPOConfig)
     assert config.run_dir is not None
@@ -57,9 +76,17 @@ def main(arguments: list[str]) -> None:
     began = time.perf_counter()
     agent.learn(config.steps)
     seconds = time.perf_counter() - began
-    actor = PPOActor(agent, agent.get_vec_normalize_env())  # type: ignore[arg-type]
+
+    # The evaluation is that of our runs, and so is what it leaves.
+    actor = Actor(agent, agent.get_vec_normalize_env())
     facts = {"agent": "Stable-Baselines3's PPO", "steps": agent.num_timesteps, "memory": "none", "seconds": seconds}
-    player = Player(actor, config.env, lambda **kwargs: make_env(config.env, **kwargs), facts)
+    player = Player(
+        actor,
+        config.env,
+        make_env=lambda **kwargs: make_env(config.env, **kwargs),
+        show=lambda env: env,
+        facts=facts,
+    )
     result = scoring.evaluate(player, config.evaluation.episodes, config.evaluation.seed)
     named = dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, name="sb3"))
     save_config(named, folder / "config.yaml")

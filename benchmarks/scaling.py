@@ -2,10 +2,10 @@
 
     python -m benchmarks.scaling [--output FOLDER]          run from the root of the repository
 
-B·T is constant, so that a cost that is linear in T is a flat line. Attention sees the whole sequence (its window is T).
-A length is skipped where it would take longer than --limit if time grew as T does from the length before: at a
-constant number of tokens no cost here grows faster. Times are medians of one backbone's lengths in turn; how memory is
-measured stands in ``benchmarks/memory.py``.
+B·T is constant, so that a cost that is linear in T is a flat line. Attention sees the whole sequence: its window is T.
+A length is skipped if it would take longer than --limit, judging by the length before and a time that grows as T does:
+at a constant number of tokens no cost here grows faster. Times are medians of one backbone's lengths in turn.
+``benchmarks/memory.py`` says how RAM is measured.
 """
 
 from __future__ import annotations
@@ -30,17 +30,19 @@ Row = dict[str, Any]
 
 
 def at(name: str, length: int, options: argparse.Namespace) -> Point:
+    """Return the point of a backbone at a length."""
     return Point(name, options.tokens // length, length, options.d_model, options.device)
 
 
 def times(name: str, options: argparse.Namespace) -> dict[int, float]:
-    """Seconds of forward and backward by length, without those that would take longer than the limit."""
-    runs, rate = {}, 0.0  # seconds per step of the sequence
+    """Measure the seconds of forward and backward by length, without those that would take longer than the limit."""
+    runs = {}
+    rate = 0.0  # seconds per step of the sequence
     for length in options.lengths:
         if rate * length > options.limit:
             continue
         run = at(name, length, options).forward_backward()
-        run()  # what is made at the first call is not counted
+        run()  # the first call compiles and allocates, so it is not counted
         began = time.perf_counter()
         run()
         if options.device == "cuda":
@@ -51,7 +53,7 @@ def times(name: str, options: argparse.Namespace) -> dict[int, float]:
 
 
 def measure(name: str, options: argparse.Namespace) -> list[Row]:
-    """The points of one backbone."""
+    """Measure one backbone at every length."""
     seconds = times(name, options)
     points = []
     for length in options.lengths:
@@ -69,21 +71,33 @@ def table(points: list[Row], key: str, scale: float) -> list[Row]:
     rows = []
     for name in dict.fromkeys(point["backbone"] for point in points):
         values = {point["T"]: _value(point, key, scale) for point in points if point["backbone"] == name}
-        short, long = (SHORT if SHORT in values else min(values)), max(values)
-        both = all(isinstance(value, float) and value > 0 for value in (values[long], values[short]))
-        cells = {f"T = {length}": value for length, value in values.items()}
-        rows.append({"backbone": name, **cells, f"{long} / {short}": values[long] / values[short] if both else "–"})
+        cells: Row = {"backbone": name}
+        cells |= {f"T = {length}": value for length, value in values.items()}
+        short = SHORT if SHORT in values else min(values)
+        long = max(values)
+        cells[f"{long} / {short}"] = _ratio(values[long], values[short])
+        rows.append(cells)
     return rows
 
 
+def _ratio(long: float | str, short: float | str) -> float | str:
+    """Return how two values compare, if both were measured."""
+    if isinstance(long, float) and isinstance(short, float) and long > 0 and short > 0:
+        return long / short
+    return "–"
+
+
 def _value(point: Row, key: str, scale: float) -> float | str:
+    """Return a value of a point, or say why there is none."""
     if point["us_per_token"] is None:
         return "skipped"
-    return "out of memory" if point[key] is None else float(point[key] * scale)
+    if point[key] is None:
+        return "out of memory"
+    return float(point[key] * scale)
 
 
 def plot(points: list[Row], file: Path) -> None:
-    """Both against T, log-log."""
+    """Draw time and RAM against T, log-log."""
     from matplotlib.figure import Figure  # without pyplot: no window system is looked for
 
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -108,8 +122,10 @@ def run(options: argparse.Namespace) -> int:
     for name in options.backbones:
         print(f"{name} …", file=sys.stderr, flush=True)
         points += measure(name, options)
-    title = f"µs per token of one layer, forward and backward: B·T = {options.tokens}, d_model {options.d_model}, "
-    title += f"{options.device}, {options.threads} thread(s)"
+    title = (
+        f"µs per token of one layer, forward and backward: B·T = {options.tokens}, d_model {options.d_model}, "
+        f"{options.device}, {options.threads} thread(s)"
+    )
     output = options.output and options.output / "scaling.json"
     report(title, table(points, "us_per_token", 1), output, points=points)
     print(f"Peak memory above parameters and input, MiB\n\n{markdown(table(points, 'peak_bytes', 2**-20))}")

@@ -1,13 +1,14 @@
-"""Accuracy of backbones on selective copying: which of the symbols matter is seen from the symbols alone.
+"""Accuracy of backbones on selective copying, where the symbols themselves say which of them matter.
 
     python -m benchmarks.selective_copying --output FOLDER [--backbones mingru,gru] [--layers 1,2,3] [--seeds 3]
 
-``tokens`` data symbols stand at random places among ``length`` positions of noise; as many queries follow, at which the
+``tokens`` data symbols stand at random places among ``length`` positions of noise. As many queries follow, at which the
 model says the data symbols in their order (Gu & Dao 2023, arXiv 2312.00752; Feng et al. 2024, arXiv 2410.01201, table
 1). Of the 16 symbols 0 is the noise and 15 the query. The score is the share of right answers on 1,024 fresh sequences.
-The blocks have no MLP and no convolution, as in the paper; gates start with a memory of ``length`` steps, and attention
-sees the whole sequence. Every backbone has the same budget of updates, and stops when 99.9 % are right. The default is
-a size for one CPU thread; ``--paper`` is the paper's own, for a GPU.
+
+The blocks have no MLP and no convolution, as in the paper. Gates start with a memory of ``length`` steps, and attention
+sees the whole sequence. Every backbone has the same budget of updates, and stops when 99.9 % are right. The default
+size is for one CPU thread; ``--paper`` is the paper's own, for a GPU.
 """
 
 from __future__ import annotations
@@ -25,15 +26,19 @@ from unroll.commands.process import Reporting
 from unroll.policies.backbones import make_backbone
 
 SYMBOLS = 16
-NOISE, QUERY = 0, SYMBOLS - 1
+NOISE = 0
+QUERY = SYMBOLS - 1
 CPU = dict(length=64, tokens=8, updates=3000, batch=64, d_model=64, expansion=2.0, dropout=0.0, lr=3e-3)
 PAPER = dict(length=4096, tokens=16, updates=400_000, batch=64, d_model=64, expansion=6.0, dropout=0.1, lr=3e-4)
 
 
 def draw(batch: int, length: int, tokens: int, generator: torch.Generator) -> Batch:
-    """Sequences and targets [batch, length + tokens]; only the queries at the end have targets."""
+    """Draw sequences and targets [batch, length + tokens]. Only the queries at the end have targets."""
     data = torch.randint(NOISE + 1, QUERY, (batch, tokens), generator=generator)
-    places = torch.rand(batch, length, generator=generator).argsort(1)[:, :tokens].sort(1).values
+
+    # The places are the first ones of a random order of all positions.
+    order = torch.rand(batch, length, generator=generator).argsort(1)
+    places = order[:, :tokens].sort(1).values
     sequence = torch.full((batch, length + tokens), NOISE).scatter(1, places, data)
     sequence[:, length:] = QUERY
     targets = torch.full_like(sequence, IGNORED)
@@ -42,7 +47,7 @@ def draw(batch: int, length: int, tokens: int, generator: torch.Generator) -> Ba
 
 
 def learn(options: Namespace, name: str, layers: int, seed: int, folder: Path) -> Row:
-    """Train one model; its accuracy in percent, and what it took."""
+    """Train one model; return its accuracy in percent, and what it took."""
     torch.manual_seed(seed)
     wanted = fitting(
         name,
@@ -53,7 +58,8 @@ def learn(options: Namespace, name: str, layers: int, seed: int, folder: Path) -
         window=options.length + options.tokens,
     )
     model = TokenModel(make_backbone(name, options.d_model, layers, **wanted), SYMBOLS).to(options.device)
-    train, test = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(1_000_000 + seed)
+    train = torch.Generator().manual_seed(seed)
+    test = torch.Generator().manual_seed(1_000_000 + seed)
     fresh = [draw(64, options.length, options.tokens, test) for _ in range(16)]
     training = Training(updates=options.updates, lr=options.lr, evaluate_every=max(1, options.updates // 30))
 
@@ -74,8 +80,8 @@ def run(options: Namespace) -> int:
                 folder = options.output / f"{name}-{layers}" / f"seed{seed}"
                 results.append(once(folder, settings, partial(learn, options, name, layers, seed, folder)))
             rows.append({"backbone": name, "layers": layers} | summary(results))
-    title = f"selective copying of {options.tokens} tokens among {options.length}: {options.updates} updates of "
-    title += (
+    title = (
+        f"selective copying of {options.tokens} tokens among {options.length}: {options.updates} updates of "
         f"{options.batch} sequences, d_model {options.d_model}, learning rate {options.lr:g}, {options.seeds} seed(s)"
     )
     report(title, rows, options.output)

@@ -1,5 +1,8 @@
-"""train.py whose PPO computes in float64: what it learns on several processes is what it learns on one for longer than
-float32's last bits, of which one makes another action in the end, let it be. For benchmarks.ranks."""
+"""``unroll train`` with a PPO that computes in float64, for benchmarks.ranks.
+
+In float32 the last bits of sums over processes change an action in the end. In float64 several processes learn the same
+as one for longer.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ def main(arguments: list[str]) -> int:
 
     from unroll.commands import train
 
-    preprocess, reset = policies.preprocess_obs, RolloutBuffer.reset
+    preprocess = policies.preprocess_obs
+    reset = RolloutBuffer.reset
 
     def in_float64(*inputs: Any, **options: Any) -> Any:
         return preprocess(*inputs, **options).double()

@@ -2,12 +2,14 @@
 
     python -m benchmarks.training --threads 1 [--output FILE.json]          run from the root of the repository
 
-Every backbone with fused and interleaved tokens, at Hopper's shapes, B 64, K 20, d 128 and 3 layers. The references are
-two models of these sizes with the same batches, optimizer and clipping: the Transformer in the published Decision
-Transformer's shape (three tokens per step, one head, dropout in the attention: configs/decision/published.yaml) and,
-where it can be imported, Hugging Face's ``DecisionTransformerModel``. Then the switches of an update, for two of the
-rows. All rows take turns in one process; the compiler makes its code for one number of threads, so another number is
-another process.
+The rows are every backbone with fused and interleaved tokens, at Hopper's shapes, B 64, K 20, d 128 and 3 layers. Two
+models of these sizes are the references, with the same batches, optimizer and clipping. One is the Transformer in the
+shape of the published Decision Transformer: three tokens per step, one head, dropout in the attention
+(configs/decision/published.yaml). The other is Hugging Face's ``DecisionTransformerModel``, where it can be imported.
+Two of the rows are timed with the switches of an update as well.
+
+All rows take turns in one process. The compiler makes its code for one number of threads, so another number is another
+process.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.timing import medians, report
+from benchmarks.timing import medians, repeated, report
 from unroll.agents import DecisionAgent, schemas
 from unroll.agents.common.optim import make_optimizer
 from unroll.configs import load_config
@@ -61,7 +63,7 @@ class HuggingFace(nn.Module):
         )
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """The mean squared error over the steps that are not padding, as in DecisionLoss."""
+        """Return the mean squared error over the steps that are not padding, as in DecisionLoss."""
         prediction = self.model(
             states=batch["observation"],
             actions=batch["action"],
@@ -71,11 +73,12 @@ class HuggingFace(nn.Module):
             attention_mask=batch["mask"].long(),
         ).action_preds
         mask = batch["mask"]
-        return ((prediction - batch["action"]).square().mean(-1) * mask).sum() / mask.sum()
+        errors = (prediction - batch["action"]).square().mean(-1)
+        return (errors * mask).sum() / mask.sum()
 
 
 def agents(options: argparse.Namespace, episodes: Episodes) -> Iterator[tuple[Row, DecisionAgent]]:
-    """Our own rows, each with its agent."""
+    """Yield our own rows, each with its agent."""
     sizes = dict(d_model=options.d_model, n_layers=options.layers)
 
     def agent(policy: dict[str, Any], **more: Any) -> DecisionAgent:
@@ -90,13 +93,15 @@ def agents(options: argparse.Namespace, episodes: Episodes) -> Iterator[tuple[Ro
     for tokens in ("fused", "interleaved"):
         for name in options.backbones.split(","):
             yield (name, tokens, ""), agent(dict(backbone=name, tokens=tokens))
-            for switch, more in SWITCHES.items() if (name, tokens) in SWITCHED else ():
+            if (name, tokens) not in SWITCHED:
+                continue
+            for switch, more in SWITCHES.items():
                 if options.compile or "compile" not in more:
                     yield (name, tokens, switch), agent(dict(backbone=name, tokens=tokens), **more)
 
 
 def updates(options: argparse.Namespace, episodes: Episodes) -> dict[Row, Callable[[], Any]]:
-    """What makes one update, of each row."""
+    """Return a function that makes one update, for each row."""
     made: dict[Row, Callable[[], Any]] = {row: agent.update for row, agent in agents(options, episodes)}
     try:
         policy = HuggingFace(episodes, options.context, options.d_model, options.layers).to(options.device)
@@ -118,6 +123,7 @@ def update_peer(policy: HuggingFace, optimizer: torch.optim.Optimizer, batch: di
 
 
 def sampler(options: argparse.Namespace, episodes: Episodes) -> Callable[[], dict[str, Tensor]]:
+    """Return a function that draws a batch."""
     agent = DecisionAgent(episodes, context=options.context, device=options.device, policy_kwargs=dict(d_model=8))
     assert agent.sampler is not None
     sample = agent.sampler.sample
@@ -139,25 +145,27 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     episodes = load_episodes("embedded:hopper-v5-replay")
 
-    def repeated(run: Callable[[], Any]) -> Callable[[], None]:
-        return lambda: [run() for _ in range(options.updates)] and None
-
     made = updates(options, episodes)
-    runs = {" · ".join(row): repeated(run) for row, run in made.items()}
-    seconds = medians(runs | {"sampling": repeated(sampler(options, episodes))}, options.repeats)
-    of = {row: seconds[" · ".join(row)] / options.updates for row in made}
-    rows = [
-        {
+    runs = {" · ".join(row): repeated(run, options.updates) for row, run in made.items()}
+    runs["sampling"] = repeated(sampler(options, episodes), options.updates)
+    seconds = {name: value / options.updates for name, value in medians(runs, options.repeats).items()}
+
+    rows = []
+    for row in made:
+        name, tokens, switches = row
+        own = seconds[" · ".join(row)]
+        cells = {
             "backbone": name,
             "tokens": tokens,
             "switches": switches,
-            "updates/s": 1 / of[name, tokens, switches],
-            "× published": of[PUBLISHED] / of[name, tokens, switches],
-            "× Hugging Face's": of[PEER] / of[name, tokens, switches] if PEER in of else "",
-            "sampling, %": 100 * seconds["sampling"] / options.updates / of[name, tokens, switches],
+            "updates/s": 1 / own,
+            "× published": seconds[" · ".join(PUBLISHED)] / own,
+            "× Hugging Face's": "",
+            "sampling, %": 100 * seconds["sampling"] / own,
         }
-        for name, tokens, switches in of
-    ]
+        if PEER in made:
+            cells["× Hugging Face's"] = seconds[" · ".join(PEER)] / own
+        rows.append(cells)
     sizes = f"B {options.batch}, K {options.context}, d {options.d_model}, {options.layers} layers"
     report(f"decision updates, {sizes}, {options.threads} thread(s), {options.device}", rows, options.output)
 
