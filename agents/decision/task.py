@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from unroll.envs.datasets.episodes import Episodes
-from unroll.envs.datasets.rows import is_env_id
+from unroll.envs.datasets.registered import is_env_id
 from unroll.envs.datasets.statistics import moments, scan
 from unroll.errors import DatasetError
 from unroll.policies.actions import describe_space

@@ -14,8 +14,8 @@ from unroll.agents.decision.agent import DecisionAgent
 from unroll.agents.evaluation.play import Predictor
 from unroll.agents.ppo.agent import RecurrentPPO
 from unroll.envs.datasets.reference import reference_returns
-from unroll.envs.datasets.rows import in_words
 from unroll.envs.make import make_env
+from unroll.envs.spaces import in_words
 from unroll.envs.wrappers import ReturnToGo
 from unroll.errors import EnvError
 from unroll.policies.actions import build_space

@@ -29,8 +29,8 @@ from unroll.agents.ppo.checkpoint import pack_ppo, read_ppo, restore_ppo, resume
 from unroll.agents.ppo.config import PPOConfig
 from unroll.configs.loading import plain_config, read_config
 from unroll.envs import make_vec_env
-from unroll.envs.datasets.rows import in_words
 from unroll.envs.make import make_env
+from unroll.envs.spaces import in_words
 from unroll.errors import CheckpointError, EnvError, UserError, one_line
 from unroll.policies.backbones import count_parameters
 

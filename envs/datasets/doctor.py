@@ -10,8 +10,8 @@ from rich.text import Text
 
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.reference import normalized_score
+from unroll.envs.datasets.registered import env_spaces, is_registered
 from unroll.envs.datasets.statistics import read, scan
-from unroll.envs.spaces import env_spaces, is_registered
 
 
 def problems(episodes: Episodes) -> list[str]:

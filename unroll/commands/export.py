@@ -82,7 +82,7 @@ def decision(options: Namespace, checkpoint: Path) -> tuple[Step, dict[str, Any]
 def ppo(options: Namespace, checkpoint: Path) -> tuple[Step, dict[str, Any]]:
     """The same for PPO."""
     from unroll.agents.ppo.algorithm import load_ppo, refuse_decision_options, wrappers
-    from unroll.envs.datasets.rows import in_words
+    from unroll.envs.spaces import in_words
     from unroll.export import ActorStep
 
     refuse_decision_options(options.run, None, options.memory)

@@ -25,8 +25,8 @@ from unroll.commands.process import names, run_command
 from unroll.configs import Parser
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.recording import Recorded, Recorder, check_output, to_episodes, write_hdf5, write_minari
-from unroll.envs.datasets.rows import in_words
 from unroll.envs.make import make_env
+from unroll.envs.spaces import in_words
 from unroll.envs.wrappers import PreviousStep, ReturnToGo
 from unroll.errors import DatasetError, EnvError, one_line
 

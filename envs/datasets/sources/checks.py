@@ -11,7 +11,8 @@ from typing import Any
 
 import h5py
 
-from unroll.envs.datasets.rows import MAX_DISCRETE, is_env_id
+from unroll.envs.datasets.conversion import MAX_DISCRETE
+from unroll.envs.datasets.registered import is_env_id
 from unroll.envs.datasets.store import machine_memory
 from unroll.errors import DatasetError
 

@@ -17,13 +17,13 @@ import h5py
 import numpy as np
 
 from unroll.envs.datasets.cache import cached
+from unroll.envs.datasets.conversion import MAX_DISCRETE, as_float32, box_of, flatten
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.reference import reference_returns
-from unroll.envs.datasets.rows import MAX_DISCRETE, as_float32, box_of, flatten, is_env_id
+from unroll.envs.datasets.registered import env_spaces, is_env_id, step_limit
 from unroll.envs.datasets.sources.checks import check_sizes
 from unroll.envs.datasets.statistics import blocks
 from unroll.envs.datasets.store import Store
-from unroll.envs.spaces import env_spaces, step_limit
 from unroll.errors import DatasetError, one_line
 
 log = logging.getLogger(__name__)

@@ -19,12 +19,12 @@ import gymnasium as gym
 import numpy as np
 
 from unroll.envs.datasets.cache import cached
+from unroll.envs.datasets.conversion import as_float32, flatten
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.reference import reference_returns
-from unroll.envs.datasets.rows import as_float32, flatten
+from unroll.envs.datasets.registered import env_spaces
 from unroll.envs.datasets.sources.checks import check_data, read_metadata
 from unroll.envs.datasets.store import Store
-from unroll.envs.spaces import env_spaces
 from unroll.errors import DatasetError, one_line
 
 if TYPE_CHECKING:

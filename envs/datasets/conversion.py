@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import gymnasium as gym
@@ -12,11 +11,6 @@ from unroll.envs.datasets.statistics import read
 from unroll.envs.datasets.store import machine_memory
 
 MAX_DISCRETE = 1 << 16
-
-
-def is_env_id(text: object) -> bool:
-    """Whether this can be the id of an environment, and no more than that: without a module to import."""
-    return isinstance(text, str) and re.fullmatch(r"[\w./-]{1,200}", text) is not None
 
 
 def flatten(space: gym.Space, values: Any) -> np.ndarray:
@@ -68,12 +62,3 @@ def box_of(actions: np.ndarray) -> gym.spaces.Box:
     if max(abs(low).max(initial=0), abs(high).max(initial=0)) <= 1 + 1e-6:
         return gym.spaces.Box(-1, 1, actions.shape[1:], np.float32)
     return gym.spaces.Box(low, high, dtype=np.float32)
-
-
-def in_words(space: gym.Space) -> str:
-    """What a space holds, in one line: the arrays of a Box would take several."""
-    if isinstance(space, gym.spaces.Box):
-        return f"{' × '.join(map(str, space.shape))} numbers"
-    if isinstance(space, gym.spaces.Dict):
-        return ", ".join(f"{key}: {in_words(part)}" for key, part in space.items())
-    return " ".join(str(space).split())
