@@ -9,7 +9,7 @@ import numpy as np
 
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.registered import is_env_id
-from unroll.envs.datasets.statistics import moments, scan
+from unroll.envs.datasets.statistics import moments
 from unroll.errors import DatasetError
 from unroll.policies.actions import describe_space
 from unroll.policies.decision import DecisionPolicy
@@ -57,7 +57,7 @@ def return_scale(episodes: Episodes) -> float:
 
 def fit_statistics(policy: DecisionPolicy, episodes: Episodes) -> None:
     """Give the policy the scale of the observations and of the returns that it will learn from."""
-    values = scan(episodes)
+    values = episodes.statistics()
     policy.normalizer.fit(values.mean, values.std)
     policy.return_scale.fill_(return_scale(episodes))
 

@@ -33,7 +33,7 @@ import numpy as np
 from filelock import FileLock
 
 from unroll.envs.datasets.episodes import Episodes
-from unroll.envs.datasets.statistics import Scan, scan
+from unroll.envs.datasets.statistics import Statistics
 from unroll.envs.datasets.store import DiskStore, Store, is_large, refusals
 from unroll.errors import one_line
 
@@ -119,7 +119,7 @@ def _write_large(convert: Callable[[Store], Episodes], size: int, entry: Path) -
         stack.callback(shutil.rmtree, temporary, ignore_errors=True)
         store = stack.enter_context(contextlib.closing(DiskStore(temporary, size)))
         episodes = convert(store)
-        episodes = dataclasses.replace(episodes, scan=scan(episodes))
+        episodes = dataclasses.replace(episodes, known_statistics=episodes.statistics())
         with refusals(entry.parent, size):
             _write_rest(episodes, temporary, store.names)
             os.rename(temporary, entry)
@@ -149,13 +149,13 @@ def _write_rest(episodes: Episodes, folder: Path, written: Collection[str]) -> N
     space = episodes.action_space
     if isinstance(space, gym.spaces.Box):
         arrays |= {"low": space.low, "high": space.high}
-    if episodes.scan is not None:
-        arrays |= {"mean": episodes.scan.mean, "std": episodes.scan.std}
+    if episodes.known_statistics is not None:
+        arrays |= {"mean": episodes.known_statistics.mean, "std": episodes.known_statistics.std}
     for key in arrays.keys() - set(written):
         np.save(folder / f"{key}.npy", arrays[key], allow_pickle=False)
     meta = {key: getattr(episodes, key) for key in TEXTS}
     meta |= {"n": None if isinstance(space, gym.spaces.Box) else int(space.n)}
-    found = episodes.scan
+    found = episodes.known_statistics
     meta |= {"faults": None if found is None else [found.not_finite, found.outside, found.partly_known]}
     meta |= {"checksums": {key: _checksum(values) for key, values in arrays.items()}}
     meta |= {"checksum": _meta_checksum(meta)}
@@ -189,8 +189,8 @@ def _read(entry: Path) -> Episodes:
     known = None
     if meta["faults"] is not None:
         not_finite, outside, partly = meta["faults"]
-        known = Scan(arrays.pop("mean"), arrays.pop("std"), not_finite, tuple(outside), tuple(partly))
-    episodes = Episodes(action_space=space, scan=known, **texts, **arrays)
+        known = Statistics(arrays.pop("mean"), arrays.pop("std"), not_finite, tuple(outside), tuple(partly))
+    episodes = Episodes(action_space=space, known_statistics=known, **texts, **arrays)
     for key, (kind, axes) in TYPES.items():
         values = getattr(episodes, key)
         if values is not None and (values.dtype != kind or values.ndim != axes):

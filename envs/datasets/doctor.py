@@ -11,7 +11,7 @@ from rich.text import Text
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.reference import normalized_score
 from unroll.envs.datasets.registered import env_spaces, is_registered
-from unroll.envs.datasets.statistics import read, scan
+from unroll.envs.datasets.statistics import read
 
 
 def problems(episodes: Episodes) -> list[str]:
@@ -46,7 +46,7 @@ def _inconsistencies(episodes: Episodes) -> list[str]:
 
 
 def _bad_values(episodes: Episodes) -> list[str]:
-    found, values = [], scan(episodes)
+    found, values = [], episodes.statistics()
     for name, (count, first) in values.not_finite.items():
         found.append(f"{name} is NaN or infinite in {count} rows, first in row {first}")
     count, first = values.partly_known
