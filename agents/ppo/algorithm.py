@@ -136,7 +136,7 @@ def player_of(agent: RecurrentPPO, config: PPOConfig, ablation: bool, env_id: st
     return ppo_player(agent, env_id, make, ablation)
 
 
-def wrappers(config: PPOConfig) -> dict[str, bool]:
+def wrappers(config: PPOConfig) -> dict[str, Any]:
     """How the environments are shown, as arguments of ``make_env``."""
     return dict(previous_action=config.previous_action, previous_reward=config.previous_reward, images=True)
 
