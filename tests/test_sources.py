@@ -58,7 +58,7 @@ def test_non_finite_values_are_named_with_count_and_first_row(fields, write, cap
     with pytest.raises(DatasetError, match=message) as error:
         load_episodes(str(path))
     assert str(error.value).startswith(f"{path}: ")
-    assert f"python -m unroll.envs.datasets.sources {path}" in str(error.value)
+    assert f"unroll inspect {path}" in str(error.value)
     code, out, err = report(path, capsys)
     assert code == 2
     assert f"can be trained on: no: {message}" in out

@@ -86,7 +86,7 @@ def _download(dataset_id: str, data: Path) -> None:
     except ImportError as error:
         raise DatasetError(
             f"minari:{dataset_id} is not at {data}, and to download it from {HOST} Minari needs huggingface_hub: "
-            f"pip install -e '.[hub]', {by_hand} ({one_line(error)})"
+            f"pip install 'unroll-rl[hub]', {by_hand} ({one_line(error)})"
         ) from None
     except Exception as error:  # no network, an unknown id, an unsupported version: each library raises its own
         raise DatasetError(f"minari:{dataset_id}: download from {HOST} failed ({one_line(error)}); {by_hand}") from None
