@@ -1,4 +1,4 @@
-"""Observations and actions of any space as flat rows of float32, laid out as ``make_env`` lays them out."""
+"""Convert recorded values of any space to flat rows of float32, laid out as ``make_env`` lays them out."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ import numpy as np
 from unroll.envs.datasets.statistics import read
 from unroll.envs.datasets.store import machine_memory
 
-MAX_DISCRETE = 1 << 16
+MAX_DISCRETE = 1 << 16  # choices of a discrete space: more are refused
 
 
 def flatten(space: gym.Space, values: Any) -> np.ndarray:
-    """T values of ``space`` (arrays [T, …], dicts or tuples of such) as [T, width] float32, laid out as by make_env.
+    """Convert T values of `space` (arrays [T, …], dicts or tuples of such) to [T, width] float32.
 
     A goal environment's dict is observation ⊕ desired_goal; other dicts are in the space's order, which is sorted.
-    Discrete values become one-hot, as in Gymnasium's own flattening. Raises ValueError for other spaces.
+    Discrete values become one-hot, as in Gymnasium's own flattening.
+
+    Raises:
+        ValueError: values that are not in their space, or a space of another kind.
     """
     if isinstance(space, gym.spaces.Dict):
         goal = {"observation", "desired_goal"} <= set(space.spaces)
@@ -26,14 +29,7 @@ def flatten(space: gym.Space, values: Any) -> np.ndarray:
     if isinstance(space, gym.spaces.Tuple):
         return np.concatenate([flatten(s, v) for s, v in zip(space.spaces, values, strict=True)], axis=1)
     if isinstance(space, gym.spaces.Discrete):
-        rows = np.asarray(values).reshape(-1) - space.start
-        if ((rows < 0) | (rows >= space.n)).any():
-            raise ValueError(f"a discrete observation lies outside of {space}")
-        if 4 * len(rows) * int(space.n) > machine_memory():
-            raise ValueError(f"{len(rows):,} observations of {space} are more than this machine's memory")
-        one_hot = np.zeros((len(rows), int(space.n)), np.float32)
-        one_hot[np.arange(len(rows)), rows] = 1
-        return one_hot
+        return _one_hot(space, np.asarray(values).reshape(-1))
     if isinstance(space, gym.spaces.Box | gym.spaces.MultiBinary):
         values = np.asarray(values)
         if values.shape[1:] != space.shape:
@@ -42,8 +38,20 @@ def flatten(space: gym.Space, values: Any) -> np.ndarray:
     raise ValueError(f"observations of {type(space).__name__} cannot be made flat")
 
 
+def _one_hot(space: gym.spaces.Discrete, values: np.ndarray) -> np.ndarray:
+    """Convert [T] choices to [T, n]."""
+    choices = values - space.start
+    if ((choices < 0) | (choices >= space.n)).any():
+        raise ValueError(f"a discrete observation lies outside of {space}")
+    if 4 * len(choices) * int(space.n) > machine_memory():
+        raise ValueError(f"{len(choices):,} observations of {space} are more than this machine's memory")
+    rows = np.zeros((len(choices), int(space.n)), np.float32)
+    rows[np.arange(len(choices)), choices] = 1
+    return rows
+
+
 def as_float32(values: np.ndarray) -> np.ndarray:
-    """A cast in which a float64 too large for float32 becomes infinite, to be found among the non-finite values.
+    """Cast numbers to float32. A float64 that is too large becomes infinite, and is found as such later.
 
     Raises:
         ValueError: these are not real numbers.
@@ -55,10 +63,16 @@ def as_float32(values: np.ndarray) -> np.ndarray:
 
 
 def box_of(actions: np.ndarray) -> gym.spaces.Box:
-    """The box for actions [N, A] that no environment describes: ±1 if they fit, else their own range."""
-    finite = (np.where(np.isfinite(part), part, 0) for part in read(actions))
-    lows, highs = zip(*((part.min(0), part.max(0)) for part in finite), strict=True)
-    low, high = np.min(lows, axis=0), np.max(highs, axis=0)
+    """Choose the box for actions [N, A] that no environment describes: ±1 if they fit, else their own range."""
+    lows = []
+    highs = []
+    for part in read(actions):
+        finite = np.where(np.isfinite(part), part, 0)
+        lows.append(finite.min(0))
+        highs.append(finite.max(0))
+    low = np.min(lows, axis=0)
+    high = np.max(highs, axis=0)
+
     if max(abs(low).max(initial=0), abs(high).max(initial=0)) <= 1 + 1e-6:
         return gym.spaces.Box(-1, 1, actions.shape[1:], np.float32)
     return gym.spaces.Box(low, high, dtype=np.float32)
