@@ -1,7 +1,7 @@
 """Make environments from their ids, with flat observations, alone or as a vector.
 
-An id is looked up in Gymnasium's registry and nowhere else: no name that comes from a file imports code. Only
-``import_env``, for names that a person types, imports the module of ``module:id``.
+An id is looked up in Gymnasium's registry and nowhere else: no name that comes from a file imports
+code. Only ``import_env``, for names that a person types, imports the module of ``module:id``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ log = logging.getLogger(__name__)
 for task_id, task in (NO_VELOCITY_TASKS | MEMORY_TASKS).items():
     gym.register(task_id, **task)
 
-# Packages that register environments when they are imported: how their ids begin, and the extra that installs them.
+# Packages that register environments when they are imported: how their ids begin, and the extra
+# that installs them.
 ELSEWHERE = {
     "gymnasium_robotics": (("Adroit", "Fetch", "PointMaze", "AntMaze", "FrankaKitchen", "Hand"), "robotics"),
     "popgym": (("popgym-",), "popgym"),
@@ -57,8 +58,10 @@ def make_env(
 
     Args:
         env_id: a registered id.
-        previous_action, previous_reward: append the last action and reward to the row (see PreviousStep).
-        images: leave an observation that is an image, or a Dict with one, as it is. PreviousStep's is a Dict then.
+        previous_action: append the last action to the row (see PreviousStep).
+        previous_reward: append the last reward to the row.
+        images: leave an observation that is an image, or a Dict with one, as it is. PreviousStep's
+            is a Dict then.
         env_kwargs: keyword arguments of the environment.
         kwargs: more arguments of ``gym.make``, such as ``render_mode``.
 
@@ -117,10 +120,11 @@ def make_vec_env(
 
 
 def find_env(env_id: str) -> None:
-    """Check that `env_id` is registered. Known packages that register environments are imported to find it.
+    """Check that `env_id` is registered. Import known packages to find it.
 
     Raises:
-        EnvError: it is not registered. The message suggests similar ids, or the package that has it.
+        EnvError: it is not registered. The message suggests similar ids, or the package that has
+        it.
     """
     if ":" in env_id:
         raise EnvError(f"{env_id}: an environment is named by its registered id, without a module")
@@ -139,10 +143,10 @@ def find_env(env_id: str) -> None:
 
 
 def import_env(name: str) -> str:
-    """Import the module of ``module:id``, and return the id that it registers. An id alone is returned as it is.
+    """Import the module of ``module:id`` and return the id; return an id alone as it is.
 
-    The module is looked for in the current folder and among the installed ones. Only for names from the command line
-    or from code: a file must not decide what is imported.
+    The module is looked for in the current folder and among the installed ones. Only for names from
+    the command line or from code: a file must not decide what is imported.
 
     Raises:
         EnvError: there is no such module, it cannot be imported, or it does not register this id.
@@ -164,8 +168,10 @@ def import_env(name: str) -> str:
         if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
             problem = f"there is no module {module} in this folder, nor installed"
     if not problem and env_id not in gym.registry:
+        problem = f"{module} does not register {env_id}"
         near = difflib.get_close_matches(env_id, list(gym.registry), n=1)
-        problem = f"{module} does not register {env_id}" + (f" (did you mean {near[0]}?)" if near else "")
+        if near:
+            problem += f" (did you mean {near[0]}?)"
     if problem:
         raise EnvError(f"environment {name}: {problem}")
     return env_id
@@ -185,8 +191,8 @@ def _register_known_packages(env_id: str) -> None:
 
 def _make_one(spec: gym.envs.registration.EnvSpec, target_return: float | None, kwargs: dict[str, Any]) -> gym.Env:
     """Make one environment of a vector, perhaps in another process."""
-    # A new process does not know what this one has registered. The environment's own module, if it has one, is
-    # imported by its entry point: a worker has the parent's module path.
+    # A new process does not know what this one has registered. The environment's own module, if it
+    # has one, is imported by its entry point: a worker has the parent's module path.
     gym.registry.setdefault(spec.id, spec)
     env = make_env(spec.id, **kwargs)
     if target_return is not None:
@@ -215,7 +221,7 @@ _SHOWN: set[str] = set()  # the kinds of MuJoCo's warnings that were shown
 
 
 def _log_mujoco_warnings() -> None:
-    """Send MuJoCo's warnings to the log. By default it writes them to MUJOCO_LOG.TXT in the user's folder."""
+    """Send MuJoCo's warnings to the log instead of MUJOCO_LOG.TXT in the user's folder."""
     import mujoco
 
     mujoco.set_mju_user_warning(_log_warning)

@@ -6,7 +6,7 @@ import gymnasium as gym
 
 
 def in_words(space: gym.Space) -> str:
-    """Describe a space on one line. Gymnasium's own text prints the bounds of a Box as arrays over several lines."""
+    """Describe a space on one line. Gymnasium's text prints the bounds of a Box as arrays."""
     if isinstance(space, gym.spaces.Box):
         return f"{' × '.join(map(str, space.shape))} numbers"
     if isinstance(space, gym.spaces.Dict):

@@ -1,7 +1,8 @@
-"""Environments in worker processes: Stable-Baselines3's SubprocVecEnv, in which a worker that dies is named at once.
+"""Environments in worker processes: a SubprocVecEnv that names a worker which dies.
 
-Workers are started by forkserver. After a plain fork each would inherit its siblings' pipes, and the end of one would
-go unnoticed. A script that makes such a vector needs ``if __name__ == "__main__":`` around what it does.
+Workers are started by forkserver. After a plain fork each would inherit its siblings' pipes, and
+the end of one would go unnoticed. A script that makes such a vector needs ``if __name__ ==
+"__main__":`` around what it does.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ PATIENCE = 2.0  # seconds that the workers are given to end
 
 
 class ProcessVecEnv(SubprocVecEnv):
-    """A SubprocVecEnv whose rollouts are those of DummyVecEnv bit for bit. `name` stands in its errors.
+    """A SubprocVecEnv with the rollouts of DummyVecEnv, bit for bit. `name` stands in its errors.
 
     Raises:
         EnvError: an environment cannot be made; from every method, its process is dead.
@@ -82,7 +83,8 @@ class ProcessVecEnv(SubprocVecEnv):
 class Worker:
     """The process of one environment, as the connection that SubprocVecEnv talks to.
 
-    When one fails, all of `workers` are ended: their answers to the failed call would be read as those to the next.
+    When one fails, all of `workers` are ended: their answers to the failed call would be read as
+    those to the next.
     """
 
     def __init__(self, who: str, env_fn: Callable[[], gym.Env], context: ForkServerContext, workers: list[Worker]):
@@ -98,7 +100,8 @@ class Worker:
     def send(self, message: tuple[str, Any]) -> None:
         if message[0] == "step":
             self.action = message[1]
-        # If the process is dead, recv() says so: it follows every send, and may find a last answer first.
+        # If the process is dead, recv() says so: it follows every send, and may find a last answer
+        # first.
         with contextlib.suppress(OSError):
             self.connection.send(message)
 
@@ -135,7 +138,7 @@ class Worker:
 
 
 def end_workers(workers: Sequence[Worker]) -> None:
-    """Ask the processes to end, discard what they still say, and kill those that do not end in time."""
+    """Ask the processes to end, discard what they still say, and kill those that do not."""
     for worker in workers:
         with contextlib.suppress(OSError):
             worker.connection.send(("close", None))
@@ -158,8 +161,8 @@ def serve(theirs: Connection, ours: Connection, env_fn: CloudpickleWrapper) -> N
 
     An exception of the environment is the last answer, as an EnvError.
     """
-    # Ctrl-C and a batch system's SIGTERM reach the whole process group. The parent needs its environments to finish
-    # the step and to save, so it alone decides when they end.
+    # Ctrl-C and a batch system's SIGTERM reach the whole process group. The parent needs its
+    # environments to finish the step and to save, so it alone decides when they end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:

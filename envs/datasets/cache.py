@@ -1,15 +1,20 @@
-"""Converted datasets kept as flat .npy files, so that a set of thousands of short episodes is converted only once.
+"""Keep converted datasets as flat .npy files.
 
-``$UNROLL_CACHE`` or ``~/.cache/unroll`` holds one folder per dataset: an array per field and ``meta.json``. Its name
-contains a hash of the source files (path, size, time of change) and of what else decides the result. An entry is read
-without pickle and checked against the checksums in its ``meta.json``. An entry that does not agree is made again.
+So a set of thousands of short episodes is converted only once.
 
-A set that is large compared to RAM (see store.py) is written there while it is converted, and its arrays are
-memory-mapped. Two things are done once for such a set, because each start would otherwise read all of it again:
+``$UNROLL_CACHE`` or ``~/.cache/unroll`` holds one folder per dataset: an array per field and
+``meta.json``. Its name contains a hash of the source files (path, size, time of change) and of what
+else decides the result. An entry is read without pickle and checked against the checksums in its
+``meta.json``. An entry that does not agree is made again.
 
-* The checksum of an array above 1 GiB covers type, shape and 1,024 blocks of 64 KiB spread over it, 64 MiB in all.
-  Damage between the blocks is not found.
-* The statistics and faults of all values (see statistics.py) are computed after the conversion and kept.
+A set that is large compared to RAM (see store.py) is written there while it is converted, and its
+arrays are memory-mapped. Two things are done once for such a set, because each start would
+otherwise read all of it again:
+
+* The checksum of an array above 1 GiB covers type, shape and 1,024 blocks of 64 KiB spread over it,
+  64 MiB in all. Damage between the blocks is not found.
+* The statistics and faults of all values (see statistics.py) are computed after the conversion and
+  kept.
 """
 
 from __future__ import annotations
@@ -53,10 +58,12 @@ TYPES = {
     "truncated": (np.bool_, 1),
     "final_observations": (np.float32, 2),
 }
-MAPPED = ("observations", "actions", "rewards", "final_observations")  # the arrays that a large set leaves on the disk
+# The arrays that a large set leaves on the disk.
+MAPPED = ("observations", "actions", "rewards", "final_observations")
 TEXTS = {"name": str, "env_id": str | None, "reference_name": str | None}
 
-# A checksum covers all of an array up to SAMPLED_ABOVE bytes, and SAMPLES blocks of PART bytes of a larger one.
+# A checksum covers all of an array up to SAMPLED_ABOVE bytes, and SAMPLES blocks of PART bytes of a
+# larger one.
 SAMPLED_ABOVE = 1 << 30
 SAMPLES = 1024
 PART = 1 << 16
@@ -70,7 +77,7 @@ def cached(
     min_seconds: float = 0,
     variant: str = "",
 ) -> Episodes:
-    """Return ``convert(store)``, or what it returned the last time for these files and this `variant`.
+    """Return ``convert(store)``, or what it returned last for these files and this `variant`.
 
     Args:
         name: a name that people recognise in the cache's folder.
@@ -81,7 +88,8 @@ def cached(
         variant: what else decides the result.
 
     Raises:
-        DatasetError: there is no room for a large set. A small one that cannot be written costs a line in the log.
+        DatasetError: there is no room for a large set. A small one that cannot be written costs a
+        line in the log.
     """
     folder = Path(os.environ.get("UNROLL_CACHE") or Path.home() / ".cache" / "unroll")
     entry = folder / f"{re.sub('[^A-Za-z0-9.-]', '-', name)[:80]}-{_key(files, variant)}"
@@ -127,7 +135,7 @@ def _kept(entry: Path) -> Episodes | None:
 
 
 def _convert_large(convert: Callable[[Store], Episodes], size: int, entry: Path) -> Episodes:
-    """Convert a large set in one process at a time. The others wait, and read the entry that it made."""
+    """Convert a large set in one process at a time. The others wait, and read its entry."""
     with contextlib.ExitStack() as stack:
         with refusals(entry.parent, size):
             entry.parent.mkdir(parents=True, exist_ok=True)
@@ -230,9 +238,21 @@ def _read(entry: Path) -> Episodes:
     known = None
     if meta["faults"] is not None:
         not_finite, outside, partly_known = meta["faults"]
-        known = Statistics(arrays.pop("mean"), arrays.pop("std"), not_finite, tuple(outside), tuple(partly_known))
+        known = Statistics(
+            mean=arrays.pop("mean"),
+            std=arrays.pop("std"),
+            not_finite=not_finite,
+            outside=tuple(outside),
+            partly_known=tuple(partly_known),
+        )
 
-    episodes = Episodes(action_space=space, reference_returns=reference, known_statistics=known, **texts, **arrays)
+    episodes = Episodes(
+        action_space=space,
+        reference_returns=reference,
+        known_statistics=known,
+        **texts,
+        **arrays,
+    )
     _check_shapes(episodes)
     return episodes
 
@@ -266,7 +286,10 @@ def _check_shapes(episodes: Episodes) -> None:
 
 
 def _checksum(values: np.ndarray) -> str:
-    """Describe type, shape and contents. CRC-32 finds damage at the speed of RAM; it does not protect from intent."""
+    """Describe type, shape and contents.
+
+    CRC-32 finds damage at the speed of RAM; it does not protect from intent.
+    """
     data = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
     starts: Sequence[int] = range(0, len(data), PART)
     if len(data) > SAMPLED_ABOVE:

@@ -1,4 +1,4 @@
-"""Convert recorded values of any space to flat rows of float32, laid out as ``make_env`` lays them out."""
+"""Convert recorded values of any space to flat float32 rows in the layout of ``make_env``."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ MAX_DISCRETE = 1 << 16  # choices of a discrete space: more are refused
 def flatten(space: gym.Space, values: Any) -> np.ndarray:
     """Convert T values of `space` (arrays [T, …], dicts or tuples of such) to [T, width] float32.
 
-    A goal environment's dict is observation ⊕ desired_goal; other dicts are in the space's order, which is sorted.
-    Discrete values become one-hot, as in Gymnasium's own flattening.
+    A goal environment's dict is observation ⊕ desired_goal; other dicts are in the space's order,
+    which is sorted. Discrete values become one-hot, as in Gymnasium's own flattening.
 
     Raises:
         ValueError: values that are not in their space, or a space of another kind.
@@ -51,7 +51,7 @@ def _one_hot(space: gym.spaces.Discrete, values: np.ndarray) -> np.ndarray:
 
 
 def as_float32(values: np.ndarray) -> np.ndarray:
-    """Cast numbers to float32. A float64 that is too large becomes infinite, and is found as such later.
+    """Cast numbers to float32. A float64 that is too large becomes infinite.
 
     Raises:
         ValueError: these are not real numbers.
@@ -63,7 +63,7 @@ def as_float32(values: np.ndarray) -> np.ndarray:
 
 
 def box_of(actions: np.ndarray) -> gym.spaces.Box:
-    """Choose the box for actions [N, A] that no environment describes: ±1 if they fit, else their own range."""
+    """Choose a box for actions [N, A] that no environment describes: ±1, or else their range."""
     lows = []
     highs = []
     for part in read(actions):

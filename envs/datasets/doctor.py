@@ -15,7 +15,7 @@ from unroll.envs.datasets.statistics import read
 
 
 def problems(episodes: Episodes) -> list[str]:
-    """List what forbids training on these episodes, one line each, the worst first. They are fit if it is empty."""
+    """List what forbids training on these episodes, one line each, the worst first."""
     found = _inconsistencies(episodes)
     if not found:  # otherwise no row can be trusted
         found = _bad_values(episodes) + _misfits(episodes)
@@ -73,32 +73,35 @@ def _bad_values(episodes: Episodes) -> list[str]:
 
 def _misfits(episodes: Episodes) -> list[str]:
     """List where the data do not fit the environment that they name."""
-    spaces = env_spaces(episodes.env_id)
-    if spaces is None:
+    width, expected = env_spaces(episodes.env_id)
+    if expected is None:
         return []
 
     found = []
-    width, expected = spaces
     if width not in (None, episodes.observation_dim):
         found.append(f"observations is {episodes.observation_dim} wide, {episodes.env_id}'s are {width}")
 
+    # Fewer choices than the environment's are fine: a recording need not show all of them.
     space = episodes.action_space
     if isinstance(expected, gym.spaces.Box | gym.spaces.Discrete) and type(space) is not type(expected):
         found.append(f"actions is {_describe(space)}, {episodes.env_id}'s are {_describe(expected)}")
-    elif isinstance(space, gym.spaces.Box) and space.shape != expected.shape:
-        found.append(f"actions is {_width(space)} wide, {episodes.env_id}'s are {_width(expected)}")
-    elif isinstance(space, gym.spaces.Discrete) and isinstance(expected, gym.spaces.Discrete) and space.n > expected.n:
+    elif isinstance(space, gym.spaces.Box):
+        if space.shape != expected.shape:
+            found.append(f"actions is {_width(space)} wide, {episodes.env_id}'s are {_width(expected)}")
+    elif isinstance(expected, gym.spaces.Discrete) and space.n > expected.n:
         found.append(f"actions has {space.n} choices, {episodes.env_id} {expected.n}")
     return found
 
 
 def print_report(episodes: Episodes, source: str, console: Console | None = None) -> bool:
-    """Print what the dataset holds and what is wrong with it. Return whether it can be trained on."""
+    """Print what a dataset holds and what is wrong with it. Return whether it is fit."""
     console = console or Console(highlight=False)
     found = problems(episodes)
+
     facts = {"dataset": source}
     if not _inconsistencies(episodes):
-        with np.errstate(all="ignore"):  # the statistics of NaN are NaN, and the last line says where they are
+        # The statistics of NaN are NaN without a warning; the last line says where they are.
+        with np.errstate(all="ignore"):
             facts |= _facts(episodes)
 
     table = Table.grid(padding=(0, 2))
@@ -107,13 +110,16 @@ def print_report(episodes: Episodes, source: str, console: Console | None = None
         table.add_row(label, Text(value))
     console.print(table)
 
-    verdict = f"no: {'; '.join(found)}" if found else "yes"
-    console.print(Text(f"can be trained on: {verdict}", style="red" if found else "green"), soft_wrap=True)
+    verdict = Text("can be trained on: yes", style="green")
+    if found:
+        verdict = Text(f"can be trained on: no: {'; '.join(found)}", style="red")
+    console.print(verdict, soft_wrap=True)
     return not found
 
 
 def _facts(episodes: Episodes) -> dict[str, str]:
     """Return label → value for episodes whose arrays fit each other."""
+    # How the episodes ended.
     ended = int(episodes.terminated.sum())
     cut = int(episodes.truncated.sum())
     unfinished = len(episodes) - ended - cut
@@ -128,6 +134,7 @@ def _facts(episodes: Episodes) -> dict[str, str]:
     if len(constant):
         width += f", constant: {_list(constant)}"
 
+    # What they earned, also on the scale from the random policy's return to the expert's.
     returns = episodes.returns
     reference = episodes.reference_returns
     score = "no reference returns, so no score"
@@ -160,7 +167,7 @@ def _final(episodes: Episodes) -> str:
 
 
 def _use_of_actions(episodes: Episodes) -> str:
-    """Say how often each discrete action was chosen, or how often a continuous one was at a bound of its box."""
+    """Say how often each discrete action was chosen, or a continuous one was at a bound."""
     space = episodes.action_space
     actions = episodes.actions
     if isinstance(space, gym.spaces.Discrete):
@@ -168,8 +175,10 @@ def _use_of_actions(episodes: Episodes) -> str:
         chosen = np.zeros(n, np.int64)
         for part in read(actions):
             chosen += np.bincount(np.clip(part, 0, n - 1), minlength=n)
-        shares = " / ".join(f"{share:.1%}" for share in (chosen / len(actions))[:10])
-        return f"chosen {shares} …" if n > 10 else f"chosen {shares}"
+        text = "chosen " + " / ".join(f"{share:.1%}" for share in (chosen / len(actions))[:10])
+        if n > 10:
+            text += " …"
+        return text
 
     at_bound = 0
     for part in read(actions):
@@ -204,5 +213,7 @@ def _width(space: gym.Space) -> int:
 
 def _list(indices: np.ndarray) -> str:
     """List the first 20 of these numbers, and count the others."""
-    listed = ", ".join(map(str, indices[:20]))
-    return f"{listed} … ({len(indices)})" if len(indices) > 20 else listed
+    text = ", ".join(map(str, indices[:20]))
+    if len(indices) > 20:
+        text += f" … ({len(indices)})"
+    return text

@@ -19,11 +19,12 @@ STEPS = 1 << 21  # steps whose rewards are summed together
 class Episodes:
     """Recorded episodes as flat arrays: N steps of E episodes, one after the other.
 
-    Row ``t`` holds the observation on which the action was chosen, that action, and the reward that it brought.
-    Only the last step of an episode can be ``terminated`` or ``truncated``; if it is neither, the recording stopped.
+    Row ``t`` holds the observation on which the action was chosen, that action, and the reward that
+    it brought. Only the last step of an episode can be ``terminated`` or ``truncated``; if it is
+    neither, the recording stopped.
 
-    Arrays that are large beside the machine's RAM are memory-mapped (see cache.py). Code that needs all of their
-    values reads them in blocks (see statistics.py).
+    Arrays that are large compared to RAM are memory-mapped (see cache.py). Code that needs
+    all of their values reads them in blocks (see statistics.py).
     """
 
     observations: np.ndarray  # [N, observation_dim] float32
@@ -68,7 +69,8 @@ class Episodes:
 
     def returns_to_go_in_blocks(self) -> Iterator[np.ndarray]:
         """Iterate over the returns-to-go, those of some whole episodes at a time."""
-        # The sum runs on over all episodes, so that the result does not depend on the size of the blocks.
+        # The sum runs on over all episodes, so that the result does not depend on the size of the
+        # blocks.
         total = 0.0
         for rewards, episodes, returns in self._sums():
             sums = np.cumsum(np.append(total, rewards))[1:]
@@ -81,7 +83,7 @@ class Episodes:
             yield np.repeat(ends, lengths) - before
 
     def _sums(self) -> Iterator[tuple[np.ndarray, slice, np.ndarray]]:
-        """Iterate over (rewards in float64, their episodes, these episodes' returns), about STEPS steps at a time."""
+        """Iterate over (rewards in float64, their episodes, their returns), STEPS at a time."""
         ends = np.cumsum(self.lengths)
         first = 0
         while first < len(self):
@@ -94,7 +96,7 @@ class Episodes:
             first = stop
 
     def statistics(self) -> Statistics:
-        """Return the statistics that were kept with the episodes, or else compute them from all values.
+        """Return the statistics that were kept with the episodes, or else compute them.
 
         The arrays must fit each other.
         """
@@ -105,7 +107,7 @@ class Episodes:
         )
 
     def select(self, episodes: np.ndarray) -> Episodes:
-        """Return the given episodes (indices) in the given order. No value of a memory-mapped array is read."""
+        """Return the given episodes in the given order. No value of a mapped array is read."""
         lengths = self.lengths[episodes]
 
         # Rows of the chosen steps: where each one's episode starts, plus its place in the episode.
@@ -127,7 +129,9 @@ class Episodes:
         )
 
     def top(self, fraction: float) -> Episodes:
-        """Return the best episodes by return that make up `fraction` of the steps, as in "10 % BC" (Chen et al. 2021).
+        """Return the episodes with the best returns that make up `fraction` of the steps.
+
+        This is the selection of "10 % BC" (Chen et al. 2021).
 
         Raises:
             DatasetError: the fraction is not in (0, 1].
@@ -136,11 +140,16 @@ class Episodes:
             raise DatasetError(f"top fraction must be in (0, 1], not {fraction}")
         best = np.argsort(-self.returns, kind="stable")
         n = 1 + int(np.searchsorted(np.cumsum(self.lengths[best]), fraction * self.n_steps))
-        return self if n >= len(self) else self.select(best[:n])
+        if n >= len(self):
+            return self
+        return self.select(best[:n])
 
 
 class Rows:
-    """A view of some rows of a memory-mapped array, in any order. Values are gathered only where it is indexed."""
+    """A view of some rows of a memory-mapped array, in any order.
+
+    Values are gathered only where it is indexed.
+    """
 
     def __init__(self, values: np.ndarray, rows: np.ndarray):
         self.values = values

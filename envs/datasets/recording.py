@@ -1,7 +1,8 @@
 """Record episodes and write them to a file.
 
-A wrapper around an environment remembers every step, whoever acts: an agent that learns, or one that plays. The
-recording becomes ``Episodes``, and these an HDF5 file with D4RL's fields or a Minari dataset.
+A wrapper around an environment remembers every step, whoever acts: an agent that learns, or one
+that plays. The recording becomes ``Episodes``, and these an HDF5 file with D4RL's fields or a
+Minari dataset.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ class Recorded(NamedTuple):
 
 
 class Recorder(gym.Wrapper):
-    """A wrapper that appends each finished episode to `done`, a list that several environments may share.
+    """A wrapper that appends each finished episode to `done`. An unfinished one is dropped.
 
-    An unfinished episode is dropped.
+    Several environments may share the list.
     """
 
     def __init__(self, env: gym.Env, done: list[Recorded]):
@@ -71,7 +72,9 @@ class Recorder(gym.Wrapper):
 
 
 def to_episodes(done: list[Recorded], env: gym.Env, name: str) -> Episodes:
-    """Return what was recorded in environments like `env`, in the order in which the episodes ended.
+    """Return the recorded episodes in the order in which they ended.
+
+    They were recorded in environments like `env`.
 
     Raises:
         DatasetError: no episode was finished.
@@ -126,16 +129,20 @@ def check_output(output: str) -> None:
 
 
 def write_hdf5(episodes: Episodes, path: str | Path, **attributes: str) -> None:
-    """Write one row per step under D4RL's field names, plus ``final_observations`` [E, …] and the attribute ``env``.
+    """Write episodes to an HDF5 file with D4RL's fields, one row per step.
 
-    The file is written beside `path` and renamed, so that a reader never sees half of it. Every byte is under a
-    checksum: the arrays by Fletcher-32, all else by the format of HDF5 1.10.
+    The file also holds ``final_observations`` [E, …] and the attribute ``env``.
+
+    The file is written beside `path` and renamed, so that a reader never sees half of it. Every
+    byte is under a checksum: the arrays by Fletcher-32, all else by the format of HDF5 1.10.
     """
     last = episodes.starts + episodes.lengths - 1
     terminals = np.zeros(episodes.n_steps, dtype=bool)
     terminals[last] = episodes.terminated
     timeouts = np.zeros(episodes.n_steps, dtype=bool)
-    timeouts[last] = ~episodes.terminated  # also where the recording stopped: the file must say where episodes end
+    # Also where the recording stopped: the file must say where episodes end.
+    timeouts[last] = ~episodes.terminated
+
     fields = {
         "observations": episodes.observations,
         "actions": episodes.actions,
@@ -155,14 +162,17 @@ def write_hdf5(episodes: Episodes, path: str | Path, **attributes: str) -> None:
                 name, data=values, compression="gzip", compression_opts=9, shuffle=True, fletcher32=True
             )
         for name, value in {"env": episodes.env_id or "", **attributes}.items():
-            # Text of a fixed length lies in the header. Text of any length would lie in a heap without checksums.
+            # Text of a fixed length lies in the header. Text of any length would lie in a heap
+            # without checksums.
             text = value.encode()
             file.attrs.create(name, text, dtype=h5py.string_dtype("utf-8", max(1, len(text))))
     os.replace(temporary, path)
 
 
 def write_minari(episodes: Episodes, dataset_id: str, **metadata: str) -> None:
-    """Write a Minari dataset ``name-vN`` into Minari's folder, ``MINARI_DATASETS_PATH`` or ``~/.minari/datasets``.
+    """Write a Minari dataset ``name-vN`` into Minari's folder.
+
+    That is ``$MINARI_DATASETS_PATH`` or ``~/.minari/datasets``.
 
     Raises:
         DatasetError: a final observation is unknown, or the id is malformed or taken.

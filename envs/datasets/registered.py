@@ -1,7 +1,8 @@
-"""The environment that a dataset names: checked as text, and looked up for its spaces and its step limit.
+"""Look up the environment that a dataset names: whether it exists, its spaces, its step limit.
 
-Datasets are read without environments. Only when a file names one is ``unroll.envs.make`` imported, and the simulators
-with it. A name that a file gives is looked up among the registered ids; it never imports anything by itself.
+Datasets are read without environments. Only when a file names one is ``unroll.envs.make`` imported,
+and the simulators with it. A name that a file gives is looked up among the registered ids; it never
+imports anything by itself.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def is_env_id(text: object) -> bool:
-    """Check that `text` has the form of an environment's id. A module to import, as in ``module:id``, has not."""
+    """Check that `text` has the form of an environment's id, without a module to import."""
     return isinstance(text, str) and re.fullmatch(r"[\w./-]{1,200}", text) is not None
 
 
@@ -42,28 +43,29 @@ def step_limit(env_id: str | None) -> int | None:
 
 
 @functools.cache
-def env_spaces(env_id: str | None) -> tuple[int | None, gym.Space] | None:
+def env_spaces(env_id: str | None) -> tuple[int | None, gym.Space | None]:
     """Return the observation width and the action space of a registered environment.
 
-    None where there is no such environment or it cannot be built. The width is None for dict observations: a dataset
-    decides itself which of their entries it keeps.
+    Both are None where there is no such environment or it cannot be built. The width is None for
+    dict observations: a dataset decides itself which of their entries it keeps.
     """
     if not env_id:
-        return None
+        return None, None
 
     from unroll.envs.make import make_env
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about old versions of environments: only the spaces are wanted
+            warnings.simplefilter("ignore")  # about old versions: only the spaces are wanted
             env = make_env(env_id)
             raw_space = env.unwrapped.observation_space
             flat_shape = env.observation_space.shape
             action_space = env.action_space
             env.close()
-    except Exception as error:  # a simulator that cannot start raises anything; the data can be trained on without it
+    except Exception as error:
+        # A simulator that cannot start raises anything. The data can be trained on without it.
         log.debug("%s cannot be built: %s", env_id, error)
-        return None
+        return None, None
 
     if isinstance(raw_space, gym.spaces.Dict) or flat_shape is None:
         return None, action_space

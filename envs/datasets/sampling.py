@@ -1,11 +1,12 @@
 """Sequences drawn from episodes, as batches that are a function of (seed, step) alone.
 
-A window of ``context`` steps starts at a step drawn uniformly, so an episode is drawn in proportion to its length, as
-in the Decision Transformer. It is padded on the right where the episode ends. An episode that fits into the window is
-taken whole.
+A window of ``context`` steps starts at a step drawn uniformly, so an episode is drawn in proportion
+to its length, as in the Decision Transformer. It is padded on the right where the episode ends. An
+episode that fits into the window is taken whole.
 
-Two samplers give the same batches, bit for bit. SequenceSampler holds all data on the device. HostSampler gathers from
-arrays that stay on the host, where they may be memory-mapped. This is the one module of the package that needs torch.
+Two samplers give the same batches, bit for bit. SequenceSampler holds all data on the device.
+HostSampler gathers from arrays that stay on the host, where they may be memory-mapped. This is the
+one module of the package that needs torch.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ Batch = dict[str, torch.Tensor]
 
 def draw(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
     """Draw the first rows of the windows of batch `step`, [batch_size] of 0 to n - 1."""
-    # The step is the counter's second word. In the first word, one step's numbers would be the next one's, shifted.
+    # The step is the counter's second word. In the first word, one step's numbers would be the next
+    # one's, shifted.
     random = np.random.Generator(np.random.Philox(key=seed, counter=[0, step, 0, 0]))
     return random.integers(n, size=batch_size)
 
@@ -45,8 +47,9 @@ class SequenceSampler:
         rows = np.arange(episodes.n_steps)
         timestep = rows - np.repeat(starts, lengths)
 
-        action_type = torch.int64 if isinstance(episodes.action_space, gym.spaces.Discrete) else torch.float32
-        action = on_device(episodes.actions, action_type)
+        # The action of the row before, except at an episode's start.
+        discrete = isinstance(episodes.action_space, gym.spaces.Discrete)
+        action = on_device(episodes.actions, torch.int64 if discrete else torch.float32)
         previous_action = action.roll(1, 0)
         previous_action[on_device(starts, torch.int64)] = _no_action(episodes.action_space)
 
@@ -61,8 +64,9 @@ class SequenceSampler:
         self.n_steps = episodes.n_steps
         self.sequences = {key: _windows(values, context) for key, values in flat.items()}
 
-        # For a window that starts at a row: its number of valid steps. Row n of the masks has n valid steps.
-        left = np.repeat(lengths, lengths) - timestep  # steps to the episode's end, this one included
+        # For a window that starts at a row: its number of valid steps. Row n of the masks has n
+        # valid steps.
+        left = np.repeat(lengths, lengths) - timestep  # to the episode's end, this step included
         self.valid = on_device(np.minimum(left, context), torch.int64)
         self.masks = torch.ones(context + 1, context, dtype=torch.bool, device=device).tril(-1)
 
@@ -86,21 +90,25 @@ class SequenceSampler:
 
 
 def _windows(values: torch.Tensor, context: int) -> torch.Tensor:
-    """View [N, …] as [N, context, …], where row t holds the rows t, t + 1, …. So a window is one copy."""
+    """View [N, …] as [N, context, …], where row t holds the rows t, t + 1, ….
+
+    So a window is one copy.
+    """
     padded = torch.cat([values, values[-1:].expand(context - 1, *values.shape[1:])])
     return padded.unfold(0, context, 1).movedim(-1, 1)
 
 
 def _no_action(space: gym.Space) -> int:
-    """Return what stands before an episode's first action: zeros, or one more class for discrete actions."""
+    """Return what stands before an episode's first action: zeros, or one more class."""
     return int(space.n) if isinstance(space, gym.spaces.Discrete) else 0
 
 
 class HostSampler:
-    """A sampler that gathers windows from numpy arrays. Of each step only its return-to-go is held in RAM, 4 bytes.
+    """A sampler that gathers windows from numpy arrays.
 
-    While a batch is learned from, the kernel reads the pages of the next one. Which these are is known, because a batch
-    is a function of (seed, step) alone.
+    Of each step only its return-to-go is held in RAM, 4 bytes.
+    While a batch is learned from, the kernel reads the pages of the next one. Which these are is
+    known, because a batch is a function of (seed, step) alone.
     """
 
     def __init__(self, episodes: Episodes, context: int, device: torch.device | str = "cpu"):
@@ -137,7 +145,11 @@ class HostSampler:
         return np.where(self.lengths[episode] <= self.context, self.starts[episode], drawn)
 
     def windows(self, first: np.ndarray) -> Batch:
-        """Return the windows that start at the rows `first` [B], on the host. The last row is repeated at the end."""
+        """Return the windows that start at the rows `first` [B], on the host.
+
+        Past the end of the data the last row is repeated.
+        """
+        # Rows past an episode's end belong to the next one; the mask hides them.
         steps = np.arange(self.context)
         rows = np.minimum(first[:, None] + steps, self.n_steps - 1)
         episode = np.searchsorted(self.starts, rows, side="right") - 1
@@ -160,7 +172,7 @@ class Column:
     """An array whose rows are read at random, and can be fetched from the disk ahead of time."""
 
     def __init__(self, values: np.ndarray | Rows):
-        self.rows: np.ndarray | None = None  # the chosen rows of the array, in their order; None: all
+        self.rows: np.ndarray | None = None  # the chosen rows in their order; None: all
         if isinstance(values, Rows):
             self.rows = values.rows
             self.mapped = values.values
@@ -176,15 +188,21 @@ class Column:
         return self.values[rows]
 
     def fetch(self, first: np.ndarray, n: int) -> None:
-        """Let the kernel read the `n` rows from each of `first` on, and the one before, without waiting for it.
+        """Let the kernel read the `n` rows from each of `first` on, and the one before.
 
-        Otherwise the program waits for each page when it touches it, one after the other.
+        The program does not wait for that. Otherwise it would wait for each page when it touches it,
+        one after the other.
         """
         if not isinstance(self.mapped, np.memmap) or not hasattr(mmap, "MADV_WILLNEED"):
             return
         row_bytes = self.values.strides[0]
-        rows = (first if self.rows is None else self.rows[first]) - 1
-        starts = np.maximum(rows * row_bytes + self.mapped.offset % mmap.ALLOCATIONGRANULARITY, 0)
+        rows = first
+        if self.rows is not None:
+            rows = self.rows[first]
+
+        # The mapping begins at the granule that holds the array's first byte. Advice begins at a page.
+        offset = self.mapped.offset % mmap.ALLOCATIONGRANULARITY
+        starts = np.maximum((rows - 1) * row_bytes + offset, 0)
         for start in (starts // mmap.PAGESIZE * mmap.PAGESIZE).tolist():
             self._advise(mmap.MADV_WILLNEED, start, (n + 1) * row_bytes + mmap.PAGESIZE)
 
@@ -196,7 +214,10 @@ Sampler = SequenceSampler | HostSampler
 
 
 def make_sampler(episodes: Episodes, context: int, device: torch.device | str) -> Sampler:
-    """Make the fastest sampler for which there is memory: a set that is mapped, or large for the GPU, stays where it is."""
+    """Make the fastest sampler for which there is memory.
+
+    A set that is mapped, or large compared to the GPU's free memory, stays where it is.
+    """
     device = torch.device(device)
     if is_mapped(episodes.observations):
         return HostSampler(episodes, context, device)

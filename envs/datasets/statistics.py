@@ -1,4 +1,7 @@
-"""Statistics and faults of a dataset's values, computed block by block: a dataset may be larger than RAM."""
+"""Compute statistics and faults of a dataset's values, block by block.
+
+The dataset may be larger than RAM.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,16 @@ TOLERANCE = 1e-3  # how far an action may lie outside of its box
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """Moments of the observations, and the faults of all values. A fault is (rows that have it, the first of them)."""
+    """The moments of the observations, and the faults of all values.
+
+    A fault is (number of rows that have it, the first of them).
+    """
 
     mean: np.ndarray  # of the observations, [observation_dim] float64
     std: np.ndarray
-    not_finite: dict[str, tuple[int, int]]  # by array name; an array without this fault has no entry
+    not_finite: dict[str, tuple[int, int]]  # by the names of the arrays that have this fault
     outside: tuple[int, int]  # actions outside of their space
-    partly_known: tuple[int, int]  # final observations with some numbers missing; none or all may be
+    partly_known: tuple[int, int]  # final observations that are NaN in some but not all numbers
 
 
 def find_statistics(
@@ -31,7 +37,8 @@ def find_statistics(
     action_space: gym.spaces.Box | gym.spaces.Discrete,
 ) -> Statistics:
     """Read all values once. The arrays must fit each other; see Episodes for their shapes."""
-    with np.errstate(all="ignore"):  # the statistics of NaN are NaN, and `not_finite` says where they are
+    # The moments of NaN are NaN without a warning; `not_finite` says where they are.
+    with np.errstate(all="ignore"):
         mean, std = moments(read(observations))
 
         not_finite = {}
@@ -64,7 +71,8 @@ def read(values: np.ndarray) -> Iterator[np.ndarray]:
 def moments(parts: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation over the first axis of all parts together, in float64.
 
-    Squares are summed about each part's own mean and merged: Chan, Golub & LeVeque 1979, equation 2.1.
+    Squares are summed about each part's own mean and merged: Chan, Golub & LeVeque 1979, equation
+    2.1.
     """
     n = 0
     mean = np.zeros(())

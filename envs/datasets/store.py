@@ -1,6 +1,7 @@
-"""Where a conversion puts its rows: into RAM, or into files that are then memory-mapped if they are too many.
+"""Keep the rows of a conversion in RAM, or in memory-mapped files if they are too many.
 
-How much RAM there is also decides what a file may declare: what nothing could hold is refused before it is allocated.
+How much RAM there is also decides what a file may declare: what nothing could hold is refused
+before it is allocated.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import numpy as np
 
 from unroll.errors import DatasetError
 
-LARGE = 1 / 4  # share of the RAM: reading, converting and padding a set takes up to three times its size
+# Share of the RAM: reading, converting and padding a set takes up to three times its size.
+LARGE = 1 / 4
 
 
 @functools.cache
 def machine_memory() -> int:
-    """Return the bytes of RAM that a process can have at most: the machine's, or a container's limit."""
+    """Return the bytes of RAM that a process can have: the machine's, or a container's limit."""
     try:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # Windows
@@ -37,7 +39,10 @@ def machine_memory() -> int:
 
 
 def available_memory() -> int:
-    """Return the bytes of RAM that can be had without swapping, as the kernel estimates; half where it does not say."""
+    """Return the bytes of RAM that can be had without swapping.
+
+    The kernel estimates them. Half of the RAM is assumed where it does not say.
+    """
     free = machine_memory() // 2
     with contextlib.suppress(OSError):
         for line in Path("/proc/meminfo").read_text().splitlines():
@@ -53,7 +58,7 @@ def is_large(size: int) -> bool:
 
 @contextlib.contextmanager
 def refusals(folder: Path, size: int) -> Iterator[None]:
-    """Turn errors of the disk into a DatasetError of one line, while `size` bytes are written to `folder`."""
+    """Turn errors of the disk into a DatasetError while `size` bytes are written to `folder`."""
     try:
         yield
     except OSError as error:
@@ -92,10 +97,10 @@ class _GrowingFile(NamedTuple):
 
 
 class DiskStore(Store):
-    """Arrays in .npy files in `folder` that grow by rows, and are memory-mapped for reading once they are whole.
+    """Arrays in .npy files that grow by rows, and are memory-mapped once they are whole.
 
-    The files are written and not mapped for writing: on a full disk a write is an error, but a mapped page ends the
-    process.
+    The files are written and not mapped for writing: on a full disk a write is an error, but a
+    mapped page ends the process.
 
     Raises:
         DatasetError: the folder has no room for `size` bytes, or cannot be written.
@@ -127,7 +132,7 @@ class DiskStore(Store):
                 self._files[name] = _GrowingFile(file, form, n + len(values))
 
     def _create(self, name: str, values: np.ndarray) -> None:
-        """Open the file of an array. Its header is written again when the number of rows is known."""
+        """Open an array's file. Its header is written again when the number of rows is known."""
         file: IO[bytes] = (self.folder / f"{name}.npy").open("wb", buffering=1 << 20)
         form = values[:0].copy()  # a view would keep the values
         self._files[name] = _GrowingFile(file, form, 0)
@@ -149,7 +154,10 @@ class DiskStore(Store):
 
 
 def _write_header(file: IO[bytes], form: np.ndarray, n: int) -> None:
-    """Write the header of `n` rows. It is equally long for any n: numpy leaves room for the first axis to grow."""
+    """Write the header for `n` rows.
+
+    It is equally long for any n: numpy leaves room for the first axis to grow.
+    """
     header = {
         "descr": np.lib.format.dtype_to_descr(form.dtype),
         "fortran_order": False,

@@ -1,7 +1,7 @@
-"""Load episodes by name: ``minari:ID``, ``d4rl:ID``, ``embedded:NAME`` or the path of an .hdf5 file.
+"""Load episodes from ``minari:ID``, ``d4rl:ID``, ``embedded:NAME`` or the path of an .hdf5 file.
 
-A new source is one file with a loader ``(name, download) -> Episodes`` and one line in ``SOURCES``. ``unroll inspect
-SOURCE`` prints what a dataset holds and what is wrong with it.
+A new source is one file with a loader ``(name, download) -> Episodes`` and one line in ``SOURCES``.
+``unroll inspect SOURCE`` prints what a dataset holds and what is wrong with it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ SOURCES: dict[str, Callable[[str, bool], Episodes]] = {
 
 
 def read_episodes(source: str, download: bool = False) -> Episodes:
-    """Load the episodes of `source` without judging their values; `download` fetches a D4RL file that is missing.
+    """Load the episodes of `source` without judging their values.
+
+    `download` fetches a D4RL file that is missing.
 
     Raises:
         DatasetError: there is no such dataset, or it cannot be read.
@@ -67,7 +69,9 @@ def read_episodes(source: str, download: bool = False) -> Episodes:
 
 
 def load_episodes(source: str, download: bool = False) -> Episodes:
-    """Load the episodes of `source`, fit to be trained on; `download` fetches a D4RL file that is missing.
+    """Load the episodes of `source`, fit to be trained on.
+
+    `download` fetches a D4RL file that is missing.
 
     Raises:
         DatasetError: there is no such dataset, it cannot be read, or its values are unusable.
