@@ -1,8 +1,9 @@
 """Which folders are which packages; everything else is in pyproject.toml.
 
-The folders ``agents``, ``policies``, ``envs`` and ``configs`` are the packages ``unroll.agents`` and so on. In a checkout
- ``unroll/`` links to them, for Python and for type checkers. An install names them here, so that it
-works as well where links cannot be made (Windows)."""
+The folders ``agents``, ``policies``, ``envs`` and ``configs`` are the packages ``unroll.agents`` and so on. In a
+checkout ``unroll/`` links to them, for Python and for type checkers. An install names them here, so that it works where
+links cannot be made (Windows).
+"""
 
 from setuptools import find_packages, setup
 

@@ -1,5 +1,5 @@
 """Benchmarks run in a process that is prepared as that of a command is."""
 
-from unroll.commands.threads import prepare_process
+from unroll.commands.process import prepare_process
 
 prepare_process()

@@ -26,10 +26,10 @@ import numpy as np
 import torch
 
 from benchmarks.timing import markdown, medians, report
-from unroll.agents import DecisionAgent
-from unroll.agents.evaluation.player import PPOActor
-from unroll.agents.ppo.algorithm import make_ppo
+from unroll.agents import DecisionAgent, schemas
 from unroll.agents.ppo.checkpoint import save_ppo
+from unroll.agents.ppo.player import PPOActor
+from unroll.agents.ppo.training import make_ppo
 from unroll.commands import export
 from unroll.configs import load_config, plain_config
 from unroll.envs import load_episodes
@@ -113,7 +113,7 @@ def decision_agent(backbone: str, folder: Path) -> tuple[Any, Callable[[int], Ro
 
 def ppo_agent(backbone: str, folder: Path, env: str) -> tuple[Any, Callable[[int], Row]]:
     flags = ["--agent", "ppo", "--env", env, "--backbone.name", backbone, "--n_epochs", "1", "--device", "cpu"]
-    config = load_config([*flags, "--normalize_observation", "true"])
+    config = load_config([*flags, "--normalize_observation", "true"], schemas())
     agent = make_ppo(config, print)
     agent.learn(1024)
     save_ppo(agent, folder, plain_config(config))

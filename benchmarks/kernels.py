@@ -25,7 +25,7 @@ from benchmarks.kernel_bandwidth import bandwidths
 from benchmarks.kernel_errors import errors
 from benchmarks.layers import CellLoop, Gated, LogSpace, forward_backward
 from benchmarks.timing import medians, report
-from unroll.commands.process import run_command
+from unroll.commands.process import Reporting
 from unroll.policies.backbones.layers import Linear
 
 SHAPES = ((64, 60, 128), (64, 20, 128), (16, 1000, 128), (8, 4096, 256), (256, 128, 64))  # B, T, D
@@ -164,7 +164,9 @@ def main(arguments: list[str]) -> int:
     options.threads = options.threads if options.device == "cpu" else options.threads[-1:]
     options.scan_shape = options.scan_shape or ((256, 1024, 512) if options.device == "cuda" else (64, 60, 128))
     options.batch = options.batch or (64 if options.device == "cuda" else 8)
-    return run_command(parser.prog, run, options)
+    with Reporting(parser.prog) as report:
+        report.code = run(options)
+    return report.code
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from benchmarks.grid import Row, duration, fill, fitting, listed, make_parser, once, positive, report, spread
 from benchmarks.tokens import Batch, TokenModel, Training, fit
-from unroll.commands.process import run_command
+from unroll.commands.process import Reporting
 from unroll.errors import DatasetError
 from unroll.policies.backbones import make_backbone, match_parameters
 
@@ -165,7 +165,9 @@ def main(arguments: list[str]) -> int:
     if not (options.minutes or options.updates):
         fill(options, dict(updates=5000) if options.paper else dict(minutes=5.0))
     fill(options, PAPER if options.paper else CPU)
-    return run_command(parser.prog, run, options)
+    with Reporting(parser.prog) as report:
+        report.code = run(options)
+    return report.code
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.grid import Row, duration, fitting, make_parser, once, positive, positives, report, summary
 from benchmarks.tokens import IGNORED, Batch, TokenModel, Training, answer
-from unroll.commands.process import run_command
+from unroll.commands.process import Reporting
 from unroll.policies.backbones import make_backbone, options_of
 
 CUES, DISTRACTORS = 8, 8
@@ -82,7 +82,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--updates", type=positive, default=600, help="at most; default: 600")
     parser.add_argument("--minutes", type=duration, default=2.0, help="of training, at most; default: 2")
     options = parser.parse_args(arguments)
-    return run_command(parser.prog, run, options)
+    with Reporting(parser.prog) as report:
+        report.code = run(options)
+    return report.code
 
 
 if __name__ == "__main__":

@@ -17,15 +17,18 @@ from pathlib import Path
 import torch
 from stable_baselines3 import PPO
 
+from unroll.agents import schemas
 from unroll.agents.evaluation import scoring
-from unroll.agents.evaluation.player import Player, PPOActor
-from unroll.agents.ppo.algorithm import falling, vector_env
-from unroll.configs import PPOConfig, load_config, save_config
+from unroll.agents.evaluation.player import Player
+from unroll.agents.ppo.config import PPOConfig
+from unroll.agents.ppo.player import PPOActor
+from unroll.agents.ppo.training import falling, vector_env
+from unroll.configs import load_config, save_config
 from unroll.envs.make import make_env
 
 
 def main(arguments: list[str]) -> None:
-    config = load_config(arguments, "python -m benchmarks.sb3_ppo")
+    config = load_config(arguments, schemas(), "python -m benchmarks.sb3_ppo")
     assert isinstance(config, PPOConfig)
     assert config.run_dir is not None
     folder = Path(config.run_dir)

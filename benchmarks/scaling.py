@@ -21,7 +21,7 @@ import torch
 from benchmarks.grid import backbone_names, device, duration, positive, positives
 from benchmarks.memory import Point, peak_memory
 from benchmarks.timing import markdown, medians, report
-from unroll.commands.process import run_command
+from unroll.commands.process import Reporting
 from unroll.policies.backbones import BACKBONES
 
 LENGTHS = [64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384]
@@ -132,7 +132,9 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if max(options.lengths) > options.tokens:
         parser.error(f"--tokens {options.tokens} is less than one sequence of {max(options.lengths)} steps")
-    return run_command(parser.prog, run, options)
+    with Reporting(parser.prog) as report:
+        report.code = run(options)
+    return report.code
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.grid import Row, fill, fitting, listed, make_parser, once, positive, positives, report, summary
 from benchmarks.tokens import IGNORED, Batch, TokenModel, Training, answer
-from unroll.commands.process import run_command
+from unroll.commands.process import Reporting
 from unroll.policies.backbones import make_backbone
 
 SYMBOLS = 16
@@ -94,7 +94,9 @@ def main(arguments: list[str]) -> int:
     fill(options, PAPER if options.paper else CPU)
     if options.tokens > options.length:
         parser.error(f"--tokens {options.tokens}: there are only {options.length} positions")
-    return run_command(parser.prog, run, options)
+    with Reporting(parser.prog) as report:
+        report.code = run(options)
+    return report.code
 
 
 if __name__ == "__main__":

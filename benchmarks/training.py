@@ -21,9 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import medians, report
-from unroll.agents import DecisionAgent
+from unroll.agents import DecisionAgent, schemas
 from unroll.agents.common.optim import make_optimizer
-from unroll.agents.decision.update import Update
 from unroll.configs import load_config
 from unroll.envs import load_episodes
 from unroll.envs.datasets.episodes import Episodes
@@ -42,7 +41,7 @@ Row = tuple[str, str, str]  # model, tokens, switches
 
 
 class HuggingFace(nn.Module):
-    """Hugging Face's Decision Transformer as a policy that Update can train."""
+    """Hugging Face's Decision Transformer as a policy with a loss."""
 
     def __init__(self, episodes: Episodes, context: int, d_model: int, n_layers: int):
         from transformers import DecisionTransformerConfig, DecisionTransformerModel
@@ -62,7 +61,7 @@ class HuggingFace(nn.Module):
         )
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """The mean squared error over the steps that are not padding, as in DecisionPolicy."""
+        """The mean squared error over the steps that are not padding, as in DecisionLoss."""
         prediction = self.model(
             states=batch["observation"],
             actions=batch["action"],
@@ -85,7 +84,7 @@ def agents(options: argparse.Namespace, episodes: Episodes) -> Iterator[tuple[Ro
         made._total_timesteps = 10**9
         return made
 
-    published = load_config(["--config", "configs/decision/published.yaml"])
+    published = load_config(["--config", "configs/decision/published.yaml"], schemas())
     policy = dict(backbone="transformer", tokens="interleaved", backbone_options=published.backbone.options)
     yield PUBLISHED, agent(policy, timestep_embedding=True)
     for tokens in ("fused", "interleaved"):
@@ -104,9 +103,18 @@ def updates(options: argparse.Namespace, episodes: Episodes) -> dict[Row, Callab
     except ImportError:
         print("no row for Hugging Face's model: transformers is not installed")
         return made
-    update = Update(policy, make_optimizer("adamw", policy.parameters(), 1e-4, 1e-4), 0.25)  # type: ignore[arg-type]
+    optimizer = make_optimizer("adamw", policy.parameters(), 1e-4, 1e-4)
     sample = sampler(options, episodes)
-    return made | {PEER: lambda: update(sample(), 0, 1e-4)}
+    return made | {PEER: lambda: update_peer(policy, optimizer, sample())}
+
+
+def update_peer(policy: HuggingFace, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor]) -> None:
+    """Make one update of Hugging Face's model, as DecisionAgent makes one."""
+    policy.train()
+    optimizer.zero_grad()
+    policy.loss(batch).backward()
+    torch.nn.utils.clip_grad_norm_(policy.parameters(), 0.25)
+    optimizer.step()
 
 
 def sampler(options: argparse.Namespace, episodes: Episodes) -> Callable[[], dict[str, Tensor]]:

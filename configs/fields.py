@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_number_type
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-if TYPE_CHECKING:
-    Size = int
-    Environments = int
-    Threads = int
-    Seed = int
-    Rate = float
-else:
-    Size = restricted_number_type("Size", int, [(">=", 1), ("<=", 1 << 20)])
-    Environments = restricted_number_type("Environments", int, [(">=", 1), ("<=", 1 << 14)])
-    Threads = restricted_number_type("Threads", int, [(">=", 0), ("<=", 1 << 10)])
-    Seed = restricted_number_type("Seed", int, [(">=", 0), ("<=", (1 << 63) - 1)])
-    Rate = restricted_number_type("Rate", float, [(">", 0.0), ("<", float("inf"))])
+from unroll.configs.sizes import Seed, Size, Threads
 
 
 @dataclasses.dataclass
@@ -40,7 +30,24 @@ class BackboneConfig:
 
 @dataclasses.dataclass(kw_only=True)
 class RunConfig:
-    """How a run is named, seeded, computed and kept."""
+    """How a run is named, seeded, computed and kept. The config of every agent adds its own fields.
+
+    ``may_change`` names the fields that may have another value when a run goes on, because its weights do not depend
+    on them. ``starting`` names those that say how a run was started, which no config.yaml holds.
+    """
+
+    starting: ClassVar[tuple[str, ...]] = ("run_dir", "resume", "download")
+    may_change: ClassVar[tuple[str, ...]] = (
+        *starting,
+        "evaluation",
+        "steps",
+        "device",
+        "threads",
+        "log_every",
+        "checkpoint_every",
+        "keep",
+        "track",
+    )
 
     experiment: str | None = None
     """first part of the run's name runs/<experiment>/<backbone>/seed<k>; null: what is learned from"""
@@ -58,3 +65,15 @@ class RunConfig:
     """also send what TensorBoard shows to Weights & Biases; WANDB_PROJECT, WANDB_MODE=offline and so on say how"""
     resume: bool = False
     """go on with the run in run_dir from its last checkpoint, under its saved config"""
+
+    if TYPE_CHECKING:  # every agent's config has these, with types and defaults of its own
+        agent: Any
+        backbone: BackboneConfig
+        evaluation: Any
+        steps: int
+        log_every: int
+        checkpoint_every: int
+
+    def faults(self) -> Iterator[str]:
+        """Yield a line for each value that its type lets pass and that makes no sense."""
+        yield from ()

@@ -1,148 +1,185 @@
-"""From arguments and files to a config, and back to a file."""
+"""From arguments and files to a config, and back to a file.
+
+Which agents there are is not known here. Functions that need it take ``schemas``: the config class of every agent by
+the agent's name, as ``unroll.agents.schemas()`` gives it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
-import math
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast, get_args, get_type_hints
 
 import yaml
 from jsonargparse import Namespace
 
-from unroll.agents.decision.config import TrainConfig
-from unroll.agents.ppo.config import PPOConfig
+from unroll.configs.fields import RunConfig
 from unroll.configs.parser import Parser
 from unroll.configs.strict_yaml import read_mapping
+from unroll.files import write_whole
 
-Config = TrainConfig | PPOConfig
-AGENTS: dict[str, type[Config]] = {"decision": TrainConfig, "ppo": PPOConfig}
+Schemas = Mapping[str, type[RunConfig]]
 
-GROUPS = {"backbone", "evaluation"}  # the fields that have fields
+FOLDER = Path(__file__).parent  # of the configs that come with the package
 CHECKSUM = "# of a run, SHA-256 of what follows: "
-STARTING = ("run_dir", "resume", "download")  # how a run was started, not what it computes
-# what may change when a run goes on: the rest is what its weights depend on
-RESUMABLE = (
-    *STARTING,
-    "dataset",
-    "evaluation",
-    "steps",
-    "device",
-    "threads",
-    "log_every",
-    "checkpoint_every",
-    "keep",
-    "track",
-)
 
 
-def train_parser(prog: str = "train.py", agent: str = "decision") -> Parser:
+def train_parser(schemas: Schemas, agent: str, prog: str = "unroll train") -> Parser:
     """The parser of one agent's config."""
-    (other,) = AGENTS.keys() - {agent}
-    about = AGENTS[agent].__doc__ or ""
-    if agent == "decision":
-        about += " These are the fields of the decision agent; train.py --agent ppo --help explains those of PPO."
+    others = [name for name in schemas if name != agent]
+    about = schemas[agent].__doc__ or ""
+    about += f" These are the fields of --agent {agent}."
+    if others:
+        about += f" Other agents have other fields: {', '.join(f'--agent {other} --help' for other in others)}."
     parser = Parser(prog=prog, description=about, allow_abbrev=False)
     parser.add_argument(
-        "--config", action="config", help="a YAML file; given twice, the second goes on top of the first"
+        "--config",
+        action="config",
+        help="a YAML file, or the name of one that comes with the package (ppo/tmaze); given twice, the second goes "
+        "on top of the first",
     )
-    parser.add_class_arguments(AGENTS[agent], None)
+    parser.add_class_arguments(schemas[agent], None)
 
     def hint(word: str) -> str | None:
-        return f" for agent {agent}: it is one of agent {other}" if word in train_parser(prog, other).flags() else None
+        """Say which agent has an option that this one does not have."""
+        for other in others:
+            if word in train_parser(schemas, other, prog).flags():
+                return f" for agent {agent}: it is one of agent {other}"
+        return None
 
     parser.hint = hint
     return parser
 
 
-def load_config(arguments: list[str], prog: str = "train.py") -> Config:
-    """The config of ``train.py``'s arguments. A run that is resumed takes its saved config, with the flags on top, as
-    long as they change nothing that its weights depend on."""
+def load_config(arguments: list[str], schemas: Schemas, prog: str = "unroll train") -> RunConfig:
+    """Read the config that arguments and the files that they name describe.
+
+    A run that is resumed has its saved config. Flags go on top, as long as they change nothing that its weights depend
+    on.
+    """
+    arguments = find_configs(arguments)
     said = _peek(arguments, prog)
-    saved = Path(str(said.get("run_dir")), "config.yaml") if said.get("resume") is True else None
-    before = _peek(["--config", str(saved)], prog).get("agent", "decision") if saved and saved.is_file() else None
-    agent = said.get("agent", before or "decision")
-    if not isinstance(agent, str) or agent not in AGENTS:
-        Parser(prog=prog).error(f"agent {agent!r}: expected one of {', '.join(AGENTS)}")
-    parser = train_parser(prog, agent)
+
+    # A run that goes on is one of the agent that its own config names.
+    saved = Path(str(said.get("run_dir")), "config.yaml")
+    before = None
+    if said.get("resume") is True and saved.is_file():
+        before = _peek(["--config", str(saved)], prog).get("agent", next(iter(schemas)))
+
+    agent = said.get("agent", before or next(iter(schemas)))
+    if not isinstance(agent, str) or agent not in schemas:
+        Parser(prog=prog).error(f"agent {agent!r}: expected one of {', '.join(schemas)}")
+    parser = train_parser(schemas, agent, prog)
     if before not in (None, agent):
         parser.error(f"agent of a run that goes on cannot be changed from {before} to {agent}")
-    config = _build(parser, agent, arguments)
+
+    config = _build(parser, schemas[agent], arguments)
     if config.run_dir == "":
         parser.error("run_dir is empty; it is the folder of a run")
-    if any(part == ".." for part in Path(config.experiment or "").parts) or Path(config.experiment or "").is_absolute():
+    experiment = Path(config.experiment or "")
+    if ".." in experiment.parts or experiment.is_absolute():
         parser.error(f"experiment {config.experiment!r} is part of a name below runs/; --run_dir takes any folder")
-    if isinstance(config, TrainConfig):
-        check_targets(parser, config.evaluation.targets)
-    return _resumed(parser, agent, config, arguments) if config.resume else config
+    if config.resume:
+        return _resumed(parser, config, arguments)
+    return config
 
 
-def _resumed(parser: Parser, agent: str, config: Config, arguments: list[str]) -> Config:
+def find_configs(arguments: list[str]) -> list[str]:
+    """The arguments with the names of configs that come with the package replaced by their paths.
+
+    A file of the user's goes first. ``ppo/tmaze``, ``ppo/tmaze.yaml`` and ``configs/ppo/tmaze.yaml`` are one name.
+    """
+    found = []
+    for i, word in enumerate(arguments):
+        if word.startswith("--config="):
+            word = f"--config={find_config(word.removeprefix('--config='))}"
+        elif i and arguments[i - 1] == "--config":
+            word = find_config(word)
+        found.append(word)
+    return found
+
+
+def find_config(name: str) -> str:
+    """The path of a config file: ``name`` itself where it is a file, else one that comes with the package."""
+    if Path(name).exists() or Path(name).is_absolute():
+        return name
+    relative = name.removeprefix("configs/").removesuffix(".yaml")
+    bundled = FOLDER / f"{relative}.yaml"
+    if bundled.is_file() and FOLDER.resolve() in bundled.resolve().parents:
+        return str(bundled)
+    return name
+
+
+def config_names() -> list[str]:
+    """The names of the configs that come with the package."""
+    return sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.glob("*/*.yaml"))
+
+
+def _resumed(parser: Parser, config: RunConfig, arguments: list[str]) -> RunConfig:
     """The saved config of the run that goes on, with the arguments on top."""
     if config.run_dir is None:
         parser.error("--resume true needs --run_dir, the folder of the run that goes on")
     saved = Path(config.run_dir, "config.yaml")
     if not saved.is_file():
         parser.error(f"{config.run_dir}: no such run folder, or no config.yaml in it")
-    _check_saved(saved, parser)
-    before = _build(parser, agent, ["--config", str(saved)])
-    config = _build(parser, agent, ["--config", str(saved), *arguments])
-    given = dataclasses.asdict(config)
+    check_saved(saved, parser)
+
+    before = _build(parser, type(config), ["--config", str(saved)])
+    now = _build(parser, type(config), ["--config", str(saved), *arguments])
+    given = dataclasses.asdict(now)
     for key, value in dataclasses.asdict(before).items():
-        if key not in RESUMABLE and given[key] != value:
+        if key not in config.may_change and given[key] != value:
             parser.error(f"{key} of a run that goes on cannot be changed from {value} to {given[key]}")
-    return config
+    return now
 
 
-def read_config(fields: dict[str, Any], source: str) -> Config:
-    """The config that ``plain_config`` made plain, checked as strictly as a file; ``source`` begins the line of an
-    error."""
-    agent = str(fields.get("agent", "decision"))
-    if agent not in AGENTS:
-        Parser(prog=source).error(f"agent {agent!r}: expected one of {', '.join(AGENTS)}")
+def read_config(fields: dict[str, Any], schemas: Schemas, source: str) -> RunConfig:
+    """The config that ``plain_config`` made plain, checked as strictly as a file.
+
+    ``source`` begins the line of an error.
+    """
+    agent = str(fields.get("agent", next(iter(schemas))))
+    if agent not in schemas:
+        Parser(prog=source).error(f"agent {agent!r}: expected one of {', '.join(schemas)}")
     _check_groups(fields, Parser(prog=source))
-    return _build(train_parser(source, agent), agent, fields)
+    return _build(train_parser(schemas, agent, source), schemas[agent], fields)
 
 
-def check_targets(parser: Parser, targets: list[float] | None) -> None:
-    """An error unless there is something to ask for."""
-    if targets is not None and not (targets and all(map(math.isfinite, targets))):
-        parser.error(f"targets {targets}: one finite number or more is needed, or none for the default")
-
-
-def plain_config(config: Config) -> dict[str, Any]:
-    """What repeats the run, for YAML or JSON: all fields but how it was started, those of every agent last."""
-    names = [field.name for field in sorted(dataclasses.fields(config), key=lambda field: bool(field.kw_only))]
-    fields = dataclasses.asdict(config)
-    return {name: fields[name] for name in names if name not in STARTING}
+def plain_config(config: RunConfig) -> dict[str, Any]:
+    """What repeats the run, for YAML or JSON: all fields but those of how it was started, the shared ones last."""
+    fields = sorted(dataclasses.fields(config), key=lambda field: bool(field.kw_only))
+    values = dataclasses.asdict(config)
+    return {field.name: values[field.name] for field in fields if field.name not in config.starting}
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} as {"a.b": 1}."""
     pairs: dict[str, Any] = {}
     for key, value in tree.items():
-        pairs |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        if isinstance(value, dict):
+            pairs |= flat(value, f"{prefix}{key}.")
+        else:
+            pairs[f"{prefix}{key}"] = value
     return pairs
 
 
-def save_config(config: Config, path: Path) -> None:
-    """The config of a run, as a file that says by itself whether it is whole."""
+def save_config(config: RunConfig, path: Path) -> None:
+    """Write the config of a run, as a file that says by itself whether it is whole."""
     text = yaml.safe_dump(plain_config(config), sort_keys=False)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(f"{CHECKSUM}{_sha256(text.encode())}\n{text}")
-    os.replace(temporary, path)
+    write_whole(path, f"{CHECKSUM}{_sha256(text.encode())}\n{text}")
 
 
-def load_saved(path: Path, prog: str) -> Config:
+def load_saved(path: Path, schemas: Schemas, prog: str) -> RunConfig:
     """The config that ``save_config`` wrote; an error where it was cut or changed since."""
-    _check_saved(path, Parser(prog=prog))
-    return load_config(["--config", str(path)], prog=prog)
+    check_saved(path, Parser(prog=prog))
+    return load_config(["--config", str(path)], schemas, prog)
 
 
-def _check_saved(path: Path, parser: Parser) -> None:
+def check_saved(path: Path, parser: Parser) -> None:
+    """End with the parser's error unless the file is as ``save_config`` wrote it."""
     first, _, rest = path.read_bytes().partition(b"\n")
     if first != f"{CHECKSUM}{_sha256(rest)}".encode():
         parser.error(f"{path}: cut, damaged or edited since the run wrote it; flags change what may change")
@@ -152,19 +189,26 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _build(parser: Parser, agent: str, source: list[str] | dict[str, Any]) -> Config:
+def _build(parser: Parser, schema: type[RunConfig], source: list[str] | dict[str, Any]) -> RunConfig:
+    """The config of arguments, or of plain fields, after every check."""
     parsed = parser.parse_args(source) if isinstance(source, list) else parser.parse_object(source)
-    for fault in _faults(AGENTS[agent], parsed):
+    for fault in _null_faults(schema, parsed):
         parser.error(fault)
     fields = vars(parser.instantiate(parsed))
-    config = AGENTS[agent](**{key: value for key, value in fields.items() if key != "config"})
+    fields.pop("config", None)
+    config = schema(**fields)
     _make_plain(config)
+    for fault in config.faults():
+        parser.error(fault)
     return config
 
 
 def _make_plain(config: Any) -> None:
-    """jsonargparse's checked numbers become Python's own: NumPy computes with a subclass of float in float64, where a
-    float, such as a default that nobody set, takes the type of the array."""
+    """Turn jsonargparse's checked numbers into Python's own.
+
+    NumPy computes with a subclass of float in float64, where a float takes the type of the array: a default that
+    nobody set would give other bits than the same value from a flag.
+    """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
@@ -182,29 +226,34 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _faults(cls: type, values: Any, prefix: str = "") -> Iterator[str]:
-    """What jsonargparse lets pass in a file: a null for any type, a plain value for a field with keys of its own."""
-    for name, kind in get_type_hints(cls).items():
+def _null_faults(cls: type, values: Any, prefix: str = "") -> Iterator[str]:
+    """Yield what jsonargparse lets pass in a file: a null for any type, a plain value for a field with its own keys."""
+    for field in dataclasses.fields(cls):
+        name = field.name
+        kind = get_type_hints(cls)[name]
         value = getattr(values, name)
         if value is None and type(None) not in get_args(kind):
             yield f"{prefix}{name} is null; give it a value, or leave it out for its default"
         elif dataclasses.is_dataclass(kind):
             if isinstance(value, Namespace):
-                yield from _faults(cast(type, kind), value, f"{prefix}{name}.")
+                yield from _null_faults(cast(type, kind), value, f"{prefix}{name}.")
             else:
                 keys = ", ".join(field.name for field in dataclasses.fields(kind))
                 yield f"{prefix}{name} is {value!r}; it has keys of its own: {keys}"
 
 
 def _check_groups(fields: dict[str, Any], parser: Parser) -> None:
-    for key in GROUPS & fields.keys():
-        if isinstance(fields[key], str):  # jsonargparse would read the file of that name
+    """Refuse text where a group of keys belongs: jsonargparse would read the file of that name."""
+    for key in ("backbone", "evaluation"):
+        if isinstance(fields.get(key), str):
             parser.error(f"{key} is {fields[key]!r}, but it has keys of its own")
 
 
 def _peek(arguments: list[str], prog: str) -> dict[str, Any]:
-    """What files and flags say of the keys that choose the parser, which later finds whatever is wrong with their
-    values; a file that is no config is an error at once."""
+    """What files and flags say of the keys that choose the parser.
+
+    The parser finds whatever is wrong with their values later. A file that is no config is an error at once.
+    """
     said: dict[str, Any] = {}
     words = iter(arguments)
     for word in words:
@@ -212,16 +261,27 @@ def _peek(arguments: list[str], prog: str) -> dict[str, Any]:
         key = flag.removeprefix("--")
         if not flag.startswith("--") or key not in ("config", "agent", "resume", "run_dir"):
             continue
-        value = value if equals else next(words, "")
-        if key in ("agent", "run_dir"):
-            said[key] = value
+        if not equals:
+            value = next(words, "")
+        if key == "config":
+            said |= _peek_file(value, prog)
         elif key == "resume":
             said[key] = value.lower() in ("true", "yes")
-        elif Path(value).is_file():
-            try:
-                content = read_mapping(Path(value))
-            except (OSError, yaml.YAMLError) as error:
-                Parser(prog=prog).error(f"{value}: {error}")
-            _check_groups(content, Parser(prog=f"{prog}: {value}"))
-            said |= {k: content[k] for k in ("agent", "resume", "run_dir") if k in content}
+        else:
+            said[key] = value
     return said
+
+
+def _peek_file(name: str, prog: str) -> dict[str, Any]:
+    """The same keys of a config file."""
+    if not Path(name).is_file():
+        near = difflib.get_close_matches(name, config_names(), n=1)
+        if near:
+            Parser(prog=prog).error(f"{name}: no such config file (did you mean {near[0]}?)")
+        return {}
+    try:
+        content = read_mapping(Path(name))
+    except (OSError, yaml.YAMLError) as error:
+        Parser(prog=prog).error(f"{name}: {error}")
+    _check_groups(content, Parser(prog=f"{prog}: {name}"))
+    return {key: content[key] for key in ("agent", "resume", "run_dir") if key in content}

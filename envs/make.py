@@ -1,7 +1,7 @@
 """Make environments from their ids, with flat observations, alone or as a vector.
 
 An id is looked up in Gymnasium's registry and nowhere else: no name that comes from a file imports
-code. Only ``import_env``, for names that a person types, imports the module of ``module:id``.
+code. Names that a person types, ``module:id``, are in own.py.
 """
 
 from __future__ import annotations
@@ -9,14 +9,11 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
-import importlib
 import importlib.util
 import io
 import logging
 import re
-import sys
 import warnings
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -63,7 +60,7 @@ def make_env(
         images: leave an observation that is an image, or a Dict with one, as it is. PreviousStep's
             is a Dict then.
         env_kwargs: keyword arguments of the environment.
-        kwargs: more arguments of ``gym.make``, such as ``render_mode``.
+        kwargs: more of them, and arguments of ``gym.make`` such as ``render_mode``; they come first.
 
     Raises:
         EnvError: the environment does not exist, cannot be made so, or its actions cannot be shown.
@@ -73,7 +70,7 @@ def make_env(
     if env_id.startswith("popgym-"):
         kwargs = {"disable_env_checker": True} | kwargs  # its warnings are for popgym's authors
     try:
-        env = gym.make(env_id, **kwargs, **(env_kwargs or {}))
+        env = gym.make(env_id, **(env_kwargs or {}) | kwargs)
     except (gym.error.Error, ImportError, TypeError, ValueError) as error:
         raise EnvError(f"{env_id}: {one_line(error)}") from None
 
@@ -140,41 +137,6 @@ def find_env(env_id: str) -> None:
         if env_id.startswith(beginnings) and not importlib.util.find_spec(package):
             hint = f"it comes with {package.replace('_', '-')}: pip install 'unroll-rl[{extra}]'"
     raise EnvError(f"environment {env_id!r} is not registered; {hint}")
-
-
-def import_env(name: str) -> str:
-    """Import the module of ``module:id`` and return the id; return an id alone as it is.
-
-    The module is looked for in the current folder and among the installed ones. Only for names from
-    the command line or from code: a file must not decide what is imported.
-
-    Raises:
-        EnvError: there is no such module, it cannot be imported, or it does not register this id.
-    """
-    module, colon, env_id = name.partition(":")
-    if not colon:
-        return name
-    if not env_id or not all(part.isidentifier() for part in module.split(".")):
-        raise EnvError(f"environment {name!r}: one of your own is module:id, for example my_module:MyEnv-v0")
-
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
-    problem = ""
-    try:
-        importlib.import_module(module)
-    except (Exception, SystemExit) as error:  # whatever the module does
-        problem = f"importing {module} raised {type(error).__name__}: {one_line(error)}"
-        # Distinguish a module that is missing from one that misses another.
-        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
-            problem = f"there is no module {module} in this folder, nor installed"
-    if not problem and env_id not in gym.registry:
-        problem = f"{module} does not register {env_id}"
-        near = difflib.get_close_matches(env_id, list(gym.registry), n=1)
-        if near:
-            problem += f" (did you mean {near[0]}?)"
-    if problem:
-        raise EnvError(f"environment {name}: {problem}")
-    return env_id
 
 
 def _register_known_packages(env_id: str) -> None:

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 
+from unroll.agents import schemas
 from unroll.configs import load_config, save_config
 
 PPO = ["--agent", "ppo", "--env", "TMaze10-v0", "--steps", "1000"]
@@ -13,7 +14,7 @@ DECISION = ["--steps", "1000"]
 def fake_run(folder, backbone, seed, score, arguments=PPO, targets=(None,), normalized=True, curve=True, **changes):
     """A finished run whose evaluation has this mean score; ``changes`` go into its evaluation."""
     folder.mkdir(parents=True)
-    config = load_config([*arguments, "--backbone.name", backbone, "--seed", str(seed)])
+    config = load_config([*arguments, "--backbone.name", backbone, "--seed", str(seed)], schemas())
     save_config(config, folder / "config.yaml")
     results = [
         {

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from toy import Toy
-from unroll.agents.ppo.algorithm import make_ppo
+from unroll.agents import schemas
 from unroll.agents.ppo.checkpoint import save_ppo
+from unroll.agents.ppo.training import make_ppo
 from unroll.configs import load_config, plain_config
 
 ROOT = Path(__file__).parents[1]
@@ -65,7 +66,7 @@ for name, cls, kwargs in (
 
 def agent_of(*arguments):
     """An untrained agent that has seen some of its environment, and its config."""
-    config = load_config([*TINY, *arguments])
+    config = load_config([*TINY, *arguments], schemas())
     agent = make_ppo(config, pytest.fail)
     agent.learn(32)
     return agent, config

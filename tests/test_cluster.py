@@ -1,8 +1,6 @@
-"""compare.py under schedulers that are not here: SLURM, of which a stand-in runs the script that it is given; Ray."""
+"""unroll compare under SLURM, of which a stand-in runs the script that it is given."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -44,23 +42,3 @@ def test_slurm_starts_the_command_as_often_as_it_is_told(tmp_path, monkeypatch):
     asked = (tmp_path / "logs/700_submission.sh").read_text()
     assert "#SBATCH --partition=gpu" in asked
     assert "#SBATCH --time=600" in asked
-
-
-def test_ray_starts_the_command_and_says_which_failed(tmp_path, monkeypatch):
-    pytest.importorskip("ray", reason="the extra ray is not installed")
-    monkeypatch.chdir(tmp_path)
-    script = (
-        "from pathlib import Path\nfrom unroll.comparison.ray_cluster import run_on_ray as run\n"
-        "print(run(['sh', '-c', 'mkdir one || { echo no luck; exit 3; }'], 2, {'num_cpus': 1}, Path('logs'), print))\n"
-        "from unroll.comparison.runs import ComparisonError\n"
-        "try: run(['true'], 1, {'nonsense': 1}, Path('logs'), print)\n"
-        "except ComparisonError as error: print(error)"
-    )
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=200
-    )
-    told, failed, error = result.stdout.splitlines()
-    assert told.startswith("2 tasks of Ray on 1 machines")
-    assert failed in ("{'0': 'exit code 3: no luck'}", "{'1': 'exit code 3: no luck'}")
-    assert error.startswith("--cluster ray: Invalid option keyword nonsense")

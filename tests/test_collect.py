@@ -14,7 +14,7 @@ def test_a_learning_agent_is_recorded_and_the_recording_can_be_trained_on(tmp_pa
     monkeypatch.chdir(tmp_path)
     options = ["--algorithm", "ppo", "--env", "CartPole-v1", "--steps", "2048", "--keep", "1500", "--n_envs", "2"]
     assert collect.main([*options, "--output", "cartpole.hdf5"]) == 0
-    assert b"python -m unroll.commands.record" in h5py.File("cartpole.hdf5").attrs["command"]
+    assert b"unroll record" in h5py.File("cartpole.hdf5").attrs["command"]
     episodes = load_episodes("cartpole.hdf5")
     assert 1000 < episodes.n_steps <= 1500
     assert episodes.env_id == "CartPole-v1"
@@ -78,7 +78,7 @@ def test_an_interrupted_recording_is_written(tmp_path, monkeypatch, capsys):
 
 
 def test_noise_disturbs_what_is_done_and_the_recording_holds_it():
-    from unroll.commands.record import NoisyActions
+    from unroll.commands.noise import NoisyActions
     from unroll.envs.datasets.recording import Recorder, to_episodes
     from unroll.envs.make import make_env
     from unroll.envs.wrappers import ReturnToGo

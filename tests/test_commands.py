@@ -16,8 +16,10 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from toy import TINY, toy_episodes
+from unroll.agents import schemas
 from unroll.agents.common.checkpoint import read_checkpoint
 from unroll.agents.common.logs import RunLogger
+from unroll.agents.common.run_folder import claim_folder
 from unroll.agents.evaluation.video import make_gif
 from unroll.commands import evaluate, train
 from unroll.configs import load_config
@@ -46,7 +48,7 @@ def test_a_run_leaves_its_config_metrics_checkpoints_events_and_evaluation(datas
     assert train.main([*dataset, "--steps", "20", "--checkpoint_every", "5", "--evaluation.every", "10"]) == 0
     run = tmp_path / "runs" / "toy" / "mingru" / "seed0"
     printed = capsys.readouterr().out
-    for line in ("tensorboard --logdir runs", "python evaluate.py runs/toy/mingru/seed0", "target return"):
+    for line in ("tensorboard --logdir runs", "unroll evaluate runs/toy/mingru/seed0", "target return"):
         assert line in printed
     assert [path.name for path in sorted((run / "checkpoints").iterdir())] == [
         "best",
@@ -93,8 +95,8 @@ def test_a_run_is_never_overwritten(dataset, tmp_path, capsys):
 
 
 def test_two_runs_that_start_together_get_folders_of_their_own(dataset, tmp_path):
-    config = load_config(dataset)
-    assert [train.claim_folder(config, "toy").name for _ in range(3)] == ["seed0", "seed0-2", "seed0-3"]
+    config = load_config(dataset, schemas())
+    assert [claim_folder(config, "toy").name for _ in range(3)] == ["seed0", "seed0-2", "seed0-3"]
 
 
 def test_a_run_that_goes_on_keeps_its_config(dataset, tmp_path, capsys):
@@ -108,13 +110,16 @@ def test_a_run_that_goes_on_keeps_its_config(dataset, tmp_path, capsys):
     assert train.main(["--resume", "true", "--run_dir", "run"]) == 0  # finished: nothing is left to do
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
     assert train.main(["--resume", "true", "--run_dir", "run", "--steps", "6"]) == 0
-    assert load_config(["--config", "run/config.yaml"]) == load_config([*dataset, "--steps", "6"])
+    assert load_config(["--config", "run/config.yaml"], schemas()) == load_config([*dataset, "--steps", "6"], schemas())
     assert (tmp_path / "run" / "checkpoints" / "step_00000006").is_dir()
 
 
 def test_a_run_that_crashed_before_its_first_checkpoint_can_go_on(dataset, tmp_path, monkeypatch):
     with monkeypatch.context() as crash:
-        crash.setattr("agents.DecisionAgent.learn", lambda *_, **__: (_ for _ in ()).throw(OSError("no space left")))
+        crash.setattr(
+            "unroll.agents.decision.agent.DecisionAgent.learn",
+            lambda *_, **__: (_ for _ in ()).throw(OSError("no space left")),
+        )
         assert train.main([*dataset, "--steps", "4", "--run_dir", "run"]) == 2
     assert train.main(["--resume", "true", "--run_dir", "run"]) == 0
     assert (tmp_path / "run" / "evaluation.json").exists()
@@ -126,7 +131,7 @@ def test_ctrl_c_outside_of_learning_is_one_line(dataset, monkeypatch, capsys):
 
     monkeypatch.setattr("unroll.agents.evaluation.scoring.evaluate", interrupt)
     assert train.main([*dataset, "--steps", "2"]) == 130
-    assert capsys.readouterr().err == "train.py: interrupted\n"
+    assert capsys.readouterr().err == "unroll train: interrupted\n"
 
 
 def test_weights_that_are_not_finite_do_not_replace_a_good_checkpoint(dataset, tmp_path, capsys):
@@ -242,7 +247,7 @@ def test_a_file_that_is_no_dataset_is_one_line(dataset, kind, tmp_path, capsys):
         (["--backbone.options.d_model", "2"], "has no option 'd_model'"),
         (["--backbone.match_parameters", "-1"], "match_parameters"),
         (["--evaluation.env", "Hoper-v5"], "did you mean Hopper-v"),
-        (["--evaluation.env", "os:system"], "without a module"),
+        (["--evaluation.env", "os:system"], "os registers no system"),
         (["--evaluation.env", "CartPole-v1"], "CartPole-v1 observes (4,), the policy was trained on 2 numbers"),
         (["--backbone.options.expansion", "-1"], "leaves no channel"),
         (["--backbone.name", "transformer", "--backbone.options.n_heads", "0"], "n_heads must be at least 1"),

@@ -6,16 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from unroll.configs import (
-    PPOConfig,
-    TrainConfig,
-    load_config,
-    load_saved,
-    plain_config,
-    read_config,
-    save_config,
-    train_parser,
-)
+from unroll.agents import AGENTS, schemas
+from unroll.agents.decision.config import DecisionConfig
+from unroll.agents.ppo.config import PPOConfig
+from unroll.configs import load_config, load_saved, plain_config, read_config, save_config, train_parser
 from unroll.policies.backbones import make_backbone
 
 FILES = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
@@ -23,7 +17,7 @@ FILES = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_config_file_loads_and_holds_only_what_differs(path):
-    config = load_config(["--config", str(path)])
+    config = load_config(["--config", str(path)], schemas())
     make_backbone(config.backbone.name, config.backbone.d_model, config.backbone.n_layers, **config.backbone.options)
     default = type(config)()
     for line in path.read_text().splitlines():
@@ -36,7 +30,7 @@ def test_flags_go_on_top_of_files_and_files_on_top_of_each_other(tmp_path):
     (tmp_path / "a.yaml").write_text("steps: 5\nbackbone: {name: gru, d_model: 32}\nlearning_rate: 3e-4\n")
     (tmp_path / "b.yaml").write_text("steps: 6\n")
     files = ["--config", str(tmp_path / "a.yaml"), "--config", str(tmp_path / "b.yaml")]
-    config = load_config([*files, "--backbone.d_model", "64", "--backbone.options.memory_span", "50"])
+    config = load_config([*files, "--backbone.d_model", "64", "--backbone.options.memory_span", "50"], schemas())
     assert (config.steps, config.backbone.name, config.backbone.d_model) == (6, "gru", 64)
     assert config.learning_rate == 3e-4
     assert config.backbone.options == {"memory_span": 50}
@@ -53,42 +47,42 @@ def test_a_saved_config_repeats_the_run_under_a_new_folder(tmp_path):
         "--backbone.options.expansion",
         "2",
     ]
-    config = load_config([*arguments, "--run_dir", str(tmp_path)])
+    config = load_config([*arguments, "--run_dir", str(tmp_path)], schemas())
     save_config(config, tmp_path / "config.yaml")
-    assert load_config(["--config", str(tmp_path / "config.yaml")]) == load_config(arguments)
-    assert load_config(["--resume", "true", "--run_dir", str(tmp_path)]).steps == 7
-    assert load_config(["--resume", "true", "--run_dir", str(tmp_path), "--steps", "9"]).steps == 9
+    assert load_config(["--config", str(tmp_path / "config.yaml")], schemas()) == load_config(arguments, schemas())
+    assert load_config(["--resume", "true", "--run_dir", str(tmp_path)], schemas()).steps == 7
+    assert load_config(["--resume", "true", "--run_dir", str(tmp_path), "--steps", "9"], schemas()).steps == 9
 
 
 def test_the_agent_is_chosen_by_a_flag_or_by_a_file(tmp_path):
     (tmp_path / "ppo.yaml").write_text("agent: ppo\nsteps: 7\n")
     file = ["--config", str(tmp_path / "ppo.yaml")]
-    assert isinstance(load_config([]), TrainConfig)
+    assert isinstance(load_config([], schemas()), DecisionConfig)
     for arguments in (["--agent", "ppo"], ["--agent=ppo"], file, [f"--config={file[1]}"]):
-        assert isinstance(load_config(arguments), PPOConfig)
-    assert load_config(file).steps == 7
+        assert isinstance(load_config(arguments, schemas()), PPOConfig)
+    assert load_config(file, schemas()).steps == 7
 
 
 def test_a_saved_ppo_config_is_the_same_config_and_is_resumed_without_naming_the_agent(tmp_path):
     arguments = ["--agent", "ppo", "--net_arch", "[8, 4]", "--target_kl", "0.1", "--backbone.options.expansion", "2"]
-    config = load_config([*arguments, "--run_dir", str(tmp_path)])
+    config = load_config([*arguments, "--run_dir", str(tmp_path)], schemas())
     save_config(config, tmp_path / "config.yaml")
-    assert load_config(["--config", str(tmp_path / "config.yaml")]) == load_config(arguments)
-    assert read_config(plain_config(config), "here") == load_config(arguments)
-    assert load_config(["--resume", "true", "--run_dir", str(tmp_path), "--steps", "9"]).steps == 9
+    assert load_config(["--config", str(tmp_path / "config.yaml")], schemas()) == load_config(arguments, schemas())
+    assert read_config(plain_config(config), schemas(), "here") == load_config(arguments, schemas())
+    assert load_config(["--resume", "true", "--run_dir", str(tmp_path), "--steps", "9"], schemas()).steps == 9
 
 
 @pytest.mark.parametrize("damage", ["cut", "edited", "without its checksum"])
 def test_a_runs_own_config_is_believed_only_as_it_was_written(damage, tmp_path, capsys):
     path = tmp_path / "config.yaml"
-    save_config(load_config(["--steps", "7"]), path)
-    assert load_saved(path, "here").steps == 7
+    save_config(load_config(["--steps", "7"], schemas()), path)
+    assert load_saved(path, schemas(), "here").steps == 7
     text = path.read_text()
     changed = {"cut": text[: text.index("optimizer")], "edited": text.replace("steps: 7", "steps: 9")}
     path.write_text(changed.get(damage, text.partition("\n")[2]))
     for read in (
-        lambda: load_saved(path, "here"),
-        lambda: load_config(["--resume", "true", "--run_dir", str(tmp_path)]),
+        lambda: load_saved(path, schemas(), "here"),
+        lambda: load_config(["--resume", "true", "--run_dir", str(tmp_path)], schemas()),
     ):
         with pytest.raises(SystemExit) as stopped:
             read()
@@ -98,9 +92,9 @@ def test_a_runs_own_config_is_believed_only_as_it_was_written(damage, tmp_path, 
 
 def test_a_checkpoint_that_names_a_file_for_a_config_is_refused(tmp_path, capsys):
     (tmp_path / "other.yaml").write_text("d_model: 8")
-    fields = plain_config(load_config(["--agent", "ppo"])) | {"backbone": str(tmp_path / "other.yaml")}
+    fields = plain_config(load_config(["--agent", "ppo"], schemas())) | {"backbone": str(tmp_path / "other.yaml")}
     with pytest.raises(SystemExit):
-        read_config(fields, "state.json")
+        read_config(fields, schemas(), "state.json")
     assert "state.json: backbone is" in capsys.readouterr().err
 
 
@@ -152,7 +146,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(mistake, tmp_path, capsys):
         (tmp_path / "c.yaml").write_text(text)
         arguments = ["--config", str(tmp_path / "c.yaml"), *arguments]
     with pytest.raises(SystemExit) as stopped:
-        load_config(arguments)
+        load_config(arguments, schemas())
     assert stopped.value.code == 2
     error = capsys.readouterr().err
     assert len(error.strip().splitlines()) == 1
@@ -166,18 +160,18 @@ def test_help_explains_every_field_of_either_agent(capsys):
     }
     for arguments, phrases in explained.items():
         with pytest.raises(SystemExit):
-            load_config([*arguments, "--help"])
+            load_config([*arguments, "--help"], schemas())
         text = " ".join(capsys.readouterr().out.split())
         for words in phrases:
             assert words in text
 
 
 def test_every_field_has_its_line_in_the_help():
-    for agent in ("decision", "ppo"):
-        for action in train_parser(agent=agent)._actions:
+    for agent in AGENTS:
+        for action in train_parser(schemas(), agent)._actions:
             assert action.help, f"{agent}: {action.dest}"
 
 
 def test_help_is_quick_because_it_imports_no_torch():
-    code = "import sys, configs; configs.train_parser(); assert 'torch' not in sys.modules"
+    code = "import sys, unroll.commands.train; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=True)

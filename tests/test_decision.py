@@ -31,7 +31,7 @@ def test_padding_changes_no_loss_and_no_gradient(backbone, discrete):
 
     def loss_and_gradient(batch):
         agent.policy.zero_grad()
-        loss = agent.policy.loss(batch)
+        loss = agent.loss(batch)
         loss.backward()
         return loss.item(), torch.cat([p.grad.flatten() for p in agent.policy.parameters()])
 
@@ -46,8 +46,7 @@ def test_padding_changes_no_loss_and_no_gradient(backbone, discrete):
 
     # the mean is over the steps that are there: each window alone, weighted by its length
     alone = [
-        agent.policy.loss({key: value[i : i + 1, :n] for key, value in batch.items()}).item()
-        for i, n in ((0, 3), (1, 5))
+        agent.loss({key: value[i : i + 1, :n] for key, value in batch.items()}).item() for i, n in ((0, 3), (1, 5))
     ]
     assert loss == pytest.approx((3 * alone[0] + 5 * alone[1]) / 8, rel=1e-5)
 
@@ -58,7 +57,7 @@ def test_the_loss_of_a_continuous_action_is_the_squared_error_in_units_of_half_i
     agent.policy.eval()
     prediction = agent.policy(batch)[0]
     expected = ((prediction - batch["action"] / 2) ** 2).squeeze(-1)[batch["mask"]].mean()  # bounds are ±2
-    assert agent.policy.loss(batch).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert agent.loss(batch).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(("backbone", "discrete"), [(name, i % 2 == 1) for i, name in enumerate(BACKBONES)])
@@ -195,6 +194,6 @@ def test_whatever_stands_in_the_padding_the_loss_is_that_of_the_steps_alone(data
             value[where] = (3 * torch.rand(value[where].shape, generator=noise)).to(value.dtype)
     counts = batch["mask"].sum(1).tolist()
     with torch.no_grad():
-        alone = [agent.policy.loss({k: v[i : i + 1, :n] for k, v in batch.items()}) for i, n in enumerate(counts)]
+        alone = [agent.loss({k: v[i : i + 1, :n] for k, v in batch.items()}) for i, n in enumerate(counts)]
         expected = sum(float(loss) * n for loss, n in zip(alone, counts, strict=True)) / sum(counts)
-        assert float(agent.policy.loss(padded)) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+        assert float(agent.loss(padded)) == pytest.approx(expected, rel=1e-4, abs=1e-6)

@@ -15,12 +15,13 @@ from benchmarks.export import Row, largest_difference
 from ppo_runs import NORMALIZED, agent_of, assert_one_line, exit_code, saved
 from toy import make_agent, toy_episodes
 from unroll.agents import DecisionAgent
-from unroll.agents.evaluation.player import PPOActor
+from unroll.agents.decision.step import DecisionStep
+from unroll.agents.ppo.player import PPOActor
+from unroll.agents.ppo.step import ActorStep
 from unroll.commands import evaluate, export
 from unroll.envs import load_episodes
 from unroll.envs.make import make_env
 from unroll.envs.wrappers import ReturnToGo
-from unroll.export import ActorStep, DecisionStep
 from unroll.export.check import difference
 from unroll.export.formats import NEEDED, trace
 from unroll.export.play import play

@@ -92,7 +92,7 @@ def test_a_device_that_is_always_full_only_warns(caplog):
 def fill_with(logger, monkeypatch, full):
     """Let the two files of a logger fail, or no longer."""
     events, lines = logger.output_formats
-    for file in (events.writer.file_writer.event_writer._async_writer._writer._writer, lines.file):
+    for file in (events.writer.file_writer.event_writer.file, lines.file):
         if full:
             file.file = FailingFile(file.file, 5, errno.ENOSPC)
         else:

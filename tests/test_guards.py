@@ -24,8 +24,8 @@ def dataset(tmp_path, monkeypatch):
 
 def spoil_loss(agent, update):
     """The loss of that update is NaN, and with it every gradient."""
-    loss = agent._update.loss
-    agent._update.loss = lambda batch: loss(batch) * (np.nan if agent.num_timesteps + 1 == update else 1)
+    loss = agent.loss
+    agent.loss = lambda batch: loss(batch) * (np.nan if agent.num_timesteps + 1 == update else 1)
 
 
 def spoil_gradient(agent, update):
@@ -100,7 +100,7 @@ def fail(error):
 def test_memory_that_does_not_suffice_for_an_update_names_what_to_halve(kind):
     where = "GPU" if kind == "CUDA" else "CPU"
     agent = make_agent()
-    agent._update.loss = fail(OUT_OF_MEMORY[kind])
+    agent.loss = fail(OUT_OF_MEMORY[kind])
     expected = (
         f"^out of memory on the {where} with batch_size 16 × context 6 × d_model 16 × n_layers 2: halve batch_size"
     )
@@ -117,7 +117,7 @@ def test_memory_that_does_not_suffice_for_an_update_names_what_to_halve(kind):
 
 def test_another_error_stays_what_it_is():
     agent = make_agent()
-    agent._update.loss = fail(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    agent.loss = fail(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="mat1 and mat2") as caught:
         agent.learn(3)
     assert not isinstance(caught.value, TrainingError)
@@ -126,7 +126,7 @@ def test_another_error_stays_what_it_is():
 
 def test_memory_that_the_budget_did_not_foresee_is_one_line(monkeypatch):
     """Numbers that no machine has, past the budget that would refuse them."""
-    monkeypatch.setattr("unroll.agents.decision.agent.check_decision", lambda *_: None)
+    monkeypatch.setattr("unroll.agents.decision.agent.check_budget_of", lambda *_: None)
     monkeypatch.setattr("unroll.agents.ppo.rollouts.check_budget", lambda *_: None)
     agent = make_agent()
     agent.batch_size = 2**50

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from unroll.agents import DecisionAgent
-from unroll.agents.algorithm import make_job
+from unroll.agents import AGENTS, DecisionAgent, schemas
+from unroll.agents.decision.player import decision_player
 from unroll.agents.evaluation import scoring
-from unroll.agents.evaluation.player import decision_player
 from unroll.configs import load_config
 from unroll.envs import load_episodes
 from unroll.policies.backbones import BACKBONES
@@ -50,7 +49,8 @@ def test_who_is_asked_for_more_gets_more_and_beats_the_data(episodes, cloned, ba
 def test_ppo_balances_a_pole_whose_velocities_it_has_to_remember(backbone, tmp_path):
     torch.set_num_threads(1)
     flags = ["--backbone.name", backbone, "--run_dir", str(tmp_path), "--device", "cpu"]
-    job = make_job(load_config(["--config", "configs/ppo/cartpole_masked.yaml", *flags]), print)
+    config = load_config(["--config", "configs/ppo/cartpole_masked.yaml", *flags], schemas())
+    job = AGENTS["ppo"].training(config, print)
     job.agent.learn(job.config.steps)
     result = scoring.evaluate(job.player(), 20, seed=1_000_000)
     # without memory about 45 is possible; single seeds of some backbones end between 200 and 400 of 500

@@ -10,7 +10,8 @@ import pytest
 from gymnasium.envs.mujoco.inverted_pendulum_v5 import InvertedPendulumEnv
 from gymnasium.utils.env_checker import check_env
 
-from unroll.envs.make import _log_warning, find_env, import_env, make_env, make_vec_env
+from unroll.envs.make import _log_warning, find_env, make_env, make_vec_env
+from unroll.envs.own import import_env, registered_id
 from unroll.envs.wrappers import PreviousStep, ReturnToGo
 from unroll.errors import EnvError
 
@@ -310,8 +311,13 @@ def test_an_environment_of_a_module_is_made_in_any_process_once_its_module_is_im
         vector.close()
 
 
-def test_an_id_without_a_module_is_returned_as_it_is():
-    assert import_env("CartPole-v1") == "CartPole-v1"
+def test_a_name_is_resolved_without_an_import(own):
+    assert registered_id("CartPole-v1") == "CartPole-v1"
+    with pytest.raises(EnvError, match="is not imported, and no file may ask for that"):
+        registered_id("unroll_test_own:UnrollTestOwn-v0")
+    assert "unroll_test_own" not in sys.modules
+    import_env("unroll_test_own:UnrollTestOwn-v0")
+    assert registered_id("unroll_test_own:UnrollTestOwn-v0") == "UnrollTestOwn-v0"
 
 
 @pytest.mark.parametrize(
@@ -321,7 +327,7 @@ def test_an_id_without_a_module_is_returned_as_it_is():
         ("unroll_test_own.none:X-v0", "there is no module unroll_test_own.none in this folder, nor installed"),
         ("unroll_test_broken:X-v0", "importing unroll_test_broken raised ModuleNotFoundError: No module named"),
         ("unroll_test_exits:X-v0", "importing unroll_test_exits raised SystemExit: no license"),
-        ("unroll_test_own:UnrollTestOwn-v2", "unroll_test_own does not register UnrollTestOwn-v2"),
+        ("unroll_test_own:UnrollTestOwn-v2", "unroll_test_own registers no UnrollTestOwn-v2"),
         ("unroll_test_own:", "one of your own is module:id"),
         ("../own:X-v0", "one of your own is module:id"),
         (":X-v0", "one of your own is module:id"),

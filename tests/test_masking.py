@@ -6,7 +6,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from memory_tasks import MaskedNoise, make_ppo, vector
-from unroll.agents.evaluation.player import MaskedPredictor
+from unroll.agents.ppo.player import MaskedPredictor
 from unroll.policies.masking import check_masks
 
 

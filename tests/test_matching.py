@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from toy import TINY, toy_episodes
-from unroll.agents import DecisionAgent
+from unroll.agents import DecisionAgent, schemas
 from unroll.commands import train
 from unroll.configs import BackboneConfig, load_config
 from unroll.envs.datasets.recording import write_hdf5
@@ -85,7 +85,7 @@ def test_train_shows_what_came_out_of_matching_and_repeats_it(tmp_path, monkeypa
     assert train.main([*matched, "--run_dir", "one"]) == 0
     d_model, options = match_parameters("mingru", 5000, 1)
     assert f"mingru (d_model {d_model}, n_layers 1, mlp_ratio {options['mlp_ratio']})" in capsys.readouterr().out
-    backbone = load_config(["--config", "one/config.yaml"]).backbone
+    backbone = load_config(["--config", "one/config.yaml"], schemas()).backbone
     assert backbone == BackboneConfig(d_model=d_model, n_layers=1, options=options)
     assert train.main(["--config", "one/config.yaml", "--run_dir", "two"]) == 0
     assert train.main(["--resume", "true", "--run_dir", "one", "--steps", "3"]) == 0

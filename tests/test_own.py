@@ -10,7 +10,7 @@ import torch
 from toy import TINY, toy_episodes
 from unroll.commands import evaluate, train
 from unroll.commands import record as collect
-from unroll.commands.process import names
+from unroll.commands.process import says
 from unroll.envs.datasets.recording import write_hdf5
 from unroll.errors import BackboneError
 from unroll.policies.backbones import import_own, make_backbone, match_parameters, options_of
@@ -193,17 +193,17 @@ def test_a_file_imports_nothing_and_says_which_flag_does(dataset, tmp_path, caps
 
 
 def test_only_the_flag_with_this_very_value_allows_an_import():
-    assert names(["--steps", "3", "--backbone.name", "a:B"], "--backbone.name", "a:B")
-    assert names(["--backbone.name=a:B"], "--backbone.name", "a:B")
+    assert says(["--steps", "3", "--backbone.name", "a:B"], "--backbone.name", "a:B")
+    assert says(["--backbone.name=a:B"], "--backbone.name", "a:B")
     for arguments in (["--backbone.name", "a:C"], ["--dataset", "a:B"], ["a:B"], ["--backbone.name=a:BC"], []):
-        assert not names(arguments, "--backbone.name", "a:B")
+        assert not says(arguments, "--backbone.name", "a:B")
 
 
 def test_a_run_with_a_backbone_of_ones_own_is_trained_repeated_continued_and_played(dataset, tmp_path, capsys):
     flag = ["--backbone.name", "my_own:Mine"]
     assert train.main([*dataset, *flag, "--backbone.options.gate", "hard"]) == 0
     folder = "runs/toy/my_own.Mine/seed0"
-    assert f"python evaluate.py {folder} --backbone my_own:Mine\n" in capsys.readouterr().out
+    assert f"unroll evaluate {folder} --backbone my_own:Mine\n" in capsys.readouterr().out
     assert (tmp_path / folder / "evaluation.json").exists()
     commands = [
         (train.main, ["--config", f"{folder}/config.yaml", "--run_dir", "again"], flag),

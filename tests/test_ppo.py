@@ -9,7 +9,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from memory_tasks import Noise, Recall, Scripted, make_ppo, vector
 from test_ppo_ratio import rollout
-from unroll.agents.ppo.loss import ppo_loss
+from unroll.agents.ppo.loss import PPOLoss
 from unroll.errors import BackboneError, HyperparameterError, TrainingError
 from unroll.policies.backbones import BACKBONES, map_state
 
@@ -100,12 +100,13 @@ def test_minibatches_are_all_the_sequences_each_once(size, sizes):
 @pytest.mark.parametrize("wanted", [True, False])
 def test_advantages_are_normalised_over_the_rollout_and_not_in_each_minibatch(wanted, monkeypatch):
     seen = []
+    forward = PPOLoss.forward
 
-    def spy(policy, batch, **settings):
+    def spy(loss, batch, **settings):
         seen.append(batch.advantages)
-        return ppo_loss(policy, batch, **settings)
+        return forward(loss, batch, **settings)
 
-    monkeypatch.setattr("unroll.agents.ppo.loss.ppo_loss", spy)
+    monkeypatch.setattr(PPOLoss, "forward", spy)
     agent = make_ppo(vector(Noise), sequence_length=4, batch_size=8, n_epochs=1, normalize_advantage=wanted)
     agent.learn(steps_of(agent))
     raw, drawn = torch.from_numpy(agent.rollout_buffer.advantages), torch.cat(seen)

@@ -13,6 +13,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ppo_runs import MAZE, NORMALIZED, ROOT, TINY, agent_of, assert_one_line, saved
+from unroll.agents import schemas
 from unroll.agents.common.checkpoint import latest_checkpoint, read_checkpoint
 from unroll.commands import evaluate, train
 from unroll.commands import record as collect
@@ -29,14 +30,14 @@ def test_a_run_leaves_its_config_metrics_checkpoints_events_and_evaluation(tmp_p
     assert train.main(arguments) == 0
     run = tmp_path / "runs" / "TMaze10-v0" / "mingru" / "seed0"
     printed = capsys.readouterr().out
-    for line in ("tensorboard --logdir runs", f"python evaluate.py {run.relative_to(tmp_path)}", "wiped every step"):
+    for line in ("tensorboard --logdir runs", f"unroll evaluate {run.relative_to(tmp_path)}", "wiped every step"):
         assert line in printed
     assert [path.name for path in sorted((run / "checkpoints").iterdir())] == [
         "best",
         "step_00000128",
         "step_00000160",
     ]
-    assert load_config(["--config", str(run / "config.yaml")]) == load_config(arguments)
+    assert load_config(["--config", str(run / "config.yaml")], schemas()) == load_config(arguments, schemas())
 
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in metrics if "time/fps" in line] == [32, 64, 96, 128, 160]

@@ -7,7 +7,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 from memory_tasks import ACTIONS, OBSERVATIONS, MaskedNoise, Noise, make_ppo, vector
-from unroll.agents.ppo.loss import ppo_loss
+from unroll.agents.ppo.loss import PPOLoss
 from unroll.policies.backbones import BACKBONES
 
 SETTINGS = dict(clip_range=0.2, clip_range_vf=None, ent_coef=0.0, vf_coef=0.5)
@@ -46,7 +46,7 @@ def assert_ratio_is_one(agent):
     assert all(error < TOLERANCE for error in logged)
     agent.policy.set_training_mode(True)
     for batch, _ in sequences.minibatches(2):
-        assert ppo_loss(agent.policy, batch, **SETTINGS)[1]["ratio_error"] < TOLERANCE
+        assert PPOLoss(agent.policy)(batch, **SETTINGS)[1]["ratio_error"] < TOLERANCE
     return sequences
 
 
@@ -106,4 +106,4 @@ def test_a_memory_that_leaks_across_episodes_or_is_lost_between_sequences_is_see
     leaking = dataclasses.replace(sequences, reset=torch.zeros_like(sequences.reset))
     lost = dataclasses.replace(sequences, state=agent.policy.initial_state(len(sequences)))
     for wrong in (leaking, lost):
-        assert ppo_loss(agent.policy, wrong, **SETTINGS)[1]["ratio_error"] > 100 * TOLERANCE
+        assert PPOLoss(agent.policy)(wrong, **SETTINGS)[1]["ratio_error"] > 100 * TOLERANCE

@@ -9,16 +9,16 @@ import torch
 from stable_baselines3.common.utils import obs_as_tensor
 
 from ppo_runs import FILES, NORMALIZED, TINY, agent_of, assert_one_line, exit_code, saved
-from unroll.agents import DecisionAgent
-from unroll.agents.algorithm import make_job
+from unroll.agents import AGENTS, DecisionAgent, schemas
 from unroll.agents.evaluation import scoring
 from unroll.agents.evaluation.play import Episode, play
-from unroll.agents.evaluation.player import PPOActor
-from unroll.agents.ppo.algorithm import load_ppo, player_of
 from unroll.agents.ppo.checkpoint import save_ppo
+from unroll.agents.ppo.config import PPOConfig
+from unroll.agents.ppo.player import PPOActor, ppo_player
+from unroll.agents.ppo.training import load_ppo
 from unroll.commands import evaluate, train
 from unroll.commands import record as collect
-from unroll.configs import PPOConfig, load_config, plain_config
+from unroll.configs import load_config, plain_config
 from unroll.envs import load_episodes
 from unroll.errors import CheckpointError, TrainingError
 
@@ -68,7 +68,7 @@ def test_a_checkpoint_holds_weights_optimizer_and_statistics(arguments):
 
 def test_statistics_and_masks_reach_the_policy_that_is_played():
     agent, config = agent_of("--env", "ToyMasked-v0", *NORMALIZED)
-    player, normalizer = player_of(agent, config, ablation=True), agent.get_vec_normalize_env()
+    player, normalizer = ppo_player(agent, config, ablation=True), agent.get_vec_normalize_env()
     count, seen = normalizer.obs_rms.count, []
     predict = agent.policy.predict
     agent.policy.predict = lambda observation, *rest: (seen.append((observation, *rest)), predict(observation, *rest))[
@@ -145,10 +145,10 @@ def test_a_checkpoint_that_is_damaged_or_of_another_agent_or_model_is_one_line(c
         ({"net_arch": [9]}, "of another model or version"),
         ({"normalize_reward": True}, "of another model or version"),
         ({"env": "TMaze-v99"}, "TMaze-v99"),
-        ({"env": "os:system"}, "without a module"),
+        ({"env": "os:system"}, "os registers no system"),
         ({"backbone": {"name": "my_own:Mine"}}, "my_own:Mine"),
         ({"gamma": 2}, "gamma"),
-        ({"agent": "decision"}, "it is one of agent ppo"),
+        ({"agent": "decision"}, "agent 'decision': expected one of ppo"),
     ):
         save_ppo(agent, "changed", plain_config(config) | change)
         assert exit_code(evaluate.main, ["changed"]) == 2
@@ -170,9 +170,9 @@ def test_weights_that_are_not_finite_are_not_saved():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_config_of_ppo_builds_an_agent_that_can_be_played(path):
-    config = load_config(["--config", str(path)])
+    config = load_config(["--config", str(path)], schemas())
     assert isinstance(config, PPOConfig)
     if config.env.startswith("popgym-"):
         pytest.importorskip("popgym")
-    job = make_job(config, pytest.fail)
+    job = AGENTS[config.agent].training(config, pytest.fail)
     assert job.player().env_id == job.name == config.env

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 KEPT = """
 import sys
-from unroll.commands.threads import give_back_memory, keep_freed_memory
+from unroll.commands.process import give_back_memory, keep_freed_memory
 if sys.argv[1] != "default":
     keep_freed_memory()
 import torch

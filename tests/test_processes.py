@@ -14,8 +14,9 @@ import torch
 
 import fragile  # noqa: F401 - registers its environments
 from ppo_runs import NORMALIZED, ROOT, TINY, agent_of, assert_one_line
+from unroll.agents import schemas
 from unroll.agents.common.checkpoint import latest_checkpoint, read_checkpoint
-from unroll.agents.ppo.algorithm import make_ppo
+from unroll.agents.ppo.training import make_ppo
 from unroll.commands import train
 from unroll.configs import load_config
 from unroll.envs import make_vec_env
@@ -214,7 +215,7 @@ def test_no_process_is_left_when_their_parent_is_killed():
 
 
 def test_an_agent_that_nobody_closes_leaves_no_process():
-    agent = make_ppo(load_config([*TINY, *CARTPOLE]), pytest.fail)
+    agent = make_ppo(load_config([*TINY, *CARTPOLE], schemas()), pytest.fail)
     processes = agent.get_env().unwrapped.processes
     del agent
     gc.collect()

@@ -13,12 +13,10 @@ import torch
 
 from ppo_runs import ROOT, TINY, assert_one_line
 from toy import toy_episodes
-from unroll.agents.common import callbacks
-from unroll.agents.common import distributed as ranks
 from unroll.agents.common.callbacks import StopOnSignal
 from unroll.agents.common.checkpoint import latest_checkpoint, read_checkpoint
+from unroll.agents.common.distributed import World, world
 from unroll.agents.common.logs import read_metrics
-from unroll.agents.ppo import sequences
 from unroll.agents.ppo.sequences import Sequences
 from unroll.commands import train
 from unroll.envs.datasets.recording import write_hdf5
@@ -91,12 +89,12 @@ def test_the_death_of_a_process_ends_the_job_with_a_line():
     os.kill(int(children[1]), signal.SIGKILL)
     output, _ = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert "train.py: rank 0 lost another one; --resume true goes on" in output
+    assert "unroll train: rank 0 lost another one; --resume true goes on" in output
 
 
 def test_a_process_that_fails_beside_others_is_not_ended_before_it_has_said_why(monkeypatch):
     handler = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(callbacks, "n_ranks", lambda: 2)
+    monkeypatch.setattr(World, "size", 2)
     try:
         with pytest.raises(RuntimeError), StopOnSignal():
             raise RuntimeError("Connection closed by peer")
@@ -115,7 +113,7 @@ def wait_for(condition, process):
 
 
 def test_what_cannot_be_divided_is_one_line(monkeypatch, capsys):
-    monkeypatch.setattr(ranks, "n_ranks", lambda: 2)
+    monkeypatch.setattr(World, "size", 2)
     for arguments, expected in (
         ([*PPO, "--n_envs", "3"], "n_envs 3"),
         ([*DECISION, "--batch_size", "5"], "batch_size 5"),
@@ -134,18 +132,18 @@ def part_of(envs, parts=3, n_envs=4):
 
 
 def test_the_sequences_of_all_processes_are_those_of_one(monkeypatch):
-    monkeypatch.setattr(sequences, "n_ranks", lambda: 2)
+    monkeypatch.setattr(World, "size", 2)
     first, second, whole = part_of([0, 1]), part_of([2, 3]), part_of(range(4))
     others = {torch.bool: second.reset, torch.float32: second.actions}
-    monkeypatch.setattr(sequences, "all_rows", lambda rows: torch.cat([rows, others[rows.dtype]]))
+    monkeypatch.setattr(World, "all_rows", lambda self, rows: torch.cat([rows, others[rows.dtype]]))
     torch.testing.assert_close(dataclasses.asdict(first.of_all_ranks(2)), dataclasses.asdict(whole))
 
 
 @pytest.mark.parametrize("size", [1, 3, 5, 12])
 def test_processes_share_the_minibatches_of_one(monkeypatch, size):
     def batches(n, r):
-        monkeypatch.setattr(sequences, "n_ranks", lambda: n)
-        monkeypatch.setattr(sequences, "rank", lambda: r)
+        monkeypatch.setattr(World, "size", n)
+        monkeypatch.setattr(World, "rank", r)
         torch.manual_seed(0)
         return [(batch.advantages, weight) for batch, weight in part_of(range(4)).minibatches(size)]
 
@@ -162,10 +160,10 @@ def test_processes_share_the_minibatches_of_one(monkeypatch, size):
 
 def test_without_torchrun_there_is_one_process_and_nothing_is_said():
     rows = torch.arange(3)
-    assert (ranks.rank(), ranks.n_ranks(), ranks.share(8)) == (0, 1, slice(0, 8))
-    assert ranks.all_rows(rows) is rows
-    assert ranks.any_rank(True)
+    assert (world.rank, world.size, world.share(8)) == (0, 1, slice(0, 8))
+    assert world.all_rows(rows) is rows
+    assert world.any(True)
     module = torch.nn.Linear(1, 1)
-    assert ranks.parallel(module) is module
-    with ranks.joined_ranks("cpu"):
+    assert world.parallel(module) is module
+    with world.joined("cpu"):
         assert not torch.distributed.is_initialized()

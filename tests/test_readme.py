@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from toy import TINY, toy_episodes
+from unroll.agents import schemas
 from unroll.commands import compare, share
 from unroll.comparison import budget
 from unroll.configs import load_config
@@ -57,7 +58,7 @@ def test_a_training_command_parses(command, monkeypatch):
     monkeypatch.chdir(ROOT)
     arguments = [word.replace("runs/…", "runs/x") for word in shlex.split(command)[2:]]
     if "--help" not in arguments and "runs/x" not in " ".join(arguments):
-        load_config(arguments)
+        load_config(arguments, schemas())
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python compare.py")])
@@ -68,7 +69,7 @@ def test_a_comparing_command_parses(command, monkeypatch):
     options = parser.parse_args(own)
     assert options.folders or options.config
     for path in options.config or []:
-        load_config(["--config", path, *flags])
+        load_config(["--config", path, *flags], schemas())
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "share.py" in c or "unroll.comparison.budget" in c])

@@ -32,7 +32,7 @@ def error_of(capsys, *arguments):
     captured = capsys.readouterr()
     assert code == 2
     (line,) = captured.err.splitlines()
-    assert line.startswith("compare.py: ")
+    assert line.startswith("unroll compare: ")
     return line
 
 

@@ -13,15 +13,10 @@ import torch
 from ppo_runs import NORMALIZED, TINY, assert_one_line
 from toy import Toy, toy_episodes
 from unroll.agents.common.callbacks import StopOnSignal
-from unroll.agents.common.checkpoint import (
-    checkpoints,
-    clear_leftovers,
-    latest_checkpoint,
-    read_checkpoint,
-    write_checkpoint,
-)
+from unroll.agents.common.checkpoint import checkpoints, latest_checkpoint, read_checkpoint, write_checkpoint
 from unroll.agents.common.logs import read_metrics
-from unroll.agents.ppo.loss import ppo_loss
+from unroll.agents.common.run_folder import clear_leftovers
+from unroll.agents.ppo.loss import PPOLoss
 from unroll.commands import train
 from unroll.envs.datasets.recording import write_hdf5
 from unroll.policies.backbones import BACKBONES
@@ -111,18 +106,19 @@ def test_a_signal_anywhere_leaves_a_run_that_goes_on_to_the_same_bits(moment, mo
             patch.setattr(StopOnSignal, "_on_step", stop_at(110))
         elif moment == "update":
             calls = iter(range(100))
+            forward = PPOLoss.forward
 
             def loss(*inputs, **settings):
                 if next(calls) == 9:  # the second of the third update's four minibatches
                     os.kill(os.getpid(), signal.SIGTERM)
-                return ppo_loss(*inputs, **settings)
+                return forward(*inputs, **settings)
 
-            patch.setattr("unroll.agents.ppo.loss.ppo_loss", loss)
+            patch.setattr(PPOLoss, "forward", loss)
         else:
             patch.setattr("unroll.agents.evaluation.scoring.evaluate", send)
         assert train.main([*arguments, "--steps", "192", "--run_dir", "cut", "--threads", "1"]) == 143
     stopped = {"rollout": 96, "update": 64, "evaluation": 64}[moment]
-    assert f"stopped at step {stopped}; to go on: python train.py" in capsys.readouterr().out
+    assert f"stopped at step {stopped}; to go on: unroll train" in capsys.readouterr().out
     assert latest_checkpoint("cut").name == f"step_{stopped:08d}"
     assert_same(whole, finish("cut", "--resume", "true"))
     assert metrics("cut") == metrics("whole")

@@ -13,8 +13,8 @@ from unroll.agents.common.checkpoint import read_checkpoint, write_checkpoint
 from unroll.agents.common.run_folder import run_lock
 from unroll.commands import evaluate, share, train
 from unroll.envs.datasets.recording import write_hdf5
-from unroll.errors import CheckpointError
-from unroll.hub import hub as client
+from unroll.errors import ShareError, UserError
+from unroll.hub import client
 from unroll.hub.card import model_card
 from unroll.hub.files import choose, limit, stage
 from unroll.hub.verify import verify
@@ -61,7 +61,7 @@ def hub(monkeypatch):
 
 def line(capsys):
     (only,) = capsys.readouterr().err.splitlines()
-    return only.removeprefix("share.py: ")
+    return only.removeprefix("unroll share: ")
 
 
 def test_only_files_that_are_safe_travel(staged):
@@ -104,12 +104,12 @@ def test_the_best_checkpoint_travels_with_its_own_score(run, tmp_path):
 def test_a_link_does_not_travel(run, tmp_path, name):
     (run / name).rename(tmp_path / "elsewhere")
     (run / name).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(CheckpointError, match="a link, "):
+    with pytest.raises(UserError, match="a link, "):
         stage(run, tmp_path / "staged", best=False, events=False)
 
 
 def test_a_run_that_is_being_trained_stays(run, tmp_path):
-    with run_lock(run), pytest.raises(CheckpointError, match="a process is training"):
+    with run_lock(run), pytest.raises(ShareError, match="a process is training"):
         stage(run, tmp_path / "staged", best=False, events=False)
 
 
@@ -125,7 +125,14 @@ def test_the_card_says_what_it_is_how_well_it_plays_and_how_to_get_it(staged):
     assert {"reinforcement-learning", "mingru", "ToyBox-v0"} <= set(about["tags"])
     low, high = best["return_interval"]
     assert f"| {best['target_return']:g} | {best['return_mean']:.4g} | {low:.4g} to {high:.4g} |" in text
-    for said in ("3 episodes", "1000000 to 1000002", f"share.py download {NAME}", "d_model 16", "toy.hdf5", "mujoco "):
+    for said in (
+        "3 episodes",
+        "1000000 to 1000002",
+        f"unroll share download {NAME}",
+        "d_model 16",
+        "toy.hdf5",
+        "mujoco ",
+    ):
         assert said in text
     assert str(staged.parent) not in text
 
@@ -182,7 +189,7 @@ def relabel_score(run, **changes):
 def test_a_damaged_run_is_one_line_that_names_it(staged, damage, capsys):
     DAMAGES[damage](staged)
     try:
-        with pytest.raises(CheckpointError) as caught:
+        with pytest.raises(ShareError) as caught:
             verify(staged, "you/theirs")
         said = str(caught.value)
     except SystemExit:  # the parser's
@@ -196,7 +203,7 @@ def test_a_class_of_its_author_is_named_and_never_imported(staged, tmp_path, mon
     (tmp_path / "evil.py").write_text("open('ran', 'w')")
     monkeypatch.syspath_prepend(tmp_path)
     change(staged, lambda text: text.replace("name: mingru", "name: evil:Backbone"))
-    assert "evaluate.py runs/me/toy --video --backbone evil:Backbone" in model_card(verify(staged, "x"), NAME)
+    assert "unroll evaluate runs/me/toy --video --backbone evil:Backbone" in model_card(verify(staged, "x"), NAME)
     assert not Path("ran").exists()
 
 
@@ -210,7 +217,7 @@ def test_a_run_goes_up_and_comes_down_and_plays_the_same(hub, run, capsys):
 
     assert share.main(["download", NAME, "--revision", "main"]) == 0
     down = Path("runs", NAME)
-    assert "python evaluate.py runs/me/toy" in capsys.readouterr().out
+    assert "unroll evaluate runs/me/toy" in capsys.readouterr().out
     assert sorted(path.name for path in down.iterdir()) == [
         *("checkpoints", "config.yaml", "evaluation.gif", "evaluation.json", "metrics.jsonl")
     ]

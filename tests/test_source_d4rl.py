@@ -42,8 +42,9 @@ def serve(monkeypatch):
         servers.append(server)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/hopper_medium-v2.hdf5"
-        table = {"hopper-medium-v2": {"url": url}}
-        monkeypatch.setattr("unroll.envs.datasets.sources.d4rl_set.d4rl_table", lambda: table)
+        monkeypatch.setattr(
+            "unroll.envs.datasets.sources.d4rl_set.d4rl_table", lambda: {"hopper-medium-v2": {"url": url}}
+        )
         return url
 
     yield serve

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from toy import TINY
+from unroll.agents import schemas
 from unroll.commands import train
-from unroll.configs import load_config
-from unroll.configs.loading import RESUMABLE
+from unroll.configs import RunConfig, load_config
 
 ROOT = Path(__file__).parents[1]
 SMALL = [*TINY, "--evaluation.episodes", "1", "--evaluation.targets", "[100]", "--device", "cpu", "--threads", "1"]
@@ -80,7 +80,7 @@ def test_without_wandb_or_its_server_a_line_says_what_to_do(tmp_path, monkeypatc
 
 
 def test_where_a_run_is_tracked_is_not_what_it_learns():
-    config = load_config(["--track", "wandb"])
+    config = load_config(["--track", "wandb"], schemas())
     assert config.track == "wandb"
-    assert load_config([]).track == "none"
-    assert "track" in RESUMABLE
+    assert load_config([], schemas()).track == "none"
+    assert "track" in RunConfig.may_change

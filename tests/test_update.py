@@ -56,8 +56,8 @@ def test_waiting_is_seen():
     agent = make_agent()
     agent._checks_updates = False
     agent.policy.action.register_forward_hook(lambda *_: None)
-    loss = agent.policy.loss
-    agent._update.loss = lambda batch: loss(batch) * loss(batch).item()
+    loss = agent.loss
+    agent.loss = lambda batch: loss(batch) * loss(batch).item()
     with NothingWaits(), pytest.raises(AssertionError, match="_local_scalar_dense"):
         agent.update()
 
@@ -108,7 +108,7 @@ def test_a_checkpoint_from_before_the_switches_is_float32_and_eager(tmp_path):
     del state["config"]["precision"], state["config"]["compile"]
     write_checkpoint(tmp_path / "old", tensors, state)
     agent = DecisionAgent.load(tmp_path / "old")
-    assert (agent.config["precision"], agent.config["compile"]) == ("float32", "none")
+    assert (agent.hyperparameters.precision, agent.hyperparameters.compile) == ("float32", "none")
 
 
 @quiet
@@ -161,15 +161,15 @@ def two():
 
 def test_an_error_of_a_later_update_is_no_error_of_the_compiler(monkeypatch):
     agent = make_agent(compile="default")
-    agent._update._to_compile = False
+    agent._compiles_next = False
 
     def fail(batch):
         raise ValueError("something else")
 
-    agent._update.loss = fail
+    agent.loss = fail
     with pytest.raises(ValueError, match="something else"):
         agent.update()
-    agent._update._to_compile = True
+    agent._compiles_next = True
     with pytest.raises(TrainingError, match=r"compile default does not work here, use none \(something else\)"):
         agent.update()
 
@@ -183,7 +183,7 @@ def test_a_missing_compiler_is_one_line(tmp_path):
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2
     (line,) = result.stderr.strip().splitlines()
-    assert line.startswith("train.py: compile default does not work here, use none (")
+    assert line.startswith("unroll train: compile default does not work here, use none (")
     assert "compiler" in line
 
 

@@ -16,17 +16,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 
 from unroll.agents.common.checkpoint import checkpoints
-from unroll.agents.common.distributed import any_rank, n_ranks, rank
+from unroll.agents.common.distributed import world
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
 class ShowProgress(BaseCallback):
-    """A bar with what ``describe()`` says; one line for every tenth of the run where there is no terminal. To be used
-    in a ``with``, so that the terminal is left in order.
+    """A progress bar with what ``describe()`` says, or a line for every tenth of the run where there is no terminal.
 
-    ``unit`` is what the agent counts; without ``describe`` it is a DecisionAgent.
+    Use it in a ``with``, so that the terminal is left in order. ``unit`` is what the agent counts; without ``describe``
+    the agent is a DecisionAgent.
     """
 
     def __init__(
@@ -37,7 +37,9 @@ class ShowProgress(BaseCallback):
         describe: Callable[[], str] | None = None,
     ):
         super().__init__()
-        self.total, self.console, self.unit = total, console or Console(), unit
+        self.total = total
+        self.console = console or Console()
+        self.unit = unit
         self.describe = describe or (lambda: describe_updates(self.model))
         self.bar = Progress(
             TextColumn("training"),
@@ -74,18 +76,22 @@ class ShowProgress(BaseCallback):
 
 
 def describe_updates(agent: Any) -> str:
-    """The last loss of a DecisionAgent and how fast it learns."""
+    """Say what a DecisionAgent's last loss is and how fast it learns."""
     metrics = agent.last_metrics
     return f"loss {metrics['train/loss']:.4f}  {metrics['time/updates_per_s']:.1f} updates/s" if metrics else ""
 
 
 class Every(BaseCallback):
-    """Call ``action`` between two updates whenever ``every`` more steps are done, but not at the end of the run; 0:
-    never. ``last``: the step of the call before, if another process made it; None: the step that learning begins at."""
+    """Call ``action`` between two updates whenever ``every`` more steps are done, but not at the end; 0: never.
+
+    ``last`` is the step of the call before, if another process made it; None: the step that learning begins at.
+    """
 
     def __init__(self, every: int, action: Callable[[], Any], last: int | None = None):
         super().__init__()
-        self.every, self.action, self.last = every, action, last
+        self.every = every
+        self.action = action
+        self.last = last
 
     def _on_training_start(self) -> None:
         self._last = self.num_timesteps if self.last is None else self.last
@@ -101,15 +107,20 @@ class Every(BaseCallback):
 
 
 class SaveCheckpoints(Every):
-    """Every ``every`` steps and at the end, into ``<run>/checkpoints/step_<n>`` by ``save(path)``; the last ``keep``
-    are kept, and ``<run>/checkpoints/best``, that of the highest score so far. One that cannot be written, on a full
-    disk, is a warning; for the one at the end see ``check``."""
+    """Save every ``every`` steps and at the end, into ``<run>/checkpoints/step_<n>`` by ``save(path)``.
+
+    The last ``keep`` are kept, and ``<run>/checkpoints/best``, the one of the highest score so far. A checkpoint that
+    cannot be written, on a full disk, is a warning; for the one at the end see ``check``.
+    """
 
     def __init__(self, run: Path, every: int, keep: int, save: Callable[[Path], Any], best_score: float | None = None):
         super().__init__(every, lambda: self._or_warn(self.save))
-        self.run, self.folder = run, run / "checkpoints"
-        self.keep, self._save, self.best_score = keep, save, best_score
+        self.run = run
+        self.folder = run / "checkpoints"
+        self.keep = keep
+        self.best_score = best_score
         self.failed: OSError | None = None
+        self._save = save
 
     def _on_training_end(self) -> None:
         try:
@@ -126,10 +137,11 @@ class SaveCheckpoints(Every):
         try:
             save()
         except OSError as error:
-            left, step = last_good(self.run), self.model.num_timesteps
-            log.warning("no checkpoint at %d (%s); training goes on, %s", step, error, left)
+            step = self.model.num_timesteps
+            log.warning("no checkpoint at %d (%s); training goes on, %s", step, error, last_good(self.run))
 
     def save(self) -> None:
+        """Save the agent as it is now, unless that has been done, and remove what is too old."""
         path = self.folder / f"step_{self.model.num_timesteps:08d}"
         if not path.exists():
             self._save(path)
@@ -147,16 +159,17 @@ class SaveCheckpoints(Every):
 
 
 class WholeUpdates(BaseCallback):
-    """Keeps in ``packed`` what ``pack()`` gives between two updates, and logs the metrics of an update at its own step,
-    where Stable-Baselines3 would with the rollout after it.
+    """Keep in ``packed`` what ``pack()`` gives between two updates, and take a run that is stopped back to there.
 
-    A run that is stopped inside of a rollout or an update (the agent's ``between_updates`` is False there) is taken
-    back by ``restore(packed)``, so that what is saved then is what an undisturbed run would have been.
+    A run may be stopped inside of a rollout or of an update; the agent's ``between_updates`` is False there. Then
+    ``restore(packed)`` makes it what an undisturbed run was, so that what is saved is the same. The metrics of an
+    update are logged at its own step, where Stable-Baselines3 would log them with the rollout after it.
     """
 
     def __init__(self, pack: Callable[[], Any], restore: Callable[[Any], Any]):
         super().__init__()
-        self._pack, self._restore = pack, restore
+        self._pack = pack
+        self._restore = restore
         self.packed: Any = None
 
     def _on_rollout_start(self) -> None:
@@ -185,15 +198,17 @@ class Stopped(BaseException):
 
 
 def last_good(run: Path) -> str:
-    """What is left of a run that cannot be saved, in words."""
+    """Say what is left of a run that cannot be saved."""
     saved = checkpoints(run)
     return f"{saved[-1]} is intact" if saved else "no checkpoint was written before"
 
 
 class StopOnSignal(BaseCallback):
-    """While its ``with`` lasts, Ctrl-C and SIGTERM end the learning after the current step, so that it can be saved; a
-    second one ends the program. Of several processes one that fails hears them no more, so that the SIGTERM that
-    torchrun sends when another one has died does not end it before it has said why."""
+    """End the learning after the current step at Ctrl-C and SIGTERM, while its ``with`` lasts, so that it can be saved.
+
+    A second signal ends the program. One of several processes that fails no longer hears signals: torchrun sends
+    SIGTERM when another one has died, and it must not end this one before it has said why.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -205,26 +220,30 @@ class StopOnSignal(BaseCallback):
         return self
 
     def __exit__(self, *error: object) -> None:
-        failed = error[0] is not None and n_ranks() > 1
+        failed = error[0] is not None and world.size > 1
         for number, handler in self._old.items():
             signal.signal(number, signal.SIG_IGN if failed else handler)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        if n_ranks() > 1:  # torchrun passes on what each process has already had; and all stop after the same step
+        if world.size > 1:
+            # torchrun passes on what each process has already had. All processes stop after the same step.
             signal.signal(number, signal.SIG_IGN)
         else:
             signal.signal(number, signal.SIG_DFL)
             if hasattr(self, "model"):
                 self.model.interrupted = True  # type: ignore[attr-defined]
-        if rank() == 0:
+        if world.rank == 0:
             print("stopping after this step; once more to quit at once", file=sys.stderr)
         if self._at_once:
             self._at_once = False
             raise Stopped
 
     def unless_stopped(self, action: Callable[[], Result]) -> Result | None:
-        """What ``action()`` gives; None where a signal came before it or ends it, which must lose nothing."""
+        """Do ``action()`` and return its result; None if a signal came before it or ends it.
+
+        The action is left wherever it is, so it must be one that loses nothing.
+        """
         if self.received is not None:
             return None
         try:
@@ -236,16 +255,17 @@ class StopOnSignal(BaseCallback):
         return result
 
     def _on_step(self) -> bool:
-        if n_ranks() > 1 and self.n_calls % getattr(self.model, "agree_every", 1):
+        # Several processes ask each other every few steps alone, and all of them stop after the same one.
+        if world.size > 1 and self.n_calls % getattr(self.model, "agree_every", 1):
             return True
-        heard = any_rank(self.received is not None)  # one that comes now is for the next step, in every process
+        heard = world.any(self.received is not None)
         if heard and self.received is None:
             self.received = signal.SIGTERM
         return not heard
 
 
 def as_callback(callback: Any) -> BaseCallback:
-    """What ``learn`` takes as a callback (none, one, a list, a function), as one callback."""
+    """Make one callback of what ``learn`` takes: none, one, a list, a function."""
     if callback is None or isinstance(callback, list):
         return CallbackList(callback or [])
     return callback if isinstance(callback, BaseCallback) else ConvertCallback(callback)

@@ -1,5 +1,7 @@
-"""Checkpoints: a folder of safetensors and JSON under a SHA-256 manifest, written whole or not at all, read without
-unpickling."""
+"""Checkpoints: a folder of safetensors and JSON under a SHA-256 manifest.
+
+They are written whole or not at all, and read without unpickling anything.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +23,14 @@ from safetensors.torch import load_file, save_file
 
 from unroll.errors import CheckpointError
 
-TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+TENSORS = "tensors.safetensors"
+STATE = "state.json"
+MANIFEST = "manifest.json"
 MOST_JSON = 1 << 26  # bytes
 
 
 def write_checkpoint(folder: str | Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
-    """Write ``folder``: a crash leaves the old one, at worst under the name ``.<name>.old``, or the new one.
+    """Write ``folder``. A crash leaves the old one, at worst under the name ``.<name>.old``, or the new one.
 
     Raises:
         CheckpointError: something that is not a checkpoint has that name.
@@ -39,16 +43,20 @@ def write_checkpoint(folder: str | Path, tensors: dict[str, torch.Tensor], state
 
 
 def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a folder of a temporary name, flush it to the disk and rename it to ``folder``; what was there
-    is gone then."""
+    """Let ``write`` fill a folder of a temporary name, flush it to the disk and rename it to ``folder``.
+
+    What had that name before is gone then.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in (os.getpid(), "old"))
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         write(temporary)
         for path in (*temporary.iterdir(), temporary):
             _flush(path)
+        # A folder cannot be replaced at once: the old one steps aside, and comes back if we are killed here.
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
             os.replace(folder, old)
@@ -62,16 +70,17 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
 def _write_files(folder: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
     try:
         save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, folder / TENSORS)
-    except SafetensorError as error:  # of a full disk, which is an OSError everywhere else
+    except SafetensorError as error:  # a full disk, which is an OSError everywhere else
         raise OSError(f"{folder / TENSORS}: {error}") from error
     (folder / STATE).write_text(json.dumps(state, indent=1))
-    files = (folder / TENSORS, folder / STATE)
-    manifest = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files}
+    manifest = {}
+    for path in (folder / TENSORS, folder / STATE):
+        manifest[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
 
 
 def read_checkpoint(folder: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The tensors (on the CPU) and the state of a checkpoint whose every byte agrees with its manifest.
+    """Read the tensors (on the CPU) and the state of a checkpoint whose every byte agrees with its manifest.
 
     Raises:
         CheckpointError: a file is missing, cut or changed.
@@ -82,6 +91,7 @@ def read_checkpoint(folder: str | Path) -> tuple[dict[str, torch.Tensor], dict[s
     for name in (MANIFEST, TENSORS, STATE):
         if (folder / name).is_symlink():
             raise CheckpointError(f"{folder / name}: a link, where a checkpoint has files of its own")
+
     manifest = _json(folder / MANIFEST)
     if set(manifest) != {TENSORS, STATE} or not all(isinstance(entry, dict) for entry in manifest.values()):
         raise CheckpointError(f"{folder / MANIFEST}: not the manifest of a checkpoint")
@@ -93,16 +103,23 @@ def read_checkpoint(folder: str | Path) -> tuple[dict[str, torch.Tensor], dict[s
             raise CheckpointError(f"{path}: {path.stat().st_size} bytes where the manifest says {entry.get('bytes')}")
         if _sha256(path) != entry.get("sha256"):
             raise CheckpointError(f"{path}: damaged, its SHA-256 is not the manifest's")
+
     try:
         return load_file(folder / TENSORS), _json(folder / STATE)
+    except CheckpointError:
+        raise
     except (SafetensorError, LookupError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{folder / TENSORS}: not a safetensors file ({error})") from None
 
 
 def checkpoints(run: str | Path) -> list[Path]:
     """The checkpoint folders of a run, ``step_<n>``, oldest first."""
-    found = [(re.fullmatch(r"step_(\d+)", path.name), path) for path in (Path(run) / "checkpoints").glob("step_*")]
-    return [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
+    found = []
+    for path in (Path(run) / "checkpoints").glob("step_*"):
+        match = re.fullmatch(r"step_(\d+)", path.name)
+        if match:
+            found.append((int(match[1]), path))
+    return [path for _, path in sorted(found)]
 
 
 def latest_checkpoint(run: str | Path) -> Path:
@@ -121,34 +138,13 @@ def latest_checkpoint(run: str | Path) -> Path:
     return checkpoints(run)[-1]
 
 
-def agent_of(checkpoint: str | Path) -> str:
-    """The name of the class of agent that a checkpoint holds.
-
-    Raises:
-        CheckpointError: it cannot be read.
-    """
-    return str(read_state(checkpoint).get("agent"))
-
-
 def read_state(checkpoint: str | Path) -> dict[str, Any]:
-    """The state of a checkpoint without its tensors, and without a check of its manifest.
+    """Read the state of a checkpoint without its tensors, and without a check of its manifest.
 
     Raises:
         CheckpointError: it cannot be read.
     """
     return _json(Path(checkpoint) / STATE)
-
-
-def clear_leftovers(run: Path) -> None:
-    """Remove what a process that was killed while it wrote has left in a run folder: files under temporary names. A
-    checkpoint that was about to be replaced gets its name back."""
-    folder = run / "checkpoints"
-    for old in folder.glob(".*.old"):
-        whole = folder / old.name[1 : -len(".old")]
-        if not whole.exists():
-            os.replace(old, whole)
-    for path in (*folder.glob(".*"), *run.glob(".*.[0-9]*")):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -176,8 +172,9 @@ def installed_versions() -> dict[str, str]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > MOST_JSON:
-            raise CheckpointError(f"{path}: {path.stat().st_size:,} bytes, more than a checkpoint needs")
+        size = path.stat().st_size
+        if size > MOST_JSON:
+            raise CheckpointError(f"{path}: {size:,} bytes, more than a checkpoint needs")
         content = json.loads(path.read_text())
     except CheckpointError:
         raise

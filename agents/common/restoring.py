@@ -12,30 +12,26 @@ import torch
 from torch import Tensor, nn
 
 from unroll.agents.common.checkpoint import load_optimizer, read_checkpoint
-from unroll.agents.common.guards import decision_parameters
-from unroll.agents.decision.task import check_task
-from unroll.errors import CheckpointError, TrainingError
-from unroll.policies.actions import build_space
+from unroll.errors import CheckpointError, TrainingError, one_line
 from unroll.policies.backbones.registry import misfit
-from unroll.policies.decision import DecisionPolicy
 
 
 def read_agent(path: str | Path, agent: str, version: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the state of a checkpoint of this class of agent and version of the format.
+    """Read the tensors and the state of a checkpoint of this class of agent and this version of the format.
 
     Raises:
-        CheckpointError: it is damaged, or of another one.
+        CheckpointError: it is damaged, or of another agent or version.
     """
     tensors, state = read_checkpoint(path)
-    same = state.get("agent") == agent and type(state.get("format")) is int and state["format"] == version
-    if not same or not isinstance(state.get("config"), dict):
+    same_format = type(state.get("format")) is int and state["format"] == version
+    if state.get("agent") != agent or not same_format or not isinstance(state.get("config"), dict):
         raise CheckpointError(f"{path}: not a checkpoint of a {agent} of this version")
     return tensors, state
 
 
 @contextlib.contextmanager
 def of_checkpoint(path: str | Path) -> Iterator[None]:
-    """Whatever cannot be made of the contents of ``path`` is a CheckpointError, one line that names it."""
+    """Turn whatever cannot be made of the contents of ``path`` into a CheckpointError, one line that names it."""
     try:
         yield
     except CheckpointError:
@@ -43,26 +39,18 @@ def of_checkpoint(path: str | Path) -> Iterator[None]:
     except TrainingError as error:  # memory that does not suffice
         raise TrainingError(f"{path}: {error}") from None
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).encode(errors="replace").decode().split())[:400]
+        # The text may hold half characters of a damaged file, which no terminal takes.
+        reason = one_line(str(error).encode(errors="replace").decode(), 400)
         raise CheckpointError(f"{path}: of another model or version ({reason})") from None
-
-
-def decision_policy(agent: type, tensors: Mapping[str, Tensor], state: dict[str, Any]) -> dict[str, Any]:
-    """The policy's arguments in a checkpoint of a DecisionAgent, all of whose state is found to be usable. Raises any
-    of the exceptions of ``of_checkpoint``."""
-    check_arguments(agent.__init__, state["config"], "config")  # type: ignore[misc]
-    check_arguments(DecisionPolicy.__init__, state["policy"], "policy")
-    check_count(state, "num_timesteps", "total_timesteps")
-    check_task(state["task"])
-    policy = state["policy"] | {"action_space": build_space(state["policy"]["action_space"])}
-    check_size(tensors, decision_parameters(**policy))
-    return policy
 
 
 def restore(
     policy: nn.Module, optimizer: torch.optim.Optimizer, wanted: Mapping[str, Tensor], tensors: dict[str, Tensor]
 ) -> None:
-    """Weights and moments back, where they are those of this policy: ``wanted`` are its tensors, each once."""
+    """Put weights and moments back, where they are those of this policy.
+
+    ``wanted`` are the policy's tensors, each once.
+    """
     weights = {name.removeprefix("policy."): v for name, v in tensors.items() if name.startswith("policy.")}
     check_tensors(weights, wanted, "weights")
     check_moments(tensors, optimizer)
@@ -71,12 +59,22 @@ def restore(
 
 
 def check_arguments(function: Callable[..., Any], arguments: Any, what: str) -> None:
-    """Raise TypeError where ``arguments`` are not what the function's annotations say; its numbers are never
-    negative."""
-    if not isinstance(arguments, dict):
+    """Raise TypeError where ``arguments`` are not what the function's annotations say.
+
+    None of its numbers may be negative.
+    """
+    _check_kinds(get_type_hints(function), arguments, what)
+
+
+def check_fields(schema: type, values: Any, what: str) -> None:
+    """Raise TypeError where ``values`` are not those of the fields of a dataclass, as ``check_arguments`` does."""
+    _check_kinds(get_type_hints(schema), values, what)
+
+
+def _check_kinds(kinds: Mapping[str, Any], values: Any, what: str) -> None:
+    if not isinstance(values, dict):
         raise TypeError(f"{what} is no JSON object")
-    kinds = get_type_hints(function)
-    for name, value in arguments.items():
+    for name, value in values.items():
         wrong = _misfit(kinds[name], value) if name in kinds else "unknown"
         if isinstance(value, int | float) and value < 0:
             wrong = f"at least 0, not {value!r}"
@@ -85,6 +83,7 @@ def check_arguments(function: Callable[..., Any], arguments: Any, what: str) -> 
 
 
 def _misfit(kind: Any, value: Any) -> str:
+    """What a value of this kind is, and this one is not; empty where it fits."""
     if get_origin(kind) is types.UnionType:
         wrong = [_misfit(one, value) for one in get_args(kind)]
         return "" if "" in wrong else wrong[0]
@@ -92,6 +91,11 @@ def _misfit(kind: Any, value: Any) -> str:
         return "" if value is None else "null"
     if get_origin(kind) is dict:
         return "" if isinstance(value, dict) else f"a JSON object, not {value!r}"
+
+    # A bounded number of a config is a subclass of int or float; in JSON it is a plain one.
+    for plain in (bool, int, float):
+        if isinstance(kind, type) and issubclass(kind, plain):
+            return misfit(plain, value)
     return misfit(kind, value)
 
 
@@ -105,34 +109,43 @@ def check_count(state: Mapping[str, Any], *names: str) -> None:
 
 def check_tensors(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str) -> None:
     """Raise ValueError unless ``found`` has the names, shapes and types of ``wanted``, and finite values."""
-    if differing := sorted(found.keys() ^ wanted.keys()):
-        listed = ", ".join(differing[:3])
-        raise ValueError(f"{what} {listed}{' …' if len(differing) > 3 else ''}: here or there alone")
+    differing = sorted(found.keys() ^ wanted.keys())
+    if differing:
+        listed = ", ".join(differing[:3]) + (" …" if len(differing) > 3 else "")
+        raise ValueError(f"{what} {listed}: here or there alone")
     for name, tensor in found.items():
         other = wanted[name]
         if tensor.shape != other.shape or tensor.dtype != other.dtype:
-            have, want = (f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for t in (tensor, other))
-            raise ValueError(f"{what} {name} is {have}, not {want}")
+            raise ValueError(f"{what} {name} is {_in_words(tensor)}, not {_in_words(other)}")
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{what} {name} is not finite")
 
 
+def _in_words(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
 def check_moments(tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
-    """Raise ValueError unless what ``optimizer_tensors`` gave belongs to weights of these shapes, and is finite. A
-    weight that has had no gradient yet has no moments."""
+    """Raise ValueError unless what ``optimizer_tensors`` gave belongs to weights of these shapes, and is finite.
+
+    A weight that has had no gradient yet has no moments.
+    """
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     found = {name: tensor for name, tensor in tensors.items() if name.startswith("optimizer.")}
     keys = {name.split(".")[2] for name in found}
     if not keys <= {"step", "exp_avg", "exp_avg_sq"}:
         raise ValueError(f"no moments of Adam or LAMB: {', '.join(sorted(keys))}")
-    numbers = {int(name.split(".")[1]) for name in found}
-    one = torch.zeros(())  # steps are counted in a float32
-    wanted = {f"optimizer.{i}.{key}": one if key == "step" else weights[i] for i in numbers for key in keys}
+
+    wanted = {}
+    steps = torch.zeros(())  # they are counted in a float32
+    for number in {int(name.split(".")[1]) for name in found}:
+        for key in keys:
+            wanted[f"optimizer.{number}.{key}"] = steps if key == "step" else weights[number]
     check_tensors(found, wanted, "the optimizer's")
 
 
 def check_size(tensors: Mapping[str, Tensor], parameters: int) -> None:
-    """Raise ValueError where a policy is described that has more numbers than the file holds, before it is built."""
+    """Raise ValueError, before a policy is built, where it is described with more numbers than the file holds."""
     held = sum(tensor.numel() for name, tensor in tensors.items() if name.startswith("policy."))
     if parameters > held:
         raise ValueError(f"its config describes {parameters:,} parameters, and it holds {held:,}")

@@ -9,8 +9,9 @@ import torch
 
 
 def split(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
-    """``value`` as JSON whose tensors, arrays and NumPy numbers are copied into ``tensors``, under names that begin
-    with ``name``.
+    """Return ``value`` as JSON, and copy its tensors, arrays and NumPy numbers into ``tensors``.
+
+    Their names begin with ``name``.
 
     Raises:
         TypeError: a value that is not plain, under its name.
@@ -32,10 +33,10 @@ def split(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
 
 
 def join(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """What ``split`` took apart.
+    """Put together again what ``split`` took apart.
 
     Raises:
-        KeyError, TypeError, ValueError, RuntimeError: it did not take this apart.
+        KeyError, TypeError, ValueError, RuntimeError: ``split`` cannot have given this.
     """
     if not isinstance(value, dict):
         return value

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,114 +17,158 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor, nn
 
 from unroll.agents.common.callbacks import ShowProgress, as_callback
 from unroll.agents.common.checkpoint import latest_checkpoint, optimizer_tensors, write_checkpoint
-from unroll.agents.common.distributed import check_shares, rank
-from unroll.agents.common.guards import check_decision, check_finite, guard_memory
+from unroll.agents.common.distributed import world
+from unroll.agents.common.guards import check_device, check_finite, is_out_of_memory, memory_guard
 from unroll.agents.common.machine import made_here
 from unroll.agents.common.optim import make_optimizer
-from unroll.agents.common.restoring import decision_policy, of_checkpoint, read_agent, restore
-from unroll.agents.decision.metrics import mean_metrics, pack_metrics, unpack_metrics
-from unroll.agents.decision.task import check_same_spaces, describe_task, fit_statistics
-from unroll.agents.decision.update import Compile, Precision, Update, check_device, own_rows
+from unroll.agents.common.restoring import of_checkpoint, read_agent, restore
+from unroll.agents.decision.config import Hyperparameters
+from unroll.agents.decision.task import (
+    check_budget_of,
+    check_same_spaces,
+    check_state,
+    describe_task,
+    fit_statistics,
+)
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.sampling import Sampler, make_sampler
-from unroll.errors import TrainingError
+from unroll.errors import HyperparameterError, TrainingError, one_line
 from unroll.policies.backbones import State
 from unroll.policies.decision import DecisionPolicy
 
-# of what a policy sees while it acts; a previous action has the type that its environment gives it
-INPUT_TYPES = dict(observation=torch.float32, previous_action=None, return_to_go=torch.float32, timestep=torch.int64)
+# The types of what a policy sees while it acts. A previous action has the type that its environment gives it.
+INPUT_TYPES = {
+    "observation": torch.float32,
+    "previous_action": None,
+    "return_to_go": torch.float32,
+    "timestep": torch.int64,
+}
+
+UNLOGGED = "unlogged."  # begins the names, in a checkpoint, of metrics that have not been logged yet
+
+Metrics = dict[str, Tensor]  # of one update, still on the device
+
+
+class DecisionLoss(nn.Module):
+    """The error of the predicted actions (Chen et al. 2021, arXiv 2106.01345, section 3), as a module.
+
+    DistributedDataParallel and torch.compile take a module.
+    """
+
+    def __init__(self, policy: DecisionPolicy):
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """The mean over all steps that are not padding: ``mask`` [B, T] is true there.
+
+        ``steps`` in the batch is the number to divide by where the batch is only a part of one.
+        """
+        prediction, _ = self.policy(batch)
+        error = self.policy.action.error(prediction, batch["action"])  # [B, T]
+        mask = batch["mask"]
+        steps = batch["steps"] if "steps" in batch else mask.sum()
+        return (error * mask).sum() / steps
 
 
 class DecisionAgent:
-    """Return-conditioned supervised learning (Chen et al. 2021, arXiv 2106.01345), with the surface of a
-    Stable-Baselines3 algorithm.
+    """Return-conditioned supervised learning (Chen et al. 2021, arXiv 2106.01345).
 
-    ``num_timesteps`` counts gradient updates. A batch is a function of (seed, update) alone and dropout is seeded by
-    the same pair, so that a run that was interrupted and loaded continues to the same weights, bit for bit on as
-    many threads.
+    It has the surface of a Stable-Baselines3 algorithm; ``num_timesteps`` counts gradient updates. A batch is a
+    function of (seed, update) alone and dropout is seeded by the same pair. So a run that was interrupted and loaded
+    ends with the same weights as one that was not, bit for bit on the same number of threads.
 
     Args:
         episodes: the data; None for an agent that only acts.
         env: a vector of ReturnToGo environments, for callbacks that ask for ``get_env()``.
-        context: steps of a training sequence, from 1 to whole episodes.
-        optimizer: ``adamw``, or ``lamb`` with a minimum trust (see agents/lamb.py), with which SHA-RNN was published.
-        top_fraction: learn from the best episodes alone, until they make up this share of the steps (%BC).
-        warmup_steps: updates over which the learning rate rises linearly from 0.
-        schedule: what the learning rate does then: stay ``constant``, or fall to 0 by a ``cosine``.
-        precision, compile: how an update is computed (see agents/update.py).
-        policy_kwargs: for DecisionPolicy: backbone, d_model, n_layers, tokens, condition, dropout …
+        backbone: one of ``BACKBONES``, or ``module:Class`` of an imported module; None: minGRU. Its size and its
+            options are in ``policy_kwargs``.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        policy_kwargs: for DecisionPolicy: d_model, n_layers, backbone_options, tokens, condition, dropout, memory.
+        hyperparameters: the fields of ``Hyperparameters`` (agents/decision/config.py): context, batch_size,
+            learning_rate and so on.
 
     Raises:
-        BackboneError, TrainingError: a size that is none, or more than the device has memory for.
+        BackboneError, HyperparameterError, TrainingError: a size that makes no sense, or more than the device has
+            memory for.
     """
 
     sized_by = ("batch_size", "context", "d_model", "n_layers")
 
-    @guard_memory
     def __init__(
         self,
         episodes: Episodes | None,
         env: VecEnv | None = None,
-        context: int = 20,
-        batch_size: int = 64,
-        optimizer: Literal["adamw", "lamb"] = "adamw",
-        learning_rate: float = 1e-3,
-        schedule: Literal["constant", "cosine"] = "cosine",
-        warmup_steps: int = 300,
-        weight_decay: float = 1e-4,
-        max_grad_norm: float = 0.25,
-        top_fraction: float = 1.0,
-        timestep_embedding: bool = False,
-        precision: Precision = "float32",
-        compile: Compile = "none",
-        seed: int = 0,
+        *,
+        backbone: str | None = None,
         device: str = "auto",
         policy_kwargs: dict[str, Any] | None = None,
+        **hyperparameters: Any,
     ):
-        self.config: dict[str, Any] = dict(
-            context=context,
-            batch_size=batch_size,
-            optimizer=optimizer,
-            learning_rate=learning_rate,
-            schedule=schedule,
-            warmup_steps=warmup_steps,
-            weight_decay=weight_decay,
-            max_grad_norm=max_grad_norm,
-            top_fraction=top_fraction,
-            timestep_embedding=timestep_embedding,
-            precision=precision,
-            compile=compile,
-            seed=seed,
-        )
+        self.hyperparameters = Hyperparameters(**hyperparameters)
+        self.seed = self.hyperparameters.seed
+        self.batch_size = self.hyperparameters.batch_size
         check_device(device)
-        check_shares("batch_size", batch_size)
-        self.env, self.seed, self.device = env, seed, get_device(device)
-        self.num_timesteps, self._total_timesteps = 0, 0
-        self.learning_rate, self.schedule, self.warmup_steps = learning_rate, schedule, warmup_steps
-        self.batch_size, self._checks_updates = batch_size, self.device.type == "cpu"
-        self.sampler: Sampler | None = None
+        world.check_divides("batch_size", self.batch_size)
+
+        self.env = env
+        self.device = get_device(device)
+        self.logger: Logger = Logger(folder=None, output_formats=[])
+        self.num_timesteps = 0
         self.last_metrics: dict[str, float] = {}
-        self._unlogged: list[dict[str, torch.Tensor]] = []  # of each update since the last line of the log
-        self.task = {} if episodes is None else describe_task(episodes)
-        self.policy_kwargs = kwargs = {"context": context} | dict(policy_kwargs or {})
+        self._total_timesteps = 0
+        self._unlogged: list[Metrics] = []  # of each update since the last line of the log
+        self._checks_updates = self.device.type == "cpu"  # CUDA would have to be waited for
+
+        policy_kwargs = dict(policy_kwargs or {})
+        if backbone is not None and policy_kwargs.setdefault("backbone", backbone) != backbone:
+            raise HyperparameterError(f"backbone is {backbone}, and {policy_kwargs['backbone']} in policy_kwargs")
+        self.policy_kwargs: dict[str, Any] = {"context": self.hyperparameters.context} | policy_kwargs
+        with memory_guard(self):
+            self._build(episodes)
+
+    def _build(self, episodes: Episodes | None) -> None:
+        """Make the sampler, the policy and the optimizer."""
+        parameters = self.hyperparameters
+        kwargs = self.policy_kwargs
+        self.task: dict[str, Any] = {}
+        self.sampler: Sampler | None = None
+
         if episodes is not None:
-            episodes = episodes.top(top_fraction)
+            self.task = describe_task(episodes)
+            episodes = episodes.top(parameters.top_fraction)
             longest = int(episodes.lengths.max())
-            kwargs |= {"observation_dim": episodes.observation_dim, "action_space": episodes.action_space}
-            kwargs |= {"context": min(context, longest), "max_timestep": (longest - 1) * timestep_embedding}
+            kwargs["observation_dim"] = episodes.observation_dim
+            kwargs["action_space"] = episodes.action_space
+            kwargs["context"] = min(parameters.context, longest)
+            kwargs["max_timestep"] = longest - 1 if parameters.timestep_embedding else 0
             self.sampler = make_sampler(episodes, kwargs["context"], self.device)
-        check_decision(kwargs, batch_size, episodes is not None, self.device)
-        torch.manual_seed(seed % 2**63)
+
+        # What no machine has is refused before anything of that size is made.
+        check_budget_of(kwargs, self.batch_size, episodes is not None, self.device)
+        torch.manual_seed(self.seed % 2**63)
         self.policy = DecisionPolicy(**kwargs)
         if episodes is not None:
             fit_statistics(self.policy, episodes)
         self.policy.to(self.device)
-        self.optimizer = make_optimizer(optimizer, self.policy.parameters(), learning_rate, weight_decay)
-        self._update = Update(self.policy, self.optimizer, max_grad_norm, precision, compile)
-        self.logger: Logger = Logger(folder=None, output_formats=[])
+        self.optimizer = make_optimizer(
+            parameters.optimizer, self.policy.parameters(), parameters.learning_rate, parameters.weight_decay
+        )
+        self.loss = self._make_loss()
+
+    def _make_loss(self) -> Callable[[dict[str, Tensor]], Tensor]:
+        """The loss: eager, compiled, or with its gradients averaged over several processes."""
+        mode = self.hyperparameters.compile
+        self._compiles_next = mode != "none"  # the first call compiles, and may fail to
+        if mode == "none":
+            return world.parallel(DecisionLoss(self.policy))
+        if world.size > 1:
+            raise TrainingError(f"compile {mode} is for one process; use none with {world.size}")
+        return torch.compile(DecisionLoss(self.policy), mode=mode, dynamic=False)
 
     def learn(
         self,
@@ -135,8 +180,11 @@ class DecisionAgent:
     ) -> DecisionAgent:
         """Make ``total_timesteps`` gradient updates; ``reset_num_timesteps`` False goes on from those already made.
 
-        Callbacks hear of every update: ``on_rollout_start`` before it, ``on_step`` after it. A loss or gradient that is
-        not finite is a TrainingError: on a CPU before the weights move; on CUDA, which would wait, when it is logged.
+        Callbacks hear of every update: ``on_rollout_start`` before it, ``on_step`` after it.
+
+        Raises:
+            TrainingError: a loss or gradient is not finite. On a CPU that is seen before the weights move; on CUDA,
+                which would have to be waited for, when it is logged.
         """
         if self.sampler is None:
             raise ValueError("no episodes to learn from: give them to DecisionAgent(…) or DecisionAgent.load(…)")
@@ -144,40 +192,81 @@ class DecisionAgent:
             self.num_timesteps = 0
             self._unlogged.clear()
         self._total_timesteps = self.num_timesteps + total_timesteps
+
         with contextlib.ExitStack() as stack:
             bar = [stack.enter_context(ShowProgress(self._total_timesteps))] if progress_bar else []
             listener = CallbackList([*bar, as_callback(callback)])
             listener.init_callback(self)  # type: ignore[arg-type]
             listener.on_training_start(locals(), globals())
-            self._started, self._learning_time = time.monotonic(), 0.0
-            metrics = self._unlogged
+            self._started = time.monotonic()
+            self._learning_time = 0.0
+
             while self.num_timesteps < self._total_timesteps:
                 listener.on_rollout_start()
                 begin = time.monotonic()
-                metrics.append(self.update())
+                self._unlogged.append(self.update())
+
+                # Reading the metrics waits for the device, so it is done where a line of the log is due.
                 last = self.num_timesteps == self._total_timesteps
                 due = last or self.num_timesteps % log_interval == 0
-                means = mean_metrics(metrics) if due else {}
+                means = mean_metrics(self._unlogged) if due else {}
                 self._check_finite(means, f"at or before update {self.num_timesteps}")
                 self._learning_time += time.monotonic() - begin
                 if due:
-                    self._log(means, len(metrics))
-                    metrics.clear()
+                    self._log(means, len(self._unlogged))
+                    self._unlogged.clear()
+
                 listener.update_locals(locals())
                 if not listener.on_step():
                     break
             listener.on_training_end()
         return self
 
-    @guard_memory
-    def update(self) -> dict[str, torch.Tensor]:
-        """One gradient update on batch ``num_timesteps``; its loss and gradient norm, still on the device."""
+    def update(self) -> Metrics:
+        """Make one gradient update on batch ``num_timesteps``.
+
+        Returns its loss and gradient norm. They are still on the device: nothing here waits for it.
+
+        Raises:
+            TrainingError: memory does not suffice, a number is not finite, or the loss cannot be compiled here.
+        """
         assert self.sampler is not None
-        batch = self.sampler.sample(self.batch_size, self.seed, self.num_timesteps)
-        batch = own_rows(batch)
-        dropout_seed = (self.seed * 1_000_003 + self.num_timesteps + rank() * 2**40) % 2**63
-        check = self._check_finite if self._checks_updates else None
-        metrics = self._update(batch, dropout_seed, self._learning_rate(), check)
+        parameters = self.hyperparameters
+        device = self.device.type
+
+        with memory_guard(self):
+            # The batch, of which each of several processes learns from its own rows.
+            batch = self.sampler.sample(self.batch_size, self.seed, self.num_timesteps)
+            batch = own_rows(batch)
+
+            # Dropout is seeded by (seed, update), so that a run that goes on draws what an undisturbed one would.
+            torch.manual_seed((self.seed * 1_000_003 + self.num_timesteps + world.rank * 2**40) % 2**63)
+            self.policy.train()
+            for group in self.optimizer.param_groups:
+                group["lr"] = self._learning_rate()
+
+            # The gradient. The old one goes before the loss: a CUDA graph's next replay writes where it is.
+            self.optimizer.zero_grad()
+            if device == "cuda" and parameters.compile == "reduce-overhead":
+                torch.compiler.cudagraph_mark_step_begin()
+            try:
+                with torch.autocast(device, torch.bfloat16, enabled=parameters.precision == "bfloat16"):
+                    loss = self.loss(batch)
+                loss.backward()
+            except Exception as error:
+                self._explain_compiler(error)
+                raise
+            self._compiles_next = False
+
+            # A clone leaves the graph's memory, which the next replay overwrites.
+            metrics = {"train/loss": loss.detach().clone()}
+            metrics["train/grad_norm"] = nn.utils.clip_grad_norm_(self.policy.parameters(), parameters.max_grad_norm)
+
+            # While the weights are still good, unless that would mean to wait for the device.
+            if self._checks_updates:
+                self._check_finite(metrics)
+            self.optimizer.step()
+
         self.num_timesteps += 1
         return metrics
 
@@ -189,30 +278,34 @@ class DecisionAgent:
         episode_start: np.ndarray | None = None,
         deterministic: bool = True,
     ) -> tuple[np.ndarray, State]:
-        """Actions for observations of ReturnToGo environments, a batch or one, and the state for the next call.
+        """Choose actions for observations of ReturnToGo environments, a batch or one; the state is for the next call.
 
         ``state`` None begins anew; ``episode_start`` [B] resets the memory of those environments.
         """
         if self.policy.training:  # setting it again would visit every module at every step
             self.policy.eval()
-        inputs = {k: torch.as_tensor(observation[k], dtype=t, device=self.device) for k, t in INPUT_TYPES.items()}
+
+        inputs = {}
+        for key, dtype in INPUT_TYPES.items():
+            inputs[key] = torch.as_tensor(observation[key], dtype=dtype, device=self.device)
         single = inputs["observation"].ndim == 1
         if single:
             inputs = {key: value[None] for key, value in inputs.items()}
         for key in ("return_to_go", "timestep"):
             inputs[key] = inputs[key].squeeze(-1)
-        n = len(inputs["observation"])
+
         if state is None:
-            state = self.policy.initial_state(n)
-        start = None  # where no episode begins, which is nearly always, nothing is to be forgotten
+            state = self.policy.initial_state(len(inputs["observation"]))
+        start = None  # in nearly every step no episode begins, and nothing is to be forgotten
         if episode_start is not None and np.any(episode_start):
             start = torch.as_tensor(np.atleast_1d(np.asarray(episode_start, bool)), device=self.device)
+
         prediction, state = self.policy.step(inputs, state, start)
         actions = self.policy.action.choose(prediction, deterministic).cpu().numpy()
         return (actions[0] if single else actions), state
 
     def save(self, path: str | Path) -> None:
-        """A checkpoint folder (see agents/checkpoint.py) that acts and learns on by itself.
+        """Write a checkpoint folder (see agents/common/checkpoint.py) that acts and learns on by itself.
 
         Raises:
             TrainingError: a weight is not finite; nothing is written.
@@ -220,36 +313,41 @@ class DecisionAgent:
         if not all(bool(torch.isfinite(parameter).all()) for parameter in self.policy.parameters()):
             raise TrainingError(f"a weight is not finite at update {self.num_timesteps}, so {path} was not written")
         tensors = {f"policy.{name}": value for name, value in self.policy.state_dict().items()}
+        tensors |= optimizer_tensors(self.optimizer)
+        tensors |= pack_metrics(self._unlogged)
         state = {
             "format": 1,
             "agent": "DecisionAgent",
             "num_timesteps": self.num_timesteps,
             "total_timesteps": self._total_timesteps,
-            "config": self.config,
+            "config": dataclasses.asdict(self.hyperparameters),
             "policy": self.policy.config,
             "memory": self.policy.memory,
             "task": self.task,
             **made_here(),
         }
-        write_checkpoint(path, tensors | optimizer_tensors(self.optimizer) | pack_metrics(self._unlogged), state)
+        write_checkpoint(path, tensors, state)
 
     @classmethod
     def load(
         cls, path: str | Path, env: VecEnv | None = None, device: str = "auto", episodes: Episodes | None = None
     ) -> DecisionAgent:
-        """The agent of a checkpoint, or of a run folder's last one. Without ``episodes`` it acts but cannot learn.
+        """Load the agent of a checkpoint, or of a run folder's last one. Without ``episodes`` it cannot learn.
 
         Raises:
-            CheckpointError: there is none, it is damaged, or nothing of this version can be made of it.
+            CheckpointError: there is none, it is damaged, or it is of another version.
+            DatasetError: the episodes' observations or actions are not those of the policy.
         """
         path = latest_checkpoint(path)
         tensors, state = read_agent(path, "DecisionAgent", 1)
         with of_checkpoint(path):
-            policy = decision_policy(cls, tensors, state)
-            agent = cls(None, env=env, device=device, policy_kwargs=policy, **state["config"])
+            policy_kwargs = check_state(tensors, state)
+            agent = cls(None, env=env, device=device, policy_kwargs=policy_kwargs, **state["config"])
             restore(agent.policy, agent.optimizer, agent.policy.state_dict(), tensors)
-            agent.num_timesteps, agent._total_timesteps = state["num_timesteps"], state["total_timesteps"]
-            agent.policy.memory, agent.task = state["memory"], state["task"]
+            agent.num_timesteps = state["num_timesteps"]
+            agent._total_timesteps = state["total_timesteps"]
+            agent.policy.memory = state["memory"]
+            agent.task = state["task"]
             agent._unlogged = unpack_metrics(tensors, agent.device)
         if episodes is not None:
             agent.set_episodes(episodes)
@@ -262,7 +360,7 @@ class DecisionAgent:
             DatasetError: their observations or actions are not those of the policy.
         """
         check_same_spaces(episodes, self.policy.config)
-        episodes = episodes.top(self.config["top_fraction"])
+        episodes = episodes.top(self.hyperparameters.top_fraction)
         self.sampler = make_sampler(episodes, self.policy.config["context"], self.device)
 
     def set_logger(self, logger: Logger) -> None:
@@ -275,14 +373,25 @@ class DecisionAgent:
         """None: the policy holds its own observation statistics (asked for by Stable-Baselines3's callbacks)."""
 
     def _learning_rate(self) -> float:
-        warm = min(1.0, (self.num_timesteps + 1) / max(1, self.warmup_steps))
-        if self.schedule == "constant" or self.num_timesteps < self.warmup_steps:
-            return self.learning_rate * warm
-        done = (self.num_timesteps - self.warmup_steps) / max(1, self._total_timesteps - self.warmup_steps)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+        """A linear warm-up to the learning rate, which then stays or falls to 0 by a cosine."""
+        parameters = self.hyperparameters
+        done = self.num_timesteps
+        if done < parameters.warmup_steps:
+            return parameters.learning_rate * ((done + 1) / parameters.warmup_steps)
+        if parameters.schedule == "constant":
+            return parameters.learning_rate
+        share = (done - parameters.warmup_steps) / max(1, self._total_timesteps - parameters.warmup_steps)
+        return parameters.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
 
     def _check_finite(self, metrics: Mapping[str, Any], when: str = "") -> None:
         check_finite(metrics, when or f"at update {self.num_timesteps + 1}", self.optimizer.param_groups[0]["lr"])
+
+    def _explain_compiler(self, error: Exception) -> None:
+        """Raise TrainingError if the error comes from compiling: on a CPU there may be no C++ compiler."""
+        if self._compiles_next and not is_out_of_memory(error):
+            mode = self.hyperparameters.compile
+            reason = one_line(error, 200)
+            raise TrainingError(f"compile {mode} does not work here, use none ({reason})") from error
 
     def _log(self, means: dict[str, float], updates: int) -> None:
         assert self.sampler is not None
@@ -298,3 +407,44 @@ class DecisionAgent:
         for name, value in self.last_metrics.items():
             self.logger.record(name, value)
         self.logger.dump(self.num_timesteps)
+
+
+def own_rows(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The rows that this process learns from; the mean loss over processes is the loss of the whole batch."""
+    if world.size == 1:
+        return batch
+    rows = world.share(len(batch["mask"]))
+    own = {key: value[rows] for key, value in batch.items()}
+    own["steps"] = batch["mask"].sum() / world.size
+    return own
+
+
+def mean_metrics(metrics: list[Metrics]) -> dict[str, float]:
+    """The mean of each metric over updates and processes, read from the device at once."""
+    names = list(metrics[0])
+    means = [torch.stack([update[name] for update in metrics]).mean() for name in names]
+    values = world.mean(torch.stack(means)).tolist()
+    return dict(zip(names, values, strict=True))
+
+
+def pack_metrics(metrics: list[Metrics]) -> dict[str, Tensor]:
+    """The metrics as tensors [updates] for a checkpoint; none where all has been logged."""
+    names = metrics[0] if metrics else ()
+    return {UNLOGGED + name: torch.stack([update[name] for update in metrics]) for name in names}
+
+
+def unpack_metrics(tensors: dict[str, Tensor], device: torch.device) -> list[Metrics]:
+    """Find what ``pack_metrics`` gave among the tensors of a checkpoint.
+
+    Raises:
+        ValueError: ``pack_metrics`` cannot have given this.
+    """
+    columns = {}
+    for name, column in tensors.items():
+        if not name.startswith(UNLOGGED):
+            continue
+        if column.ndim != 1 or not bool(torch.isfinite(column).all()):
+            raise ValueError("metrics that were not logged are one finite number for each update")
+        columns[name.removeprefix(UNLOGGED)] = column.to(device)
+    updates = zip(*columns.values(), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in updates]

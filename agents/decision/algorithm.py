@@ -1,29 +1,31 @@
-"""From a TrainConfig to a decision agent with its data and the environment that it is evaluated in."""
+"""What the decision agent brings to the commands."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stable_baselines3.common.callbacks import BaseCallback
+from unroll.agents.algorithm import Algorithm, PlayOptions, Tell, Training, Words
+from unroll.agents.decision.config import DecisionConfig
+from unroll.errors import EnvError, ExportError
 
-from unroll.agents import DecisionAgent
-from unroll.agents.common.callbacks import describe_updates
-from unroll.agents.common.checkpoint import checkpoints, latest_checkpoint, read_state
-from unroll.agents.common.machine import not_as_made
-from unroll.agents.decision.config import TrainConfig
-from unroll.agents.evaluation.player import Player, decision_player
-from unroll.envs import Episodes, load_episodes
-from unroll.envs.make import find_env
-from unroll.errors import EnvError
+if TYPE_CHECKING:
+    from unroll.agents.common.step import Step
+    from unroll.agents.decision.agent import DecisionAgent
+    from unroll.agents.evaluation.player import Player
 
 
-class DecisionJob:
-    """See ``unroll.agents.algorithm.Job``. A run that crashed before its first checkpoint begins again."""
+class Decision(Algorithm):
+    """Return-conditioned learning from recorded episodes."""
 
+    name = "decision"
+    agent = "DecisionAgent"
+    config = DecisionConfig
     unit = "update"
-    headlines = [  # noqa: RUF012
+    long_unit = "updates"
+    source = "dataset"
+    headlines = (
         "eval/normalized_score",
         "eval/return_mean",
         "perf/train_tokens_per_s",
@@ -31,83 +33,69 @@ class DecisionJob:
         "perf/parameters",
         "perf/peak_memory_mb",
         "train/loss",
-    ]
-
-    def __init__(self, config: TrainConfig, tell: Callable[[str], Any]):
-        self.config = config
-        self.episodes = load_episodes(config.dataset, download=config.download)
-        self.name = self.episodes.name
-        self.env_id = evaluation_env(config, self.episodes.env_id, tell)
-        self.callbacks: list[BaseCallback] = []
-        if config.resume and checkpoints(config.run_dir or ""):
-            self.agent = DecisionAgent.load(config.run_dir or "", device=config.device, episodes=self.episodes)
-            tell(f"goes on at update {self.agent.num_timesteps}")
-            note = not_as_made(read_state(latest_checkpoint(config.run_dir or "")))
-            if note:
-                tell(note)
-        else:
-            self.agent = new_agent(config, self.episodes)
-        self.player()  # says now what would not fit
-
-    def describe(self) -> str:
-        return f"{len(self.episodes):,} episodes, {self.episodes.n_steps:,} steps of {self.episodes.name}"
-
-    def progress(self) -> str:
-        return describe_updates(self.agent)
-
-    def player(self) -> Player | None:
-        if self.env_id is None:
-            return None
-        options = self.config.evaluation
-        return decision_player(self.agent, self.env_id, options.targets, options.memory)
-
-    def save(self, path: Path) -> None:
-        self.agent.save(path)
-
-
-def evaluation_env(config: TrainConfig, dataset_env: str | None, tell: Callable[[str], Any]) -> str | None:
-    """The environment to evaluate in. A dataset may name one that is not installed, and be trained on all the same."""
-    env_id = config.evaluation.env or dataset_env
-    if env_id is None:
-        tell("no evaluation: the dataset names no environment; --evaluation.env gives one")
-        return None
-    try:
-        find_env(env_id)
-    except EnvError as error:
-        if config.evaluation.env:
-            raise
-        tell(f"no evaluation: {error}")
-        return None
-    return env_id
-
-
-def new_agent(config: TrainConfig, episodes: Episodes) -> DecisionAgent:
-    """The untrained agent of a config."""
-    return DecisionAgent(
-        episodes,
-        context=config.context,
-        batch_size=config.batch_size,
-        optimizer=config.optimizer,
-        learning_rate=config.learning_rate,
-        schedule=config.schedule,
-        warmup_steps=config.warmup_steps,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        top_fraction=config.top_fraction,
-        timestep_embedding=config.timestep_embedding,
-        precision=config.precision,
-        compile=config.compile,
-        seed=config.seed,
-        device=config.device,
-        policy_kwargs=dict(
-            backbone=config.backbone.name,
-            d_model=config.backbone.d_model,
-            n_layers=config.backbone.n_layers,
-            backbone_options=config.backbone.options,
-            tokens=config.tokens,
-            condition=config.condition,
-            previous_action=config.previous_action,
-            dropout=config.dropout,
-            memory=config.evaluation.memory,
-        ),
     )
+
+    def training(self, config: DecisionConfig, tell: Tell) -> Training:
+        from unroll.agents.decision.training import DecisionTraining
+
+        return DecisionTraining(config, tell)
+
+    def load(self, checkpoint: Path, device: str = "auto") -> DecisionAgent:
+        from unroll.agents.decision.agent import DecisionAgent
+
+        return DecisionAgent.load(checkpoint, device=device)
+
+    def player(self, checkpoint: Path, config: DecisionConfig | None, options: PlayOptions) -> Player:
+        from unroll.agents.decision.player import decision_player
+
+        agent = self.load(checkpoint, options.device)
+        own = (config or DecisionConfig()).evaluation
+        env_id = options.env or own.env or agent.task.get("env")
+        if env_id is None:
+            raise EnvError(f"{checkpoint}: its dataset names no environment; give one with --env")
+        memory = options.memory or (own.memory if config else agent.policy.memory)
+        env_kwargs = own.env_kwargs if options.env_kwargs is None else options.env_kwargs
+        player = decision_player(agent, env_id, options.targets or own.targets, memory, env_kwargs)
+        player.episodes = own.episodes
+        player.seed = own.seed
+        return player
+
+    def step(self, checkpoint: Path, memory: str | None) -> tuple[Step, dict[str, Any]]:
+        from unroll.agents.decision.step import DecisionStep
+
+        agent = self.load(checkpoint, "cpu")
+        if (memory or agent.policy.memory) != "carried":
+            raise ExportError(
+                f"{checkpoint} acts with a window of {agent.policy.config['context']} steps, which is not exported; "
+                "--memory carried exports the same weights with a state that is carried from step to step"
+            )
+        actions = agent.policy.config["action_space"]
+        discrete = actions["type"] == "Discrete"
+        return DecisionStep(agent.policy), {
+            "agent": self.agent,
+            "backbone": agent.policy.config["backbone"],
+            "env": agent.task.get("env"),
+            "wrappers": [],
+            "action_space": actions,
+            "first_action": actions["n"] if discrete else [0.0] * len(actions["low"]),
+            "keeps_memory": False,
+            "dataset": agent.task.get("dataset"),
+            "dataset_returns": agent.task.get("return_quantiles"),
+            "updates": agent.num_timesteps,
+        }
+
+    def words(self, config: DecisionConfig) -> Words:
+        if config.condition == "none":
+            return Words("behaviour cloning agent", "behavior-cloning", "a decision agent without returns")
+        paper = "after [2106.01345](https://arxiv.org/abs/2106.01345)"
+        return Words("decision agent", "decision-transformer", paper)
+
+    def learned_from(self, config: DecisionConfig, describe_dataset: Callable[[str], str]) -> str:
+        return f"It learned from {describe_dataset(config.dataset)}."
+
+    def env(self, config: DecisionConfig) -> str | None:
+        return config.evaluation.env
+
+    def imports(self, config: DecisionConfig) -> dict[str, str]:
+        env = config.evaluation.env or ""
+        return {"--evaluation.env": env} if ":" in env else {}

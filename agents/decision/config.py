@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+import math
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from unroll.configs.fields import BackboneConfig, Rate, RunConfig, Seed, Size
+from unroll.configs.fields import BackboneConfig, RunConfig
+from unroll.configs.sizes import Rate, Seed, Size
+from unroll.errors import HyperparameterError
 
 
 @dataclasses.dataclass
@@ -15,7 +19,9 @@ class EvaluationConfig:
     """Playing episodes with the trained agent."""
 
     env: str | None = None
-    """environment id; null: the dataset's own"""
+    """environment id; null: the dataset's own. my_module:MyEnv-v0 imports my_module, on the command line alone"""
+    env_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """arguments of the environment, e.g. '{frame_skip: 2}'"""
     episodes: Size = 20
     """episodes for each target return"""
     targets: list[float] | None = None
@@ -30,20 +36,10 @@ class EvaluationConfig:
     """also record a GIF of one episode, where rendering works"""
 
 
-@dataclasses.dataclass
-class TrainConfig(RunConfig):
-    """Train a decision agent on recorded episodes, evaluate it, and leave everything in a run folder."""
+@dataclasses.dataclass(kw_only=True)
+class Hyperparameters:
+    """How a DecisionAgent learns: the keyword arguments of its constructor, and fields of the config."""
 
-    agent: Literal["decision"] = "decision"
-    """how to learn: decision, or ppo, which has fields of its own (--agent ppo --help)"""
-    dataset: str = "embedded:hopper-v5-replay"
-    """minari:ID, d4rl:ID, embedded:NAME or the path of an HDF5 file with D4RL's fields"""
-    backbone: BackboneConfig = dataclasses.field(default_factory=BackboneConfig)
-    """the sequence model"""
-    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
-    """playing episodes"""
-    steps: PositiveInt = 3000
-    """gradient updates"""
     context: Size = 20
     """environment steps of a training sequence, from 1 to whole episodes"""
     batch_size: Size = 64
@@ -60,6 +56,41 @@ class TrainConfig(RunConfig):
     """the optimizer's weight decay"""
     max_grad_norm: PositiveFloat = 0.25
     """gradients are clipped to this norm"""
+    top_fraction: ClosedUnitInterval = 1.0
+    """learn from the best episodes alone, until they make up this share of the steps"""
+    timestep_embedding: bool = False
+    """add an embedding of the absolute timestep to the tokens"""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """of the matrix products while learning; weights, optimizer, recurrences and acting are float32 always"""
+    compile: Literal["none", "default", "reduce-overhead"] = "none"
+    """torch.compile the loss, once, for a minute or so: default needs a C++ compiler on a CPU; reduce-overhead also
+    replays CUDA graphs on CUDA"""
+    seed: Seed = 0
+    """of the weights and of all that is drawn while learning"""
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            choices = get_args(kind)
+            if get_origin(kind) is Literal and getattr(self, name) not in choices:
+                raise HyperparameterError(f"{name} is one of {', '.join(choices)}, not {getattr(self, name)!r}")
+
+
+@dataclasses.dataclass
+class DecisionConfig(RunConfig, Hyperparameters):
+    """Train a decision agent on recorded episodes, evaluate it, and leave everything in a run folder."""
+
+    may_change: ClassVar[tuple[str, ...]] = (*RunConfig.may_change, "dataset")
+
+    agent: Literal["decision"] = "decision"
+    """how to learn: decision, from a dataset; other agents have fields of their own"""
+    dataset: str = "embedded:hopper-v5-replay"
+    """minari:ID, d4rl:ID, embedded:NAME or the path of an HDF5 file with D4RL's fields"""
+    backbone: BackboneConfig = dataclasses.field(default_factory=BackboneConfig)
+    """the sequence model"""
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+    """playing episodes"""
+    steps: PositiveInt = 3000
+    """gradient updates"""
     dropout: ClosedUnitInterval = 0.1
     """dropout of the embedding and of every residual branch"""
     tokens: Literal["fused", "interleaved"] = "fused"
@@ -68,18 +99,14 @@ class TrainConfig(RunConfig):
     """return: Decision Transformer; none: behaviour cloning"""
     previous_action: bool = True
     """show each step the action before it"""
-    timestep_embedding: bool = False
-    """add an embedding of the absolute timestep to the tokens"""
-    top_fraction: ClosedUnitInterval = 1.0
-    """learn from the best episodes alone, until they make up this share of the steps"""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """of the matrix products while learning; weights, optimizer, recurrences and acting are float32 always"""
-    compile: Literal["none", "default", "reduce-overhead"] = "none"
-    """torch.compile the loss, once, for a minute or so: default needs a C++ compiler on a CPU; reduce-overhead also
-    replays CUDA graphs on CUDA"""
     log_every: PositiveInt = 100
     """updates between two points in TensorBoard and metrics.jsonl"""
     checkpoint_every: PositiveInt = 1000
     """updates between two checkpoints"""
     download: bool = False
     """fetch a d4rl: dataset that is not on the disk"""
+
+    def faults(self) -> Iterator[str]:
+        targets = self.evaluation.targets
+        if targets is not None and not (targets and all(map(math.isfinite, targets))):
+            yield f"targets {targets}: one finite number or more is needed, or none for the default"

@@ -1,17 +1,24 @@
-"""What is kept of a dataset with the agent that learned from it."""
+"""What a decision agent keeps of its dataset, and what its checkpoints must say."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from unroll.agents.common.guards import FLOAT32, check_budget
+from unroll.agents.common.restoring import check_arguments, check_count, check_fields, check_size
+from unroll.agents.decision.config import Hyperparameters
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.registered import is_env_id
 from unroll.envs.datasets.statistics import moments
 from unroll.errors import DatasetError
-from unroll.policies.actions import describe_space
+from unroll.policies.actions import build_space, describe_space
+from unroll.policies.backbones import count_parameters
 from unroll.policies.decision import DecisionPolicy
 
 QUANTILES = (0, 0.1, 0.5, 0.9, 1)
@@ -31,15 +38,18 @@ def describe_task(episodes: Episodes) -> dict[str, Any]:
 
 
 def check_task(task: Any) -> None:
-    """Raise ValueError unless ``describe_task`` can have said this; nothing, of an agent that has seen no data."""
+    """Raise ValueError unless ``describe_task`` can have said this; an agent that has seen no data has none."""
     if not isinstance(task, dict):
         raise ValueError("task is no JSON object")
     if not task:
         return
-    env_id, reference, quantiles = task["env"], task["reference_returns"], task["return_quantiles"]
+    env_id = task["env"]
     if env_id is not None and not is_env_id(env_id):
         raise ValueError(f"task.env {env_id!r} is not the id of an environment")
-    numbers = [task["return_mean"], *(quantiles[str(q)] for q in QUANTILES)]
+
+    numbers = [task["return_mean"]]
+    numbers += [task["return_quantiles"][str(q)] for q in QUANTILES]
+    reference = task["reference_returns"]
     if reference is not None:
         numbers += [*reference]
         if len(reference) != 2 or not isinstance(task["reference_name"], str):
@@ -49,7 +59,10 @@ def check_task(task: Any) -> None:
 
 
 def return_scale(episodes: Episodes) -> float:
-    """The standard deviation of the returns-to-go, or 1 where they do not vary: such a return tells nothing."""
+    """The standard deviation of the returns-to-go, by which the policy divides them.
+
+    It is 1 where they do not vary: such a return tells nothing.
+    """
     std = float(moments(episodes.returns_to_go_in_blocks())[1])
     largest = max(float(np.abs(values).max()) for values in episodes.returns_to_go_in_blocks())
     return std if std > 1e-6 * max(1.0, largest) else 1.0
@@ -68,3 +81,46 @@ def check_same_spaces(episodes: Episodes, policy: dict[str, Any]) -> None:
     for key, value in have.items():
         if policy[key] != value:
             raise DatasetError(f"{episodes.name}: {key} is {value}, the agent was trained on {policy[key]}")
+
+
+def check_state(tensors: Mapping[str, Tensor], state: dict[str, Any]) -> dict[str, Any]:
+    """Check that all of a checkpoint's state is usable, and return the policy's arguments.
+
+    Raises any of the exceptions that ``restoring.of_checkpoint`` turns into a CheckpointError.
+    """
+    check_fields(Hyperparameters, state["config"], "config")
+    check_arguments(DecisionPolicy.__init__, state["policy"], "policy")
+    check_count(state, "num_timesteps", "total_timesteps")
+    check_task(state["task"])
+    policy = state["policy"] | {"action_space": build_space(state["policy"]["action_space"])}
+    check_size(tensors, count_policy_parameters(**policy))
+    return policy
+
+
+def count_policy_parameters(
+    observation_dim: int,
+    action_space: Any,
+    backbone: str = "mingru",
+    d_model: int = 128,
+    n_layers: int = 3,
+    backbone_options: dict[str, Any] | None = None,
+    max_timestep: int = 0,
+    **_: Any,
+) -> int:
+    """Count the numbers that a DecisionPolicy of these arguments learns, but for some vectors.
+
+    Raises:
+        BackboneError: there is no such backbone.
+    """
+    actions = getattr(action_space, "n", None) or math.prod(action_space.shape)
+    embeddings = d_model * (int(observation_dim) + int(actions) + int(max_timestep))
+    return embeddings + count_parameters(backbone, d_model, n_layers, backbone_options or {})
+
+
+def check_budget_of(policy_kwargs: dict[str, Any], batch_size: int, learns: bool, device: torch.device) -> None:
+    """Raise TrainingError where the policy and a batch are more than the device has memory for."""
+    context = policy_kwargs["context"]
+    width = int(policy_kwargs["observation_dim"]) + policy_kwargs.get("d_model", 128)
+    batch = FLOAT32 * batch_size * context * width if learns else 0
+    needs = {f"a batch of batch_size {batch_size} × context {context}": batch}
+    check_budget(count_policy_parameters(**policy_kwargs), needs, device)

@@ -1,13 +1,12 @@
-"""Play seeded episodes in lock-step and score them."""
+"""Play seeded episodes in lock-step, and sum up what they returned."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -19,11 +18,13 @@ from gymnasium.envs.mujoco import MujocoEnv
 from unroll.envs.datasets.reference import normalized_score
 from unroll.policies.backbones import State, select_rows
 
+RESAMPLES = 2000  # of the bootstrap
+
 
 class Predictor(Protocol):
-    """Whatever acts as Stable-Baselines3's algorithms do, with a state whose tensors have the batch first.
+    """Acts as Stable-Baselines3's algorithms do, with a state whose tensors have the batch first.
 
-    One with the attribute ``takes_masks`` is also given ``action_masks``, where environments have that method.
+    A predictor with the attribute ``takes_masks`` is also given ``action_masks``, where environments have that method.
     """
 
     def predict(
@@ -33,7 +34,7 @@ class Predictor(Protocol):
 
 @dataclasses.dataclass
 class Episode:
-    """One episode to play, and then what came of it."""
+    """An episode to play, and then what came of it."""
 
     seed: int
     target_return: float | None = None
@@ -52,9 +53,8 @@ def play(
     """Play every episode from its own reset seed and fill in its total reward and length.
 
     ``n_envs`` environments of this process step together, so that the policy sees one batch. An environment that is
-    done takes the next episode, with its row of the memory reset; when none is left its row leaves the batch. An
+    done takes the next episode, and its row of the memory is reset; when none is left, its row leaves the batch. An
     episode depends on its seed and target alone, but for the last bits of sums over batches of different size.
-    MuJoCo's environments are stepped by as many threads as PyTorch uses: the simulator lets go of Python's lock.
     """
     waiting = deque(episodes)
     envs = [make_env() for _ in range(min(n_envs, len(episodes)))]
@@ -62,28 +62,39 @@ def play(
     observations = [_reset(env, episode) for env, episode in rows]
     state: Any = None
     start = np.ones(len(rows), bool)
+
+    # MuJoCo lets go of Python's lock, so its environments are stepped by as many threads as PyTorch uses.
     threads = torch.get_num_threads() if isinstance(envs[0].unwrapped, MujocoEnv) else 1
     with ThreadPoolExecutor(threads) as pool:
         while rows:
+            # One action for each row.
             masks = _masks(agent, [env for env, _ in rows])
             actions, state = agent.predict(_stack(observations), state, start, deterministic, **masks)
             start = np.zeros(len(rows), bool)
+            outcomes = _step([env for env, _ in rows], actions, pool, threads)
+
             kept = []
-            for i, outcome in enumerate(_step([env for env, _ in rows], actions, pool, threads)):
-                observations[i], reward, terminated, truncated, _ = outcome
+            for i, (observation, reward, terminated, truncated, _) in enumerate(outcomes):
                 env, episode = rows[i]
                 if on_step is not None:
                     on_step(env)
                 episode.total += float(reward)
                 episode.length += 1
-                if terminated or truncated:
-                    if not waiting:
-                        continue
-                    rows[i] = env, waiting.popleft()
-                    observations[i], start[i] = _reset(*rows[i]), True
-                kept.append(i)
+                if not (terminated or truncated):
+                    observations[i] = observation
+                    kept.append(i)
+                elif waiting:
+                    # The environment takes the next episode, which begins with an empty memory.
+                    rows[i] = (env, waiting.popleft())
+                    observations[i] = _reset(*rows[i])
+                    start[i] = True
+                    kept.append(i)
+
+            # Rows without an episode leave the batch.
             if len(kept) < len(rows):
-                rows, observations, start = [rows[i] for i in kept], [observations[i] for i in kept], start[kept]
+                rows = [rows[i] for i in kept]
+                observations = [observations[i] for i in kept]
+                start = start[kept]
                 if state is not None:  # an agent may do without
                     state = select_rows(state, torch.tensor(kept, dtype=torch.int64))
     for env in envs:
@@ -91,21 +102,30 @@ def play(
 
 
 def summarize(returns: Sequence[float], reference: tuple[float, float] | None) -> dict[str, Any]:
-    """Mean and 95 % bootstrap interval of the mean over episodes, raw and (None without a reference) normalised to 0
-    … 100."""
+    """Compute the mean of the returns and its 95 % bootstrap interval over episodes.
+
+    Both are raw and, with a reference, normalised to 0 … 100; without one ``normalized_score`` is None.
+    """
     values = np.asarray(returns, np.float64)
-    resampled = np.random.default_rng(0).choice(values, (2000, len(values))).mean(1)
+    resampled = np.random.default_rng(0).choice(values, (RESAMPLES, len(values))).mean(1)
     low, high = np.quantile(resampled, [0.025, 0.975])
-    summary: dict[str, Any] = {"return_mean": values.mean(), "return_interval": [low, high], "normalized_score": None}
+    mean = values.mean()
+    summary: dict[str, Any] = {
+        "return_mean": float(mean),
+        "return_interval": [float(low), float(high)],
+        "normalized_score": None,
+    }
     if reference is not None:
-        summary["normalized_score"] = normalized_score(values.mean(), reference)
-        summary["normalized_interval"] = [normalized_score(bound, reference) for bound in (low, high)]
-    return {key: _plain(value) for key, value in summary.items()}
+        summary["normalized_score"] = float(normalized_score(mean, reference))
+        summary["normalized_interval"] = [float(normalized_score(bound, reference)) for bound in (low, high)]
+    return summary
 
 
 def step_latency(agent: Predictor, env: gym.Env, warm: int, calls: int = 100) -> float:
-    """Microseconds that one action takes in one environment: the median over ``calls`` steps that follow ``warm``
-    others (which fill a window), without the environment's own."""
+    """Measure the microseconds that one action takes in one environment, without the environment's own step.
+
+    It is the median over ``calls`` steps that follow ``warm`` others, which fill a window.
+    """
     observation = _stack([env.reset(seed=0)[0]])
     masks = _masks(agent, [env])
     _, state = agent.predict(observation, None, np.ones(1, bool), **masks)
@@ -126,15 +146,19 @@ def _masks(agent: Predictor, envs: list[gym.Env]) -> dict[str, Any]:
     return {"action_masks": np.stack([env.get_wrapper_attr("action_masks")() for env in envs])}
 
 
-def _step(envs: list[gym.Env], actions: np.ndarray, pool: ThreadPoolExecutor, threads: int) -> Iterator[Any]:
-    """What each environment's ``step`` gives, in order; every thread steps a share of them."""
+def _step(envs: list[gym.Env], actions: np.ndarray, pool: ThreadPoolExecutor, threads: int) -> list[Any]:
+    """Step every environment and return what each ``step`` gives, in order; every thread steps a part of them."""
 
-    def share(part: np.ndarray) -> list[Any]:
+    def step_some(part: np.ndarray) -> list[Any]:
         return [envs[i].step(actions[i]) for i in part]
 
+    every = np.arange(len(envs))
     if threads == 1 or len(envs) < 2 * threads:
-        return iter(share(np.arange(len(envs))))
-    return itertools.chain.from_iterable(pool.map(share, np.array_split(np.arange(len(envs)), threads)))
+        return step_some(every)
+    outcomes: list[Any] = []
+    for part in pool.map(step_some, np.array_split(every, threads)):
+        outcomes += part
+    return outcomes
 
 
 def _reset(env: gym.Env, episode: Episode) -> Any:
@@ -146,9 +170,3 @@ def _stack(observations: list[Any]) -> Any:
     if isinstance(observations[0], dict):
         return {key: np.stack([o[key] for o in observations]) for key in observations[0]}
     return np.stack(observations)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list):
-        return [float(v) for v in value]
-    return None if value is None else float(value)

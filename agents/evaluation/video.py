@@ -1,4 +1,4 @@
-"""Find out whether pictures of MuJoCo can be drawn here, before one is asked for."""
+"""A GIF of an episode, where pictures can be drawn."""
 
 from __future__ import annotations
 
@@ -6,17 +6,28 @@ import ctypes.util
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from PIL import Image
 
+from unroll.agents.evaluation.play import Episode, play
+from unroll.agents.evaluation.player import Player
+from unroll.agents.evaluation.scoring import highest
+from unroll.errors import EnvError, one_line
+
+EVERY = 3  # steps from one picture to the next
+STEPS = 300  # of the episode that are shown
+PIXELS = 240
+
 
 def prepare_rendering() -> str | None:
-    """Choose MuJoCo's renderer; returns why there can be no picture, or None.
+    """Choose MuJoCo's renderer; return why there can be no picture, or None.
 
-    ``MUJOCO_GL`` naming a library that is missing makes ``import mujoco`` itself fail, so it is set only after a look,
-    and never when the user has set it or has a display.
+    ``MUJOCO_GL`` naming a library that is missing makes ``import mujoco`` itself fail. So it is set only after a look,
+    and never where the user has set it or has a display.
     """
     if os.environ.get("MUJOCO_GL") or os.environ.get("DISPLAY") or sys.platform == "darwin":
         return None
@@ -28,7 +39,7 @@ def prepare_rendering() -> str | None:
 
 
 def make_gif(frames: Sequence[np.ndarray], fps: float) -> bytes:
-    """An animated GIF of RGB frames [H, W, 3].
+    """Make an animated GIF of RGB frames [H, W, 3].
 
     Raises:
         ValueError: every frame is of one colour, as broken off-screen rendering gives.
@@ -39,3 +50,30 @@ def make_gif(frames: Sequence[np.ndarray], fps: float) -> bytes:
     file = io.BytesIO()
     images[0].save(file, "GIF", save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0)
     return file.getvalue()
+
+
+def try_gif(player: Player, evaluation: dict[str, Any], tell: Callable[[str], Any]) -> bytes | None:
+    """Make a GIF of the beginning of one episode at the highest target.
+
+    Where rendering is missing, tell why and return None.
+    """
+    frames: list[Any] = []
+    episode = Episode(evaluation["seeds"][0], highest(evaluation)["target_return"])
+
+    def make() -> gym.Env:
+        try:  # off-screen rendering without a GPU takes a tenth of a second for a large picture
+            return player.make_env(render_mode="rgb_array", width=PIXELS, height=PIXELS)
+        except EnvError:
+            return player.make_env(render_mode="rgb_array")
+
+    def keep(env: gym.Env) -> None:
+        if episode.length % EVERY == 0 and episode.length < STEPS:
+            frames.append(env.render())
+
+    missing = prepare_rendering()  # what MuJoCo needs; other environments draw without
+    try:
+        play(player.agent, make, [episode], on_step=keep)
+        return make_gif(frames, fps=20)
+    except Exception as error:  # OpenGL and its bindings raise whatever they like, and a picture is not worth a run
+        tell(f"no video: {missing or one_line(error)}")
+    return None

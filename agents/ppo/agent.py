@@ -12,9 +12,10 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, explained_variance
+from torch import Tensor, nn
 
-from unroll.agents.common.distributed import all_rows, mean_of_ranks, n_ranks, parallel
-from unroll.agents.common.guards import check_finite, guard_memory, not_finite
+from unroll.agents.common.distributed import world
+from unroll.agents.common.guards import check_finite, memory_guard, not_finite
 from unroll.agents.ppo.loss import PPOLoss
 from unroll.agents.ppo.memory_metrics import memory_metrics
 from unroll.agents.ppo.rollouts import RecurrentOnPolicyAlgorithm
@@ -24,29 +25,30 @@ from unroll.policies.actor_critic import RecurrentActorCriticPolicy
 from unroll.policies.backbones import map_state
 
 Self = TypeVar("Self", bound="RecurrentPPO")
+Metrics = dict[str, Tensor]  # of one minibatch, still on the device
 
 
 class RecurrentPPO(RecurrentOnPolicyAlgorithm):
     """PPO (Schulman et al. 2017, arXiv 1707.06347) over whole sequences, with any backbone as the policy's memory.
 
-    A rollout is cut into sequences of ``sequence_length`` steps; a minibatch is some of them, run by the backbone in
-    parallel over time from the state that was stored before each. Episodes may begin anywhere in a sequence: the memory
-    is emptied inside of the recurrence. Nothing is padded. Where an episode is truncated, the value of its last
+    A rollout is cut into sequences of ``sequence_length`` steps. A minibatch is some of them, which the backbone runs
+    in parallel over time from the state that was stored before each. Episodes may begin anywhere in a sequence: the
+    memory is emptied inside of the recurrence. Nothing is padded. Where an episode is truncated, the value of its last
     observation, under the memory that has seen the episode, stands for the rewards that were cut off.
 
     Environments with a method ``action_masks()`` are never given an action that it forbids, as by sb3-contrib's
-    MaskablePPO. Everything else is as in Stable-Baselines3's PPO, ``save`` and ``load`` too: their zip file holds
-    pickled objects, and to load one can run code that is in it. Run folders (agents/ppo_checkpoint.py) hold none.
+    MaskablePPO. Everything else is as in Stable-Baselines3's PPO. That includes ``save`` and ``load``: their zip file
+    holds pickled objects, and to load one can run code that is in it. Run folders (agents/ppo/checkpoint.py) hold none.
 
     Args:
         batch_size: steps of a minibatch, a multiple of ``sequence_length``; None: a quarter of the rollout.
         sequence_length: steps through which gradients flow, a divisor of ``n_steps``; None: ``n_steps``.
-        normalize_advantage: make the advantages of the rollout of mean 0 and deviation 1. In each minibatch, as in
-            Stable-Baselines3's PPO, it would be by what few sequences are, which are no fair sample.
-        backbone: one of ``BACKBONES``, or ``module:Class`` of an imported module; None: minGRU.
-            Its size and options are in ``policy_kwargs`` (see RecurrentActorCriticPolicy).
+        normalize_advantage: make the advantages of the rollout of mean 0 and deviation 1. Stable-Baselines3's PPO does
+            so in each minibatch; here a minibatch is few sequences, which are no fair sample.
+        backbone: one of ``BACKBONES``, or ``module:Class`` of an imported module; None: minGRU. Its size and its
+            options are in ``policy_kwargs`` (see RecurrentActorCriticPolicy).
         recompute_states: make the states before the sequences anew for every epoch but the first, by the policy as it
-            is then, where they would be those of the policy that acted.
+            is then. Else they stay those of the policy that acted.
 
     Raises:
         HyperparameterError: sizes that do not fit together.
@@ -108,29 +110,33 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
             _init_setup_model=False,
         )
-        self.batch_size, self.sequence_length, self.n_epochs = batch_size, sequence_length, n_epochs
-        self.clip_range, self.clip_range_vf = clip_range, clip_range_vf
-        self.normalize_advantage, self.target_kl = normalize_advantage, target_kl
+        self.batch_size = batch_size
+        self.sequence_length = sequence_length
+        self.n_epochs = n_epochs
+        self.clip_range = clip_range
+        self.clip_range_vf = clip_range_vf
+        self.normalize_advantage = normalize_advantage
+        self.target_kl = target_kl
         self.recompute_states = recompute_states
         if _init_setup_model:
             self._setup_model()
 
-    @guard_memory
     def _setup_model(self) -> None:
-        super()._setup_model()
-        self.clip_range = FloatSchedule(self.clip_range)
-        if self.clip_range_vf is not None:
-            self.clip_range_vf = FloatSchedule(self.clip_range_vf)
-        self._sequences_per_minibatch = self._check_sizes()
-        self._log_interval: int | None = 1
-        self._weighted_loss = parallel(PPOLoss(self.policy))
+        with memory_guard(self):
+            super()._setup_model()
+            self.clip_range = FloatSchedule(self.clip_range)
+            if self.clip_range_vf is not None:
+                self.clip_range_vf = FloatSchedule(self.clip_range_vf)
+            self._sequences_per_minibatch = self._check_sizes()
+            self._log_interval: int | None = 1
+            self._loss = world.parallel(PPOLoss(self.policy))
 
     def _check_sizes(self) -> int:
-        """Sequences in a minibatch."""
-        length, rollout = self.sequence_length or self.n_steps, self.n_steps * self.n_envs * n_ranks()
+        """How many sequences a minibatch has."""
+        length = self.sequence_length or self.n_steps
         if self.n_steps % length:
             raise HyperparameterError(f"sequence_length {length} is not a divisor of n_steps {self.n_steps}")
-        n = rollout // length
+        n = self.n_steps * self.n_envs * world.size // length
         if self.batch_size is None:
             return math.ceil(n / 4)
         if self.batch_size % length or self.batch_size < 1:
@@ -147,55 +153,73 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             )
         return size
 
-    @guard_memory
     def train(self) -> None:
-        """``n_epochs`` over the sequences of the rollout, in minibatches; ``interrupted`` ends it in the middle."""
-        began = time.perf_counter()
-        self.policy.set_training_mode(True)
-        self._update_learning_rate(self.policy.optimizer)
-        settings: dict[str, Any] = dict(
-            clip_range=self.clip_range(self._current_progress_remaining),  # type: ignore[operator]
-            clip_range_vf=self.clip_range_vf and self.clip_range_vf(self._current_progress_remaining),  # type: ignore[operator]
-            ent_coef=self.ent_coef,
-            vf_coef=self.vf_coef,
-        )
-        own = self._sequences()
-        sequences = own.of_all_ranks(self.n_envs)
-        if self.normalize_advantage:
-            sequences = sequences.with_normal_advantages()
-        metrics_of_memory = memory_metrics(self.policy, sequences)
-        epochs: list[list[dict[str, torch.Tensor]]] = []
-        while len(epochs) < self.n_epochs and not self._diverged(epochs):
-            if self.recompute_states and epochs:
-                own = self._with_new_states(own)
-                sequences = dataclasses.replace(sequences, state=own.of_all_ranks(self.n_envs).state)
-            epochs.append([])
-            for batch, weight in sequences.minibatches(self._sequences_per_minibatch):
-                if self.interrupted:
-                    return
-                loss, metrics = self._loss(batch, settings | {"weight": weight})
-                epochs[-1].append(metrics)
-                if self._diverged(epochs):
-                    break
-                self.policy.optimizer.zero_grad()
-                loss.backward()
-                norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-                metrics["grad_norm"] = norm
-                self._check_finite(metrics)
-                self.policy.optimizer.step()
-            self._n_updates += 1
-        self._log(epochs, settings)
-        for name, metric in metrics_of_memory.items():
-            self.logger.record(f"train/{name}", metric)
-        self.logger.record("time/rollout_fps", int(self.n_steps * self.n_envs * n_ranks() / self._rollout_seconds))
-        seconds = time.perf_counter() - began
-        tokens = sum(map(len, epochs)) * self._sequences_per_minibatch * (self.sequence_length or self.n_steps)
-        self.logger.record("time/train_fps", int(self.n_steps * self.n_envs * n_ranks() / seconds))
-        self.logger.record("perf/train_tokens_per_s", tokens / seconds)
-        self.between_updates = True
+        """Make ``n_epochs`` passes over the sequences of the rollout, in minibatches.
+
+        ``interrupted`` ends it in the middle.
+        """
+        with memory_guard(self):
+            began = time.perf_counter()
+            self.policy.set_training_mode(True)
+            self._update_learning_rate(self.policy.optimizer)
+            settings = self._settings()
+
+            # The rollout as sequences, each with the memory before it, of the environments of all processes.
+            own = self._sequences()
+            sequences = own.of_all_ranks(self.n_envs)
+            if self.normalize_advantage:
+                sequences = sequences.with_normal_advantages()
+            metrics_of_memory = memory_metrics(self.policy, sequences)
+
+            epochs: list[list[Metrics]] = []
+            while len(epochs) < self.n_epochs and not self._diverged(epochs):
+                # From the second epoch on, the stored states are those of an older policy.
+                if self.recompute_states and epochs:
+                    own = self._with_new_states(own)
+                    sequences = dataclasses.replace(sequences, state=own.of_all_ranks(self.n_envs).state)
+                epochs.append([])
+
+                for batch, weight in sequences.minibatches(self._sequences_per_minibatch):
+                    if self.interrupted:
+                        return
+                    try:
+                        loss, metrics = self._loss(batch, **settings, weight=weight)
+                    except ValueError as error:
+                        self._explain_distribution(error)
+                        raise
+                    epochs[-1].append(metrics)
+                    if self._diverged(epochs):
+                        break
+
+                    # The gradient, clipped; the weights move only if it is finite.
+                    self.policy.optimizer.zero_grad()
+                    loss.backward()
+                    metrics["grad_norm"] = nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+                    self._check_finite(metrics)
+                    self.policy.optimizer.step()
+                self._n_updates += 1
+
+            self._log_update(epochs, settings)
+            for name, metric in metrics_of_memory.items():
+                self.logger.record(f"train/{name}", metric)
+            self._log_speed(time.perf_counter() - began, sum(map(len, epochs)))
+            self.between_updates = True
+
+    def _settings(self) -> dict[str, Any]:
+        """The numbers in the loss, as they are at this point of the training."""
+        left = self._current_progress_remaining
+        clip_range_vf = None
+        if self.clip_range_vf is not None:
+            clip_range_vf = self.clip_range_vf(left)  # type: ignore[operator]
+        return {
+            "clip_range": self.clip_range(left),  # type: ignore[operator]
+            "clip_range_vf": clip_range_vf,
+            "ent_coef": self.ent_coef,
+            "vf_coef": self.vf_coef,
+        }
 
     def _sequences(self) -> Sequences:
-        """The rollout, cut."""
+        """The rollout of this process, cut into sequences."""
         return make_sequences(
             self.rollout_buffer,
             self.sequence_length or self.n_steps,
@@ -205,56 +229,49 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             self.device,
         )
 
-    def _loss(self, batch: Sequences, settings: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        try:
-            return self._weighted_loss(batch, **settings)
-        except ValueError as error:
-            if "to satisfy the constraint" not in str(error):  # what PyTorch's distributions say of NaN
-                raise
+    def _explain_distribution(self, error: ValueError) -> None:
+        """Raise TrainingError if PyTorch's distributions were given NaN."""
+        if "to satisfy the constraint" in str(error):
             raise TrainingError(not_finite("the distribution of actions is not finite", *self._when())) from error
 
-    def _check_finite(self, metrics: dict[str, torch.Tensor]) -> None:
-        """Raise TrainingError, while the weights are still good, where the loss or its gradient is not."""
+    def _check_finite(self, metrics: Metrics) -> None:
+        """Raise TrainingError, while the weights are still good, where the loss or its gradient is not finite."""
         if not math.isfinite(metrics["loss"] + metrics["grad_norm"]):  # one number to wait for, where all is well
             check_finite({f"train/{name}": value for name, value in metrics.items()}, *self._when())
 
     def _when(self) -> tuple[str, float]:
         return f"at step {self.num_timesteps}", self.policy.optimizer.param_groups[0]["lr"]
 
-    def _diverged(self, epochs: list[list[dict[str, torch.Tensor]]]) -> bool:
-        """Whether the last minibatch's policy is further from the one that acted than is wanted."""
+    def _diverged(self, epochs: list[list[Metrics]]) -> bool:
+        """Whether the policy is further from the one that acted than is wanted, by the last minibatch."""
         if self.target_kl is None or not epochs:
             return False
-        return float(mean_of_ranks(epochs[-1][-1]["approx_kl"].clone())) > 1.5 * self.target_kl
+        return float(world.mean(epochs[-1][-1]["approx_kl"].clone())) > 1.5 * self.target_kl
 
     def _with_new_states(self, sequences: Sequences) -> Sequences:
         """The sequences with the states that the policy as it is now would have before them."""
-        n, states = self.n_envs, [self._states[0]]
+        states = [self._states[0]]
         with torch.no_grad():
             for k in range(len(self._states) - 1):
-                part = sequences.select(torch.arange(k * n, (k + 1) * n, device=self.device))
+                rows = torch.arange(k * self.n_envs, (k + 1) * self.n_envs, device=self.device)
+                part = sequences.select(rows)
                 states.append(self.policy.states_after(part.observations, states[-1], part.reset))
         return dataclasses.replace(sequences, state=map_state(lambda *parts: torch.cat(parts), *states))
 
-    def _log(self, epochs: list[list[dict[str, torch.Tensor]]], settings: dict[str, Any]) -> None:
-        """Means over the minibatches (approx_kl: over those of the last epoch), under Stable-Baselines3's names."""
+    def _log_update(self, epochs: list[list[Metrics]], settings: dict[str, Any]) -> None:
+        """Log means over the minibatches (approx_kl: over those of the last epoch), under Stable-Baselines3's names."""
         everything = [metrics for epoch in epochs for metrics in epoch]
-
-        def mean(name: str, minibatches: list[dict[str, torch.Tensor]]) -> float:
-            values = [metrics[name] for metrics in minibatches if name in metrics]
-            return float(mean_of_ranks(torch.stack(values).mean())) if values else 0.0
-
-        means = {name: mean(name, everything) for name in everything[0]}
-        means["approx_kl"] = mean("approx_kl", epochs[-1])
-        means["loss"] = mean("loss", everything[-1:])
+        means = {name: mean_of(name, everything) for name in everything[0]}
+        means["approx_kl"] = mean_of("approx_kl", epochs[-1])
+        means["loss"] = mean_of("loss", everything[-1:])
         means["first_ratio_error"] = float(everything[0]["ratio_error"])
         del means["ratio_error"]
         for name, value in means.items():
             self.logger.record(f"train/{name}", value)
-        values, returns = (
-            all_rows(torch.from_numpy(array.flatten())).numpy()
-            for array in (self.rollout_buffer.values, self.rollout_buffer.returns)
-        )
+
+        buffer = self.rollout_buffer
+        values = world.all_rows(torch.from_numpy(buffer.values.flatten())).numpy()
+        returns = world.all_rows(torch.from_numpy(buffer.returns.flatten())).numpy()
         self.logger.record("train/explained_variance", float(explained_variance(values, returns)))
         if hasattr(self.policy, "log_std"):
             self.logger.record("train/std", float(self.policy.log_std.detach().exp().mean()))
@@ -262,6 +279,14 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         self.logger.record("train/clip_range", settings["clip_range"])
         if settings["clip_range_vf"] is not None:
             self.logger.record("train/clip_range_vf", settings["clip_range_vf"])
+
+    def _log_speed(self, seconds: float, minibatches: int) -> None:
+        """Log how fast the rollout was and this update."""
+        steps = self.n_steps * self.n_envs * world.size
+        tokens = minibatches * self._sequences_per_minibatch * (self.sequence_length or self.n_steps)
+        self.logger.record("time/rollout_fps", int(steps / self._rollout_seconds))
+        self.logger.record("time/train_fps", int(steps / seconds))
+        self.logger.record("perf/train_tokens_per_s", tokens / seconds)
 
     def learn(
         self: Self,
@@ -272,15 +297,18 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """Stable-Baselines3's, under this algorithm's name in TensorBoard. ``log_interval`` counts the rollouts of all
-        calls together: a run that goes on logs where an undisturbed one would."""
+        """Learn as in Stable-Baselines3, under this algorithm's name in TensorBoard.
+
+        ``log_interval`` counts the rollouts of all calls together: a run that goes on logs where an undisturbed one
+        would.
+        """
         self._log_interval = log_interval
         return super().learn(total_timesteps, callback, 1, tb_log_name, reset_num_timesteps, progress_bar)
 
     @property
     def rollouts(self) -> int:
-        """How many of them were played, in all calls of ``learn``."""
-        return self.num_timesteps // (self.n_steps * self.n_envs * n_ranks())
+        """How many rollouts were played, in all calls of ``learn``."""
+        return self.num_timesteps // (self.n_steps * self.n_envs * world.size)
 
     @property
     def logs_now(self) -> bool:
@@ -288,6 +316,17 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         return self._log_interval is not None and self.rollouts % self._log_interval == 0
 
     def dump_logs(self, iteration: int = 0) -> None:
-        """Stable-Baselines3's."""
+        """Write what was logged, if it is the turn of this rollout."""
         if self.logs_now:
             super().dump_logs(self.rollouts)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_loss"]
+
+
+def mean_of(name: str, minibatches: list[Metrics]) -> float:
+    """The mean of a metric over the minibatches that have it, and over processes; 0 where none has."""
+    values = [metrics[name] for metrics in minibatches if name in metrics]
+    if not values:
+        return 0.0
+    return float(world.mean(torch.stack(values).mean()))

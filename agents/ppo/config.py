@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from unroll.configs.fields import BackboneConfig, Environments, Rate, RunConfig, Seed, Size
+from unroll.configs.fields import BackboneConfig, RunConfig
+from unroll.configs.sizes import Environments, Rate, Seed, Size
 
 
 @dataclasses.dataclass
@@ -41,9 +42,11 @@ class PPOConfig(RunConfig):
     """Train RecurrentPPO in environments, evaluate it, and leave everything in a run folder."""
 
     agent: Literal["ppo"] = "ppo"
-    """how to learn: ppo, or decision, which has fields of its own (--help without --agent)"""
+    """how to learn: ppo, in environments; other agents have fields of their own"""
     env: str = "CartPoleNoVel-v1"
-    """id of a registered environment"""
+    """id of a registered environment; my_module:MyEnv-v0 imports my_module, on the command line alone"""
+    env_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """arguments of the environment, e.g. '{length: 70}'"""
     previous_action: bool = False
     """show each step the action before it"""
     previous_reward: bool = False

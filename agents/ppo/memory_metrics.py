@@ -14,19 +14,26 @@ SATURATED = 0.05  # a gate this near to 0 or 1 hardly learns
 
 @torch.no_grad()
 def memory_metrics(policy: RecurrentActorCriticPolicy, sequences: Sequences) -> dict[str, float]:
-    """``state_norm``, the mean L2 norm of the state of one environment, and ``gate_<name>_saturated``, the share of a
-    kind of gate that is within 0.05 of 0 or 1. Of the states before the sequences that begin in mid-episode; nothing
-    where all begin with one."""
+    """Measure the states before the sequences that begin in mid-episode; nothing where all begin with an episode.
+
+    ``state_norm`` is the mean L2 norm of the state of one environment. ``gate_<name>_saturated`` is the share of a kind
+    of gate that is within 0.05 of 0 or 1.
+    """
     rows = (~sequences.reset[:, 0]).nonzero().squeeze(1)
     if not len(rows):
         return {}
     part = sequences.select(rows)
-    obs = part.observations
-    first = {key: value[:, 0] for key, value in obs.items()} if isinstance(obs, dict) else obs[:, 0]
-    gates = policy.gate_activations(first, part.state)
-    shares = {name: (torch.minimum(gate, 1 - gate) < SATURATED).float().mean() for name, gate in gates.items()}
-    metrics = {"state_norm": _norms(part.state).mean()} | {f"gate_{k}_saturated": v for k, v in shares.items()}
-    return {name: float(value) for name, value in metrics.items()}
+    observations = part.observations
+    if isinstance(observations, dict):
+        first = {key: value[:, 0] for key, value in observations.items()}
+    else:
+        first = observations[:, 0]
+
+    metrics = {"state_norm": float(_norms(part.state).mean())}
+    for name, gate in policy.gate_activations(first, part.state).items():
+        stuck = torch.minimum(gate, 1 - gate) < SATURATED
+        metrics[f"gate_{name}_saturated"] = float(stuck.float().mean())
+    return metrics
 
 
 def _norms(state: State) -> Tensor:

@@ -33,7 +33,7 @@ from benchmarks.reliability import forks
 from benchmarks.reliability.malformed import warm_up
 from benchmarks.reliability.mutations import mutate_arrays, mutate_bytes, mutate_json, mutate_tree
 from benchmarks.reliability.victims import MINARI, MINARI_DATA, build, checkpoint_of, rewrite
-from unroll.agents import DecisionAgent
+from unroll.agents import DecisionAgent, schemas
 from unroll.agents.common.checkpoint import MANIFEST, STATE, TENSORS, read_checkpoint
 from unroll.configs import load_config, plain_config
 from unroll.envs import Episodes, load_episodes
@@ -157,13 +157,13 @@ def _load_config(path: Path) -> None:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            config = load_config(["--config", str(path)])
+            config = load_config(["--config", str(path)], schemas())
     except SystemExit as stopped:
         if stopped.code == 2:
             raise Refused(said.getvalue().strip()) from None
         raise
     path.write_text(yaml.safe_dump(plain_config(config)))
-    assert load_config(["--config", str(path)]) == config
+    assert load_config(["--config", str(path)], schemas()) == config
 
 
 TARGETS: dict[str, tuple[Callable[[Random, Path], None], tuple[str, ...]]] = {

@@ -13,6 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from unroll.agents import schemas
 from unroll.agents.algorithm import make_job
 from unroll.agents.common.checkpoint import MANIFEST, STATE, TENSORS
 from unroll.commands import evaluate, train
@@ -68,7 +69,7 @@ def build(folder: Path) -> int:
     write_foreign(episodes, Path("foreign.hdf5"))
     write_minari(episodes, MINARI, description="random", author="a", author_email="a", code_permalink="a")
     for name, arguments in (("decision", DECISION), ("ppo", PPO)):
-        config = load_config([*arguments, "--steps", "16"])
+        config = load_config([*arguments, "--steps", "16"], schemas())
         job, run = make_job(config, lambda _: None), Path(f"{name}_run")
         job.agent.learn(16, job.callbacks)
         job.save(run / "checkpoints" / "step_00000016")

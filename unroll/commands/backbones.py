@@ -1,73 +1,78 @@
-"""What there is, measured: python -m unroll.policies.backbones [my_module:MyBackbone …] prints a Markdown table."""
+"""List the backbones with what each costs, as a Markdown table: unroll backbones [my_module:MyBackbone …]"""
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
 
-import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from unroll.commands.process import Reporting
+from unroll.configs import Parser
+from unroll.tables import markdown_table
 
-from unroll.errors import BackboneError
-from unroll.policies.backbones import BACKBONES, State, find_backbone, import_own, make_backbone, options_of
-
-D_MODEL, N_LAYERS, REPEATS = 128, 3, 200
+D_MODEL = 128
+N_LAYERS = 3
+REPEATS = 200
 COLUMNS = ("name", "paper", "parameters", "state, bytes", "step, µs", "step, multiply-adds", "options")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    parser = argparse.ArgumentParser(prog="python -m unroll.policies.backbones", description=__doc__)
+    """Print the table; the exit code."""
+    parser = Parser(prog="unroll backbones", description=__doc__, allow_abbrev=False)
     parser.add_argument("names", nargs="*", metavar="module:Class", help="a backbone of your own, after the others")
-    names = parser.parse_args(arguments).names
-    torch.set_num_threads(1)
-    try:
-        for name in names:
+    own = parser.parse_args(sys.argv[1:] if arguments is None else arguments).names
+    with Reporting("unroll backbones") as report:
+        import torch
+
+        from unroll.policies.backbones import BACKBONES, find_backbone, import_own
+
+        torch.set_num_threads(1)
+        for name in own:
             if ":" in name:
                 import_own(name)
             find_backbone(name)
-        rows = [row(name) for name in dict.fromkeys((*BACKBONES, *names))]
-    except BackboneError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
-    for cells in (COLUMNS, ["---"] * len(COLUMNS), *rows):
-        print(f"| {' | '.join(cells)} |")
-    print(
-        f"\nd_model {D_MODEL}, {N_LAYERS} layers, float32. A step is of one row, eager, on one CPU thread with PyTorch"
-    )
-    print(f"{torch.__version__}, the median of {REPEATS}; its multiply-adds are those of the matrix products.")
-    return 0
+        rows = [row(name) for name in dict.fromkeys((*BACKBONES, *own))]
+        print(markdown_table(COLUMNS, rows))
+        print(f"\nd_model {D_MODEL}, {N_LAYERS} layers, float32. A step is of one row, eager, on one CPU thread with")
+        print(
+            f"PyTorch {torch.__version__}, the median of {REPEATS}. Its multiply-adds are those of the matrix products."
+        )
+    return report.code
 
 
-@torch.inference_mode()
 def row(name: str) -> list[str]:
     """The backbone's cells of the table."""
-    backbone = make_backbone(name, D_MODEL, N_LAYERS).eval()
-    x, state = torch.randn(1, D_MODEL), backbone.initial_state(1)
-    state_size = f"{state_bytes(state):,}"
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # fused attention is not counted
-        backbone.step(x, state)
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        _, state = backbone.step(x, state)
-        times.append(time.perf_counter() - start)
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from unroll.policies.backbones import find_backbone, make_backbone, options_of
+
+    with torch.inference_mode():
+        backbone = make_backbone(name, D_MODEL, N_LAYERS).eval()
+        x = torch.randn(1, D_MODEL)
+        state = backbone.initial_state(1)
+        state_size = state_bytes(state)
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # fused attention is not counted
+            backbone.step(x, state)
+        times = []
+        for _ in range(REPEATS):
+            start = time.perf_counter()
+            _, state = backbone.step(x, state)
+            times.append(time.perf_counter() - start)
     return [
         f"`{name}`",
         find_backbone(name).paper,
         f"{sum(parameter.numel() for parameter in backbone.parameters()):,}",
-        state_size,
+        f"{state_size:,}",
         f"{statistics.median(times) * 1e6:.0f}",
         f"{counter.get_total_flops() // 2:,}",
         ", ".join(f"{option}={default}" for option, default in options_of(name).items()),
     ]
 
 
-def state_bytes(state: State) -> int:
-    """What the tensors of a state take."""
+def state_bytes(state: object) -> int:
+    """The bytes that the tensors of a state take."""
     if isinstance(state, tuple):
         return sum(map(state_bytes, state))
-    return state.numel() * state.element_size()
+    return state.numel() * state.element_size()  # type: ignore[attr-defined]

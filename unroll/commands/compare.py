@@ -1,8 +1,8 @@
-"""Compare backbones: python compare.py --config configs/….yaml --backbones mingru,gru --seeds 5 [--key value …]
+"""Compare backbones: unroll compare --config ppo/tmaze --backbones mingru,gru --seeds 5 [--key value …]
 
-Trains every backbone on every config with every seed, as ordinary runs of train.py whose flags hold for all of them,
-and reports what came of it. Repeat the command to go on after an interruption. Run it on several machines that share
-the disk to divide the work. --from FOLDER reports on runs that exist, without training."""
+Trains every backbone on every config with every seed, as ordinary runs of unroll train whose flags hold for all of
+them, and reports what came of it. Repeat the command to go on after an interruption. Run it on several machines that
+share the disk to divide the work. --from FOLDER reports on runs that exist, without training."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 
-from unroll.commands.process import run_command
-from unroll.configs import Parser
-from unroll.configs.loading import train_parser
+from unroll.agents import AGENTS, schemas
+from unroll.commands.process import Reporting, typed
+from unroll.configs import Parser, train_parser
+from unroll.configs.loading import find_config
 from unroll.configs.parser import suggest
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from unroll.comparison.runs import Run
 
-GIVEN = {  # flags of train.py that the grid sets
+GIVEN = {  # flags of unroll train that the grid sets
     "--backbone.name": "--backbones says which",
     "--backbone.match_parameters": "--match_parameters says how many",
     "--seed": "--seeds says how many, from 0 on",
@@ -34,12 +35,13 @@ GIVEN = {  # flags of train.py that the grid sets
     "--experiment": "an experiment has the name of its config file",
     "--evaluation.video": "--video says whether",
 }
+CLUSTER_FLAGS = ("--cluster", "--workers", "--cluster_options")
 
 
 def make_parser() -> Parser:
-    parser = Parser(prog="compare.py", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="unroll compare", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
-    add("--config", nargs="+", metavar="FILE", help="config files of train.py, each an experiment")
+    add("--config", nargs="+", metavar="FILE", help="config files of unroll train, each an experiment")
     add("--backbones", type=str, help="names, separated by commas; module:Class is imported")
     add("--seeds", type=PositiveInt, default=5, help="how many, from 0 on")
     add("--jobs", type=PositiveInt, help="runs at a time; default: one for each core, one where there is a GPU")
@@ -55,67 +57,74 @@ def make_parser() -> Parser:
     add("--tuning", type=str, help="how the hyperparameters were chosen: a sentence for the report")
     add("--video", type=bool, default=True, help="a GIF of an episode of each backbone, where rendering works")
     add("--from", dest="folders", nargs="+", metavar="FOLDER", help="report on the runs in and below these folders")
-    add(
-        "--cluster", type=Literal["slurm", "local", "ray"] | None, help="let submitit, or Ray, start this command there"
-    )
+    add("--cluster", type=Literal["slurm", "local"] | None, help="let submitit start this command there")
     add("--workers", type=PositiveInt, default=1, help="how many of them, each with --jobs runs at a time")
-    add(
-        "--cluster_options",
-        type=dict,
-        default={},
-        help="submitit's: '{slurm_partition: gpu}', or of a task of Ray's: '{num_gpus: 1}'",
-    )
+    add("--cluster_options", type=dict, default={}, help="submitit's: '{slurm_partition: gpu}'")
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Train and report, or report alone; the exit code is 1 where a run failed, and 128 + n after signal n."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = make_parser()
     own, flags = split(parser, arguments)
     options = parser.parse_args(own)
+    command = f"{typed('compare')} {shlex.join(arguments)}"
     if options.folders:
-        for flag in ("config", "backbones", "cluster", "jobs", "match_parameters"):
-            if getattr(options, flag) is not None:
-                parser.error(f"--{flag} is for training, --from for runs that exist")
-        if flags:
-            parser.error(f"{flags[0]} is for training, --from for runs that exist")
-        return run_command("compare.py", report_only, options, arguments)
+        check_report_only(parser, options, flags)
+        with Reporting("unroll compare") as report:
+            report_only(options, command)
+        return report.code
+
     if not options.config or not options.backbones:
         parser.error("--config and --backbones are needed, or --from with folders of runs")
     if options.minutes and any(flag.partition("=")[0] == "--steps" for flag in flags):
         parser.error("--minutes and --steps: one of them says how long a run is")
+    options.config = [find_config(name) for name in options.config]
     options.backbones = options.backbones.split(",")
     if len(set(options.backbones)) < len(options.backbones):
         parser.error(f"--backbones {','.join(options.backbones)}: one is there twice")
     options.output = Path(options.output or f"runs/compare-{'-'.join(Path(path).stem for path in options.config)}")
-    return run_command("compare.py", compare, options, flags, arguments)
+    with Reporting("unroll compare") as report:
+        if options.cluster:
+            report.code = submit_workers(options, flags, arguments)
+        else:
+            report.code = compare(options, flags, arguments, command)
+    return report.code
 
 
 def split(parser: Parser, arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The arguments that are this command's own, all files of --config together, and those for train.py."""
+    """The arguments that are this command's own, with all files of --config together, and those for unroll train."""
+    known = parser.flags()
+    trains: set[str] = set()
+    for agent in AGENTS:
+        trains.update(train_parser(schemas(), agent).flags())
+    parser.hint = lambda word: suggest(word, [*known, *trains])
+
     own: list[str] = []
     flags: list[str] = []
     configs: list[str] = []
-    known = parser.flags()
-    trains = {flag for agent in ("decision", "ppo") for flag in train_parser("compare.py", agent).flags()}
-    parser.hint = lambda word: suggest(word, [*known, *trains])
     target = own
     for word in arguments:
         name, _, value = word.partition("=")
+        if name == "--config":
+            target = configs
+            if value:
+                configs.append(value)
+            continue
         if word.startswith("--"):
-            if name == "--config":
-                target = configs
-                configs += [value] if value else []
-                continue
             if name in GIVEN:
                 parser.error(f"{name} is not for a grid: {GIVEN[name]}")
-            theirs = name in trains or name.startswith("--backbone.options.")
-            target = own if name in known or not theirs else flags  # our parser explains what nobody knows
+            # A flag that nobody knows stays with our own parser, which explains it.
+            theirs = name in trains or name.startswith(("--backbone.options.", "--env_kwargs."))
+            target = flags if theirs and name not in known else own
         target.append(word)
-    return own + (["--config", *configs] if configs else []), flags
+    if configs:
+        own += ["--config", *configs]
+    return own, flags
 
 
-def compare(options: Namespace, flags: list[str], arguments: list[str]) -> int:
+def compare(options: Namespace, flags: list[str], arguments: list[str], command: str) -> int:
     """Train what is missing and report on all: 0, or 1 where a run failed, or 128 + n after signal n."""
     import torch
     from rich.console import Console
@@ -125,39 +134,50 @@ def compare(options: Namespace, flags: list[str], arguments: list[str]) -> int:
     from unroll.comparison.workers import Stopped, Workers
 
     console = Console(markup=False, highlight=False, soft_wrap=True)
-    options.jobs = options.jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
-    cells = plan(options, flags)
-    if options.cluster:
-        return submit_workers(options, arguments, console)
+    options.jobs = options.jobs or default_jobs(torch.cuda.is_available())
+    cells = plan(options, flags, arguments)
     workers = Workers(cells, options.jobs)
     try:
         with Show(workers, console) as show:
             workers.run(show)
     except Stopped as stopped:
-        command = f"python compare.py {shlex.join(arguments)}"
         console.print(f"stopped; what ran has saved, and the same command goes on:\n{command}")
         return 128 + stopped.number
+
+    finished = [cell.read() for cell in cells if cell.finished]
     facts = {
-        "command": f"python compare.py {shlex.join(arguments)}",
+        "command": command,
         "tuning": options.tuning,
         "failed": {cell.name: why for cell, why in workers.failed.items()},
     }
-    if finished := [cell.read() for cell in cells if cell.finished]:
+    if finished:
         write(options, finished, options.output, facts, console)
     for cell, why in workers.failed.items():
-        print(f"compare.py: {cell.name} failed: {why}", file=sys.stderr)
+        print(f"unroll compare: {cell.name} failed: {why}", file=sys.stderr)
     return 1 if workers.failed else 0
 
 
-def submit_workers(options: Namespace, arguments: list[str], console: Console) -> int:
-    """Have a scheduler run this command ``--workers`` times, and wait for it."""
-    from unroll.comparison.cluster import run_workers
+def default_jobs(has_gpu: bool) -> int:
+    """One run at a time for each core, and one where there is a GPU, which they would share."""
+    return 1 if has_gpu else os.cpu_count() or 1
 
-    words = without(arguments, ("--cluster", "--workers", "--cluster_options"))
+
+def submit_workers(options: Namespace, flags: list[str], arguments: list[str]) -> int:
+    """Have a scheduler run this command ``--workers`` times, and wait for it."""
+    import torch
+    from rich.console import Console
+
+    from unroll.comparison.cluster import run_workers
+    from unroll.comparison.plan import plan
+
+    console = Console(markup=False, highlight=False, soft_wrap=True)
+    options.jobs = options.jobs or default_jobs(torch.cuda.is_available())
+    plan(options, flags, arguments)  # what cannot be compared is told here, and not by each worker
+    words = without(arguments, CLUSTER_FLAGS)
     logs = options.output / "workers"
     failed = run_workers(words, options.cluster, options.workers, options.cluster_options, logs, console.print)
     for job, why in failed.items():
-        print(f"compare.py: job {job} failed: {why}", file=sys.stderr)
+        print(f"unroll compare: job {job} failed: {why}", file=sys.stderr)
     report = options.output / "comparison.md"
     if report.is_file():
         console.print(report.read_text())
@@ -166,7 +186,8 @@ def submit_workers(options: Namespace, arguments: list[str], console: Console) -
 
 def without(arguments: list[str], flags: tuple[str, ...]) -> list[str]:
     """The arguments but for these flags and their values."""
-    kept, dropping = [], False
+    kept = []
+    dropping = False
     for word in arguments:
         if word.startswith("--"):
             dropping = word.partition("=")[0] in flags
@@ -175,16 +196,25 @@ def without(arguments: list[str], flags: tuple[str, ...]) -> list[str]:
     return kept
 
 
-def report_only(options: Namespace, arguments: list[str]) -> int:
+def check_report_only(parser: Parser, options: Namespace, flags: list[str]) -> None:
+    """End with an error where --from stands beside what is for training."""
+    for flag in ("config", "backbones", "cluster", "jobs", "match_parameters"):
+        if getattr(options, flag) is not None:
+            parser.error(f"--{flag} is for training, --from for runs that exist")
+    if flags:
+        parser.error(f"{flags[0]} is for training, --from for runs that exist")
+
+
+def report_only(options: Namespace, command: str) -> None:
+    """Report on runs that exist."""
     from rich.console import Console
 
     from unroll.comparison.runs import find_runs
 
     console = Console(markup=False, highlight=False, soft_wrap=True)
     runs = find_runs(Path(folder) for folder in options.folders)
-    facts = {"command": f"python compare.py {shlex.join(arguments)}", "tuning": options.tuning}
-    write(options, runs, Path(options.output or options.folders[0]), facts, console)
-    return 0
+    output = Path(options.output or options.folders[0])
+    write(options, runs, output, {"command": command, "tuning": options.tuning}, console)
 
 
 def write(options: Namespace, runs: list[Run], output: Path, facts: dict[str, Any], console: Console) -> None:

@@ -1,101 +1,106 @@
-"""Play a trained run and score it: python evaluate.py runs/… [--episodes N] [--targets 3600 1800] [--memory window]"""
+"""Play a trained run and score it: unroll evaluate runs/… [--episodes N] [--targets 3600 1800] [--memory window]"""
 
 from __future__ import annotations
 
+import math
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from unroll.commands.process import names, run_command
-from unroll.configs import EvaluationConfig, Parser, PPOConfig, TrainConfig, check_targets, load_saved
-
-if TYPE_CHECKING:
-    from unroll.agents.evaluation.player import Player
-    from unroll.configs import Config
+from unroll.agents import algorithm_of, schemas
+from unroll.agents.algorithm import PlayOptions
+from unroll.commands.process import Reporting, import_backbone, import_environment
+from unroll.configs import Parser, RunConfig, load_saved
 
 
-def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    parser = Parser(prog="evaluate.py", description=__doc__, allow_abbrev=False)
-    parser.add_argument("run", help="a run folder, or one of its checkpoints")
-    parser.add_argument("--episodes", type=PositiveInt, help="for each target return; default: the run's config")
-    parser.add_argument("--targets", type=float, nargs="+", help="returns to ask for; default: the run's config")
-    parser.add_argument("--memory", choices=["carried", "window"], help="default: the run's config")
-    parser.add_argument("--env", help="environment id; default: the run's own")
-    parser.add_argument(
-        "--seed", type=NonNegativeInt, help="reset seed of the first episode; default: the run's config"
-    )
-    parser.add_argument("--backbone", metavar="MODULE:CLASS", help="import the run's backbone, one of your own")
-    parser.add_argument("--video", action="store_true", help="also write a GIF beside the JSON, where rendering works")
-    parser.add_argument(
+def make_parser() -> Parser:
+    parser = Parser(prog="unroll evaluate", description=__doc__, allow_abbrev=False)
+    add = parser.add_argument
+    add("run", help="a run folder, or one of its checkpoints")
+    add("--episodes", type=PositiveInt, help="for each target return; default: the run's config")
+    add("--targets", type=float, nargs="+", help="returns to ask for; default: the run's config")
+    add("--memory", choices=["carried", "window"], help="default: the run's config")
+    add("--env", help="environment id, or my_module:id of your own; default: the run's own")
+    add("--env_kwargs", type=dict, help="arguments of the environment, '{length: 70}'; default: the run's own")
+    add("--seed", type=NonNegativeInt, help="reset seed of the first episode; default: the run's config")
+    add("--backbone", metavar="MODULE:CLASS", help="import the run's backbone, one of your own")
+    add("--video", action="store_true", help="also write a GIF beside the JSON, where rendering works")
+    add(
         "--output",
         help="JSON file; default: evaluation.json in the run folder, evaluation_NAME.json for an older checkpoint",
     )
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    add("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Play a run; the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = make_parser()
     options = parser.parse_args(arguments)
-    if options.output is not None and (
-        not options.output.endswith(".json") or not Path(options.output).parent.is_dir()
-    ):
-        parser.error(f"--output {options.output}: must end in .json and be in a folder that exists")
-    check_targets(parser, options.targets)
-    return run_command("evaluate.py", evaluate, options, names(arguments, "--backbone", options.backbone))
+    output = options.output
+    if output is not None and not (output.endswith(".json") and Path(output).parent.is_dir()):
+        parser.error(f"--output {output}: must end in .json and be in a folder that exists")
+    if options.targets is not None and not all(map(math.isfinite, options.targets)):
+        parser.error(f"targets {options.targets}: one finite number or more is needed, or none for the default")
+
+    with Reporting("unroll evaluate") as report:
+        import_backbone(arguments, "--backbone", options.backbone)
+        import_environment(arguments, "--env", options.env)
+        evaluate(options)
+    return report.code
 
 
-def evaluate(options: Namespace, may_import: bool) -> int:
+def evaluate(options: Namespace) -> None:
+    """Load the agent, play it, and write and print its scores."""
     from rich.console import Console
 
-    from unroll.agents.common.checkpoint import agent_of, latest_checkpoint
+    from unroll.agents.common.checkpoint import latest_checkpoint
     from unroll.agents.evaluation import scoring
-    from unroll.policies.backbones import import_own
+    from unroll.agents.evaluation.video import try_gif
 
-    if may_import:
-        import_own(options.backbone)
     console = Console(markup=False, highlight=False, soft_wrap=True)
     checkpoint = latest_checkpoint(Path(options.run).absolute())
-    run = checkpoint.parents[1] if checkpoint.parent.name == "checkpoints" else checkpoint.parent
-    saved = run / "config.yaml"
-    declared = load_saved(saved, f"evaluate.py: {saved}") if saved.is_file() else None
-    if declared is None:  # a checkpoint by itself
-        run = checkpoint
-    get_player = ppo if agent_of(checkpoint) == "RecurrentPPO" else decision
-    player, episodes, seed = get_player(options, checkpoint, declared)
-    of = "" if checkpoint in (run, latest_checkpoint(run)) else f"_{checkpoint.name}"  # the run's own is its last's
-    output = Path(options.output) if options.output else run / f"evaluation{of}.json"
-    result = scoring.evaluate(player, options.episodes or episodes, seed if options.seed is None else options.seed)
+    run, config = config_of(checkpoint)
+    player = algorithm_of(checkpoint).player(checkpoint, config, play_options(options))
+
+    result = scoring.evaluate(player, options.episodes, options.seed)
+    output = Path(options.output) if options.output else default_output(checkpoint, run)
     scoring.write_evaluation(result, output)
     console.print(scoring.score_table(result))
     console.print(f"written to {output}")
     if options.video:
-        gif = scoring.try_gif(player, result, console.print)
+        gif = try_gif(player, result, console.print)
         if gif is not None:
             output.with_suffix(".gif").write_bytes(gif)
             console.print(f"video: {output.with_suffix('.gif')}")
-    return 0
 
 
-def decision(options: Namespace, checkpoint: Path, declared: Config | None) -> tuple[Player, int, int]:
-    """The decision agent as the run's config and the options have it, its number of episodes and their first seed."""
-    from unroll.agents import DecisionAgent
-    from unroll.agents.evaluation.player import decision_player
-    from unroll.errors import EnvError
-
-    agent = DecisionAgent.load(checkpoint, device=options.device)
-    own = declared.evaluation if isinstance(declared, TrainConfig) else EvaluationConfig(memory=agent.policy.memory)
-    env_id = options.env or own.env or agent.task.get("env")
-    if env_id is None:
-        raise EnvError(f"{options.run}: its dataset names no environment; give one with --env")
-    player = decision_player(agent, env_id, options.targets or own.targets, options.memory or own.memory)
-    return player, own.episodes, own.seed
+def play_options(options: Namespace) -> PlayOptions:
+    return PlayOptions(
+        device=options.device,
+        env=options.env,
+        env_kwargs=options.env_kwargs,
+        targets=options.targets,
+        memory=options.memory,
+    )
 
 
-def ppo(options: Namespace, checkpoint: Path, declared: Config | None) -> tuple[Player, int, int]:
-    """The same for PPO."""
-    from unroll.agents.ppo.algorithm import load_ppo, player_of, refuse_decision_options
+def config_of(checkpoint: Path) -> tuple[Path, RunConfig | None]:
+    """The run folder of a checkpoint and its config; a checkpoint by itself is its own folder, without a config."""
+    run = checkpoint.parents[1] if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+    saved = run / "config.yaml"
+    if not saved.is_file():
+        return checkpoint, None
+    return run, load_saved(saved, schemas(), f"unroll evaluate: {saved}")
 
-    refuse_decision_options(options.run, options.targets, options.memory)
-    agent, config = load_ppo(checkpoint, options.device)
-    own = (declared if isinstance(declared, PPOConfig) else config).evaluation
-    return player_of(agent, config, own.ablation, options.env), own.episodes, own.seed
+
+def default_output(checkpoint: Path, run: Path) -> Path:
+    """Where an evaluation goes: ``evaluation.json`` is that of a run's last checkpoint."""
+    from unroll.agents.common.checkpoint import latest_checkpoint
+
+    if checkpoint in (run, latest_checkpoint(run)):
+        return run / "evaluation.json"
+    return run / f"evaluation_{checkpoint.name}.json"

@@ -1,9 +1,7 @@
 """Record a dataset: an agent of Stable-Baselines3 while it learns, or a trained run of ours while it plays.
 
-    python -m unroll.commands.record --algorithm sac --env Hopper-v5 --steps 100000 --output hopper.hdf5
-    python -m unroll.commands.record --run runs/… --episodes 200 --noise 0.2 --targets 1000 3000 --output minari:hopper/mine-v0
-
-This is a command: like train.py it stands above the packages, so it alone in ``envs`` imports from them.
+unroll record --algorithm sac --env Hopper-v5 --steps 100000 --output hopper.hdf5
+unroll record --run runs/… --episodes 200 --noise 0.2 --targets 1000 3000 --output minari:hopper/mine-v0
 """
 
 from __future__ import annotations
@@ -12,62 +10,124 @@ import contextlib
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import gymnasium as gym
-import numpy as np
-from gymnasium.wrappers import FlattenObservation
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 
-from unroll.commands.process import names, run_command
+from unroll.commands.process import Reporting, import_backbone, import_environment
 from unroll.configs import Parser
-from unroll.envs.datasets.episodes import Episodes
-from unroll.envs.datasets.recording import Recorded, Recorder, check_output, to_episodes, write_hdf5, write_minari
-from unroll.envs.make import make_env
-from unroll.envs.spaces import in_words
-from unroll.envs.wrappers import PreviousStep, ReturnToGo
-from unroll.errors import DatasetError, EnvError, one_line
 
-if TYPE_CHECKING:
-    from unroll.agents.evaluation.player import Player
+if TYPE_CHECKING:  # simulators and PyTorch are imported once the arguments are known to be right
+    import gymnasium as gym
+
+    from unroll.envs.datasets.episodes import Episodes
 
 ALGORITHMS = ("a2c", "dqn", "ppo", "sac", "td3")
+ON_POLICY = ("a2c", "ppo")
 
 
-def record_learning(algorithm: str, env_id: str, steps: int, seed: int, n_envs: int = 1) -> Episodes:
-    """Every finished episode of an agent that learns from scratch: a replay set, from untrained to good, in order.
+def make_parser() -> Parser:
+    parser = Parser(prog="unroll record", description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--algorithm", choices=ALGORITHMS, help="a Stable-Baselines3 agent that learns from scratch in --env"
+    )
+    source.add_argument("--run", help="a run folder, or one of its checkpoints")
+    add = parser.add_argument
+    add("--output", required=True, help="file.hdf5, or minari:NAME-vN; it must not exist")
+    add("--env", help="with --algorithm: environment id, or my_module:id of your own")
+    add("--env_kwargs", type=dict, help="arguments of the environment; with --run: default its own")
+    add("--steps", type=PositiveInt, default=100_000, help="with --algorithm: steps to learn for")
+    add("--n_envs", type=PositiveInt, default=1, help="with --algorithm: environments to learn in")
+    add("--keep", type=PositiveInt, help="a random subset of the episodes, of at most this many steps")
+    add("--episodes", type=PositiveInt, default=100, help="with --run: episodes to play")
+    add("--noise", type=ClosedUnitInterval, default=0.0, help="with --run: error of the actions, 0 to 1")
+    add("--stochastic", action="store_true", help="with --run: draw actions from the policy")
+    add("--targets", type=float, nargs="+", help="with --run of a decision agent: returns to ask for, in turn")
+    add("--memory", choices=["carried", "window"], help="with --run of a decision agent: default its own")
+    add("--backbone", metavar="MODULE:CLASS", help="with --run: import its backbone, one of your own")
+    add("--seed", type=NonNegativeInt, default=0, help="of the agent and the environments")
+    return parser
 
-    The agent has Stable-Baselines3's default hyperparameters. On-policy ones see normalised observations and rewards,
-    as is usual for MuJoCo; the recording holds what the environment gave. Ctrl-C ends the learning, not the recording.
+
+def main(arguments: list[str] | None = None) -> int:
+    """Record a dataset; the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    if options.algorithm and not options.env:
+        parser.error("--algorithm needs --env")
+    with Reporting("unroll record") as report:
+        import_backbone(arguments, "--backbone", options.backbone)
+        import_environment(arguments, "--env", options.env)
+        record(options, " ".join(["unroll record", *arguments]))
+    return report.code
+
+
+def record(options: Namespace, command: str) -> None:
+    """Play, write the episodes, and say what they are."""
+    import numpy as np
+    import torch
+
+    from unroll.agents.common.checkpoint import installed_versions
+    from unroll.envs.datasets.recording import check_output, write_hdf5, write_minari
+
+    torch.set_num_threads(1)  # networks this small are faster so
+    check_output(options.output)  # now, and not after hours of recording
+    episodes = record_run(options) if options.run else record_learning(options)
+    if options.keep:
+        episodes = subset(episodes, options.keep, options.seed)
+
+    if options.output.startswith("minari:"):
+        write_minari(episodes, options.output.removeprefix("minari:"), description=f"recorded by: {command}")
+    else:
+        versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items())
+        write_hdf5(episodes, options.output, command=command, versions=versions)
+    low, median, high = np.quantile(episodes.returns, [0, 0.5, 1])
+    print(
+        f"{len(episodes):,} episodes, {episodes.n_steps:,} steps, returns {low:.1f} … {median:.1f} (median) … "
+        f"{high:.1f}, written to {options.output}"
+    )
+
+
+def record_learning(options: Namespace) -> Episodes:
+    """Record every finished episode of an agent that learns from scratch: from untrained to good, in order.
+
+    The agent has Stable-Baselines3's default hyperparameters. On-policy agents see normalised observations and
+    rewards, as is usual for MuJoCo; the recording holds what the environment gave. Ctrl-C ends the learning, not the
+    recording.
     """
     import stable_baselines3
     from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
+    from unroll.envs.datasets.recording import Recorded, Recorder, to_episodes
+    from unroll.envs.make import make_env
+    from unroll.envs.own import registered_id
+    from unroll.errors import EnvError, one_line
+
+    env_id = registered_id(options.env)
+    env_kwargs = options.env_kwargs or {}
     done: list[Recorded] = []
-    vector: VecEnv = DummyVecEnv([lambda: Recorder(make_env(env_id), done)] * n_envs)
-    if algorithm in ("a2c", "ppo"):
+
+    def make() -> gym.Env:
+        return Recorder(make_env(env_id, **env_kwargs), done)
+
+    vector: VecEnv = DummyVecEnv([make] * options.n_envs)
+    if options.algorithm in ON_POLICY:
         vector = VecNormalize(vector)
+    algorithm = getattr(stable_baselines3, options.algorithm.upper())
     try:
-        agent = getattr(stable_baselines3, algorithm.upper())("MlpPolicy", vector, seed=seed, device="cpu")
+        agent = algorithm("MlpPolicy", vector, seed=options.seed, device="cpu")
     except AssertionError as error:  # how Stable-Baselines3 says that an action space does not suit the algorithm
-        raise EnvError(f"{algorithm} cannot learn in {env_id}: {one_line(error)}") from None
+        raise EnvError(f"{options.algorithm} cannot learn in {env_id}: {one_line(error)}") from None
     with keep_on_interrupt():
-        agent.learn(steps)
-    return to_episodes(done, make_env(env_id), f"{env_id} {algorithm} replay")
+        agent.learn(options.steps)
+    return to_episodes(done, make_env(env_id, **env_kwargs), f"{env_id} {options.algorithm} replay")
 
 
-def record_run(
-    run: str,
-    episodes: int,
-    noise: float = 0.0,
-    targets: list[float] | None = None,
-    seed: int = 0,
-    memory: Any = None,
-    deterministic: bool = True,
-) -> Episodes:
-    """A trained run of ours plays ``episodes`` episodes; a decision agent cycles through the target returns.
+def record_run(options: Namespace) -> Episodes:
+    """Record a trained run of ours while it plays; an agent with targets cycles through them.
 
     The recording holds the environment's own observations and rewards, and the actions that were carried out.
     ``noise``: continuous actions get a normal error of this standard deviation, in units of half the action range, and
@@ -75,65 +135,51 @@ def record_run(
     """
     import torch
 
-    from unroll.agents.common.checkpoint import agent_of, latest_checkpoint
+    from unroll.agents import algorithm_of
+    from unroll.agents.algorithm import PlayOptions
+    from unroll.agents.common.checkpoint import latest_checkpoint
     from unroll.agents.evaluation.play import Episode, play
+    from unroll.commands.noise import NoisyActions
+    from unroll.envs.datasets.recording import Recorded, Recorder, to_episodes
+    from unroll.envs.make import make_env
 
-    checkpoint = latest_checkpoint(run)
-    ours = ppo_in if agent_of(checkpoint) == "RecurrentPPO" else decision_in
-    player, show = ours(run, checkpoint, targets, memory)
-    check_recordable(player.env_id)
+    checkpoint = latest_checkpoint(options.run)
+    asked = PlayOptions("cpu", options.env, options.env_kwargs, options.targets, options.memory)
+    player = algorithm_of(checkpoint).player(checkpoint, None, asked)
+    check_recordable(player.env_id, player.env_kwargs)
+
+    # The policy sees, as its previous action, the one that was carried out: the noise is outermost.
     done: list[Recorded] = []
-    plan = [Episode(seed + i, player.targets[i % len(player.targets)]) for i in range(episodes)]
 
-    def make() -> gym.Env:  # the policy sees, as its previous action, the one that was carried out
-        return NoisyActions(show(Recorder(make_env(player.env_id), done)), noise)
+    def make() -> gym.Env:
+        recorder = Recorder(make_env(player.env_id, **player.env_kwargs), done)
+        return NoisyActions(player.show(recorder), options.noise)
 
-    torch.manual_seed(seed)
+    plan = []
+    for i in range(options.episodes):
+        plan.append(Episode(options.seed + i, player.targets[i % len(player.targets)]))
+    torch.manual_seed(options.seed)
     with keep_on_interrupt():
-        play(player.agent, make, plan, n_envs=32, deterministic=deterministic)
-    return to_episodes(done, make_env(player.env_id), f"{player.env_id} {run}")
+        play(player.agent, make, plan, n_envs=32, deterministic=not options.stochastic)
+    return to_episodes(done, make_env(player.env_id, **player.env_kwargs), f"{player.env_id} {options.run}")
 
 
-def decision_in(
-    run: str, checkpoint: Path, targets: list[float] | None, memory: Any
-) -> tuple[Player, Callable[[gym.Env], gym.Env]]:
-    """The agent in its environment, and what it sees of an environment with flat observations."""
-    from unroll.agents import DecisionAgent
-    from unroll.agents.evaluation.player import decision_player
-
-    agent = DecisionAgent.load(checkpoint, device="cpu")
-    env_id = agent.task.get("env")
-    if env_id is None:
-        raise EnvError(f"{run}: its dataset names no environment, so there is nowhere to play")
-    return decision_player(agent, env_id, targets, memory or agent.policy.memory), ReturnToGo
-
-
-def ppo_in(
-    run: str, checkpoint: Path, targets: list[float] | None, memory: Any
-) -> tuple[Player, Callable[[gym.Env], gym.Env]]:
-    """The same for PPO."""
-    from unroll.agents.ppo.algorithm import load_ppo, player_of, refuse_decision_options
-
-    refuse_decision_options(run, targets, memory)
-    agent, config = load_ppo(checkpoint, "cpu")
-    action, reward = config.previous_action, config.previous_reward
-
-    def show(env: gym.Env) -> gym.Env:
-        return FlattenObservation(PreviousStep(env, action, reward)) if action or reward else env
-
-    return player_of(agent, config, ablation=False), show
-
-
-def check_recordable(env_id: str) -> None:
+def check_recordable(env_id: str, env_kwargs: dict[str, Any]) -> None:
     """Raise DatasetError unless a dataset can hold what the environment observes and what is done in it."""
-    env = make_env(env_id, images=True)
-    observed, actions = env.observation_space, env.action_space
+    import gymnasium as gym
+
+    from unroll.envs.make import make_env
+    from unroll.envs.spaces import in_words
+    from unroll.errors import DatasetError
+
+    env = make_env(env_id, images=True, **env_kwargs)
+    observed = env.observation_space
+    actions = env.action_space
     env.close()
     if not isinstance(observed, gym.spaces.Box) or len(observed.shape) != 1:
         raise DatasetError(f"{env_id} observes {in_words(observed)}; a dataset holds one row of numbers for each step")
-    if not (
-        isinstance(actions, gym.spaces.Discrete) or (isinstance(actions, gym.spaces.Box) and len(actions.shape) == 1)
-    ):
+    flat_box = isinstance(actions, gym.spaces.Box) and len(actions.shape) == 1
+    if not (isinstance(actions, gym.spaces.Discrete) or flat_box):
         raise DatasetError(
             f"{env_id} takes actions of {in_words(actions)}; a dataset holds those of a Discrete or a flat Box"
         )
@@ -141,7 +187,7 @@ def check_recordable(env_id: str) -> None:
 
 @contextlib.contextmanager
 def keep_on_interrupt() -> Iterator[None]:
-    """Ctrl-C or SIGTERM ends the block, and what was recorded so far goes on to be written."""
+    """Let Ctrl-C or SIGTERM end the block; what was recorded so far goes on to be written."""
     old = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -151,114 +197,14 @@ def keep_on_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, old)
 
 
-class NoisyActions(gym.ActionWrapper):
-    """Disturbs what the agent chose; the recording holds what was done."""
-
-    def __init__(self, env: gym.Env, noise: float):
-        super().__init__(env)
-        self.noise = noise
-        self._random = np.random.default_rng()
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        if seed is not None:  # an episode's noise depends on its seed alone
-            self._random = np.random.default_rng(seed)
-        return super().reset(seed=seed, options=options)
-
-    def action(self, action: Any) -> Any:
-        space = self.env.action_space
-        if isinstance(space, gym.spaces.Discrete):
-            allowed = self._allowed(space)
-            return allowed[self._random.integers(len(allowed))] if self._random.random() < self.noise else action
-        assert isinstance(space, gym.spaces.Box)
-        error = self._random.normal(scale=self.noise, size=space.shape) * (space.high - space.low) / 2
-        return np.clip(action + error, space.low, space.high).astype(np.float32)
-
-    def _allowed(self, space: gym.spaces.Discrete) -> np.ndarray:
-        masked = self.env.has_wrapper_attr("action_masks")
-        return np.flatnonzero(self.env.get_wrapper_attr("action_masks")()) if masked else np.arange(space.n)
-
-
 def subset(episodes: Episodes, steps: int, seed: int) -> Episodes:
     """A random choice of episodes, in their order, of at most ``steps`` steps together."""
+    import numpy as np
+
+    from unroll.errors import DatasetError
+
     shuffled = np.random.default_rng(seed).permutation(len(episodes))
     n = int(np.searchsorted(np.cumsum(episodes.lengths[shuffled]), steps, side="right"))
     if n == 0:
         raise DatasetError(f"{episodes.name}: no episode has as few as {steps} steps")
     return episodes.select(np.sort(shuffled[:n]))
-
-
-def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    parser = Parser(prog="python -m unroll.commands.record", description=__doc__.split("\n")[0])
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--algorithm", choices=ALGORITHMS, help="a Stable-Baselines3 agent that learns from scratch in --env"
-    )
-    source.add_argument("--run", help="a run folder of train.py")
-    parser.add_argument("--output", required=True, help="file.hdf5, or minari:NAME-vN; it must not exist")
-    parser.add_argument("--env", help="with --algorithm: environment id")
-    parser.add_argument("--steps", type=PositiveInt, default=100_000, help="with --algorithm: steps to learn for")
-    parser.add_argument("--n_envs", type=PositiveInt, default=1, help="with --algorithm: environments to learn in")
-    parser.add_argument("--keep", type=PositiveInt, help="a random subset of the episodes, of at most this many steps")
-    parser.add_argument("--episodes", type=PositiveInt, default=100, help="with --run: episodes to play")
-    parser.add_argument(
-        "--noise", type=ClosedUnitInterval, default=0.0, help="with --run: error of the actions, 0 to 1"
-    )
-    parser.add_argument("--stochastic", action="store_true", help="with --run: draw actions from the policy")
-    parser.add_argument(
-        "--targets", type=float, nargs="+", help="with --run of a decision agent: returns to ask for, in turn"
-    )
-    parser.add_argument(
-        "--memory", choices=["carried", "window"], help="with --run of a decision agent: default its own"
-    )
-    parser.add_argument("--backbone", metavar="MODULE:CLASS", help="with --run: import its backbone, one of your own")
-    parser.add_argument("--seed", type=NonNegativeInt, default=0, help="of the agent and the environments")
-    options = parser.parse_args(arguments)
-    if options.algorithm and not options.env:
-        parser.error("--algorithm needs --env")
-    may_import = names(arguments, "--backbone", options.backbone)
-    return run_command(
-        "unroll.commands.record",
-        collect,
-        options,
-        " ".join(["python -m unroll.commands.record", *arguments]),
-        may_import,
-    )
-
-
-def collect(options: Namespace, command: str, may_import: bool) -> int:
-    import torch
-
-    torch.set_num_threads(1)  # networks this small are faster so
-    check_output(options.output)  # now, and not after hours of recording
-    if may_import:
-        from unroll.policies.backbones import import_own
-
-        import_own(options.backbone)
-    if options.run:
-        episodes = record_run(
-            options.run,
-            options.episodes,
-            options.noise,
-            options.targets,
-            options.seed,
-            options.memory,
-            deterministic=not options.stochastic,
-        )
-    else:
-        episodes = record_learning(options.algorithm, options.env, options.steps, options.seed, options.n_envs)
-    if options.keep:
-        episodes = subset(episodes, options.keep, options.seed)
-    if options.output.startswith("minari:"):
-        write_minari(episodes, options.output.removeprefix("minari:"), description=f"recorded by: {command}")
-    else:
-        from unroll.agents.common.checkpoint import installed_versions
-
-        versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items())
-        write_hdf5(episodes, options.output, command=command, versions=versions)
-    low, median, high = np.quantile(episodes.returns, [0, 0.5, 1])
-    print(
-        f"{len(episodes):,} episodes, {episodes.n_steps:,} steps, returns {low:.1f} … {median:.1f} (median) … "
-        f"{high:.1f}, written to {options.output}"
-    )
-    return 0

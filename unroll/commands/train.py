@@ -1,4 +1,4 @@
-"""Train one agent from a config: python train.py [--config configs/….yaml] [--key value …]"""
+"""Train one agent from a config: unroll train [--config ppo/tmaze] [--key value …]"""
 
 from __future__ import annotations
 
@@ -10,199 +10,279 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unroll.commands.process import names, run_command
-from unroll.commands.threads import give_back_memory
-from unroll.configs import RESUMABLE, Config, load_config, save_config
-from unroll.configs.loading import flat
+from unroll.agents import AGENTS, schemas
+from unroll.agents.algorithm import Algorithm, settle
+from unroll.commands.process import (
+    Reporting,
+    give_back_memory,
+    import_backbone,
+    import_environment,
+    leave,
+    typed,
+)
+from unroll.configs import RunConfig, flat, load_config, save_config
+from unroll.errors import EnvError, TrainingError
 
 SCORE = "eval/return_mean"  # of the highest target: what the best checkpoint is best in
 
-if TYPE_CHECKING:  # torch and the rest are imported once the arguments are known to be right
+if TYPE_CHECKING:  # PyTorch and the rest are imported once the arguments are known to be right
     from rich.console import Console
+    from stable_baselines3.common.callbacks import BaseCallback
 
-    from unroll.agents.algorithm import Job
+    from unroll.agents.algorithm import Training
     from unroll.agents.common.logs import RunLogger
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Train an agent. The exit code is 0, or 128 + n when signal n stopped the run, which can be resumed then."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    config = load_config(arguments)
-    return run_command("train.py", train, config, names(arguments, "--backbone.name", config.backbone.name))
+    config = load_config(arguments, schemas())
+    with Reporting("unroll train") as report, contextlib.ExitStack() as stack:
+        from unroll.agents.common.callbacks import last_good
+
+        run = open_run(config, arguments, stack)
+        with run.progress, run.stop:
+            try:
+                # From here it is one call to the agent's update, and one more to its loss.
+                run.agent.learn(
+                    run.steps_left,
+                    run.callbacks,
+                    log_interval=run.config.log_every,
+                    reset_num_timesteps=False,
+                )
+            except (TrainingError, EnvError) as error:
+                raise type(error)(f"{error}; {last_good(run.folder)}") from error
+        report.code = run.finish()
+    return leave(report.code)
 
 
-def train(config: Config, may_import: bool = False) -> int:
-    """The exit code: 0, or 128 + n when signal n stopped the run, which can be resumed then.
+def open_run(config: RunConfig, arguments: list[str], stack: contextlib.ExitStack) -> Run | Follower:
+    """Make everything that a run needs: its folder, which is locked, the agent, what it learns from, and its logs.
 
-    ``may_import``: whether the command line itself names the backbone, which may be a class of the user's own then.
+    ``stack`` ends what must be ended.
     """
     import torch
     from rich.console import Console
 
-    from unroll.agents.algorithm import make_job, settle
-    from unroll.agents.common.checkpoint import clear_leftovers
-    from unroll.agents.common.distributed import joined_ranks
-    from unroll.agents.common.machine import parameters_of
-    from unroll.agents.common.run_folder import run_lock
+    from unroll.agents.common.distributed import world
+    from unroll.agents.common.machine import count_parameters
+    from unroll.agents.common.run_folder import claim_folder, clear_leftovers, run_lock
     from unroll.agents.common.tracking import tracked
 
-    first = int(os.environ.get("RANK", "0")) == 0  # of torchrun's processes one alone writes and prints
-    console = Console(markup=False, highlight=False, soft_wrap=True, quiet=not first)
-    config = dataclasses.replace(config, backbone=settle(config.backbone, may_import))
+    algorithm = AGENTS[config.agent]
+    import_code(config, algorithm, arguments)
+    config = dataclasses.replace(config, backbone=settle(config.backbone))
     if config.threads:
         torch.set_num_threads(config.threads)
-    with contextlib.ExitStack() as stack:
-        run = Path(config.run_dir or "")
-        if config.resume and first:
-            stack.enter_context(run_lock(run))
-            clear_leftovers(run)
-        stack.enter_context(joined_ranks(config.device))
-        job = make_job(config, console.print)
-        if not first:
-            return learn_along(config, job)
-        if not config.resume:
-            stack.enter_context(run_lock(run := claim_folder(config, job.name)))
-        sizes = {"d_model": config.backbone.d_model, "n_layers": config.backbone.n_layers} | config.backbone.options
-        console.print(
-            f"{config.backbone.name} ({', '.join(f'{key} {value}' for key, value in sizes.items())}),", end=" "
-        )
-        console.print(f"{parameters_of(job.agent):,} parameters, on {job.agent.device}; {job.describe()}")
-        if config.track == "wandb":  # before the first event file
-            stack.enter_context(tracked(run, flat(dataclasses.asdict(config)), console.print))
-        logger = stack.enter_context(contextlib.closing(start_logs(config, job, run)))
-        return learn_and_score(config, job, run, logger, console)
+
+    # Of torchrun's processes the first alone writes and prints.
+    first = int(os.environ.get("RANK", "0")) == 0
+    console = Console(markup=False, highlight=False, soft_wrap=True, quiet=not first)
+    folder = Path(config.run_dir or "")
+    if config.resume and first:
+        stack.enter_context(run_lock(folder))
+        clear_leftovers(folder)
+    stack.enter_context(world.joined(config.device))
+    training = make_training(config, algorithm, console)
+    if not first:
+        return Follower(config, training)
+    if not config.resume:
+        folder = claim_folder(config, training.name)
+        stack.enter_context(run_lock(folder))
+
+    backbone = config.backbone
+    sizes = {"d_model": backbone.d_model, "n_layers": backbone.n_layers} | backbone.options
+    listed = ", ".join(f"{key} {value}" for key, value in sizes.items())
+    parameters = count_parameters(training.agent)
+    console.print(
+        f"{backbone.name} ({listed}), {parameters:,} parameters, on {training.agent.device}; {training.describe()}"
+    )
+    if config.track == "wandb":  # before the first event file
+        stack.enter_context(tracked(folder, flat(dataclasses.asdict(config)), console.print))
+    logger = stack.enter_context(contextlib.closing(start_logs(config, algorithm, training, folder)))
+    return Run(config, algorithm, training, folder, logger, console)
 
 
-def learn_along(config: Config, job: Job) -> int:
-    """What a process does that torchrun has started beside the first: its share of the learning."""
-    from stable_baselines3.common.logger import Logger
-
-    from unroll.agents.common.callbacks import StopOnSignal
-
-    job.agent.set_logger(Logger(folder=None, output_formats=[]))
-    with StopOnSignal() as stop:
-        steps = config.steps - job.agent.num_timesteps
-        job.agent.learn(steps, [stop, *job.callbacks], log_interval=config.log_every, reset_num_timesteps=False)
-    return 0 if stop.received is None else 128 + stop.received
+def import_code(config: RunConfig, algorithm: Algorithm, arguments: list[str]) -> None:
+    """Import the classes of the user's own that the command line names."""
+    import_backbone(arguments, "--backbone.name", config.backbone.name)
+    for flag, name in algorithm.imports(config).items():
+        import_environment(arguments, flag, name)
 
 
-def learn_and_score(config: Config, job: Job, run: Path, logger: RunLogger, console: Console) -> int:
-    """Learn to the last step or the first signal, then play, and say what came of it and what to type next."""
-    from unroll.agents.common.callbacks import Every, SaveCheckpoints, ShowProgress, StopOnSignal, last_good
-    from unroll.agents.common.logs import read_metrics
-    from unroll.agents.common.machine import memory_mb, parameters_of
-    from unroll.agents.evaluation import scoring
-    from unroll.errors import EnvError, TrainingError
+def make_training(config: RunConfig, algorithm: Algorithm, console: Console) -> Training:
+    """The agent and what it learns from. Where the last checkpoint is damaged, the error says which one is not."""
+    from unroll.agents.common.checkpoint import checkpoints
+    from unroll.errors import CheckpointError
 
-    agent, options = job.agent, config.evaluation
+    try:
+        return algorithm.training(config, console.print)
+    except CheckpointError as error:
+        *older, last = checkpoints(config.run_dir or "") or [Path()]
+        if not (config.resume and older):
+            raise
+        raise CheckpointError(f"{error}; without {last} the run goes on from {older[-1].name}") from None
 
-    def own(flag: str) -> str:  # a class of the user's own is named on every command line
-        return f"{flag} {config.backbone.name}" if ":" in config.backbone.name else ""
 
-    def evaluate() -> dict[str, Any] | None:
-        player = job.player()
+def start_logs(config: RunConfig, algorithm: Algorithm, training: Training, folder: Path) -> RunLogger:
+    """Open events and metrics.jsonl, and save the config; a new run begins with its hyperparameters."""
+    from unroll.agents.common.logs import RunLogger
+
+    save_config(config, folder / "config.yaml")  # first: it says whose folder this is
+    logger = RunLogger(folder, training.agent.num_timesteps)
+    training.agent.set_logger(logger)
+    if config.resume:
+        return logger
+
+    fields = flat(dataclasses.asdict(config))
+    learned = {algorithm.source, "steps"}  # these may change in a run that goes on, but they bear on the result
+    hidden = set(config.may_change) - learned
+    shown = {key: value for key, value in fields.items() if key.split(".")[0] not in hidden}
+    logger.hyperparameters(shown, algorithm.headlines)
+    rows = "\n".join(f"| {key} | `{value}` |" for key, value in fields.items())
+    logger.text("config", f"| key | value |\n|---|---|\n{rows}", 0)
+    return logger
+
+
+class Run:
+    """A run in its folder: what happens while the agent learns, and after it."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        algorithm: Algorithm,
+        training: Training,
+        folder: Path,
+        logger: RunLogger,
+        console: Console,
+    ):
+        from unroll.agents.common.callbacks import Every, SaveCheckpoints, ShowProgress, StopOnSignal
+        from unroll.agents.common.logs import read_metrics
+
+        self.config = config
+        self.algorithm = algorithm
+        self.training = training
+        self.folder = folder
+        self.logger = logger
+        self.console = console
+        self.agent = training.agent
+        self.steps_left = config.steps - self.agent.num_timesteps
+
+        # A run that goes on knows its best score, and when it was evaluated last.
+        self.logged = read_metrics(folder)
+        evaluated = [line for line in self.logged if SCORE in line]
+        best = max((line[SCORE] for line in evaluated), default=None)
+        last = int(evaluated[-1]["step"]) if evaluated else 0
+
+        self.stop = StopOnSignal()
+        self.progress = ShowProgress(config.steps, console, algorithm.unit, training.progress)
+        self.saving = SaveCheckpoints(folder, config.checkpoint_every, config.keep, training.save, best)
+        playing = Every(config.evaluation.every, self.evaluate, last)
+        # What is saved has been logged and evaluated.
+        self.callbacks: list[BaseCallback] = [self.progress, self.stop, *training.callbacks, playing, self.saving]
+
+    def evaluate(self) -> dict[str, Any] | None:
+        """Play the agent as it is now and log its scores; None where there is nowhere to play, or a signal came."""
+        from unroll.agents.evaluation import scoring
+
+        player = self.training.player()
         if player is None:
             return None
-        result = stop.unless_stopped(lambda: scoring.evaluate(player, options.episodes, options.seed))
+        options = self.config.evaluation
+        result = self.stop.unless_stopped(lambda: scoring.evaluate(player, options.episodes, options.seed))
         give_back_memory()
         if result is None:
             return None
         metrics = scoring.headline(result)
-        save.save_best(metrics[SCORE])
+        self.saving.save_best(metrics[SCORE])
         for tag, value in metrics.items():
-            logger.record(tag, value)
-        logger.dump(agent.num_timesteps)
+            self.logger.record(tag, value)
+        self.logger.dump(self.agent.num_timesteps)
         return result
 
-    logged = read_metrics(run)
-    before = [line for line in logged if SCORE in line]
-    progress, stop = ShowProgress(config.steps, console, job.unit, job.progress), StopOnSignal()
-    best = max((line[SCORE] for line in before), default=None)
-    save = SaveCheckpoints(run, config.checkpoint_every, config.keep, job.save, best)
-    play = Every(options.every, evaluate, last=int(before[-1]["step"]) if before else 0)
-    steps = config.steps - agent.num_timesteps
-    with progress, stop:
-        callbacks = [progress, stop, *job.callbacks, play, save]  # what is saved has been logged and evaluated
-        try:
-            agent.learn(steps, callbacks, log_interval=config.log_every, reset_num_timesteps=False)
-        except (TrainingError, EnvError) as error:
-            raise type(error)(f"{error}; {last_good(run)}") from error
-    if stop.received is not None:
-        save.check()
-        hint = f"python train.py --resume true --run_dir {shlex.quote(str(run))}{own(' --backbone.name')}"
-        console.print(f"stopped at {job.unit} {agent.num_timesteps}; to go on: {hint}")
-        return 128 + stop.received
-    if steps > 0 or not any("perf/parameters" in line for line in logged):  # stopped after its last step, it had none
-        logger.record("perf/parameters", parameters_of(agent))
-        logger.record("perf/peak_memory_mb", memory_mb(agent))
-        logger.dump(agent.num_timesteps)
+    def finish(self) -> int:
+        """Evaluate what was learned, and say what came of it and what to type next. Returns the exit code."""
+        if self.stop.received is not None:
+            return self._say_stopped(self.stop.received)
+        self._log_costs()
+        result = self._last_evaluation()
+        if result is not None and self.config.evaluation.video:
+            self._film(result)
 
-    finished = run / "evaluation.json"
-    # a finished run that is "resumed" has nothing left to do
-    result = None if steps > 0 else scoring.read_evaluation(finished)
-    if result is None:
-        result = evaluate()
+        watched = "runs" if self.config.run_dir is None else shlex.quote(str(self.folder))
+        self.console.print(f"run folder    {self.folder}\nwatch         tensorboard --logdir {watched}")
         if result is not None:
-            console.print(scoring.score_table(result))
-            save.check()  # after what would be lost with it
-            scoring.write_evaluation(result, finished)
-        save.check()
-    else:
-        console.print(scoring.score_table(result))
-    if result is not None:
-        player = job.player() if options.video else None
-        gif = scoring.try_gif(player, result, console.print) if player else None
+            again = f"{typed('evaluate')} {shlex.quote(str(self.folder))}{self._own('--backbone')}"
+            self.console.print(f"score again   {again}")
+        return 0
+
+    def _say_stopped(self, number: int) -> int:
+        self.saving.check()
+        again = f"{typed('train')} --resume true --run_dir {shlex.quote(str(self.folder))}"
+        again += self._own("--backbone.name")
+        for flag, name in self.algorithm.imports(self.config).items():
+            again += f" {flag} {name}"
+        self.console.print(f"stopped at {self.algorithm.unit} {self.agent.num_timesteps}; to go on: {again}")
+        return 128 + number
+
+    def _own(self, flag: str) -> str:
+        """The flag that names a backbone of the user's own, which every command line must."""
+        name = self.config.backbone.name
+        return f" {flag} {name}" if ":" in name else ""
+
+    def _log_costs(self) -> None:
+        """Log what the agent costs, unless an earlier process did. One that was stopped after its last step did not."""
+        from unroll.agents.common.machine import count_parameters, peak_memory_mb
+
+        if self.steps_left > 0 or not any("perf/parameters" in line for line in self.logged):
+            self.logger.record("perf/parameters", count_parameters(self.agent))
+            self.logger.record("perf/peak_memory_mb", peak_memory_mb(self.agent))
+            self.logger.dump(self.agent.num_timesteps)
+
+    def _last_evaluation(self) -> dict[str, Any] | None:
+        """Score the last checkpoint; a finished run that is "resumed" has been scored before."""
+        from unroll.agents.evaluation import scoring
+
+        path = self.folder / "evaluation.json"
+        result = None if self.steps_left > 0 else scoring.read_evaluation(path)
+        if result is not None:
+            self.console.print(scoring.score_table(result))
+            return result
+        result = self.evaluate()
+        if result is not None:
+            self.console.print(scoring.score_table(result))
+            self.saving.check()  # after the table, which would be lost with it
+            scoring.write_evaluation(result, path)
+        self.saving.check()
+        return result
+
+    def _film(self, result: dict[str, Any]) -> None:
+        from unroll.agents.evaluation.video import try_gif
+
+        player = self.training.player()
+        gif = try_gif(player, result, self.console.print) if player else None
         if gif is not None:
-            (run / "evaluation.gif").write_bytes(gif)
-            logger.gif("eval/episode", gif, agent.num_timesteps)
-    quoted = shlex.quote(str(run))
-    console.print(
-        f"run folder    {run}\nwatch         tensorboard --logdir {'runs' if config.run_dir is None else quoted}"
-    )
-    if result is not None:
-        console.print(f"score again   python evaluate.py {quoted}{own(' --backbone')}")
-    return 0
+            (self.folder / "evaluation.gif").write_bytes(gif)
+            self.logger.gif("eval/episode", gif, self.agent.num_timesteps)
 
 
-def claim_folder(config: Config, name: str) -> Path:
-    """The new folder of the run, made by this call. What is there is never overwritten: a name of ours gets a number, a
-    folder that was given and holds anything is an error.
+class Follower:
+    """A process that torchrun has started beside the first: it does its share of the learning, and writes nothing."""
 
-    Raises:
-        CheckpointError: the given folder is not empty.
-    """
-    from unroll.errors import CheckpointError
+    def __init__(self, config: RunConfig, training: Training):
+        from stable_baselines3.common.logger import Logger
 
-    if config.run_dir is not None:
-        folder = Path(config.run_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(path.name[0] != "." for path in folder.iterdir()):  # the lock, or what a killed process was writing
-            hint = "--resume true goes on with a run, another --run_dir starts a new one"
-            raise CheckpointError(f"{folder}: is not empty; {hint}")
-        return folder
-    backbone = config.backbone.name.replace(":", ".")
-    first = Path("runs", config.experiment or name, backbone, f"seed{config.seed}")
-    first.parent.mkdir(parents=True, exist_ok=True)
-    folder, number = first, 1
-    while True:
-        try:
-            folder.mkdir()  # fails where another process was faster
-            return folder
-        except FileExistsError:
-            number += 1
-            folder = first.with_name(f"{first.name}-{number}")
+        from unroll.agents.common.callbacks import StopOnSignal
 
+        self.config = config
+        self.agent = training.agent
+        self.agent.set_logger(Logger(folder=None, output_formats=[]))
+        self.folder = Path(config.run_dir or "")
+        self.steps_left = config.steps - self.agent.num_timesteps
+        self.progress = contextlib.nullcontext()
+        self.stop = StopOnSignal()
+        self.callbacks: list[BaseCallback] = [self.stop, *training.callbacks]
 
-def start_logs(config: Config, job: Job, run: Path) -> RunLogger:
-    """Events, metrics.jsonl and the saved config, with the hyperparameters of a new run."""
-    from unroll.agents.common.logs import RunLogger
-
-    save_config(config, run / "config.yaml")  # first: it says whose folder this is
-    logger = RunLogger(run, job.agent.num_timesteps)
-    job.agent.set_logger(logger)
-    if not config.resume:
-        fields = flat(dataclasses.asdict(config))
-        hidden = set(RESUMABLE) - {"dataset", "steps"}  # what does not bear on the result
-        logger.hyperparameters({k: v for k, v in fields.items() if k.split(".")[0] not in hidden}, job.headlines)
-        rows = "\n".join(f"| {key} | `{value}` |" for key, value in fields.items())
-        logger.text("config", f"| key | value |\n|---|---|\n{rows}", 0)
-    return logger
+    def finish(self) -> int:
+        """The exit code."""
+        return 0 if self.stop.received is None else 128 + self.stop.received

@@ -1,17 +1,15 @@
-"""Let a scheduler start the same command on machines that share a disk: submitit, or Ray."""
+"""Let a scheduler start the same command on machines that share a disk, by submitit."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from unroll.comparison.ray_cluster import run_on_ray
-from unroll.errors import ComparisonError
+from unroll.commands.process import python_command, python_environment
+from unroll.errors import ComparisonError, one_line
 
 DAY = 24 * 60  # minutes
-COMPARE = Path(__file__).resolve().parents[2] / "compare.py"
 
 
 def run_workers(
@@ -24,9 +22,7 @@ def run_workers(
     Raises:
         ComparisonError: what starts them is not installed, has no such options, or there is no such cluster.
     """
-    command = [sys.executable, str(COMPARE), *arguments]
-    if cluster == "ray":
-        return run_on_ray(command, workers, options, logs, tell)
+    command = [*python_command("compare"), *arguments]
     jobs = submit(command, cluster, workers, options, logs)
     tell(f"submitit's jobs {', '.join(job.job_id for job in jobs)}; their output is in {logs}")
     return wait(jobs)
@@ -37,15 +33,15 @@ def submit(command: list[str], cluster: str, workers: int, options: dict[str, An
     try:
         import submitit
     except ImportError:
-        raise ComparisonError(f"--cluster {cluster} needs submitit: pip install -e '.[cluster]'") from None
-    function = submitit.helpers.CommandFunction(command, cwd=Path.cwd())
+        raise ComparisonError(f"--cluster {cluster} needs submitit: pip install 'unroll-rl[cluster]'") from None
+    function = submitit.helpers.CommandFunction(command, cwd=Path.cwd(), env=python_environment())
     try:
         executor = submitit.AutoExecutor(folder=logs, cluster=cluster)
         executor.update_parameters(**{"timeout_min": DAY, **options})  # submitit's own is 5 minutes
         with executor.batch():
             return [executor.submit(function) for _ in range(workers)]
     except (AssertionError, NameError, RuntimeError, TypeError, ValueError) as error:
-        raise ComparisonError(f"--cluster {cluster}: {' '.join(str(error).split())}") from None
+        raise ComparisonError(f"--cluster {cluster}: {one_line(error)}") from None
 
 
 def wait(jobs: list[Any]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from unroll.agents import AGENTS
 from unroll.comparison.runs import Run
 from unroll.errors import ComparisonError
 
@@ -48,7 +49,7 @@ class Experiment:
 
     @property
     def unit(self) -> str:
-        return "environment steps" if self.first.config["agent"] == "ppo" else "updates"
+        return AGENTS[self.first.config["agent"]].long_unit
 
     def scores(self, backbone: str) -> np.ndarray:
         """Of each seed [seeds]: the last checkpoint's."""

@@ -8,10 +8,11 @@ import os
 import shutil
 from pathlib import Path
 
+from unroll.agents import schemas
 from unroll.agents.common.checkpoint import checkpoints
 from unroll.agents.common.run_folder import is_locked
 from unroll.comparison.runs import Run, read_run
-from unroll.configs import Config, load_config, plain_config
+from unroll.configs import RunConfig, load_config, plain_config
 from unroll.configs.loading import flat
 from unroll.errors import ComparisonError
 
@@ -20,16 +21,19 @@ MAY_DIFFER = ("device", "threads", "keep", "log_every", "checkpoint_every", "exp
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cell:
-    """One run of the grid. ``config`` is what train.py makes of ``arguments``, its sizes settled; ``own`` is the class
-    of the user's that is its backbone, which train.py is to import."""
+    """One run of the grid.
+
+    ``config`` is what unroll train makes of ``arguments``, its sizes settled. ``named`` are the flags that name code of
+    the user's own, which every command line must.
+    """
 
     experiment: str
     backbone: str
     seed: int
     folder: Path
-    config: Config
+    config: RunConfig
     arguments: list[str]
-    own: str | None = None
+    named: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -52,8 +56,8 @@ class Cell:
     def command(self) -> list[str]:
         """The arguments of train.py that start the run, or go on with it from its last checkpoint."""
         if checkpoints(self.folder):
-            own = ["--backbone.name", self.own] if self.own else []
-            return ["--resume", "true", "--run_dir", str(self.folder), "--threads", str(self.config.threads), *own]
+            threads = str(self.config.threads)
+            return ["--resume", "true", "--run_dir", str(self.folder), "--threads", threads, *self.named]
         return [*self.arguments, "--run_dir", str(self.folder)]
 
     def clear(self) -> None:
@@ -66,7 +70,7 @@ class Cell:
         path = self.folder / "config.yaml"
         if not path.is_file():
             return
-        saved = load_config(["--config", str(path)], prog=f"compare.py: {path}")
+        saved = load_config(["--config", str(path)], schemas(), f"unroll compare: {path}")
         there, wanted = flat(plain_config(saved)), flat(plain_config(self.config))
         for key in wanted:
             if key.split(".")[0] not in MAY_DIFFER and key != "evaluation.video" and there.get(key) != wanted[key]:

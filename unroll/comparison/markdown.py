@@ -9,6 +9,7 @@ from typing import Any
 
 from unroll.comparison.report import leaders, too_few
 from unroll.comparison.statistics import COVERED, FEWEST
+from unroll.tables import markdown_table
 
 WORDS = {"normalized_score": "normalised score", "return_mean": "return"}
 
@@ -205,8 +206,8 @@ def to_csv(report: dict[str, Any]) -> str:
 
 
 def table(rows: Sequence[dict[str, str]]) -> str:
-    lines = [f"| {' | '.join(rows[0])} |", f"|{'---|' * len(rows[0])}"]
-    return "\n".join([*lines, *(f"| {' | '.join(row.values())} |" for row in rows)])
+    """A table of rows that have the same columns."""
+    return markdown_table(list(rows[0]), [list(row.values()) for row in rows])
 
 
 def without_empty(rows: list[dict[str, str]]) -> list[dict[str, str]]:

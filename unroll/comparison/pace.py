@@ -10,15 +10,15 @@ import torch
 from filelock import FileLock
 from stable_baselines3.common.callbacks import BaseCallback
 
-from unroll.agents.algorithm import make_job
-from unroll.comparison.publish import replace
-from unroll.configs import Config
+from unroll.agents import AGENTS
+from unroll.configs import RunConfig
+from unroll.files import write_whole
 
 SECONDS = 10.0  # of a measurement; its first part is not counted: kernels are compiled, memory is fetched
 UNCOUNTED = 0.3
 
 
-def steps_in(minutes: float, config: Config, name: str, file: Path) -> int:
+def steps_in(minutes: float, config: RunConfig, name: str, file: Path) -> int:
     """The steps that the agent of a config learns for in ``minutes``, evaluations aside.
 
     The pace under ``name`` is measured once and kept in ``file``, so that a command that is repeated, or runs on
@@ -29,16 +29,17 @@ def steps_in(minutes: float, config: Config, name: str, file: Path) -> int:
         known = json.loads(file.read_text()) if file.is_file() else {}
         if name not in known:
             known[name] = measure(config)
-            replace(file, json.dumps(known, indent=1))
+            write_whole(file, json.dumps(known, indent=1))
     return max(1, round(known[name] * 60 * minutes))
 
 
-def measure(config: Config) -> float:
+def measure(config: RunConfig) -> float:
     """Steps per second of the agent of a config, rollouts and updates together."""
     if config.threads:
         torch.set_num_threads(config.threads)
     watch = Stopwatch()
-    make_job(config, lambda _: None).agent.learn(10**9, watch)
+    training = AGENTS[config.agent].training(config, lambda _: None)
+    training.agent.learn(10**9, watch)
     return watch.rate()
 
 

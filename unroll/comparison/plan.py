@@ -8,16 +8,18 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from unroll.agents import AGENTS, schemas
 from unroll.agents.algorithm import settle
+from unroll.commands.process import import_environment
 from unroll.comparison.grid import Cell
 from unroll.comparison.pace import steps_in
-from unroll.configs import Config, load_config
+from unroll.configs import RunConfig, load_config
 from unroll.errors import ComparisonError
 from unroll.policies.backbones import import_own
 from unroll.policies.backbones.matching import count_parameters
 
 
-def plan(options: Namespace, flags: list[str]) -> list[Cell]:
+def plan(options: Namespace, flags: list[str], arguments: list[str]) -> list[Cell]:
     """One cell for each config, backbone and seed: the first seed of every backbone comes first.
 
     ``flags`` are train.py's, for all cells. With ``options.minutes`` a backbone learns for as many steps as it makes in
@@ -37,37 +39,48 @@ def plan(options: Namespace, flags: list[str]) -> list[Cell]:
         for path, experiment in zip(options.config, names, strict=True):
             matched = _size(options, path, flags)
             for backbone in options.backbones:
-                arguments = [
+                words = [
                     *("--config", path, *flags, "--experiment", experiment, "--seed", str(seed)),
                     *("--threads", str(threads), "--backbone.name", backbone),
                     *(("--backbone.match_parameters", str(matched)) if matched else ()),
                     *(("--evaluation.video", "true") if options.video and seed == 0 else ()),
                 ]
                 label = backbone.rpartition(":")[2]
-                config = _settled(arguments)
+                config = _settled(words)
+                named = named_code(config, arguments)
                 if options.minutes:
                     file = options.output / "steps_per_second.json"
                     steps = steps_in(options.minutes, config, f"{experiment}/{label}", file)
-                    arguments += ["--steps", str(steps)]
-                    config = _settled(arguments)
+                    words += ["--steps", str(steps)]
+                    config = _settled(words)
                 folder = options.output / experiment / label / f"seed{seed}"
-                own = backbone if ":" in backbone else None
-                cells.append(Cell(experiment, label, seed, folder, config, arguments, own))
+                cells.append(Cell(experiment, label, seed, folder, config, words, named))
     for cell in cells:
         cell.check()
     return cells
 
 
-def _settled(arguments: list[str]) -> Config:
-    config = load_config(arguments, prog="compare.py")
-    return dataclasses.replace(config, backbone=settle(config.backbone, False))
+def _settled(arguments: list[str]) -> RunConfig:
+    config = load_config(arguments, schemas(), "unroll compare")
+    return dataclasses.replace(config, backbone=settle(config.backbone))
+
+
+def named_code(config: RunConfig, arguments: list[str]) -> tuple[str, ...]:
+    """The flags that name code of the user's own, which is imported if this command line names it."""
+    words: list[str] = []
+    if ":" in config.backbone.name:
+        words += ["--backbone.name", config.backbone.name]
+    for flag, name in AGENTS[config.agent].imports(config).items():
+        import_environment(arguments, flag, name)
+        words += [flag, name]
+    return tuple(words)
 
 
 def _size(options: Namespace, path: str, flags: list[str]) -> int:
     """The number of parameters that every backbone of a config is given; 0: any."""
     if options.match_parameters is not None:
         return options.match_parameters
-    config: Config = load_config(["--config", path, *flags], prog="compare.py")
+    config = load_config(["--config", path, *flags], schemas(), "unroll compare")
     if config.backbone.match_parameters or len(options.backbones) == 1:
         return config.backbone.match_parameters
     first = config.backbone

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,6 +13,7 @@ from unroll.comparison.board import write_board, write_figures
 from unroll.comparison.experiments import Experiment
 from unroll.comparison.figures import draw
 from unroll.comparison.markdown import to_csv, to_markdown
+from unroll.files import write_whole
 
 
 def publish(output: Path, experiments: list[Experiment], report: dict[str, Any]) -> None:
@@ -38,13 +38,6 @@ def _publish(output: Path, experiments: list[Experiment], report: dict[str, Any]
             write_figures(output, experiment.name, {name: figure}, experiment.first.config["steps"])
             names.append(quote(f"figures/{experiment.name}/{name}.png"))
         addresses[experiment.name] = names
-    replace(output / "comparison.json", json.dumps(report, indent=1) + "\n")
-    replace(output / "comparison.csv", to_csv(report))
-    replace(output / "comparison.md", to_markdown(report, addresses))
-
-
-def replace(path: Path, text: str) -> None:
-    """Write it whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    write_whole(output / "comparison.json", json.dumps(report, indent=1) + "\n")
+    write_whole(output / "comparison.csv", to_csv(report))
+    write_whole(output / "comparison.md", to_markdown(report, addresses))

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import yaml
 
+from unroll.agents import AGENTS
 from unroll.agents.common.logs import read_metrics
+from unroll.agents.evaluation.scoring import highest
 from unroll.errors import ComparisonError
 
 
@@ -31,7 +33,7 @@ class Run:
     @property
     def result(self) -> dict[str, Any]:
         """The evaluation's result at the highest target: the run's headline."""
-        return max(self.evaluation["results"], key=lambda result: result["target_return"] or 0)
+        return highest(self.evaluation)
 
     def score(self, kind: str) -> float:
         """The last checkpoint's ``normalized_score`` or ``return_mean``."""
@@ -68,7 +70,7 @@ def read_run(folder: Path, experiment: str | None = None) -> Run:
     evaluation = _read(folder / "evaluation.json", json.loads)
     try:
         steps, backbone, seed = config["steps"], config["backbone"]["name"], int(config["seed"])
-        source = config["env"] if config["agent"] == "ppo" else config["dataset"]
+        source = config[AGENTS[config["agent"]].source]
         for result in evaluation["results"]:
             if not np.isfinite(result["return_mean"]) or len(result["returns"]) != evaluation["episodes"]:
                 raise ValueError(f"return_mean {result['return_mean']} of {len(result['returns'])} episodes")

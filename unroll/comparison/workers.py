@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import IO
 
+from unroll.commands.process import python_command, python_environment
 from unroll.comparison.grid import Cell
 
-TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 POLL = 0.5  # seconds between two looks at the processes
 
 
@@ -72,11 +69,11 @@ class Workers:
         errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         threads = {"OMP_NUM_THREADS": str(cell.config.threads)} if cell.config.threads else {}
         process = subprocess.Popen(
-            [sys.executable, str(TRAIN), *arguments],
+            [*python_command("train"), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,
-            env=os.environ | threads,
+            env=python_environment() | threads,
             start_new_session=True,  # Ctrl-C reaches it through us alone, once
         )
         self.running[cell] = process, errors
@@ -96,7 +93,7 @@ class Workers:
                 self.again.add(cell)  # another command began it while ours started, and died: its run goes on
             elif not cell.busy:  # else another command was faster
                 nowhere = "no evaluation, for want of an environment; --evaluation.env names one"
-                why = lines[-1].removeprefix("train.py: ") if lines else "no message"
+                why = lines[-1].removeprefix("unroll train: ") if lines else "no message"
                 self.failed[cell] = nowhere if process.returncode == 0 else f"exit code {process.returncode}: {why}"
 
     def _stop(self, watch: Callable[[], None]) -> None:

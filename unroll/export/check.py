@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from unroll.export.steps import Step
+from unroll.agents.common.step import Step
 
 Run = Callable[[dict[str, np.ndarray]], list[np.ndarray]]  # inputs by name → action and state
 

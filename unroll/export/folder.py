@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from unroll.agents.common.checkpoint import MANIFEST, installed_versions, replace_folder
+from unroll.agents.common.step import Port, Step
 from unroll.errors import ExportError
 from unroll.export import play, runner
 from unroll.export.check import difference
 from unroll.export.formats import FORMATS, NEEDED, Format, write_step
-from unroll.export.steps import Port, Step
 
 ABOUT, README, RUN, PLAY = "policy.json", "README.md", "run.py", "play.py"
 TOLERANCE = 1e-4  # float32, other kernels; a wrong operation is off by more

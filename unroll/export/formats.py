@@ -13,8 +13,8 @@ from typing import Literal, get_args
 
 import torch
 
+from unroll.agents.common.step import Step
 from unroll.errors import ExportError
-from unroll.export.steps import Step
 
 Format = Literal["onnx", "pt2"]
 FORMATS: tuple[Format, ...] = get_args(Format)

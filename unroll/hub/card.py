@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from unroll.configs import Config, TrainConfig
+from unroll.agents.evaluation.scoring import highest
 from unroll.hub.verify import Shared
 from unroll.policies.backbones import BACKBONES, find_backbone
+from unroll.tables import markdown_table
 
 REFERENCES = {
     "minari": "[Minari's {name}](https://minari.farama.org/datasets/{name})",
@@ -27,39 +28,47 @@ def model_card(run: Shared, repository: str) -> str:
 
 def front_matter(run: Shared) -> dict[str, Any]:
     """What the hub indexes. The score is the highest target's, in its usual form: mean +/- deviation of episodes."""
-    config, evaluation = run.config, run.evaluation
-    _, tag, _ = algorithm(config)
+    backbone = run.config.backbone.name
+    tag = run.algorithm.words(run.config).tag
     task = task_of(run)
-    tags = ["reinforcement-learning", tag, config.backbone.name, *([task] if task else [])]
+    tags = ["reinforcement-learning", tag, backbone]
+    if task:
+        tags.append(task)
     about: dict[str, Any] = {"library_name": "unroll", "pipeline_tag": "reinforcement-learning", "tags": tags}
-    if evaluation:
-        returns = max(evaluation["results"], key=lambda result: result["target_return"] or 0)["returns"]
-        result = {
-            "task": {"type": "reinforcement-learning", "name": "reinforcement-learning"},
-            "dataset": {"name": task, "type": task},
-            "metrics": [
-                {
-                    "type": "mean_reward",
-                    "value": f"{np.mean(returns):.2f} +/- {np.std(returns):.2f}",
-                    "name": "mean_reward",
-                }
-            ],
-        }
-        about["model-index"] = [{"name": f"{tag}-{config.backbone.name}", "results": [result]}]
+    if run.evaluation is None:
+        return about
+    returns = highest(run.evaluation)["returns"]
+    metric = {
+        "type": "mean_reward",
+        "value": f"{np.mean(returns):.2f} +/- {np.std(returns):.2f}",
+        "name": "mean_reward",
+    }
+    result = {
+        "task": {"type": "reinforcement-learning", "name": "reinforcement-learning"},
+        "dataset": {"name": task, "type": task},
+        "metrics": [metric],
+    }
+    about["model-index"] = [{"name": f"{tag}-{backbone}", "results": [result]}]
     return about
 
 
 def text(run: Shared, repository: str) -> str:
-    config, state = run.config, run.state
-    name, _, paper = algorithm(config)
-    own = f" --backbone {config.backbone.name}" if ":" in config.backbone.name else ""
-    train = f" --backbone.name {config.backbone.name}" if own else ""
-    unit = "updates" if config.agent == "decision" else "environment steps"
+    """The card's Markdown."""
+    config = run.config
+    state = run.state
+    words = run.algorithm.words(config)
+    own = ""
+    train = ""
+    if ":" in config.backbone.name:
+        own = f" --backbone {config.backbone.name}"
+        train = f" --backbone.name {config.backbone.name}"
+    learned = run.algorithm.learned_from(config, lambda dataset: describe_dataset(dataset, run.evaluation))
     versions = ", ".join(f"{package} {version}" for package, version in (state.get("versions") or {}).items())
-    return f"""# {name} with {config.backbone.name} on {task_of(run) or "recorded episodes"}
+    return f"""# {words.title} with {config.backbone.name} on {task_of(run) or "recorded episodes"}
 
-A run of unroll: a {name} ({paper}) whose memory is {backbone(run)}, after {state["num_timesteps"]:,} {unit} from
-training seed {config.seed}. {learned_from(config, run.evaluation)}
+A run of unroll: a {words.title} ({words.paper}) whose memory is {backbone(run)}, after {state["num_timesteps"]:,} \
+{run.algorithm.long_unit} from
+training seed {config.seed}. {learned}
 
 ## Score
 
@@ -68,25 +77,16 @@ training seed {config.seed}. {learned_from(config, run.evaluation)}
 ## Use
 
 ```sh
-pip install -e '.[share]'
-python share.py download {repository}
-python evaluate.py runs/{repository} --video{own}
-python train.py --config runs/{repository}/config.yaml{train}    # what trained it: every setting is there
+pip install 'unroll-rl[share]'
+unroll share download {repository}
+unroll evaluate runs/{repository} --video{own}
+unroll train --config runs/{repository}/config.yaml{train}    # what trained it: every setting is there
 ```
 
 Weights are safetensors under a SHA-256 manifest; nothing here is a pickle or runs code when it is loaded.
 
 Made with {versions} on {str(state.get("machine")).split(";")[0]}.
 """
-
-
-def algorithm(config: Config) -> tuple[str, str, str]:
-    """What learned: in words, as a tag, and its paper."""
-    if not isinstance(config, TrainConfig):
-        return "RecurrentPPO agent", "recurrent-ppo", "after [1707.06347](https://arxiv.org/abs/1707.06347)"
-    if config.condition == "none":
-        return "behaviour cloning agent", "behavior-cloning", "a decision agent without returns"
-    return "decision agent", "decision-transformer", "after [2106.01345](https://arxiv.org/abs/2106.01345)"
 
 
 def backbone(run: Shared) -> str:
@@ -98,48 +98,58 @@ def backbone(run: Shared) -> str:
     elif ":" in own.name:
         about += ", a class of its author's own that is not in this repository"
     sizes = {"d_model": own.d_model, "n_layers": own.n_layers, **own.options}
+    about = f"{about}, {', '.join(f'{key} {value}' for key, value in sizes.items())}"
     parameters = run.metrics.get("perf/parameters")
-    of = f"; {parameters:,.0f} parameters with embedding and heads" if parameters else ""
-    return f"{about}, {', '.join(f'{key} {value}' for key, value in sizes.items())}{of}"
+    if parameters:
+        about += f"; {parameters:,.0f} parameters with embedding and heads"
+    return about
 
 
 def task_of(run: Shared) -> str | None:
-    """The environment's id; None: the dataset names none."""
+    """The environment's id; None: nothing names one."""
     if run.evaluation:
         return str(run.evaluation["env"])
-    return run.config.evaluation.env if isinstance(run.config, TrainConfig) else run.config.env
+    return run.algorithm.env(run.config)
 
 
-def learned_from(config: Config, evaluation: dict[str, Any] | None) -> str:
-    """The dataset with its reference, or the environments."""
-    if not isinstance(config, TrainConfig):
-        return f"It learned in {config.n_envs} environments {config.env}."
-    kind, colon, name = config.dataset.partition(":")
+def describe_dataset(dataset: str, evaluation: dict[str, Any] | None) -> str:
+    """A dataset with its reference and its mean return."""
+    kind, colon, name = dataset.partition(":")
     if not colon or kind not in REFERENCES:
-        kind, name = "file", Path(config.dataset).name
+        kind = "file"
+        name = Path(dataset).name
+    words = REFERENCES[kind].format(name=name)
     mean = (evaluation or {}).get("dataset_return_mean")
-    of = f", whose mean return is {mean:.1f}" if isinstance(mean, float) else ""
-    return f"It learned from {REFERENCES[kind].format(name=name)}{of}."
+    return f"{words}, whose mean return is {mean:.1f}" if isinstance(mean, float) else words
 
 
 def score(evaluation: dict[str, Any] | None) -> str:
     """A table of every target return's score, and what its numbers are."""
     if evaluation is None:
         return "Not evaluated."
-    rows = ["| target return | mean return | 95 % interval | normalised score |", "|---|---|---|---|"]
-    ablation = [evaluation["ablation"]] if "ablation" in evaluation else []
-    for result in evaluation["results"] + ablation:
-        target, normalized = result["target_return"], result["normalized_score"]
-        asked = f"memory {result['memory']}" if "memory" in result else "–" if target is None else f"{target:g}"
-        low, high = result["return_interval"]
-        number = "–" if normalized is None else f"{normalized:.1f}"
-        rows.append(f"| {asked} | {result['return_mean']:.4g} | {low:.4g} to {high:.4g} | {number} |")
-    n, seeds = evaluation["episodes"], evaluation["seeds"]
-    reference = (
-        f" 0 and 100 are the random and expert returns of {evaluation['reference']}." if evaluation["reference"] else ""
+    results = list(evaluation["results"])
+    if "ablation" in evaluation:
+        results.append(evaluation["ablation"])
+    rows = [_score_row(result) for result in results]
+    table = markdown_table(["target return", "mean return", "95 % interval", "normalised score"], rows)
+
+    seeds = evaluation["seeds"]
+    reference = ""
+    if evaluation["reference"]:
+        reference = f" 0 and 100 are the random and expert returns of {evaluation['reference']}."
+    return (
+        f"{table}\n\n{evaluation['episodes']} episodes of {evaluation['env']} each, reset seeds {seeds[0]} to "
+        f"{seeds[-1]}, {evaluation['memory']} memory. The interval is a bootstrap of the mean over episodes of this "
+        f"one run: it says nothing of other training seeds.{reference}"
     )
-    return "\n".join(rows) + (
-        f"\n\n{n} episodes of {evaluation['env']} each, reset seeds {seeds[0]} to {seeds[-1]}, {evaluation['memory']} "
-        "memory. The interval is a bootstrap of the mean over episodes of this one run: it says nothing of other "
-        f"training seeds.{reference}"
-    )
+
+
+def _score_row(result: dict[str, Any]) -> list[str]:
+    target = result["target_return"]
+    asked = "–" if target is None else f"{target:g}"
+    if "memory" in result:
+        asked = f"memory {result['memory']}"
+    low, high = result["return_interval"]
+    normalized = result["normalized_score"]
+    score = "–" if normalized is None else f"{normalized:.1f}"
+    return [asked, f"{result['return_mean']:.4g}", f"{low:.4g} to {high:.4g}", score]

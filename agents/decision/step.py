@@ -1,0 +1,51 @@
+"""One step of a decision agent with a carried memory, as it is exported."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from unroll.agents.common.step import Port, Step, for_acting
+from unroll.policies.backbones import State
+from unroll.policies.decision import DecisionPolicy
+
+
+class DecisionStep(Step):
+    """A copy of a policy as a step. Its inputs are those of ReturnToGo's observation that the policy uses."""
+
+    def __init__(self, policy: DecisionPolicy):
+        config = policy.config
+        n = config["action_space"].get("n")
+        if n is not None:  # the action n means that no action came before
+            action = Port("action", torch.int64, (), n + 1)
+        else:
+            action = Port("action", torch.float32, (len(config["action_space"]["low"]),))
+        shown = [
+            Port("observation", torch.float32, (config["observation_dim"],)),
+            dataclasses.replace(action, name="previous_action"),
+            Port("return_to_go", torch.float32),
+            Port("timestep", torch.int64, (), policy.max_timestep + 1),
+        ]
+        used = set(policy.embed)
+        if policy.max_timestep:
+            used.add("timestep")
+        super().__init__([port for port in shown if port.name in used], policy.backbone)
+        self.policy = copy.deepcopy(policy)
+        self.action = action
+        self.backbone = for_acting(policy.backbone)
+        self.eval()
+
+    def act(self, shown: dict[str, Tensor], state: State) -> tuple[Tensor, State]:
+        tokens = self.policy.tokens(shown)
+        reset = shown["reset"]
+        if self.policy.tokens_per_step == 1:
+            features, state = self.backbone.step(tokens, state, reset)
+        else:
+            # One token after the other: a sequence with resets is cut where the data say, which no graph can follow.
+            for i, token in enumerate(tokens.unbind(1)):
+                features, state = self.backbone.step(token, state, torch.zeros_like(reset) if i else reset)
+        prediction = self.policy.action.predict(features)
+        return self.policy.action.choose(prediction, deterministic=True), state

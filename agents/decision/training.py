@@ -1,0 +1,100 @@
+"""A decision agent that is about to learn, from its config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stable_baselines3.common.callbacks import BaseCallback
+
+from unroll.agents.algorithm import Tell, shared_arguments
+from unroll.agents.common.callbacks import describe_updates
+from unroll.agents.common.checkpoint import checkpoints, latest_checkpoint, read_state
+from unroll.agents.common.machine import not_as_made
+from unroll.agents.decision.agent import DecisionAgent
+from unroll.agents.decision.config import DecisionConfig, Hyperparameters
+from unroll.agents.decision.player import decision_player
+from unroll.agents.evaluation.player import Player
+from unroll.envs.datasets.episodes import Episodes
+from unroll.envs.datasets.sources import load_episodes
+from unroll.envs.make import find_env
+from unroll.envs.own import registered_id
+from unroll.errors import EnvError
+from unroll.policies.decision import DecisionPolicy
+
+
+class DecisionTraining:
+    """See ``unroll.agents.algorithm.Training``. A run that crashed before its first checkpoint begins again."""
+
+    def __init__(self, config: DecisionConfig, tell: Tell):
+        self.config = config
+        self.episodes = load_episodes(config.dataset, download=config.download)
+        self.name = self.episodes.name
+        self.env_id = evaluation_env(config, self.episodes.env_id, tell)
+        self.callbacks: list[BaseCallback] = []
+        if config.resume and checkpoints(config.run_dir or ""):
+            self.agent = self._resumed(tell)
+        else:
+            self.agent = make_agent(config, self.episodes)
+        self.player()  # says now what would not fit
+
+    def _resumed(self, tell: Tell) -> DecisionAgent:
+        path = latest_checkpoint(self.config.run_dir or "")
+        agent = DecisionAgent.load(path, device=self.config.device, episodes=self.episodes)
+        tell(f"goes on at update {agent.num_timesteps}")
+        note = not_as_made(read_state(path))
+        if note:
+            tell(note)
+        return agent
+
+    def describe(self) -> str:
+        return f"{len(self.episodes):,} episodes, {self.episodes.n_steps:,} steps of {self.episodes.name}"
+
+    def progress(self) -> str:
+        return describe_updates(self.agent)
+
+    def player(self) -> Player | None:
+        if self.env_id is None:
+            return None
+        options = self.config.evaluation
+        return decision_player(self.agent, self.env_id, options.targets, options.memory, options.env_kwargs)
+
+    def save(self, path: Path) -> None:
+        self.agent.save(path)
+
+
+def evaluation_env(config: DecisionConfig, dataset_env: str | None, tell: Tell) -> str | None:
+    """The environment to evaluate in; None, and a line that says why, where there is none.
+
+    A dataset may name an environment that is not installed, and be trained on all the same.
+
+    Raises:
+        EnvError: the config names an environment that there is not.
+    """
+    if config.evaluation.env:
+        find_env(registered_id(config.evaluation.env))
+        return config.evaluation.env
+    if dataset_env is None:
+        tell("no evaluation: the dataset names no environment; --evaluation.env gives one")
+        return None
+    try:
+        find_env(dataset_env)
+    except EnvError as error:
+        tell(f"no evaluation: {error}")
+        return None
+    return dataset_env
+
+
+def make_agent(config: DecisionConfig, episodes: Episodes) -> DecisionAgent:
+    """The untrained agent of a config."""
+    backbone = config.backbone
+    policy_kwargs = shared_arguments(config, DecisionPolicy)
+    policy_kwargs |= {
+        "backbone": backbone.name,
+        "d_model": backbone.d_model,
+        "n_layers": backbone.n_layers,
+        "backbone_options": backbone.options,
+        "memory": config.evaluation.memory,
+    }
+    del policy_kwargs["context"]  # a hyperparameter of the agent, which gives it to the policy
+    hyperparameters = shared_arguments(config, Hyperparameters)
+    return DecisionAgent(episodes, device=config.device, policy_kwargs=policy_kwargs, **hyperparameters)

@@ -1,0 +1,161 @@
+"""What RecurrentPPO's next rollout depends on beside its weights: environments, memories and random numbers."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from typing import Any
+
+import numpy as np
+import torch
+
+from unroll.agents.common.distributed import world
+from unroll.agents.common.values import join, split
+from unroll.agents.ppo.agent import RecurrentPPO
+from unroll.policies.backbones import map_state
+
+NAME = "rollout"
+
+
+def pack_rollout(agent: RecurrentPPO, tensors: dict[str, torch.Tensor]) -> Any:
+    """The state between two rollouts as JSON, with its numbers in ``tensors``.
+
+    None: the environments cannot be saved, or have not begun.
+    """
+    env = agent.env
+    if env is None or agent._last_obs is None or not env.has_attr("save_state"):
+        return None
+    environments = world.all_of(env.env_method("save_state"))
+    if any(state is None for state in environments):
+        return None
+    normalizer = agent.get_vec_normalize_env()
+    value = {
+        "environments": environments,
+        "observations": _of_all(agent._last_obs),
+        "episode_starts": _of_all(agent._last_episode_starts),
+        "memory": _of_all(agent._state),
+        "returns": _of_all(None if normalizer is None else normalizer.returns),
+        "episodes": list(agent.ep_info_buffer or []),
+        "random": random_state(agent.device),
+    }
+    return split(value, NAME, tensors)
+
+
+def load_rollout(agent: RecurrentPPO, packed: Any, tensors: dict[str, torch.Tensor]) -> None:
+    """Put back what ``pack_rollout`` gave, in environments that were made alike.
+
+    Raises:
+        KeyError, TypeError, ValueError, RuntimeError, AttributeError: it is of other environments.
+    """
+    value = join(packed, tensors)
+    env = agent.env
+    assert env is not None
+    saved = len(value["environments"])
+    here = env.num_envs * world.size
+    if saved != here:
+        raise ValueError(f"{saved} environments were saved, not {here}")
+    own = world.share(here)
+
+    # The environments. They are reset below VecNormalize, whose statistics a reset would add to.
+    env.unwrapped.reset()
+    for i, state in enumerate(value["environments"][own]):
+        env.env_method("load_state", state, indices=i)
+
+    # What was seen last. VecNormalize makes float32 of whole numbers, and leaves the space as it is.
+    normalizer = agent.get_vec_normalize_env()
+    kinds = "" if normalizer is None else "f"
+    observations = _rows(value["observations"], own)
+    agent._last_obs = check_batch(observations, env.observation_space.sample(), env.num_envs, kinds)
+    agent._last_episode_starts = check_batch(value["episode_starts"][own], np.array(True), env.num_envs)
+
+    # What is remembered of it.
+    begun = agent.policy.initial_state(env.num_envs)
+    agent._state = map_state(_same_shape, _rows(value["memory"], own, agent.device), begun)
+
+    # Running sums, finished episodes, and the next random numbers.
+    if normalizer is not None:
+        normalizer.returns = check_batch(value["returns"][own], np.array(0.0), env.num_envs)
+    agent.ep_info_buffer = deque(value["episodes"], maxlen=agent._stats_window_size)
+    agent.ep_success_buffer = deque(maxlen=agent._stats_window_size)
+    set_random_state(value["random"])
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """The state of every generator that a run may draw from: PyTorch's (CPU and ``device``), NumPy's and Python's."""
+    version, numbers, gauss = random.getstate()
+    state = {
+        "torch": torch.get_rng_state(),
+        "numpy": np.random.get_state(legacy=False),  # noqa: NPY002 - environments may draw from it
+        "python": (version, np.array(numbers), gauss),
+    }
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put back what ``random_state`` gave.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: ``random_state`` cannot have given this.
+    """
+    key = np.random.get_state(legacy=False)["state"]["key"]  # noqa: NPY002
+    _check_generator("NumPy", state["numpy"]["state"]["key"], key)
+    _check_generator("Python", state["python"][1], np.array(random.getstate()[1]))
+
+    torch.set_rng_state(state["torch"])
+    np.random.set_state(state["numpy"])  # noqa: NPY002
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers.tolist()), gauss))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def _check_generator(name: str, numbers: np.ndarray, now: np.ndarray) -> None:
+    if numbers.dtype != now.dtype or numbers.shape != now.shape:
+        raise ValueError(f"{numbers.dtype} {numbers.shape} is no state of {name}'s generator")
+
+
+def check_batch(value: Any, example: Any, n: int, kinds: str = "") -> Any:
+    """Check that ``value`` is a batch of ``n`` rows like ``example``, and return it.
+
+    Dtypes of the kinds in ``kinds`` (NumPy's letters) also pass.
+    """
+    if isinstance(example, dict):
+        return {key: check_batch(value[key], part, n, kinds) for key, part in example.items()}
+    wanted = np.asarray(example)
+    if value.shape != (n, *wanted.shape) or value.dtype.kind not in wanted.dtype.kind + kinds:
+        raise ValueError(f"{value.dtype} {value.shape} was saved where {wanted.dtype} {(n, *wanted.shape)} belongs")
+    return value
+
+
+def _same_shape(part: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    if part.shape != other.shape or part.dtype != other.dtype:
+        raise ValueError(f"a memory of {tuple(part.shape)} was saved where {tuple(other.shape)} belongs")
+    return part
+
+
+def _of_all(value: Any) -> Any:
+    """Arrays or tensors [B, …], alone or nested, with the rows of every process in the order of the environments."""
+    if value is None or world.size == 1:
+        return value
+    if isinstance(value, dict):
+        return {key: _of_all(part) for key, part in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_of_all(part) for part in value)
+    if isinstance(value, torch.Tensor):
+        return world.all_rows(value)
+    return world.all_rows(torch.from_numpy(value)).numpy()
+
+
+def _rows(value: Any, own: slice, device: torch.device | None = None) -> Any:
+    """The rows of this process among those that ``_of_all`` gave; tensors on ``device``."""
+    if value is None:
+        return None
+    if isinstance(value, dict):
+        return {key: _rows(part, own) for key, part in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_rows(part, own, device) for part in value)
+    if isinstance(value, np.ndarray):
+        return value[own]
+    return value[own].to(device)

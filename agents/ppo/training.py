@@ -1,0 +1,208 @@
+"""RecurrentPPO that is about to learn, from its config, and back from a checkpoint."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from torch import nn
+
+from unroll.agents.algorithm import Tell, shared_arguments
+from unroll.agents.common.callbacks import WholeUpdates
+from unroll.agents.common.checkpoint import checkpoints, latest_checkpoint
+from unroll.agents.common.distributed import world
+from unroll.agents.common.guards import check_device
+from unroll.agents.common.machine import not_as_made
+from unroll.agents.common.restoring import check_size, of_checkpoint
+from unroll.agents.evaluation.player import Player
+from unroll.agents.ppo.agent import RecurrentPPO
+from unroll.agents.ppo.checkpoint import pack_ppo, read_ppo, restore_ppo, resume_ppo, write_ppo
+from unroll.agents.ppo.config import PPOConfig
+from unroll.agents.ppo.player import ppo_player, wrappers
+from unroll.configs.loading import plain_config, read_config
+from unroll.envs.make import make_vec_env
+from unroll.envs.own import registered_id
+from unroll.envs.spaces import in_words
+from unroll.errors import EnvError, UserError, one_line
+from unroll.policies.backbones import count_parameters
+
+ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
+
+
+class PPOTraining:
+    """See ``unroll.agents.algorithm.Training``.
+
+    A run that goes on does so in the middle of its episodes, where its environments can be saved (see
+    envs/saving.py), and with new episodes elsewhere.
+    """
+
+    def __init__(self, config: PPOConfig, tell: Tell):
+        self.config = config
+        self.name = registered_id(config.env)
+        if config.resume and checkpoints(config.run_dir or ""):
+            self.agent = self._resumed(tell)
+        else:
+            self.agent = make_ppo(config, tell)
+        self._whole = WholeUpdates(self._pack, lambda packed: resume_ppo(self.agent, "", *packed))
+        self.callbacks: list[BaseCallback] = [self._whole]
+        self.player()  # says now what would not fit
+        self._began = time.monotonic()
+        self._steps_before = self.agent.num_timesteps
+
+    def _resumed(self, tell: Tell) -> RecurrentPPO:
+        path = latest_checkpoint(self.config.run_dir or "")
+        tensors, state = read_ppo(path)
+        # Where episodes begin anew, the run's first seed would bring its first episodes and draws again.
+        agent = make_ppo(self.config, tell, seed=self.config.seed + int(state["num_timesteps"]))
+        goes_on = resume_ppo(agent, path, tensors, state)
+        if not goes_on:
+            not_savable = f"{self.name} cannot be saved, so every environment begins a new episode"
+            tell(f"goes on at step {agent.num_timesteps}; {not_savable}")
+            return agent
+        tell(f"goes on at step {agent.num_timesteps}")
+        note = not_as_made(state)
+        if note:
+            tell(note)
+        return agent
+
+    def _pack(self) -> Any:
+        return pack_ppo(self.agent, plain_config(self.config))
+
+    def describe(self) -> str:
+        env = self.agent.env
+        assert env is not None
+        observed = in_words(env.unwrapped.observation_space)
+        actions = in_words(env.action_space)
+        return f"{self.config.n_envs} × {self.name}: observes {observed}, takes actions of {actions}"
+
+    def progress(self) -> str:
+        steps = self.agent.num_timesteps - self._steps_before
+        rate = f"{steps / (time.monotonic() - self._began):.0f} steps/s"
+        returns = [episode["r"] for episode in self.agent.ep_info_buffer or []]
+        return f"return {np.mean(returns):.4g}  {rate}" if returns else rate
+
+    def player(self) -> Player:
+        return ppo_player(self.agent, self.config, self.config.evaluation.ablation)
+
+    def save(self, path: Path) -> None:
+        write_ppo(path, *self._whole.packed)
+
+
+def load_ppo(checkpoint: Path, device: str) -> tuple[RecurrentPPO, PPOConfig]:
+    """Load the agent of a checkpoint, in one environment, and the config that it was trained by.
+
+    Raises:
+        CheckpointError: it is damaged, of another agent or version, or its config names what is not here.
+    """
+    tensors, state = read_ppo(checkpoint)
+    config = read_config(state["config"], {"ppo": PPOConfig}, f"{checkpoint}/state.json")
+    assert isinstance(config, PPOConfig)
+    config.n_envs = 1
+    config.batch_size = None
+    config.device = device  # type: ignore[assignment]
+    with of_checkpoint(checkpoint):
+        backbone = config.backbone
+        parameters = count_parameters(backbone.name, backbone.d_model, backbone.n_layers, backbone.options)
+        check_size(tensors, parameters)
+        agent = make_ppo(config, lambda _: None)
+    restore_ppo(agent, checkpoint, tensors, state)
+    return agent, config
+
+
+def make_ppo(config: PPOConfig, tell: Tell, seed: int | None = None) -> RecurrentPPO:
+    """The untrained agent of a config whose backbone is settled. What the libraries warn of is told.
+
+    Raises:
+        UserError: what the config describes cannot be had here; an EnvError for spaces that the agent cannot learn in.
+    """
+    check_device(config.device)
+    env = vector_env(config)
+    seed = (config.seed if seed is None else seed) % 2**31
+
+    # Fields that the constructor takes by the same name, and those that it takes in another form.
+    arguments = shared_arguments(config, RecurrentPPO)
+    arguments |= {
+        "learning_rate": falling(config.learning_rate, config.schedule),
+        "clip_range": falling(config.clip_range, config.clip_schedule),
+        "backbone": config.backbone.name,
+        "policy_kwargs": policy_kwargs(config),
+        "seed": seed,
+    }
+    del arguments["env"]  # a name
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            agent = RecurrentPPO(policy_for(env.observation_space), env, **arguments)
+        except UserError:
+            raise
+        except (AssertionError, ValueError) as error:  # how Stable-Baselines3 says that spaces do not suit it
+            raise EnvError(f"ppo cannot learn in {config.env}: {one_line(error)}") from None
+    env.seed(seed + world.share(config.n_envs).start)  # of this process's first environment
+    for warning in caught:
+        tell(f"note: {one_line(warning.message)}")
+    return agent
+
+
+def policy_kwargs(config: PPOConfig) -> dict[str, Any]:
+    """The arguments of the policy."""
+    return {
+        "d_model": config.backbone.d_model,
+        "n_layers": config.backbone.n_layers,
+        "backbone_options": config.backbone.options,
+        "reset_on_done": config.reset_on_done,
+        "share_features_extractor": not config.separate_critic,
+        "net_arch": config.net_arch,
+        "activation_fn": ACTIVATIONS[config.activation],
+        "ortho_init": config.ortho_init,
+        "log_std_init": config.log_std_init,
+    }
+
+
+def falling(value: float, schedule: str) -> Any:
+    """A rate that stays, or falls to 0 over the run."""
+    return LinearSchedule(value, 0.0, 1.0) if schedule == "linear" else value
+
+
+def vector_env(config: PPOConfig) -> VecEnv:
+    """The environments of a config, under VecNormalize if anything is to be normalised."""
+    world.check_divides("n_envs", config.n_envs)
+    env = make_vec_env(
+        registered_id(config.env),
+        config.n_envs // world.size,
+        seed=config.seed,
+        processes=config.vector == "processes",
+        **wrappers(config),
+        **config.env_kwargs,
+    )
+
+    # Images are scaled to 0 … 1 by the policy, and are not normalised.
+    space = env.observation_space
+    keys = None
+    observation = config.normalize_observation
+    if isinstance(space, gym.spaces.Dict):
+        keys = [k for k, s in space.items() if isinstance(s, gym.spaces.Box) and not is_image_space(s)]
+        observation = observation and bool(keys)
+    elif is_image_space(space):
+        observation = False
+    if not (observation or config.normalize_reward):
+        return env
+    normalized = VecNormalize(
+        env, norm_obs=observation, norm_reward=config.normalize_reward, gamma=config.gamma, norm_obs_keys=keys
+    )
+    world.share_statistics(normalized)
+    return normalized
+
+
+def policy_for(space: gym.Space) -> str:
+    """The name of the policy for observations of this space."""
+    if isinstance(space, gym.spaces.Dict):
+        return "MultiInputPolicy"
+    return "CnnPolicy" if is_image_space(space) else "MlpPolicy"
