@@ -87,7 +87,7 @@ def ppo_player(
     shown = wrappers(config)
 
     def make(**kwargs: Any) -> gym.Env:
-        return make_env(env_id, **shown, **own | kwargs)
+        return make_env(env_id, env_kwargs=own, **shown, **kwargs)
 
     def show(env: gym.Env) -> gym.Env:
         """The same of an environment whose observations are flat already."""

@@ -179,8 +179,8 @@ def vector_env(config: PPOConfig) -> VecEnv:
         config.n_envs // world.size,
         seed=config.seed,
         processes=config.vector == "processes",
+        env_kwargs=config.env_kwargs,
         **wrappers(config),
-        **config.env_kwargs,
     )
 
     # Images are scaled to 0 … 1 by the policy, and are not normalised.
