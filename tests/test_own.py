@@ -10,9 +10,9 @@ import torch
 from toy import TINY, toy_episodes
 from unroll.commands import evaluate, train
 from unroll.commands import record as collect
-from unroll.commands.process import says
 from unroll.envs.datasets.recording import write_hdf5
 from unroll.errors import BackboneError
+from unroll.own import says
 from unroll.policies.backbones import import_own, make_backbone, match_parameters, options_of
 from unroll.policies.backbones.matching import count_parameters
 

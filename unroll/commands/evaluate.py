@@ -11,8 +11,9 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from unroll.agents import algorithm_of, schemas
 from unroll.agents.algorithm import PlayOptions
-from unroll.commands.process import Reporting, import_backbone, import_environment
+from unroll.commands.process import Reporting
 from unroll.configs import Parser, RunConfig, load_saved
+from unroll.own import import_backbone, import_environment
 
 
 def make_parser() -> Parser:

@@ -7,8 +7,9 @@ from argparse import Namespace
 from pathlib import Path
 
 from unroll.agents import algorithm_of
-from unroll.commands.process import Reporting, import_backbone
+from unroll.commands.process import Reporting
 from unroll.configs import Parser
+from unroll.own import import_backbone
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""How a command starts and ends: threads and memory, errors as one line, exit codes, and code that it may import.
+"""How a command starts and ends: threads and memory, errors as one line, exit codes.
 
 Nothing here imports PyTorch: a wrong argument is told before that takes its seconds.
 """
@@ -6,7 +6,6 @@ Nothing here imports PyTorch: a wrong argument is told before that takes its sec
 from __future__ import annotations
 
 import ctypes
-import itertools
 import logging
 import os
 import platform
@@ -120,49 +119,3 @@ def typed(command: str) -> str:
     if script.suffix == ".py" and script.stem in DOORS:
         return f"python {command}.py"
     return f"unroll {command}"
-
-
-def says(arguments: list[str], flag: str, value: str | None) -> bool:
-    """Whether the command line itself gives this value to this flag.
-
-    Only then may it be code to import: a file or the environment never names any.
-    """
-    return value is not None and (f"{flag}={value}" in arguments or (flag, value) in itertools.pairwise(arguments))
-
-
-def import_backbone(arguments: list[str], flag: str, name: str | None) -> None:
-    """Import a backbone ``module:Class`` that the command line names.
-
-    Raises:
-        BackboneError: there is no such class.
-    """
-    if name and ":" in name and says(arguments, flag, name):
-        from unroll.policies.backbones import import_own
-
-        import_own(name)
-
-
-def import_environment(arguments: list[str], flag: str, name: str | None) -> None:
-    """Import an environment ``module:id`` that the command line names.
-
-    Raises:
-        EnvError: there is no such environment.
-    """
-    if name and ":" in name and says(arguments, flag, name):
-        from unroll.envs.own import import_env
-
-        import_env(name)
-
-
-def python_command(command: str) -> list[str]:
-    """The words that start one of our commands in a process of its own."""
-    return [sys.executable, "-m", "unroll", command]
-
-
-def python_environment() -> dict[str, str]:
-    """The environment in which ``python_command`` finds this package, installed or not."""
-    import unroll
-
-    home = str(Path(unroll.__file__).parents[1])
-    path = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
-    return os.environ | {"PYTHONPATH": os.pathsep.join([*path, home])}

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 
-from unroll.commands.process import Reporting, import_backbone, import_environment
+from unroll.commands.process import Reporting
 from unroll.configs import Parser
+from unroll.own import import_backbone, import_environment
 
 if TYPE_CHECKING:  # simulators and PyTorch are imported once the arguments are known to be right
     import gymnasium as gym

@@ -12,16 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from unroll.agents import AGENTS, schemas
 from unroll.agents.algorithm import Algorithm, settle
-from unroll.commands.process import (
-    Reporting,
-    give_back_memory,
-    import_backbone,
-    import_environment,
-    leave,
-    typed,
-)
+from unroll.commands.process import Reporting, give_back_memory, leave, typed
 from unroll.configs import RunConfig, flat, load_config, save_config
 from unroll.errors import EnvError, TrainingError
+from unroll.own import import_backbone, import_environment
 
 SCORE = "eval/return_mean"  # of the highest target: what the best checkpoint is best in
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from unroll.commands.process import python_command, python_environment
+from unroll.comparison.launch import python_command, python_environment
 from unroll.errors import ComparisonError, one_line
 
 DAY = 24 * 60  # minutes

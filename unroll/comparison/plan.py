@@ -10,11 +10,11 @@ from pathlib import Path
 
 from unroll.agents import AGENTS, schemas
 from unroll.agents.algorithm import settle
-from unroll.commands.process import import_environment
 from unroll.comparison.grid import Cell
 from unroll.comparison.pace import steps_in
 from unroll.configs import RunConfig, load_config
 from unroll.errors import ComparisonError
+from unroll.own import import_environment
 from unroll.policies.backbones import import_own
 from unroll.policies.backbones.matching import count_parameters
 

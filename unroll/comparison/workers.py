@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import IO
 
-from unroll.commands.process import python_command, python_environment
 from unroll.comparison.grid import Cell
+from unroll.comparison.launch import python_command, python_environment
 
 POLL = 0.5  # seconds between two looks at the processes
 
