@@ -132,7 +132,7 @@ def resident(episodes: Episodes, gigabytes: float) -> Episodes:
         episodes,
         **{name: np.array(getattr(episodes, name)[rows]) for name in ("observations", "actions", "rewards")},
         **{name: getattr(episodes, name)[:n] for name in ("lengths", "terminated", "truncated")},
-        scan=None,
+        known_statistics=None,
     )
 
 

@@ -28,7 +28,7 @@ from unroll.envs.datasets.episodes import is_mapped
 from unroll.envs.datasets.recording import write_hdf5, write_minari
 from unroll.envs.datasets.sampling import HostSampler, SequenceSampler, make_sampler
 from unroll.envs.datasets.sources.hdf5 import _blocks
-from unroll.envs.datasets.statistics import moments, scan
+from unroll.envs.datasets.statistics import moments
 from unroll.envs.datasets.store import available_memory
 from unroll.errors import DatasetError
 
@@ -156,7 +156,7 @@ def assert_same_episodes(on_disk, small):
     assert all(is_mapped(getattr(on_disk, name)) for name in VALUES)
     assert not any(is_mapped(getattr(small, name)) for name in VALUES)
     for field in dataclasses.fields(small):
-        if field.name not in (*ARRAYS, "scan"):
+        if field.name not in (*ARRAYS, "known_statistics"):
             assert getattr(on_disk, field.name) == getattr(small, field.name)
 
 
@@ -193,7 +193,7 @@ def test_sums_and_statistics_do_not_show_where_mapping_cuts(make_episodes, mappe
     monkeypatch.setattr("unroll.envs.datasets.episodes.STEPS", 6)
     np.testing.assert_array_equal(episodes.returns, returns)
     np.testing.assert_array_equal(episodes.returns_to_go, to_go)
-    np.testing.assert_array_equal(scan(mapped(episodes)).std, scan(episodes).std)
+    np.testing.assert_array_equal(mapped(episodes).statistics().std, episodes.statistics().std)
 
 
 def test_a_conversion_holds_a_few_blocks_in_memory(tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from gymnasium.envs.mujoco.inverted_pendulum_v5 import InvertedPendulumEnv
 from gymnasium.utils.env_checker import check_env
 
 from unroll.envs.make import _log_warning, find_env, make_env, make_vec_env
+from unroll.envs.own import import_env, registered_id
 from unroll.envs.wrappers import PreviousStep, ReturnToGo
 from unroll.errors import EnvError
 
@@ -167,16 +170,18 @@ def test_action_masks_are_within_reach(images):
 def test_a_wrong_argument_of_an_environment_is_one_line():
     with pytest.raises(EnvError, match=r"^TMaze-v0: length is 0, a corridor has at least one step$"):
         make_env("TMaze-v0", length=0)
+    with pytest.raises(EnvError, match=r"^TMaze-v0: length is 0, a corridor has at least one step$"):
+        make_env("TMaze-v0", env_kwargs={"length": 0})
 
 
 @pytest.mark.parametrize(
     ("env_id", "package", "hint"),
     [
-        ("popgym-RepeatFirstEasy-v0", "popgym", r"it comes with popgym: pip install -e '\.\[popgym\]'"),
+        ("popgym-RepeatFirstEasy-v0", "popgym", r"it comes with popgym: pip install 'unroll-rl\[popgym\]'"),
         (
             "AdroitHandDoor-v9",
             "gymnasium_robotics",
-            r"it comes with gymnasium-robotics: pip install -e '\.\[robotics\]'",
+            r"it comes with gymnasium-robotics: pip install 'unroll-rl\[robotics\]'",
         ),
     ],
 )
@@ -241,3 +246,103 @@ def test_mujocos_warnings_go_to_the_log_before_there_is_a_model(monkeypatch):
     monkeypatch.setattr(gym, "make", lambda env_id: happened.append(env_id) or Samples())
     make_env("Pusher-v5")
     assert happened == ["handler", "Pusher-v5"]
+
+
+def test_arguments_of_an_environment_reach_it_in_any_process():
+    assert make_env("TMaze-v0", env_kwargs={"length": 3}).unwrapped.length == 3
+    for processes in (False, True):
+        vector = make_vec_env("TMaze-v0", 2, processes=processes, env_kwargs={"length": 3})
+        assert vector.get_attr("length") == [3, 3]
+        vector.close()
+
+
+@pytest.mark.parametrize("wrong", [{"lenght": 3}, {"id": "CartPole-v1"}, {3: 3}])
+def test_an_argument_that_an_environment_does_not_have_is_one_line(wrong):
+    with pytest.raises(EnvError, match=r"^TMaze-v0: [^\n]*(lenght|'id'|strings)[^\n]*$"):
+        make_env("TMaze-v0", env_kwargs=wrong)
+
+
+NAMES = ("UnrollTestOwn-v0", "UnrollTestOwnClass-v0")  # registered by a text and by the class itself
+OWN = """
+import gymnasium as gym
+import numpy as np
+
+
+class Own(gym.Env):
+    def __init__(self, size=2):
+        self.observation_space = gym.spaces.Box(-1, 1, (size,), np.float32)
+        self.action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation_space.low, {}
+
+    def step(self, action):
+        return self.observation_space.high, 1.0, False, False, {}
+
+
+gym.register("UnrollTestOwn-v0", "unroll_test_own:Own")
+gym.register("UnrollTestOwnClass-v0", Own)
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A module of the user's own in the current folder."""
+    (tmp_path / "unroll_test_own.py").write_text(OWN)
+    (tmp_path / "unroll_test_broken.py").write_text("import unroll_test_absent")
+    (tmp_path / "unroll_test_exits.py").write_text("raise SystemExit('no\\nlicense')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    yield
+    sys.modules.pop("unroll_test_own", None)
+    for name in NAMES:
+        gym.registry.pop(name, None)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_environment_of_a_module_is_made_in_any_process_once_its_module_is_imported(own, name):
+    with pytest.raises(EnvError, match="is not registered"):
+        make_env(name)
+    assert import_env(f"unroll_test_own:{name}") == name
+    for processes in (False, True):
+        vector = make_vec_env(name, 2, processes=processes, env_kwargs={"size": 3})
+        assert vector.reset().shape == (2, 3)
+        vector.close()
+
+
+def test_a_name_is_resolved_without_an_import(own):
+    assert registered_id("CartPole-v1") == "CartPole-v1"
+    with pytest.raises(EnvError, match="is not imported, and no file may ask for that"):
+        registered_id("unroll_test_own:UnrollTestOwn-v0")
+    assert "unroll_test_own" not in sys.modules
+    import_env("unroll_test_own:UnrollTestOwn-v0")
+    assert registered_id("unroll_test_own:UnrollTestOwn-v0") == "UnrollTestOwn-v0"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("unroll_test_none:X-v0", "there is no module unroll_test_none in this folder, nor installed"),
+        ("unroll_test_own.none:X-v0", "there is no module unroll_test_own.none in this folder, nor installed"),
+        ("unroll_test_broken:X-v0", "importing unroll_test_broken raised ModuleNotFoundError: No module named"),
+        ("unroll_test_exits:X-v0", "importing unroll_test_exits raised SystemExit: no license"),
+        ("unroll_test_own:UnrollTestOwn-v2", "unroll_test_own registers no UnrollTestOwn-v2"),
+        ("unroll_test_own:", "one of your own is module:id"),
+        ("../own:X-v0", "one of your own is module:id"),
+        (":X-v0", "one of your own is module:id"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_or_lacks_the_environment_is_one_line(own, name, message):
+    with pytest.raises(EnvError) as error:
+        import_env(name)
+    assert str(error.value).startswith(f"environment {name!r}: " if "own is" in message else f"environment {name}: ")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_nothing_but_import_env_imports_a_module(own):
+    for function in (make_env, make_vec_env, find_env):
+        with pytest.raises(EnvError, match="without a module"):
+            function("unroll_test_own:UnrollTestOwn-v0")
+    assert "unroll_test_own" not in sys.modules

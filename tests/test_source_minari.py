@@ -233,7 +233,7 @@ def test_without_huggingface_hub_the_message_says_how_to_go_on(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without_hub)
     with pytest.raises(DatasetError) as error:
         load_episodes("minari:D4RL/nothing/human-v2")
-    for part in ("huggingface.co", r"pip install -e '.[hub]'", "put metadata.json and main_data.hdf5 into"):
+    for part in ("huggingface.co", r"pip install 'unroll-rl[hub]'", "put metadata.json and main_data.hdf5 into"):
         assert part in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -58,7 +58,7 @@ def test_non_finite_values_are_named_with_count_and_first_row(fields, write, cap
     with pytest.raises(DatasetError, match=message) as error:
         load_episodes(str(path))
     assert str(error.value).startswith(f"{path}: ")
-    assert f"python -m unroll.envs.datasets.sources {path}" in str(error.value)
+    assert f"unroll inspect {path}" in str(error.value)
     code, out, err = report(path, capsys)
     assert code == 2
     assert f"can be trained on: no: {message}" in out
@@ -138,3 +138,13 @@ def test_the_command_prints_no_traceback_and_no_warning(tmp_path):
     assert result.stdout == ""
     assert result.stderr.count("\n") == 1
     assert "web page" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "module", ["sources", "sources.hdf5", "sources.minari_set", "sources.d4rl_set", "episodes", "recording"]
+)
+def test_datasets_are_read_without_torch_and_without_a_simulator(module):
+    heavy = ["torch", "stable_baselines3", "mujoco", "unroll.envs.make"]
+    program = f"import sys, unroll.envs.datasets.{module}; print([name for name in {heavy} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"

@@ -28,9 +28,9 @@ from unroll.agents.ppo.checkpoint import pack_ppo, read_ppo, restore_ppo, resume
 from unroll.agents.ppo.config import PPOConfig
 from unroll.agents.ppo.player import ppo_player, wrappers
 from unroll.configs.loading import plain_config, read_config
-from unroll.envs.datasets.rows import in_words
 from unroll.envs.make import make_vec_env
 from unroll.envs.own import registered_id
+from unroll.envs.spaces import in_words
 from unroll.errors import EnvError, UserError, one_line
 from unroll.policies.backbones import count_parameters
 
@@ -179,8 +179,8 @@ def vector_env(config: PPOConfig) -> VecEnv:
         config.n_envs // world.size,
         seed=config.seed,
         processes=config.vector == "processes",
+        env_kwargs=config.env_kwargs,
         **wrappers(config),
-        **config.env_kwargs,
     )
 
     # Images are scaled to 0 … 1 by the policy, and are not normalised.

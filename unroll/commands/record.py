@@ -112,7 +112,7 @@ def record_learning(options: Namespace) -> Episodes:
     done: list[Recorded] = []
 
     def make() -> gym.Env:
-        return Recorder(make_env(env_id, **env_kwargs), done)
+        return Recorder(make_env(env_id, env_kwargs=env_kwargs), done)
 
     vector: VecEnv = DummyVecEnv([make] * options.n_envs)
     if options.algorithm in ON_POLICY:
@@ -124,7 +124,7 @@ def record_learning(options: Namespace) -> Episodes:
         raise EnvError(f"{options.algorithm} cannot learn in {env_id}: {one_line(error)}") from None
     with keep_on_interrupt():
         agent.learn(options.steps)
-    return to_episodes(done, make_env(env_id, **env_kwargs), f"{env_id} {options.algorithm} replay")
+    return to_episodes(done, make_env(env_id, env_kwargs=env_kwargs), f"{env_id} {options.algorithm} replay")
 
 
 def record_run(options: Namespace) -> Episodes:
@@ -153,7 +153,7 @@ def record_run(options: Namespace) -> Episodes:
     done: list[Recorded] = []
 
     def make() -> gym.Env:
-        recorder = Recorder(make_env(player.env_id, **player.env_kwargs), done)
+        recorder = Recorder(make_env(player.env_id, env_kwargs=player.env_kwargs), done)
         return NoisyActions(player.show(recorder), options.noise)
 
     plan = []
@@ -162,18 +162,18 @@ def record_run(options: Namespace) -> Episodes:
     torch.manual_seed(options.seed)
     with keep_on_interrupt():
         play(player.agent, make, plan, n_envs=32, deterministic=not options.stochastic)
-    return to_episodes(done, make_env(player.env_id, **player.env_kwargs), f"{player.env_id} {options.run}")
+    return to_episodes(done, make_env(player.env_id, env_kwargs=player.env_kwargs), f"{player.env_id} {options.run}")
 
 
 def check_recordable(env_id: str, env_kwargs: dict[str, Any]) -> None:
     """Raise DatasetError unless a dataset can hold what the environment observes and what is done in it."""
     import gymnasium as gym
 
-    from unroll.envs.datasets.rows import in_words
     from unroll.envs.make import make_env
+    from unroll.envs.spaces import in_words
     from unroll.errors import DatasetError
 
-    env = make_env(env_id, images=True, **env_kwargs)
+    env = make_env(env_id, images=True, env_kwargs=env_kwargs)
     observed = env.observation_space
     actions = env.action_space
     env.close()
