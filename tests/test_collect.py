@@ -78,10 +78,9 @@ def test_an_interrupted_recording_is_written(tmp_path, monkeypatch, capsys):
 
 
 def test_noise_disturbs_what_is_done_and_the_recording_holds_it():
-    from unroll.commands.noise import NoisyActions
     from unroll.envs.datasets.recording import Recorder, to_episodes
     from unroll.envs.make import make_env
-    from unroll.envs.wrappers import ReturnToGo
+    from unroll.envs.wrappers import NoisyActions, ReturnToGo
 
     for env_id, quiet in (("ToyBox-v0", np.zeros(1)), ("ToyDiscrete-v0", np.int64(0))):
         done = []

@@ -140,9 +140,9 @@ def record_run(options: Namespace) -> Episodes:
     from unroll.agents.algorithm import PlayOptions
     from unroll.agents.common.checkpoint import latest_checkpoint
     from unroll.agents.evaluation.play import Episode, play
-    from unroll.commands.noise import NoisyActions
     from unroll.envs.datasets.recording import Recorded, Recorder, to_episodes
     from unroll.envs.make import make_env
+    from unroll.envs.wrappers import NoisyActions
 
     checkpoint = latest_checkpoint(options.run)
     asked = PlayOptions("cpu", options.env, options.env_kwargs, options.targets, options.memory)
