@@ -54,6 +54,10 @@ class Case:
     def dtype(self) -> torch.dtype:
         return self.x.dtype
 
+    @property
+    def tolerance(self) -> float:
+        return TOLERANCE[self.dtype]
+
     def draw(self, *shape: int) -> Tensor:
         """Draw normal numbers [*shape, d_model]."""
         return torch.randn(*shape, self.x.shape[-1], dtype=self.dtype, generator=self.random)
@@ -193,7 +197,7 @@ def a_state_is_never_written_to(case: Case) -> None:
                 _require_same("a state before and after it was used", kept, after, 0.0)
 
                 z, _ = case.backbone.step(x, state, reset)
-                _require_same("the outputs of one step from one state, twice", y, z, TOLERANCE[case.dtype])
+                _require_same("the outputs of one step from one state, twice", y, z, case.tolerance)
 
 
 def steps_are_the_sequence(case: Case) -> None:
@@ -202,11 +206,11 @@ def steps_are_the_sequence(case: Case) -> None:
     y, final = case.backbone(x, None, case.reset)
     z, last = case.run_steps(x, case.backbone.initial_state(len(x)), case.reset)
 
-    _require_same("the outputs of steps and of the sequence", z, y, TOLERANCE[case.dtype])
+    _require_same("the outputs of steps and of the sequence", z, y, case.tolerance)
     _require_same_future(case, "the states after steps and after the sequence", last, final)
     of_steps = _gradients(z.square().sum(), [x])
     of_sequence = _gradients(y.square().sum(), [x])
-    _require_same("the inputs' gradients through steps and the sequence", of_steps, of_sequence, TOLERANCE[case.dtype])
+    _require_same("the inputs' gradients through steps and the sequence", of_steps, of_sequence, case.tolerance)
 
 
 def a_sequence_may_be_cut_anywhere(case: Case) -> None:
@@ -222,7 +226,7 @@ def a_sequence_may_be_cut_anywhere(case: Case) -> None:
             outputs.append(output)
 
     joined = torch.cat(outputs, 1)
-    _require_same(f"the outputs of a sequence cut at step {cut} and whole", joined, y, TOLERANCE[case.dtype])
+    _require_same(f"the outputs of a sequence cut at step {cut} and whole", joined, y, case.tolerance)
     _require_same_future(case, f"the states after a sequence cut at step {cut} and whole", state, final)
 
 
@@ -232,7 +236,7 @@ def no_reset_is_a_reset_that_is_never_true(case: Case) -> None:
     never = torch.zeros_like(case.reset)
     z, also = case.backbone(case.x, case.backbone.initial_state(len(case.x)), never)
 
-    _require_same("the outputs without a reset and with one that is never true", y, z, TOLERANCE[case.dtype])
+    _require_same("the outputs without a reset and with one that is never true", y, z, case.tolerance)
     _require_same_future(case, "the states without a reset and with one that is never true", final, also)
 
 
@@ -243,7 +247,7 @@ def a_step_without_a_reset_is_one_whose_reset_is_never_true(case: Case) -> None:
     y, after = case.backbone.step(x, state)
     z, also = case.backbone.step(x, state, torch.zeros(3, dtype=torch.bool))
 
-    _require_same("the outputs of a step without a reset and with one", y, z, TOLERANCE[case.dtype])
+    _require_same("the outputs of a step without a reset and with one", y, z, case.tolerance)
     _require_same_future(case, "the states after a step without a reset and with one", after, also)
 
 
@@ -257,7 +261,7 @@ def an_episode_is_blind_to_the_one_before(case: Case) -> None:
 
     y, final = case.backbone(x, before, case.reset)
     alone, also = case.backbone(x[:, start:], None, case.reset[:, start:])
-    _require_same("the outputs of an episode after another and alone", y[:, start:], alone, TOLERANCE[case.dtype])
+    _require_same("the outputs of an episode after another and alone", y[:, start:], alone, case.tolerance)
     _require_same_future(case, "the states after an episode that follows another and alone", final, also)
 
     (gradient,) = _gradients(y[:, start:].square().sum(), [x])
@@ -285,9 +289,9 @@ def an_episode_forgets_a_simulation_that_broke(case: Case) -> None:
             alone, _ = case.backbone(x[1:2, start:])
 
         what = f"after a step with {broken} and a reset"
-        _require_same(f"the outputs {what}, of steps and alone", y[1], alone[0], TOLERANCE[case.dtype])
-        _require_same(f"the outputs {what}, of a sequence and alone", z[1], alone[0], TOLERANCE[case.dtype])
-        _require_same(f"the other rows' outputs {what}, of steps and of a sequence", y, z, TOLERANCE[case.dtype])
+        _require_same(f"the outputs {what}, of steps and alone", y[1], alone[0], case.tolerance)
+        _require_same(f"the outputs {what}, of a sequence and alone", z[1], alone[0], case.tolerance)
+        _require_same(f"the other rows' outputs {what}, of steps and of a sequence", y, z, case.tolerance)
         for state in (last, final):
             if not all(part.isfinite().all() for part in _tensors(state)):
                 raise _Broken(f"the state {what} is not finite")
@@ -303,7 +307,7 @@ def the_future_does_not_leak(case: Case) -> None:
     z, _ = case.backbone(changed, None, case.reset)
 
     what = f"the outputs before step {t} with one and another input at step {t}"
-    _require_same(what, y[:, :t], z[:, :t], TOLERANCE[case.dtype])
+    _require_same(what, y[:, :t], z[:, :t], case.tolerance)
     if _difference(y[:, t], z[:, t]) < 1e-6:
         raise _Broken(f"the output of step {t} stays the same when its input changes")
 
@@ -331,7 +335,7 @@ def rows_of_the_batch_are_independent(case: Case) -> None:
     y, final = case.backbone(case.x, state, case.reset)
     z, also = case.backbone(case.x[rows], select_rows(state, rows), case.reset[rows])
 
-    _require_same("the outputs of rows among others and by themselves", y[rows], z, TOLERANCE[case.dtype])
+    _require_same("the outputs of rows among others and by themselves", y[rows], z, case.tolerance)
     _require_same_future(case, "the states of rows among others and by themselves", select_rows(final, rows), also)
 
 
@@ -342,12 +346,12 @@ def padding_on_the_right_changes_nothing_before_it(case: Case) -> None:
     y, _ = case.backbone(x)
     padded, _ = case.backbone(torch.cat([x, padding], 1))
     z = padded[:, : x.shape[1]]
-    _require_same("the outputs with and without padding", y, z, TOLERANCE[case.dtype])
+    _require_same("the outputs with and without padding", y, z, case.tolerance)
 
     weights = [weight for weight in case.backbone.parameters() if weight.requires_grad]
     plain = _gradients(y.square().sum(), weights)
     with_padding = _gradients(z.square().sum(), weights)
-    _require_same("the weights' gradients with and without padding", plain, with_padding, TOLERANCE[case.dtype])
+    _require_same("the weights' gradients with and without padding", plain, with_padding, case.tolerance)
 
 
 def every_parameter_gets_a_gradient(case: Case) -> None:
@@ -408,7 +412,7 @@ def _require_same_future(case: Case, what: str, one: State, other: State) -> Non
     with torch.no_grad():
         y, _ = case.backbone(x, one)
         z, _ = case.backbone(x, other)
-    _require_same(f"the outputs that follow from {what}", y, z, TOLERANCE[case.dtype])
+    _require_same(f"the outputs that follow from {what}", y, z, case.tolerance)
 
 
 def _difference(a: Tensor, b: Tensor) -> float:
