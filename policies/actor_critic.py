@@ -76,8 +76,9 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 
     def _build_mlp_extractor(self) -> None:
         """Build the MLPs, and the encoders before them: the optimizer, which is made next, must see their weights."""
-        n_encoders = 1 if self.share_features_extractor else 2
-        self.encoders = nn.ModuleList(Encoder(self.features_dim, **self.encoder_kwargs) for _ in range(n_encoders))
+        self.encoders = nn.ModuleList([Encoder(self.features_dim, **self.encoder_kwargs)])
+        if not self.share_features_extractor:
+            self.encoders.append(Encoder(self.features_dim, **self.encoder_kwargs))
         d_model = self.encoder_kwargs["d_model"]
         self.mlp_extractor = MlpExtractor(d_model, self.net_arch, self.activation_fn, self.device)
 
@@ -144,13 +145,17 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             latent, _ = encoder.backbone(encoder.embed(features), before, reset)
             latents.append(latent.flatten(0, 1))
 
-        # with one encoder, the actor and the critic see the same
-        masks = None if action_masks is None else action_masks.flatten(0, 1)
-        distribution = self._distribution(latents[0], masks)
+        # From here on steps are rows: distributions and MLPs know no time. With one encoder, the actor and the critic
+        # see the same.
+        if action_masks is not None:
+            action_masks = action_masks.flatten(0, 1)
+        distribution = self._distribution(latents[0], action_masks)
         values = self.value_net(self.mlp_extractor.forward_critic(latents[-1])).view(shape)
         log_prob = distribution.log_prob(actions.flatten(0, 1)).view(shape)
         entropy = distribution.entropy()
-        return values, log_prob, None if entropy is None else entropy.view(shape)
+        if entropy is not None:
+            entropy = entropy.view(shape)
+        return values, log_prob, entropy
 
     def states_after(self, obs: PyTorchObs, state: State, episode_start: Tensor) -> State:
         """Return the state after sequences obs [B, T, …]."""
@@ -202,8 +207,10 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             # This is what env.reset() returns; Stable-Baselines3 raises an error that explains it.
             super().predict(observation)
         obs, vectorized = self.obs_to_tensor(observation)
-        n_envs = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+        first = next(iter(obs.values())) if isinstance(obs, dict) else obs
+        n_envs = len(first)
 
+        # A new state needs no reset. Without one, or where no episode begins, backbones take the faster way.
         start = None
         if state is None:
             state = self.initial_state(n_envs)
@@ -257,8 +264,9 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         inputs = [features.unflatten(0, episode_start.shape) for features in self._features(flat)]
 
         # Fused kernels have a faster way if no episode begins. To know that, CUDA would have to be waited for.
-        reset = episode_start if episode_start.is_cuda or bool(episode_start.any()) else None
-        return inputs, reset
+        if episode_start.is_cuda or bool(episode_start.any()):
+            return inputs, episode_start
+        return inputs, None
 
     def _encoders(self) -> list[Encoder]:
         return cast(list[Encoder], list(self.encoders))
@@ -266,7 +274,9 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
     def _features(self, obs: PyTorchObs) -> list[Tensor]:
         """Extract the features of observations, one tensor for each encoder."""
         features = self.extract_features(obs)
-        return list(features) if isinstance(features, tuple) else [features]
+        if isinstance(features, tuple):
+            return list(features)
+        return [features]
 
     def _distribution(self, actor: Tensor, action_masks: Tensor | None) -> Distribution:
         latent = self.mlp_extractor.forward_actor(actor)

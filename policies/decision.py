@@ -96,15 +96,7 @@ class DecisionPolicy(nn.Module):
         self.embed_norm = nn.LayerNorm(d_model)
         self.dropout = Dropout(dropout)
 
-        # A memory that reaches further than a training sequence would, when it is carried, hold what it never held in
-        # training.
-        length = context * self.tokens_per_step
-        defaults = {"window": length, "memory_span": max(2.0, length / 2), "dropout": dropout}
-        options = dict(backbone_options or {})
-        known = options_of(backbone)
-        for name, default in defaults.items():
-            if name in known:
-                options.setdefault(name, default)
+        options = fit_options(backbone, backbone_options or {}, context * self.tokens_per_step, dropout)
         self.backbone = make_backbone(backbone, d_model, n_layers, **options)
         self.memory = memory
 
@@ -131,6 +123,7 @@ class DecisionPolicy(nn.Module):
         ``episode_start`` [B, T] None means that no step begins an episode.
         """
         tokens = self.tokens(inputs)
+        # interleaved tokens: a sequence of tokens_per_step times as many steps for the backbone
         if self.tokens_per_step > 1:
             tokens = tokens.flatten(1, 2)
             if episode_start is not None:
@@ -203,3 +196,14 @@ class DecisionPolicy(nn.Module):
         if name == "previous_action":
             return self.action.encode(value)
         return (value / self.return_scale)[..., None]
+
+
+def fit_options(backbone: str, options: dict[str, Any], length: int, dropout: float) -> dict[str, Any]:
+    """Complete the options of a backbone that is trained on sequences of ``length`` tokens.
+
+    A memory that reaches further would, when it is carried, hold what it never held in training.
+    """
+    defaults = {"window": length, "memory_span": max(2.0, length / 2), "dropout": dropout}
+    known = options_of(backbone)
+    fitting = {name: default for name, default in defaults.items() if name in known}
+    return fitting | options

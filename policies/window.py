@@ -32,7 +32,9 @@ class Window(Backbone):
         return tokens, torch.zeros(batch_size, dtype=torch.int64, device=weight.device)
 
     def forward(self, x: Tensor, state: State | None = None, reset: Tensor | None = None) -> tuple[Tensor, State]:
-        tokens, filled = self.initial_state(len(x)) if state is None else state
+        if state is None:
+            state = self.initial_state(len(x))
+        tokens, filled = state
         new = x.shape[1]
         if reset is not None:
             # only the first token of an environment step can begin an episode

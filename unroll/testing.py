@@ -11,6 +11,7 @@ holds all of them, and tests/test_laws.py runs each over every registered backbo
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -150,6 +151,7 @@ def draw_case(
         # a query sees window - 1 earlier steps, and each layer sees that much further
         reach = min(reach, n_layers * (options["window"] - 1))
 
+    # a third of all cases has no reset, a third has many
     random = torch.Generator().manual_seed(seed)
     batch = int(torch.randint(1, 5, (), generator=random))
     time = int(torch.randint(1, LONGEST + 1, (), generator=random))
@@ -207,7 +209,7 @@ def steps_are_the_sequence(case: Case) -> None:
     z, last = case.run_steps(x, case.backbone.initial_state(len(x)), case.reset)
 
     _require_same("the outputs of steps and of the sequence", z, y, case.tolerance)
-    _require_same_future(case, "the states after steps and after the sequence", last, final)
+    _require_same_future(case, "the states after steps and after the sequence", last, final, len(case.x))
     of_steps = _gradients(z.square().sum(), [x])
     of_sequence = _gradients(y.square().sum(), [x])
     _require_same("the inputs' gradients through steps and the sequence", of_steps, of_sequence, case.tolerance)
@@ -227,7 +229,7 @@ def a_sequence_may_be_cut_anywhere(case: Case) -> None:
 
     joined = torch.cat(outputs, 1)
     _require_same(f"the outputs of a sequence cut at step {cut} and whole", joined, y, case.tolerance)
-    _require_same_future(case, f"the states after a sequence cut at step {cut} and whole", state, final)
+    _require_same_future(case, f"the states after a sequence cut at step {cut} and whole", state, final, len(case.x))
 
 
 def no_reset_is_a_reset_that_is_never_true(case: Case) -> None:
@@ -237,7 +239,7 @@ def no_reset_is_a_reset_that_is_never_true(case: Case) -> None:
     z, also = case.backbone(case.x, case.backbone.initial_state(len(case.x)), never)
 
     _require_same("the outputs without a reset and with one that is never true", y, z, case.tolerance)
-    _require_same_future(case, "the states without a reset and with one that is never true", final, also)
+    _require_same_future(case, "the states without a reset and with one that is never true", final, also, len(case.x))
 
 
 def a_step_without_a_reset_is_one_whose_reset_is_never_true(case: Case) -> None:
@@ -248,7 +250,7 @@ def a_step_without_a_reset_is_one_whose_reset_is_never_true(case: Case) -> None:
     z, also = case.backbone.step(x, state, torch.zeros(3, dtype=torch.bool))
 
     _require_same("the outputs of a step without a reset and with one", y, z, case.tolerance)
-    _require_same_future(case, "the states after a step without a reset and with one", after, also)
+    _require_same_future(case, "the states after a step without a reset and with one", after, also, 3)
 
 
 def an_episode_is_blind_to_the_one_before(case: Case) -> None:
@@ -259,11 +261,13 @@ def an_episode_is_blind_to_the_one_before(case: Case) -> None:
     x = case.x.requires_grad_()
     _, before = case.backbone(case.draw(batch, 7))
 
+    # values: the same piece after another episode and alone
     y, final = case.backbone(x, before, case.reset)
     alone, also = case.backbone(x[:, start:], None, case.reset[:, start:])
     _require_same("the outputs of an episode after another and alone", y[:, start:], alone, case.tolerance)
-    _require_same_future(case, "the states after an episode that follows another and alone", final, also)
+    _require_same_future(case, "the states after an episode that follows another and alone", final, also, len(case.x))
 
+    # gradients: exactly 0 before the reset
     (gradient,) = _gradients(y[:, start:].square().sum(), [x])
     nothing = torch.zeros_like(gradient[:, :start])
     _require_same("the gradients of the steps before a reset and 0", gradient[:, :start], nothing, 0.0)
@@ -279,6 +283,7 @@ def an_episode_forgets_a_simulation_that_broke(case: Case) -> None:
     resets = torch.zeros(3, time, dtype=torch.bool)
     resets[:, start] = begins
 
+    # row 1 breaks at step 2 and begins a new episode at step 4; then steps and one sequence go on from there
     for broken in (torch.nan, torch.inf, 1e38):
         x = case.draw(3, time)
         x[1, 2] = broken
@@ -321,6 +326,7 @@ def the_past_matters_long_after(case: Case) -> None:
         y, _ = case.backbone(x)
         z, _ = case.backbone(changed)
 
+    # the largest change of each step's outputs
     differences = (y - z).abs().amax((0, 2))
     for steps, difference in enumerate(differences[: case.reach + 1].tolist()):
         if not difference > 1e-7:
@@ -329,6 +335,7 @@ def the_past_matters_long_after(case: Case) -> None:
 
 def rows_of_the_batch_are_independent(case: Case) -> None:
     """Some rows of a batch, in another order, are computed as they are among all."""
+    # all rows but one, shuffled
     batch = len(case.x)
     rows = torch.randperm(batch, generator=case.random)[: max(1, batch - 1)]
     _, state = case.backbone(case.draw(batch, 3))
@@ -336,7 +343,9 @@ def rows_of_the_batch_are_independent(case: Case) -> None:
     z, also = case.backbone(case.x[rows], select_rows(state, rows), case.reset[rows])
 
     _require_same("the outputs of rows among others and by themselves", y[rows], z, case.tolerance)
-    _require_same_future(case, "the states of rows among others and by themselves", select_rows(final, rows), also)
+    _require_same_future(
+        case, "the states of rows among others and by themselves", select_rows(final, rows), also, len(rows)
+    )
 
 
 def padding_on_the_right_changes_nothing_before_it(case: Case) -> None:
@@ -395,19 +404,20 @@ def _require_same(what: str, one: State, other: State, tolerance: float) -> None
     for a, b in zip(_tensors(one), _tensors(other), strict=True):
         if a.shape != b.shape:
             raise _Broken(f"{what} have the shapes {tuple(a.shape)} and {tuple(b.shape)}")
-        # NaN is within no tolerance
+        # in float64, also counters and masks; NaN is within no tolerance
+        a = a.detach().double()
+        b = b.detach().double()
         if not ((a - b).abs() <= tolerance * (1 + b.abs())).all():
             largest = max(largest, _difference(a, b))
     if largest:
         raise _Broken(f"{what} differ by up to {largest:.2g}")
 
 
-def _require_same_future(case: Case, what: str, one: State, other: State) -> None:
-    """Raise _Broken unless the same outputs follow from two states.
+def _require_same_future(case: Case, what: str, one: State, other: State, batch: int) -> None:
+    """Raise _Broken unless the same outputs follow from two states of ``batch`` rows.
 
     Their numbers need not be the same: a cache may hold anything in the slots that are not in use.
     """
-    batch = len(_tensors(other)[0]) if _tensors(other) else len(case.x)
     x = case.draw(batch, WINDOW + 1)
     with torch.no_grad():
         y, _ = case.backbone(x, one)
@@ -416,9 +426,11 @@ def _require_same_future(case: Case, what: str, one: State, other: State) -> Non
 
 
 def _difference(a: Tensor, b: Tensor) -> float:
-    """Return the largest difference; infinity where it is not finite."""
-    difference = (a.detach() - b.detach()).double().abs().max().item()
-    return difference if difference == difference else float("inf")
+    """Return the largest difference, which is infinite where one is NaN."""
+    difference = (a - b).abs().max().item()
+    if math.isnan(difference):
+        return math.inf
+    return difference
 
 
 def _gradients(loss: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -70,8 +70,7 @@ class WindowedAttention(nn.Module):
         # The steps of the cache stand before those of the sequence.
         stored: Cache = (key,) if value is None else (key, value)
         if cache is not None:
-            begins = None if reset is None else reset[:, 0]
-            stored = append(cache[:-1], stored, begins)
+            stored = append(cache[:-1], stored, None if reset is None else reset[:, 0])
 
         # One episode from its start, within the window, needs no mask: that is the fast way of PyTorch's kernels.
         mask = None
@@ -112,7 +111,9 @@ class WindowedAttention(nn.Module):
             query = rotate(query, cos, sin)
             key = rotate(key, cos, sin)
 
-        added = [key[:, None]] if value is None else [key[:, None], value[:, None]]
+        added = [key[:, None]]
+        if value is not None:
+            added.append(value[:, None])
         stored = append(cache[:-1], added, reset)
 
         # Seen are the slots that the episode has filled, and this step's, which is the last.
@@ -136,7 +137,9 @@ class WindowedAttention(nn.Module):
     def _positions(self, time: int, cache: Cache | None, reset: Tensor | None, device: torch.device) -> Tensor:
         """Count the steps since each step's episode began, [B or 1, T]."""
         step = torch.arange(time, device=device)
-        position = step[None] if cache is None else cache[-1][:, None] + step
+        position = step[None]
+        if cache is not None:
+            position = cache[-1][:, None] + step
         if reset is None:
             return position
         # the latest reset up to each step, or -1 while the episode before the sequence goes on
@@ -148,7 +151,9 @@ class WindowedAttention(nn.Module):
 
         The first slots are those of the cache, if there is one; then slot ``n_cached + t`` holds step t.
         """
-        n_cached = 0 if cache is None else self.window - 1
+        n_cached = 0
+        if cache is not None:
+            n_cached = self.window - 1
         slot = torch.arange(n_cached + time, device=device)
         query = slot[n_cached:, None]
 

@@ -80,8 +80,9 @@ class Memory(nn.Module, ABC):
 
         This is the same function as ``forward`` with T = 1. A subclass overrides it to be faster.
         """
-        resets = None if reset is None else reset[:, None]
-        y, state = self(x[:, None], state, resets)
+        if reset is not None:
+            reset = reset[:, None]
+        y, state = self(x[:, None], state, reset)
         return y[:, 0], state
 
     def gate_activations(self, x: Tensor, state: State) -> dict[str, Tensor]:
@@ -135,6 +136,7 @@ class ResidualStack(Backbone):
         return tuple(block.mixer.initial_state(batch_size) for block in self._blocks())
 
     def forward(self, x: Tensor, state: State | None = None, reset: Tensor | None = None) -> tuple[Tensor, State]:
+        # The mixers are called from here, not by their blocks: fewer functions lie between a policy and a recurrence.
         after = []
         for i, block in enumerate(self._blocks()):
             before = None if state is None else state[i]
@@ -174,6 +176,7 @@ class Block(nn.Module):
         super().__init__()
         self.mixer = mixer
         self.mixer_norm = nn.LayerNorm(d_model)
+        # a sequential and not three layers: the names of the weights in checkpoints
         self.mlp: nn.Sequential | None = None
         hidden = round(mlp_ratio * d_model)
         if hidden:
@@ -186,6 +189,7 @@ class Block(nn.Module):
         x = x + drop(self.dropout, mixed)
         if self.mlp is None:
             return x
+        # the layers one by one, without the cost of calling modules
         widen, activate, narrow = cast(tuple[nn.Linear, nn.Module, nn.Linear], tuple(self.mlp))
         hidden = activate(linear(widen, norm(self.mlp_norm, x)))
         return x + drop(self.dropout, linear(narrow, hidden))

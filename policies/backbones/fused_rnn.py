@@ -48,11 +48,13 @@ def run_packed(
     # A piece at the start of a row continues from the given state, unless the row begins with a reset.
     continues = (first % time == 0) & ~reset.flatten()[first]
     initial = tuple(torch.where(continues[:, None], part[owner], 0)[None] for part in state)
-    out, final = rnn(packed, initial if len(initial) > 1 else initial[0])
+    # an LSTM takes and gives two tensors, a GRU one
+    is_lstm = len(initial) > 1
+    out, final = rnn(packed, initial if is_lstm else initial[0])
+    finals = final if is_lstm else (final,)
 
     # Put the outputs back in the order of the batch, and take each row's state from the piece at its end.
     y = out.data[rows.argsort()].unflatten(0, (batch, time))
-    finals = final if isinstance(final, tuple) else (final,)
     is_last = first + lengths == (owner + 1) * time
     last = torch.empty(batch, dtype=torch.int64, device=x.device)
     last[owner[is_last]] = is_last.nonzero().squeeze(1)

@@ -38,7 +38,9 @@ class GRU(Mixer):
         return next(self.parameters()).new_zeros(batch_size, self.gru.hidden_size)
 
     def forward(self, x: Tensor, state: State | None = None, reset: Tensor | None = None) -> tuple[Tensor, State]:
-        before = self.initial_state(len(x)) if state is None else state.to(self.gru.weight_hh_l0.dtype)
+        if state is None:
+            state = self.initial_state(len(x))
+        before = state.to(self.gru.weight_hh_l0.dtype)
         # bfloat16 has too few digits for a recurrence
         with without_autocast(x.device):
             x = x.to(before.dtype)

@@ -64,7 +64,9 @@ class _Linear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         # on an expanded view (a stride of 0) oneDNN takes hundreds of times as long
         dy = dy.contiguous()
-        dx = product(dy, weight.t()) if ctx.needs_input_grad[0] else None
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = product(dy, weight.t())
 
         # dW is computed with the narrower matrix first, which is a fifth faster
         x = x.flatten(0, -2)
@@ -74,7 +76,9 @@ class _Linear(torch.autograd.Function):
         else:
             dweight = product(dy.t(), x.t())
 
-        dbias = dy.sum(0) if ctx.needs_input_grad[2] else None
+        dbias = None
+        if ctx.needs_input_grad[2]:
+            dbias = dy.sum(0)
         return dx, dweight, dbias
 
 

@@ -64,13 +64,16 @@ def initial_lstm_state(lstm: nn.LSTM, batch_size: int) -> State:
 
 def run_lstm(lstm: nn.LSTM, x: Tensor, state: State | None, reset: Tensor | None) -> tuple[Tensor, State]:
     """Run a one-layer, batch-first LSTM over x [B, T, D], in one fused call."""
-    before = initial_lstm_state(lstm, len(x)) if state is None else as_weights(lstm, state)
+    if state is None:
+        state = initial_lstm_state(lstm, len(x))
+    before = as_weights(lstm, state)
     # bfloat16 has too few digits for a recurrence
     with without_autocast(x.device):
         x = x.to(before[0].dtype)
         if reset is None:
             y, (h, c) = lstm(x, (before[0][None], before[1][None]))
             return y, (h[0], c[0])
+        # of the two ways around resets, the faster one if it is right here
         if can_insert(x, before, reset):
             return run_inserted(lstm, x, before, reset)
         return run_packed(lstm, x, before, reset)
@@ -88,6 +91,7 @@ def step_lstm(lstm: nn.LSTM, x: Tensor, state: State, reset: Tensor | None) -> t
 
 def lstm_gates(lstm: nn.LSTM, x: Tensor, state: State) -> dict[str, Tensor]:
     """Return the input, forget and output gates of a step x [B, D], each [B, H]."""
+    # the fused kernels do not give their gates away, so they are computed once more
     weight, recurrent, bias, recurrent_bias = lstm.all_weights[0]
     gates = torch.sigmoid(F.linear(x, weight, bias) + F.linear(state[0], recurrent, recurrent_bias)).chunk(4, 1)
     return {"input": gates[0], "forget": gates[1], "output": gates[3]}

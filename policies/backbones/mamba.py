@@ -75,7 +75,12 @@ class Mamba(Mixer):
         return self.conv.initial_state(batch_size), h
 
     def forward(self, x: Tensor, state: State | None = None, reset: Tensor | None = None) -> tuple[Tensor, State]:
-        recent, h = (None, None) if state is None else state
+        recent = None
+        h = None
+        if state is not None:
+            recent, h = state
+
+        # z is the gate of the output, u goes through the convolution and the scan
         u, z = self.input(x).chunk(2, -1)
         u, recent = self.conv(u, recent, reset)
         u = F.silu(u)
@@ -104,4 +109,5 @@ class Mamba(Mixer):
         return F.softplus(linear(self.dt, dt)), -self.log_a.exp(), b, c
 
     def _output(self, y: Tensor, u: Tensor, z: Tensor) -> Tensor:
+        # the scan may be float32 where the rest is not
         return linear(self.out, (y.to(u.dtype) + self.skip * u) * F.silu(z))

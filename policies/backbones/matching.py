@@ -105,4 +105,6 @@ def _fit_mlp(name: str, width: int, parameters: int, n_layers: int, options: dic
     with_two = count_parameters(name, width, n_layers, options | {"mlp_ratio": 2 / width})
     channels = max(1, 1 + round((parameters - with_one) / max(1, with_two - with_one)))
     ratio = channels / width
-    return options if ratio == default else options | {"mlp_ratio": ratio}
+    if ratio == default:
+        return options
+    return options | {"mlp_ratio": ratio}

@@ -74,11 +74,11 @@ class MinRNN(Mixer):
 
         seen = x
         h0 = state
-        recent = None
         if self.conv is not None:
             recent, h0 = state
             seen, recent = self.conv(x, recent, reset)
 
+        # one operator from the pre-activations to h, unless episodes begin with a learned state
         if reset is None or self.before is None:
             h, last = gated_scan(self.project(seen), h0, reset, self.form, self.candidate)
         else:
@@ -88,9 +88,14 @@ class MinRNN(Mixer):
             h = linear_scan(keep, update, h0, reset)
             # a view would keep the whole sequence allocated
             last = h[:, -1].clone()
-        return self._output(x, h), last if recent is None else (recent, last)
+
+        y = self._output(x, h)
+        if self.conv is None:
+            return y, last
+        return y, (recent, last)
 
     def step(self, x: Tensor, state: State, reset: Tensor | None = None) -> tuple[Tensor, State]:
+        # the rarer forms are sequences of one step
         if self.conv is not None or self.before is not None:
             return super().step(x, state, reset)
         if reset is not None:
@@ -108,4 +113,5 @@ class MinRNN(Mixer):
         y = linear(self.out, h.to(x.dtype))
         if self.highway is None:
             return y
+        # x + gate·(y - x)
         return torch.lerp(x.to(y.dtype), y, torch.sigmoid(self.highway(x)))

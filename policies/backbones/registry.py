@@ -64,6 +64,7 @@ def make_backbone(name: str | BackboneClass, d_model: int = 128, n_layers: int =
     _check_size(shown, "n_layers", n_layers, MAX_LAYERS)
     check_options(shown, cls, options)
 
+    # the stack takes its own options and hands the others to the mixers
     if issubclass(cls, Mixer):
         return ResidualStack(cls, d_model, n_layers, **options)
     return cls(d_model=d_model, n_layers=n_layers, **options)
@@ -111,6 +112,7 @@ def check_options(name: str, cls: BackboneClass, options: dict[str, Any]) -> Non
     Raises:
         BackboneError: An option is wrong.
     """
+    # an annotation says more than the type of the default
     known = defaults_of(cls)
     kinds = {option: type(default) for option, default in known.items()} | _annotations(cls)
 
@@ -138,17 +140,21 @@ def misfit(kind: Any, value: Any) -> str:
     if kind not in KINDS:
         return ""
     # an int is a fine float; a bool is an int in Python, but not for us
-    allowed = int | float if kind is float else kind
-    fits = isinstance(value, allowed) and isinstance(value, bool) == (kind is bool)
-    if fits and kind is float:
-        fits = math.isfinite(value)
-    return "" if fits else f"{KINDS[kind]}, not {value!r}"
+    if kind is float:
+        fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    else:
+        fits = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
+    if fits:
+        return ""
+    return f"{KINDS[kind]}, not {value!r}"
 
 
 def suggest(name: Any, known: Iterable[Any]) -> str:
     """Return ``" (did you mean …?)"`` if one of the known words is similar, else ``""``."""
     near = difflib.get_close_matches(str(name), [str(word) for word in known], n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
+    if not near:
+        return ""
+    return f" (did you mean {near[0]}?)"
 
 
 def _check_size(name: str, size: str, value: Any, most: int) -> None:
@@ -158,7 +164,9 @@ def _check_size(name: str, size: str, value: Any, most: int) -> None:
 
 def _constructors(cls: BackboneClass) -> list[type]:
     """List the classes whose constructors take the options."""
-    return [cls, ResidualStack] if issubclass(cls, Mixer) else [cls]
+    if issubclass(cls, Mixer):
+        return [cls, ResidualStack]
+    return [cls]
 
 
 def _annotations(cls: BackboneClass) -> dict[str, Any]:
@@ -236,9 +244,13 @@ def _check_class(name: str, attribute: str, cls: type) -> None:
     # make_backbone passes the sizes by name, the residual stack passes d_model as the first argument
     signature = inspect.signature(cls)
     is_mixer = issubclass(cls, Mixer)
-    sizes = ["d_model"] if is_mixer else ["d_model", "n_layers"]
     try:
-        bound = signature.bind(1) if is_mixer else signature.bind(d_model=1, n_layers=1)
+        if is_mixer:
+            sizes = ["d_model"]
+            bound = signature.bind(1)
+        else:
+            sizes = ["d_model", "n_layers"]
+            bound = signature.bind(d_model=1, n_layers=1)
         fits = set(bound.arguments) == set(sizes)
     except TypeError:
         fits = False

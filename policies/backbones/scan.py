@@ -44,6 +44,7 @@ def linear_scan(
     check_shapes(a.shape, b.shape[:1] + b.shape[2:], h0, reset)
     if a.shape != b.shape:
         raise ValueError(f"a and b have one shape, not {tuple(a.shape)} and {tuple(b.shape)}")
+    # a sum over many steps loses too many digits in 16 bits
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
     a = a.to(dtype)
     b = b.to(dtype)
@@ -86,10 +87,12 @@ def gated_scan(
     batch, _, width = projected.shape
     size = width // PARTS[gates]
     check_shapes(projected.shape, (batch, size), h0, reset)
+    # projected keeps its type: the gates and sums are float32 inside
     dtype = torch.promote_types(projected.dtype, torch.float32)
     if h0 is not None:
         h0 = h0.to(dtype)
 
+    # equation 2 or 3, then equation 1; the operators do both at once
     if choose_body(backend, projected) == "reference":
         keep, update = activate_gates(projected, gates, candidate)
         h = reference.linear_scan(keep, update, h0, reset, False)

@@ -59,10 +59,12 @@ class SHARNN(Backbone):
         require(0 <= dropout < 1, f"dropout must be at least 0 and less than 1, not {dropout}")
         require(boom >= 1, f"boom must be at least 1, not {boom}")
         self.d_model = d_model
+        # the paper's one layer is the last but one, or the only one
         attends = {"one": {max(0, n_layers - 2)}, "all": set(range(n_layers)), "none": set()}[attention]
         self.layers = nn.ModuleList()
         for i in range(n_layers):
-            self.layers.append(Layer(d_model, window if i in attends else None, boom, memory_span, dropout))
+            reach = window if i in attends else None
+            self.layers.append(Layer(d_model, reach, boom, memory_span, dropout))
 
     def collapsed(self) -> SHARNN:
         """Copy the backbone for acting, with constants as value gates.
@@ -81,7 +83,8 @@ class SHARNN(Backbone):
     def forward(self, x: Tensor, state: State | None = None, reset: Tensor | None = None) -> tuple[Tensor, State]:
         after = []
         for i, layer in enumerate(self._layers()):
-            x, next_state = layer(x, None if state is None else state[i], reset)
+            before = None if state is None else state[i]
+            x, next_state = layer(x, before, reset)
             after.append(next_state)
         return x, tuple(after)
 
@@ -131,16 +134,24 @@ class Layer(nn.Module):
         return (*state, *self.attention.initial_state(batch_size))
 
     def forward(self, x: Tensor, state: State | None, reset: Tensor | None) -> tuple[Tensor, State]:
-        before = None if state is None else state[:2]
+        before = None
+        memory = None
+        if state is not None:
+            before = state[:2]
+            memory = state[2:]
+
+        # equation 1
         h, after = run_lstm(self.lstm, norm(self.first_norm, x), before, reset)
         h = drop(self.dropout, h)
+        # equations 2 to 4
         if self.attention is not None:
-            memory = None if state is None else state[2:]
             h, memory = self.attention(h, memory, reset)
             after = (*after, *memory)
+        # equation 6
         return self._feed_forward(h), after
 
     def step(self, x: Tensor, state: State, reset: Tensor | None) -> tuple[Tensor, State]:
+        # equations 1, 2 to 4, and 6
         h, after = step_lstm(self.lstm, norm(self.first_norm, x), state[:2], reset)
         h = drop(self.dropout, h)
         if self.attention is not None:
@@ -149,7 +160,6 @@ class Layer(nn.Module):
         return self._feed_forward(h), after
 
     def _feed_forward(self, h: Tensor) -> Tensor:
-        # equation 6
         return norm(self.skip_norm, h) + drop(self.dropout, self.boom(norm(self.boom_norm, h)))
 
 
@@ -177,6 +187,7 @@ class GatedAttention(nn.Module):
 
     def forward(self, h: Tensor, memory: State | None, reset: Tensor | None) -> tuple[Tensor, State]:
         query, m, skip = self._project(h)
+        # equation 4, with one head; the keys m are the values
         attended, memory = self.attend(query[:, :, None], m[:, :, None], None, memory, reset)
         return skip + drop(self.dropout, attended[:, :, 0] * self.value_gate()), memory
 
@@ -187,8 +198,10 @@ class GatedAttention(nn.Module):
 
     def _project(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the query with both gates, m and the skip (equations 2 and 3)."""
+        # equation 2
         m = norm(self.memory_norm, h)
         skip = norm(self.skip_norm, h)
+        # equation 3
         query = norm(self.query_norm, linear(self.query, skip)) * torch.sigmoid(self.query_gate)
         return drop(self.dropout, query) * torch.sigmoid(self.key_gate), m, skip
 
@@ -213,6 +226,7 @@ class ValueGate(nn.Module):
     def forward(self) -> Tensor:
         if self.expand is None:
             return self.vector
+        # equation 5
         candidate, gate = self.expand(torch.sigmoid(self.vector)).chunk(2)
         return torch.tanh(candidate) * torch.sigmoid(gate)
 
@@ -230,5 +244,6 @@ class Boom(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = linear(self.linear, x)
+        # GELU, then the sum over chunks
         y = drop(self.dropout, y * torch.sigmoid(1.702 * y))
         return y.unflatten(-1, (-1, x.shape[-1])).sum(-2)

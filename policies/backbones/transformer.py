@@ -49,6 +49,7 @@ class Transformer(Mixer):
         return self.attention.empty_cache(self.out.weight, batch_size)
 
     def forward(self, x: Tensor, state: State | None = None, reset: Tensor | None = None) -> tuple[Tensor, State]:
+        # one product for all three, then the channels of each head
         heads = (self.attention.n_heads, self.attention.head_dim)
         query, key, value = (part.unflatten(-1, heads) for part in self.query_key_value(x).chunk(3, -1))
         attended, after = self.attention(query, key, value, state, reset)

@@ -76,6 +76,7 @@ def gated_backward(
     batch, time, _ = projected.shape
     dx = _empty(*projected.shape)
     dh0 = _empty(*h0.shape)
+    # a sum of what the kernel reads ahead, which is of no use here
     touched = _empty(batch)
 
     inputs = [_as_array(x) for x in (dh, dlast, projected, h0)]
@@ -122,6 +123,7 @@ def selective_forward(
     n_states = len(a)
     y = _empty(*u.shape)
     last = _empty(*h0.shape)
+    # one state for each chunk of steps, the last of which may be shorter
     borders = _empty(batch, -(-time // selective.CHUNK), *a.shape)
 
     inputs = [_as_array(x) for x in (u, dt, a * LOG2_E, b, c, h0)]

@@ -92,8 +92,12 @@ def _run(
     assert first is not None
     pointers = []
     for x in inputs:
-        pointer = first if x is None else x.contiguous()
-        pointers.append(pointer.view(torch.uint8) if pointer.dtype == torch.bool else pointer)
+        pointer = first
+        if x is not None:
+            pointer = x.contiguous()
+        if pointer.dtype == torch.bool:
+            pointer = pointer.view(torch.uint8)
+        pointers.append(pointer)
 
     # One program computes one row of the batch and one block of channels over all steps.
     tile = block(batch, time, size)
@@ -107,5 +111,6 @@ def block(batch: int, time: int, size: int) -> dict[str, int]:
     width = 64
     while width > 16 and batch * triton.cdiv(size, width) < PROGRAMS:
         width //= 2
+    warps = 4 if width >= 64 else 2
     steps = min(32, triton.next_power_of_2(max(1, time)))
-    return {"BT": steps, "BD": width, "num_warps": 4 if width >= 64 else 2}
+    return {"BT": steps, "BD": width, "num_warps": warps}

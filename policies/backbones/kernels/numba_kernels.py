@@ -110,8 +110,8 @@ def _forward_step(gates, candidate, x, c, h):
 def _backward_step(gates, candidate, x, dh, before, c, dx):
     """Compute dx [PARTS · D], and in c the gradient of the state ``before``, a·g of equation 4.
 
-    On entry c is a[t+1]·g[t+1], so that g = dh + c. The gates are computed again from x, which is cheaper than reading
-    them. The slope of the candidate is 1 from its threshold on, and scale²·s·(1 - s) before it, with u·s = 1 - s.
+    On entry c is a[t+1]·g[t+1], so that g = dh + c. The gates are computed again from x. The slope of the candidate is
+    1 from its threshold on, and scale²·s·(1 - s) before it, with u·s = 1 - s.
     """
     scale, threshold, above, below = candidate
     size = len(c)

@@ -55,11 +55,13 @@ def gated_scan_backward(
 
 
 def _save_gated(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    # the gates are not saved: the backward kernels compute them again from projected
     projected, h0, reset, ctx.gates, ctx.candidate = inputs
     ctx.save_for_backward(projected, h0, reset, output[0])
 
 
 def _gated_gradients(ctx: Any, dh: Tensor, dlast: Tensor) -> tuple[Any, ...]:
+    # equations 4 and 5 of ../scan.py, and the chain rule through the gates
     projected, h0, reset, h = ctx.saved_tensors
     dprojected, dh0 = gated_scan_backward(dh, dlast, projected, h0, reset, h, ctx.gates, ctx.candidate)
     return dprojected, dh0, None, None, None
@@ -83,11 +85,13 @@ def linear_scan_backward(
 
 
 def _save_linear(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    # the gradients do not depend on b
     a, _, h0, reset, ctx.reverse = inputs
     ctx.save_for_backward(a, h0, reset, output)
 
 
 def _linear_gradients(ctx: Any, dh: Tensor) -> tuple[Any, ...]:
+    # equations 4 and 5
     a, h0, reset, h = ctx.saved_tensors
     da, db, dh0 = linear_scan_backward(dh, a, h0, reset, h, ctx.reverse)
     return da, db, dh0, None, None

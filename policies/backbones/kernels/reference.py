@@ -24,7 +24,9 @@ PARTS: dict[Gates, int] = {"mingru": 2, "minlstm": 3, "minlstm_unnormalized": 3}
 def linear_scan(a: Tensor, b: Tensor, h0: Tensor | None, reset: Tensor | None, reverse: bool) -> Tensor:
     """Compute h [B, T, …] of equation 1, one step after the other."""
     time = a.shape[1]
-    order = range(time - 1, -1, -1) if reverse else range(time)
+    order = range(time)
+    if reverse:
+        order = order[::-1]
 
     # All steps are taken apart at once: the gradient of each a[:, t] would be a tensor as large as a.
     a_steps = a.unbind(1)
@@ -34,9 +36,13 @@ def linear_scan(a: Tensor, b: Tensor, h0: Tensor | None, reset: Tensor | None, r
     h = h0
     states: list[Any] = [None] * time
     for t in order:
-        if h is not None and resets is not None:
-            h = forget(h, resets[t])
-        h = b_steps[t] if h is None else torch.addcmul(b_steps[t], a_steps[t], h)
+        if h is None:
+            # nothing came before: h is 0
+            h = b_steps[t]
+        else:
+            if resets is not None:
+                h = forget(h, resets[t])
+            h = torch.addcmul(b_steps[t], a_steps[t], h)
         states[t] = h
     return torch.stack(states, 1)
 
