@@ -76,20 +76,16 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 
     def _build_mlp_extractor(self) -> None:
         """Build the MLPs, and the encoders before them: the optimizer, which is made next, must see their weights."""
-        self.encoders = nn.ModuleList([Encoder(self.features_dim, **self.encoder_kwargs)])
-        if not self.share_features_extractor:
-            self.encoders.append(Encoder(self.features_dim, **self.encoder_kwargs))
+        n_encoders = 1 if self.share_features_extractor else 2
+        self.encoders = nn.ModuleList(Encoder(self.features_dim, **self.encoder_kwargs) for _ in range(n_encoders))
         d_model = self.encoder_kwargs["d_model"]
         self.mlp_extractor = MlpExtractor(d_model, self.net_arch, self.activation_fn, self.device)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        own = dict(self.encoder_kwargs)
-        return super()._get_constructor_parameters() | {
-            "backbone_options": own.pop("options"),
-            **own,
-            "reset_on_done": self.reset_on_done,
-            "share_features_extractor": self.share_features_extractor,
-        }
+        own = {**self.encoder_kwargs, "reset_on_done": self.reset_on_done}
+        own["backbone_options"] = own.pop("options")
+        own["share_features_extractor"] = self.share_features_extractor
+        return super()._get_constructor_parameters() | own
 
     def initial_state(self, batch_size: int) -> State:
         """Return the state before the first step of an episode."""
@@ -145,17 +141,14 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             latent, _ = encoder.backbone(encoder.embed(features), before, reset)
             latents.append(latent.flatten(0, 1))
 
-        # From here on steps are rows: distributions and MLPs know no time. With one encoder, the actor and the critic
-        # see the same.
+        # steps are rows from here on; with one encoder, the actor and the critic see the same
         if action_masks is not None:
             action_masks = action_masks.flatten(0, 1)
         distribution = self._distribution(latents[0], action_masks)
         values = self.value_net(self.mlp_extractor.forward_critic(latents[-1])).view(shape)
         log_prob = distribution.log_prob(actions.flatten(0, 1)).view(shape)
         entropy = distribution.entropy()
-        if entropy is not None:
-            entropy = entropy.view(shape)
-        return values, log_prob, entropy
+        return values, log_prob, None if entropy is None else entropy.view(shape)
 
     def states_after(self, obs: PyTorchObs, state: State, episode_start: Tensor) -> State:
         """Return the state after sequences obs [B, T, …]."""
@@ -207,8 +200,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             # This is what env.reset() returns; Stable-Baselines3 raises an error that explains it.
             super().predict(observation)
         obs, vectorized = self.obs_to_tensor(observation)
-        first = next(iter(obs.values())) if isinstance(obs, dict) else obs
-        n_envs = len(first)
+        n_envs = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
 
         # A new state needs no reset. Without one, or where no episode begins, backbones take the faster way.
         start = None
@@ -227,9 +219,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             chosen = distribution.get_actions(deterministic=deterministic)
         actions = chosen.cpu().numpy().reshape(-1, *self.action_space.shape)  # type: ignore[misc]
         actions = self.to_environment(actions)
-        if not vectorized:
-            actions = actions.squeeze(0)
-        return actions, state
+        return (actions if vectorized else actions.squeeze(0)), state
 
     def to_environment(self, actions: np.ndarray) -> np.ndarray:
         """Convert actions to what the environment takes: continuous ones within its bounds."""
@@ -257,16 +247,12 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
     def _sequence_inputs(self, obs: PyTorchObs, episode_start: Tensor) -> tuple[list[Tensor], Tensor | None]:
         """Extract the features [B, T, …] of sequences, for each encoder, and return the backbones' resets."""
         # Stable-Baselines3's extractors take a batch of single observations.
-        if isinstance(obs, dict):
-            flat: PyTorchObs = {key: value.flatten(0, 1) for key, value in obs.items()}
-        else:
-            flat = obs.flatten(0, 1)
+        flat = {k: v.flatten(0, 1) for k, v in obs.items()} if isinstance(obs, dict) else obs.flatten(0, 1)
         inputs = [features.unflatten(0, episode_start.shape) for features in self._features(flat)]
 
         # Fused kernels have a faster way if no episode begins. To know that, CUDA would have to be waited for.
-        if episode_start.is_cuda or bool(episode_start.any()):
-            return inputs, episode_start
-        return inputs, None
+        some = episode_start.is_cuda or bool(episode_start.any())
+        return inputs, episode_start if some else None
 
     def _encoders(self) -> list[Encoder]:
         return cast(list[Encoder], list(self.encoders))
@@ -274,9 +260,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
     def _features(self, obs: PyTorchObs) -> list[Tensor]:
         """Extract the features of observations, one tensor for each encoder."""
         features = self.extract_features(obs)
-        if isinstance(features, tuple):
-            return list(features)
-        return [features]
+        return list(features) if isinstance(features, tuple) else [features]
 
     def _distribution(self, actor: Tensor, action_masks: Tensor | None) -> Distribution:
         latent = self.mlp_extractor.forward_actor(actor)

@@ -254,7 +254,7 @@ def a_step_without_a_reset_is_one_whose_reset_is_never_true(case: Case) -> None:
 
 
 def an_episode_is_blind_to_the_one_before(case: Case) -> None:
-    """What follows a reset is computed as if nothing had come before it: outputs, final state and gradients."""
+    """Steps after a reset are computed as if nothing had come before: outputs, final state and gradients."""
     batch, time, _ = case.x.shape
     start = case.draw_integer(0, time - 1)
     case.reset[:, start] = True
