@@ -7,7 +7,8 @@ import torch
 
 from unroll.commands.backbones import main
 from unroll.errors import BackboneError
-from unroll.policies.backbones import BACKBONES, Mixer, make_backbone, map_state, options_of
+from unroll.policies.backbones import BACKBONES, Mixer, import_own, make_backbone, map_state, options_of
+from unroll.policies.backbones.memoryless import Memoryless
 
 
 def test_an_unknown_backbone_is_an_error_that_lists_those_that_exist():
@@ -15,6 +16,31 @@ def test_an_unknown_backbone_is_an_error_that_lists_those_that_exist():
         BackboneError, match=r"unknown backbone 'mingrus' \(did you mean mingru\?\); there are mingru, "
     ):
         make_backbone("mingrus")
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_class_is_as_good_as_its_name(name):
+    assert options_of(BACKBONES[name]) == options_of(name)
+    by_class, by_name = (make_backbone(backbone, 16, 1).state_dict() for backbone in (BACKBONES[name], name))
+    assert {key: value.shape for key, value in by_class.items()} == {k: v.shape for k, v in by_name.items()}
+
+
+def test_a_class_that_is_no_backbone_is_an_error():
+    with pytest.raises(BackboneError, match=r"^backbone Linear: Linear is neither a Mixer nor a Backbone"):
+        make_backbone(torch.nn.Linear, 16, 1)
+    with pytest.raises(BackboneError, match=r"^backbone Mixer: Mixer does not define forward, initial_state$"):
+        make_backbone(Mixer, 16, 1)
+    with pytest.raises(BackboneError, match=r"^backbone MinGRU has no option 'expnasion' \(did you mean expansion"):
+        make_backbone(BACKBONES["mingru"], 16, 1, expnasion=2.0)
+
+
+def test_the_control_without_memory_is_found_by_its_class_alone():
+    name = "unroll.policies.backbones.memoryless:Memoryless"
+    import_own(name)
+    assert Memoryless not in BACKBONES.values()
+    y, state = make_backbone(name, 16, 2)(torch.randn(3, 5, 16))
+    assert y.shape == (3, 5, 16)
+    assert [part.shape for part in state] == [(3, 0), (3, 0)]
 
 
 @pytest.mark.parametrize("name", BACKBONES)

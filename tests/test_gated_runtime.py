@@ -1,14 +1,20 @@
 """The kernels in the world: threads, processes, ``torch.compile``, and the rules of ``torch.library``."""
 
 import multiprocessing
+import sys
 import threading
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from torch.autograd import forward_ad
 
+from memory_tasks import Noise, make_ppo, vector
 from recurrences import GATES, needs_numba, numba, simple
-from unroll.policies.backbones.scan import gated_scan
+from unroll.policies.backbones.kernels import load
+from unroll.policies.backbones.scan import gated_scan, linear_scan
+from unroll.policies.decision import DecisionPolicy
 
 
 def assert_equal(one, other):
@@ -177,7 +183,46 @@ def test_the_general_operators_keep_the_rules_of_torch_library(reverse):
     torch.manual_seed(0)
     a, b, h0 = torch.rand(2, 9, 5), torch.randn(2, 9, 5), torch.randn(2, 5)
     reset, dh = torch.rand(2, 9) < 0.2, torch.randn(2, 9, 5)
-    h = torch.ops.unroll.linear_scan(a, b, h0, reset, reverse)
+    h = linear_scan(a, b, h0, reset, "cpu", reverse)  # loads the operators' bodies
     torch.library.opcheck(torch.ops.unroll.linear_scan_backward, (dh, a, h0, reset, h, reverse))
     inputs = [x.requires_grad_() for x in (a, b, h0)]
     torch.library.opcheck(torch.ops.unroll.linear_scan, (*inputs, reset, reverse))
+
+
+@pytest.fixture
+def walk(monkeypatch):
+    """The functions of unroll.policies that are being called when the CPU's kernel is, from the outermost on."""
+    module, _ = load("cpu")
+    kernel, found = module.numba_kernels.gated_forward, []
+
+    def spy(*arguments):
+        frame, names = sys._getframe(1), []
+        while frame is not None:
+            if frame.f_globals["__name__"].startswith("unroll.policies"):
+                names.append(frame.f_code.co_qualname)
+            frame = frame.f_back
+        found.append(names[::-1])
+        kernel(*arguments)
+
+    monkeypatch.setattr(module.numba_kernels, "gated_forward", spy)
+    return found
+
+
+@needs_numba
+def test_between_a_decision_policy_and_the_kernel_lie_three_functions(walk):
+    policy = DecisionPolicy(3, gym.spaces.Box(-1, 1, (2,), np.float32), d_model=8, n_layers=1, tokens="fused")
+    shapes = {"observation": (2, 5, 3), "previous_action": (2, 5, 2), "return_to_go": (2, 5)}
+    policy({name: torch.zeros(shape) for name, shape in shapes.items()})
+    assert walk == [
+        ["DecisionPolicy.forward", "ResidualStack.forward", "MinRNN.forward", "gated_scan", "gated_forward"]
+    ]
+
+
+@needs_numba
+def test_between_an_actor_critic_policy_and_the_kernel_lie_three_functions(walk):
+    policy = make_ppo(vector(Noise)).policy
+    start = torch.zeros(2, 5, dtype=torch.bool)
+    policy.evaluate_sequences(torch.zeros(2, 5, 3), torch.zeros(2, 5, 2), policy.initial_state(2), start)
+    outermost = "RecurrentActorCriticPolicy.evaluate_sequences"
+    expected = [outermost, "ResidualStack.forward", "MinRNN.forward", "gated_scan", "gated_forward"]
+    assert walk == [expected, expected]  # the actor's and the critic's

@@ -1,6 +1,4 @@
-"""Mamba against its formulas, and the optional kernel of mamba-ssm by a stand-in."""
-
-import sys
+"""Mamba against its formulas, and its kernel against float64."""
 
 import pytest
 import torch
@@ -8,11 +6,9 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unroll.policies.backbones import mamba_kernel
 from unroll.policies.backbones.kernels import choose_body
 from unroll.policies.backbones.kernels import selective as operators
 from unroll.policies.backbones.mamba import Mamba
-from unroll.policies.backbones.mamba_kernel import agrees, on_the_linear_scan, with_kernel
 from unroll.policies.backbones.selective import selective_scan
 
 with_the_kernel = pytest.mark.skipif(choose_body("auto", torch.empty(0)) != "cpu", reason="numba's kernels are missing")
@@ -138,32 +134,6 @@ def test_states_start_by_forgetting_at_rates_of_one_to_d_state_and_the_input_pas
     mixer = Mamba(8, d_state=3)
     torch.testing.assert_close(mixer.log_a.exp(), torch.tensor([1.0, 2.0, 3.0]).expand(16, 3))
     assert (mixer.skip == 1).all()
-
-
-def like_mamba_ssm(u, dt, a, b, c, return_last_state):
-    """What mamba-ssm documents: sequences [B, D, T], B and C [B, N, T]."""
-    assert return_last_state
-    y, last = on_the_linear_scan(*(x.mT if x.ndim == 3 else x for x in (u, dt, a, b, c)))
-    return y.mT, last.detach()
-
-
-def test_a_kernel_that_agrees_is_accepted_and_one_that_does_not_is_refused():
-    assert agrees(like_mamba_ssm, "cpu")
-    assert not agrees(lambda u, dt, *rest, **k: like_mamba_ssm(u, dt * 1.1, *rest, **k), "cpu")
-
-
-def test_a_gradient_that_the_kernel_lacks_is_an_error_and_not_a_zero():
-    *inputs, _ = problem()
-    _, last = with_kernel(like_mamba_ssm, *inputs)
-    with pytest.raises(RuntimeError, match="no gradient for the state"):
-        last.sum().backward()
-
-
-def test_without_mamba_ssm_there_is_no_kernel(monkeypatch):
-    monkeypatch.setitem(sys.modules, "mamba_ssm", None)
-    mamba_kernel.agreeing_kernel.cache_clear()
-    assert mamba_kernel.agreeing_kernel() is None
-    mamba_kernel.agreeing_kernel.cache_clear()
 
 
 def test_the_scan_is_made_in_float32_under_autocast():

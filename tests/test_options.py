@@ -6,8 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory_tasks import Recall, make_ppo, vector
-from sequences import TOLERANCE, WINDOW, assert_same, dtype_name, meaningful, sequences
-from unroll.policies.backbones import make_backbone
+from unroll.testing import (
+    TOLERANCE,
+    WINDOW,
+    a_sequence_may_be_cut_anywhere,
+    an_episode_is_blind_to_the_one_before,
+    check_law,
+    steps_are_the_sequence,
+)
 
 EVERYTHING = dict(conv=3, learned_initial_state=True, highway=True, expansion=1.5)
 OPTIONS = [
@@ -41,33 +47,9 @@ def test_ppo_learns_all_parameters_from_two_rollouts(name, options):
     assert all(options.get("window") == 1 and "query" in key for key in same), same
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=dtype_name)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: str(dtype).removeprefix("torch."))
 @every_option
-@given(data=st.data())
-def test_steps_cuts_and_resets_are_exact(name, options, dtype, data):
-    torch.manual_seed(0)
-    backbone = make_backbone(name, 16, 2, **options).to(dtype).eval()
-    x, reset = data.draw(sequences(dtype))
-    cut, start = (data.draw(st.integers(0, x.shape[1] - 1)) for _ in range(2))
-    reset[:, start] = True
-    x.requires_grad_()
-    _, before = backbone(torch.randn(len(x), 3, 16, dtype=dtype))
-    y, final = backbone(x, before, reset)
-
-    state, outputs = before, []
-    for t in range(x.shape[1]):
-        output, state = backbone.step(x[:, t], state, reset[:, t])
-        outputs.append(output)
-    assert_same(torch.stack(outputs, 1), y, dtype)
-    assert_same(meaningful(state), meaningful(final), dtype)
-
-    head, state = backbone(x[:, : cut + 1], before, reset[:, : cut + 1])
-    tail = backbone(x[:, cut + 1 :], state, reset[:, cut + 1 :])[0] if cut + 1 < x.shape[1] else x[:, :0]
-    assert_same(torch.cat([head, tail], 1), y, dtype)
-
-    alone, also = backbone(x[:, start:], None, reset[:, start:])
-    assert_same(alone, y[:, start:], dtype)
-    assert_same(meaningful(also), meaningful(final), dtype)
-    gradients = [torch.autograd.grad(z.square().sum(), x, retain_graph=True)[0] for z in (y[:, start:], alone)]
-    assert (gradients[0][:, :start] == 0).all()
-    assert_same(*gradients, dtype)
+@given(seed=st.integers(0, 100_000))
+def test_steps_cuts_and_resets_are_exact(name, options, dtype, seed):
+    for law in (steps_are_the_sequence, a_sequence_may_be_cut_anywhere, an_episode_is_blind_to_the_one_before):
+        check_law(law, name, dtype, seed, **options)

@@ -241,7 +241,9 @@ def test_a_backbone_of_ones_own_that_breaks_a_law_is_found():
     result = laws("my_own:Leaking", "-k", "blind or independent")
     assert result.returncode == 1, result.stdout
     assert "2 failed, 2 passed" in result.stdout
-    assert "test_an_episode_is_blind_to_the_one_before[my_own:Leaking-float64]" in result.stdout
+    assert "test_law[an_episode_is_blind_to_the_one_before-my_own:Leaking-float64]" in result.stdout
+    broken = "my_own:Leaking breaks the law that an episode is blind to the one before: the outputs of an episode "
+    assert broken in result.stdout
 
 
 def test_a_wrong_name_is_one_line_for_the_laws():

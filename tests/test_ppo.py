@@ -60,11 +60,12 @@ def test_a_truncated_episode_is_worth_its_last_observation_under_its_own_memory(
             # (environment, step of the end, observations of the episode to its very last)
             for env, end, episode in ((0, 5, seen[0]), (2, 5, seen[0]), (0, 6, seen[1]), (0, 12, seen[2])):
                 obs = torch.tensor(episode).view(1, -1, 1)
+                actions, never = torch.zeros(obs.shape[:2]), torch.zeros(obs.shape[:2], dtype=torch.bool)
                 with torch.no_grad():
-                    latent = self.model.policy._sequence(
-                        obs, self.model.policy.initial_state(1), torch.zeros(obs.shape[:2], dtype=torch.bool)
-                    )[1]
-                    value = self.model.policy.value_net(self.model.policy.mlp_extractor.forward_critic(latent))[-1]
+                    values, *_ = self.model.policy.evaluate_sequences(
+                        obs, actions, self.model.policy.initial_state(1), never
+                    )
+                    value = values[0, -1]
                 assert paid[end][env] == pytest.approx(end + 0.9 * value.item(), rel=1e-4)
                 assert abs(value.item()) > 1e-3
             assert paid[5][1] == 5  # an episode that goes on

@@ -61,6 +61,15 @@ def test_the_attention_is_the_published_formula():
     torch.testing.assert_close(attention(x, None, None)[0], h + weights @ value)
 
 
+def test_its_lstm_remembers_what_its_attention_no_longer_sees():
+    torch.manual_seed(0)
+    backbone, x = make_backbone("sharnn", 16, 2, window=5).double(), torch.randn(2, 30, 16, dtype=torch.float64)
+    changed = x.clone()
+    changed[:, 0, 0] += 5
+    difference = (backbone(x)[0] - backbone(changed)[0]).abs().amax((0, 2))
+    assert (difference > 1e-7).all()
+
+
 def test_a_layer_replaces_its_input_and_skips_from_the_norms():
     """No skip around the LSTM: the layer's input reaches its output through the LSTM alone."""
     torch.manual_seed(0)
