@@ -155,14 +155,6 @@ class DecisionPolicy(nn.Module):
         """Return the state of ``step`` before the first step of an episode."""
         return self._acting[0].initial_state(batch_size)
 
-    def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """Mean error of the predicted actions over the steps that are not padding (``mask`` [B, T]); over ``steps``
-        where the batch says how many count."""
-        prediction, _ = self(batch)
-        mask = batch["mask"]
-        steps = batch["steps"] if "steps" in batch else mask.sum()
-        return (self.action.error(prediction, batch["action"]) * mask).sum() / steps
-
     def tokens(self, inputs: dict[str, Tensor]) -> Tensor:
         """Embed inputs [...] as tokens [..., d_model], or [..., tokens_per_step, d_model] where a step has several.
 

@@ -5,7 +5,7 @@
     check_backbone(MyMixer)
 
 A law is a function of a ``Case``: a backbone with random weights, and a random sequence with episodes in it. ``LAWS``
-holds all of them, and tests/test_laws.py runs each over every registered backbone.
+holds all of them, and tests/laws/test_laws.py runs each over every registered backbone.
 """
 
 from __future__ import annotations

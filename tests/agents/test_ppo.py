@@ -7,8 +7,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from memory_tasks import Noise, Recall, Scripted, make_ppo, vector
-from test_ppo_ratio import rollout
+from memory_tasks import Noise, Recall, Scripted, make_ppo, rollout, vector
 from unroll.agents.ppo.loss import PPOLoss
 from unroll.errors import BackboneError, HyperparameterError, TrainingError
 from unroll.policies.backbones import BACKBONES, map_state

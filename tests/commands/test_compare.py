@@ -25,7 +25,7 @@ from unroll.comparison.workers import Workers
 from unroll.configs import load_config, save_config
 from unroll.errors import CheckpointError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MAZE = "agent: ppo\nenv: TMaze10-v0\nn_steps: 16\nn_epochs: 4"
 HOPPER = "evaluation: {targets: [50]}\ncontext: 5\nlog_every: 20"
 SMALL = [  # of both agents, for runs of a second

@@ -228,7 +228,7 @@ def test_an_export_is_described_and_names_no_path_of_this_machine(tmp_path, caps
     assert [entry["name"] for entry in about["outputs"]][:2] == ["action", "next_state_0"]
     for path in folder.iterdir():
         assert str(tmp_path).encode() not in path.read_bytes()
-        assert str(Path(__file__).parents[1]).encode() not in path.read_bytes()
+        assert str(Path(__file__).parents[2]).encode() not in path.read_bytes()
 
 
 def test_only_an_export_is_replaced(tmp_path, capsys):

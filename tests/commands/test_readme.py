@@ -11,20 +11,20 @@ from pathlib import Path
 import pytest
 
 from toy import TINY, toy_episodes
+from unroll import cli
 from unroll.agents import schemas
-from unroll.commands import compare, share
-from unroll.comparison import budget
+from unroll.commands import compare, record, share
 from unroll.configs import load_config
 from unroll.envs.datasets.recording import write_hdf5
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text()
 COMMANDS = [
     line.split("#")[0].strip()
     for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
     for line in block.replace("\\\n", " ").splitlines()
 ]
-FOLDERS = "agents|benchmarks|comparison|configs|deploy|docs|envs|policies|sharing|tests"
+FOLDERS = "agents|benchmarks|configs|docs|envs|policies|tests|unroll"
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 (MODULE,) = (block for block in BLOCKS if block.startswith("# my_module.py\n"))
 
@@ -36,47 +36,61 @@ def test_the_python_code_runs(code, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out
 
 
-@pytest.mark.parametrize("script", ["tests/test_laws.py", "train.py", "unroll.policies.backbones"])
-def test_the_commands_for_a_backbone_of_ones_own_work(script, tmp_path):
-    """In a folder with the example's file, and small data for train.py."""
-    (command,) = (c for c in COMMANDS if script in c and "my_module" in c and "runs/…" not in c)
+def module(command):
+    """The command's file as a module, its arguments, for a command line of ours."""
+    words = shlex.split(command.replace("runs/…", "runs/x"))
+    return (words[1], words[2:]) if words[0] == "unroll" else (None, [])
+
+
+@pytest.mark.parametrize("task", ["tests/laws/test_laws.py", "check_backbone", "unroll train", "unroll backbones"])
+def test_the_commands_for_a_backbone_of_ones_own_work(task, tmp_path):
+    """In a folder with the example's file, and small data for training."""
+    (command,) = (c for c in COMMANDS if task in c and "my_module" in c and "runs/…" not in c)
     (tmp_path / "my_module.py").write_text(MODULE)
-    words = [sys.executable, *shlex.split(command)[1:]]
-    if script == "train.py":
+    words = shlex.split(command)
+    if task == "unroll train":
         episodes = dataclasses.replace(toy_episodes(10), env_id=None)  # another process knows no ToyBox-v0
         write_hdf5(episodes, tmp_path / "toy.hdf5")
         words += ["--dataset", "toy.hdf5", *TINY, "--steps", "3", "--device", "cpu", "--run_dir", "run"]
+    words = words[1:] if words[0] == "python" else ["-m", *words]
     words = [str(ROOT / word) if (ROOT / word).is_file() else word for word in words]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
-    result = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(
+        [sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
     assert result.returncode == 0, result.stdout + result.stderr
-    assert (tmp_path / "run/checkpoints/step_00000003").is_dir() == (script == "train.py")
+    assert (tmp_path / "run/checkpoints/step_00000003").is_dir() == (task == "unroll train")
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python train.py")])
-def test_a_training_command_parses(command, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    arguments = [word.replace("runs/…", "runs/x") for word in shlex.split(command)[2:]]
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "unroll train" in c])
+def test_a_training_command_parses(command, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # configs are found by their names wherever one is
+    arguments = shlex.split(command.replace("runs/…", "runs/x").partition("unroll train")[2])
     if "--help" not in arguments and "runs/x" not in " ".join(arguments):
         load_config(arguments, schemas())
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python compare.py")])
-def test_a_comparing_command_parses(command, monkeypatch):
-    monkeypatch.chdir(ROOT)
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("unroll compare")])
+def test_a_comparing_command_parses(command, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     parser = compare.make_parser()
-    own, flags = compare.split(parser, shlex.split(command)[2:])
+    own, flags = compare.split(parser, module(command)[1])
     options = parser.parse_args(own)
     assert options.folders or options.config
     for path in options.config or []:
         load_config(["--config", path, *flags], schemas())
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "share.py" in c or "unroll.comparison.budget" in c])
-def test_a_command_that_shares_or_plans_parses(command):
-    words = shlex.split(command)
-    parser, own = (budget.make_parser(), words[3:]) if words[1] == "-m" else (share.make_parser(), words[2:])
-    parser.parse_args(own)
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith(("unroll record", "unroll share"))])
+def test_another_command_parses(command):
+    name, arguments = module(command)
+    parsers = {"record": record.make_parser, "share": share.make_parser}
+    parsers[name]().parse_args(arguments)
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("unroll ")])
+def test_every_command_is_one_of_ours(command):
+    assert module(command)[0] in cli.COMMANDS
 
 
 def test_the_two_commands_of_the_start_work_on_their_own():
@@ -94,6 +108,6 @@ def test_a_file_that_is_named_exists(name):
 
 
 def test_every_dependency_has_a_line():
-    listed = re.findall(r'^    "([\w-]+)', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    listed = re.findall(r'^    "([\w-]+)', (ROOT / "pyproject.toml").read_text().partition("[tool")[0], re.MULTILINE)
     for name in set(listed) - {"ignore", "error", "default"}:
         assert f"`{name}`" in TEXT, name

@@ -16,7 +16,7 @@ from unroll.agents.common.checkpoint import read_checkpoint, write_checkpoint
 from unroll.errors import TrainingError
 from unroll.policies.backbones import BACKBONES
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 aten = torch.ops.aten
 quiet = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # the tracer looks at every attribute
 

@@ -4,38 +4,13 @@ import dataclasses
 
 import pytest
 import torch
-from stable_baselines3.common.callbacks import BaseCallback
 
-from memory_tasks import ACTIONS, OBSERVATIONS, MaskedNoise, Noise, make_ppo, vector
+from memory_tasks import ACTIONS, OBSERVATIONS, MaskedNoise, Noise, make_ppo, rollout, vector
 from unroll.agents.ppo.loss import PPOLoss
 from unroll.policies.backbones import BACKBONES
 
 SETTINGS = dict(clip_range=0.2, clip_range_vf=None, ent_coef=0.0, vf_coef=0.5)
 TOLERANCE = 1e-5
-
-
-class RatioErrors(BaseCallback):
-    """What every update logs, one rollout later."""
-
-    def _on_training_start(self):
-        self.logged = []
-
-    def _on_step(self):
-        return True
-
-    def _on_rollout_start(self):
-        if self.model._n_updates:
-            self.logged.append(self.logger.name_to_value["train/first_ratio_error"])
-
-
-def rollout(agent, updates=2):
-    """Sequences of a rollout after some updates of the policy, which begins in the middle of episodes, and the ratio
-    errors of those updates."""
-    callback = RatioErrors()
-    agent.learn(updates * agent.n_steps * agent.n_envs, callback, log_interval=None)
-    agent.collect_rollouts(agent.env, callback, agent.rollout_buffer, agent.n_steps)
-    assert len(callback.logged) == updates
-    return agent._sequences(), callback.logged
 
 
 def assert_ratio_is_one(agent):

@@ -12,7 +12,7 @@ from unroll.agents.ppo.config import PPOConfig
 from unroll.configs import load_config, load_saved, plain_config, read_config, save_config, train_parser
 from unroll.policies.backbones import make_backbone
 
-FILES = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
+FILES = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -174,4 +174,4 @@ def test_every_field_has_its_line_in_the_help():
 
 def test_help_is_quick_because_it_imports_no_torch():
     code = "import sys, unroll.commands.train; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True)

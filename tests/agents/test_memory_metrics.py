@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from memory_tasks import Noise, make_ppo, vector
-from test_ppo_ratio import rollout
+from memory_tasks import Noise, make_ppo, rollout, vector
 from unroll.agents.ppo.memory_metrics import memory_metrics
 from unroll.policies.backbones import BACKBONES, make_backbone, map_state
 

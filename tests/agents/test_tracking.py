@@ -14,7 +14,7 @@ from unroll.agents import schemas
 from unroll.commands import train
 from unroll.configs import RunConfig, load_config
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALL = [*TINY, "--evaluation.episodes", "1", "--evaluation.targets", "[100]", "--device", "cpu", "--threads", "1"]
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from golden.fingerprints import cases, largest_difference, of_tensors
 from unroll.commands import evaluate, train
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 EXPECTED = json.loads((GOLDEN / "fingerprints.json").read_text())
 TOLERANCE = 1e-4  # another processor rounds in another order
 RUNS = {"decision_run": 20, "ppo_run": 320}

@@ -3,7 +3,7 @@
 15 random cases each; ``--hypothesis-profile thorough`` draws 200.
 
 One of your own, from a file my_module.py in the current folder:
-python -m pytest tests/test_laws.py --backbone my_module:MyBackbone
+python -m pytest tests/laws/test_laws.py --backbone my_module:MyBackbone
 """
 
 import pytest

@@ -59,7 +59,7 @@ def test_it_trains_is_resumed_evaluated_recorded_exported_and_shared():
 
 
 def test_it_is_compared(monkeypatch, capsys):
-    script = str(Path(__file__).parent / "toy_agent.py")
+    script = str(Path(__file__).parents[1] / "toy_agent.py")
     monkeypatch.setattr(workers, "python_command", lambda _: [sys.executable, script])
     Path("repeat.yaml").write_text("agent: repeat\nbackbone: {d_model: 8, n_layers: 1}\n")
     grid = ["--config", "repeat.yaml", "--backbones", "mingru,gru", "--seeds", "1", "--jobs", "2", "--action", "1"]

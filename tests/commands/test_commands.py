@@ -25,7 +25,7 @@ from unroll.commands import evaluate, train
 from unroll.configs import load_config
 from unroll.envs.datasets.recording import write_hdf5
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 TINY += ["--evaluation.episodes", "3", "--device", "cpu", "--warmup_steps", "2"]

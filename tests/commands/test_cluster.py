@@ -7,7 +7,7 @@ import pytest
 
 from unroll.comparison.cluster import run_workers
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SLURM = {  # its commands, as far as submitit uses them
     "sbatch": """for i in 0 1; do
     SLURM_JOB_ID=70$i SLURM_ARRAY_JOB_ID=700 SLURM_ARRAY_TASK_ID=$i SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NTASKS=1 \\

@@ -16,7 +16,7 @@ from unroll.own import says
 from unroll.policies.backbones import import_own, make_backbone, match_parameters, options_of
 from unroll.policies.backbones.matching import count_parameters
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MODULE = """
 from typing import Literal
 
@@ -233,7 +233,7 @@ def test_the_environment_imports_nothing_either(dataset, monkeypatch, capsys):
 
 
 def laws(name, *arguments):
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(ROOT / "tests/test_laws.py")]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(ROOT / "tests/laws/test_laws.py")]
     return subprocess.run([*command, "--backbone", name, *arguments], capture_output=True, text=True, timeout=120)
 
 
