@@ -133,10 +133,13 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
 
     def _check_sizes(self) -> int:
         """How many sequences a minibatch has."""
+        # The rollout is cut into sequences of equal length,
         length = self.sequence_length or self.n_steps
         if self.n_steps % length:
             raise HyperparameterError(f"sequence_length {length} is not a divisor of n_steps {self.n_steps}")
         n = self.n_steps * self.n_envs * world.size // length
+
+        # and a minibatch is some of them, whole.
         if self.batch_size is None:
             return math.ceil(n / 4)
         if self.batch_size % length or self.batch_size < 1:
@@ -260,6 +263,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
 
     def _log_update(self, epochs: list[list[Metrics]], settings: dict[str, Any]) -> None:
         """Log means over the minibatches (approx_kl: over those of the last epoch), under Stable-Baselines3's names."""
+        # The losses. The first minibatch was seen by the very policy that acted: its ratio must be 1.
         everything = [metrics for epoch in epochs for metrics in epoch]
         means = {name: mean_of(name, everything) for name in everything[0]}
         means["approx_kl"] = mean_of("approx_kl", epochs[-1])
@@ -269,6 +273,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         for name, value in means.items():
             self.logger.record(f"train/{name}", value)
 
+        # How well the value foretold the returns.
         buffer = self.rollout_buffer
         values = world.all_rows(torch.from_numpy(buffer.values.flatten())).numpy()
         returns = world.all_rows(torch.from_numpy(buffer.returns.flatten())).numpy()
