@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 import time
 import warnings
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -14,13 +16,14 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import FloatSchedule, explained_variance
 from torch import Tensor, nn
 
+from unroll.agents.common.checkpoint import latest_checkpoint
 from unroll.agents.common.distributed import world
 from unroll.agents.common.guards import check_finite, memory_guard, not_finite
 from unroll.agents.ppo.loss import PPOLoss
 from unroll.agents.ppo.memory_metrics import memory_metrics
 from unroll.agents.ppo.rollouts import RecurrentOnPolicyAlgorithm
 from unroll.agents.ppo.sequences import Sequences, make_sequences
-from unroll.errors import HyperparameterError, TrainingError
+from unroll.errors import CheckpointError, HyperparameterError, TrainingError
 from unroll.policies.actor_critic import RecurrentActorCriticPolicy
 from unroll.policies.backbones import map_state
 
@@ -324,6 +327,31 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         """Write what was logged, if it is the turn of this rollout."""
         if self.logs_now:
             super().dump_logs(self.rollouts)
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls: type[Self],
+        path: str | Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: torch.device | str = "auto",
+        **kwargs: Any,
+    ) -> Self:
+        """Load Stable-Baselines3's zip, as ``save`` writes it, or the agent of a run folder or a checkpoint.
+
+        Raises:
+            CheckpointError: the folder holds no agent of this kind; the zip names classes that are not here, as one of
+                an earlier version does.
+        """
+        if not isinstance(path, io.BufferedIOBase) and Path(path).is_dir():
+            from unroll.agents.ppo.training import load_ppo
+
+            vector = None if env is None else cls._wrap_env(env)
+            agent: Any = load_ppo(latest_checkpoint(path), str(device), vector)[0]
+            return agent
+        try:
+            return super().load(path, env, device, **kwargs)
+        except ModuleNotFoundError as error:
+            raise CheckpointError(f"{path}: of another version, or of another program ({error})") from None
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_loss"]

@@ -8,8 +8,9 @@ import pytest
 import torch
 from stable_baselines3.common.utils import obs_as_tensor
 
+import unroll
 from ppo_runs import FILES, NORMALIZED, TINY, agent_of, assert_one_line, exit_code, saved
-from unroll.agents import AGENTS, DecisionAgent, schemas
+from unroll.agents import AGENTS, DecisionAgent, RecurrentPPO, schemas
 from unroll.agents.evaluation import scoring
 from unroll.agents.evaluation.play import Episode, play
 from unroll.agents.ppo.checkpoint import save_ppo
@@ -176,3 +177,26 @@ def test_every_config_of_ppo_builds_an_agent_that_can_be_played(path):
         pytest.importorskip("popgym")
     job = AGENTS[config.agent].training(config, pytest.fail)
     assert job.player().env_id == job.name == config.env
+
+
+def test_an_agent_is_loaded_from_a_run_by_its_class_and_by_unroll_load():
+    agent, config = agent_of("--env", "TMaze10-v0")
+    folder = saved(agent, config, "run/checkpoints/step_00000032").parents[1]
+    observation = agent.env.reset()
+    expected, _ = agent.predict(observation, deterministic=True)
+    for loaded in (RecurrentPPO.load(folder), unroll.load(folder), unroll.load(folder / "checkpoints/step_00000032")):
+        assert isinstance(loaded, RecurrentPPO)
+        np.testing.assert_array_equal(loaded.predict(observation, deterministic=True)[0], expected)
+    assert RecurrentPPO.load(folder, env=agent.env).env is agent.env
+
+
+def test_a_zip_of_an_earlier_version_is_one_line(monkeypatch):
+    agent, _ = agent_of("--env", "TMaze10-v0")
+    agent.save("old.zip")
+
+    def gone(*_, **__):
+        raise ModuleNotFoundError("No module named 'policies'")
+
+    monkeypatch.setattr("stable_baselines3.common.save_util.cloudpickle.loads", gone)
+    with pytest.raises(CheckpointError, match=r"old\.zip: of another version, or of another program"):
+        RecurrentPPO.load("old.zip")
