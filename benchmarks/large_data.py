@@ -156,7 +156,7 @@ def resident(episodes: Episodes, gigabytes: float) -> Episodes:
         lengths=episodes.lengths[:n],
         terminated=episodes.terminated[:n],
         truncated=episodes.truncated[:n],
-        scan=None,
+        known_statistics=None,
     )
 
 

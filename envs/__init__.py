@@ -1,4 +1,4 @@
-"""Datasets and environments: ``load_episodes("minari:…" | "d4rl:…" | path)`` and ``make_vec_env(env_id)``."""
+"""Datasets, ``load_episodes("minari:…")``, and environments, ``make_vec_env("CartPole-v1")``."""
 
 from __future__ import annotations
 

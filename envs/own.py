@@ -12,7 +12,7 @@ from unroll.errors import EnvError, one_line
 
 
 def registered_id(name: str) -> str:
-    """The registered id of ``id``, or of ``module:id`` whose module is imported already.
+    """Return the registered id of ``id``, or of ``module:id`` whose module is imported already.
 
     Raises:
         EnvError: the module is not imported, or does not register that id.
@@ -31,7 +31,7 @@ def registered_id(name: str) -> str:
 
 
 def import_env(name: str) -> str:
-    """Import the module of ``module:id``, from the current folder or the installed ones; return the id.
+    """Import the module of ``module:id`` from the current folder or the installed ones. Return the id.
 
     For a name from the command line or from code, never for one from a file.
 

@@ -1,4 +1,12 @@
-"""The state of an environment as plain values, so that an episode that was cut off goes on to the same bits."""
+"""Save the state of an environment as plain values.
+
+With it an episode that was cut off goes on to the same bits.
+
+The state of each wrapper and of the environment itself is the attributes that are numbers, text,
+arrays or containers of such, its random generators, and the simulator's state of a MuJoCo
+environment. Attributes are saved by name: renaming one in a class of ``unroll.envs`` makes
+checkpoints of earlier versions unreadable.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +19,7 @@ import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
 from stable_baselines3.common.monitor import Monitor
 
-# where classes come from whose state is in their attributes, as numbers, arrays and generators
+# Modules whose classes have all of their state in such attributes.
 KNOWN = (
     "gymnasium.envs.classic_control",
     "gymnasium.envs.mujoco",
@@ -19,14 +27,20 @@ KNOWN = (
     "gymnasium.wrappers.transform_observation",
     "unroll.envs",
 )
+
 MUJOCO_STATE = mujoco.mjtState.mjSTATE_INTEGRATION
-DERIVED = ("xpos", "xipos")  # of the step before: what mj_forward makes of the state is newer than what rewards read
+# Rewards read these from the simulator's last step. mj_forward would compute newer ones from the
+# state.
+DERIVED = ("xpos", "xipos")
 
 
 class EpisodeMonitor(Monitor):
-    """Stable-Baselines3's Monitor, whose environment can be saved in the middle of an episode: a vector's
-    ``env_method("save_state")`` and ``env_method("load_state", …)`` reach it in any process. Its lists of episodes hold
-    the last one alone: with all that ever were, a long run's memory would grow."""
+    """Stable-Baselines3's Monitor with methods that save the environment within an episode.
+
+    A vector's ``env_method("save_state")`` and ``env_method("load_state", …)`` reach it in any
+    process. Its lists of episodes hold only the last one: with all that ever were, a long run would
+    need more and more RAM.
+    """
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         for episodes in (self.episode_returns, self.episode_lengths, self.episode_times):
@@ -34,30 +48,40 @@ class EpisodeMonitor(Monitor):
         return super().reset(**kwargs)
 
     def save_state(self) -> dict[str, Any] | None:
-        """Nested dicts, lists and tuples of numbers, text and arrays; None: this environment cannot be saved."""
+        """Return nested dicts, lists and tuples of numbers, text and arrays, or None."""
         state = save_env(self.env)
-        return None if state is None else {"env": state, "rewards": list(self.rewards), "needs_reset": self.needs_reset}
+        if state is None:
+            return None
+        return {"env": state, "rewards": list(self.rewards), "needs_reset": self.needs_reset}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from there, in an environment that was made alike and has been reset once."""
+        """Go on from a saved state, in an environment made alike that has been reset once."""
         load_env(self.env, state["env"])
-        self.rewards, self.needs_reset = state["rewards"], state["needs_reset"]
+        self.rewards = state["rewards"]
+        self.needs_reset = state["needs_reset"]
 
 
 def save_env(env: gym.Env) -> list[dict[str, Any]] | None:
-    """The state of each wrapper and of the environment itself; None where it cannot be known.
+    """Return the state of each wrapper and of the environment; None if one is unknown.
 
-    Known are Gymnasium's classic control and MuJoCo environments, the project's own, and any other environment that
-    has the methods ``save_state() -> dict`` and ``load_state(dict)``.
+    Known are Gymnasium's classic control and MuJoCo environments, the project's own, and any other
+    environment that has the methods ``save_state() -> dict`` and ``load_state(dict)``.
     """
     layers = list(_layers(env))
     if not all(_has_hooks(layer) or _is_known(layer) for layer in layers):
         return None
-    return [layer.save_state() if _has_hooks(layer) else _save_layer(layer) for layer in layers]
+
+    state = []
+    for layer in layers:
+        if _has_hooks(layer):
+            state.append(layer.save_state())
+        else:
+            state.append(_save_layer(layer))
+    return state
 
 
 def load_env(env: gym.Env, state: list[dict[str, Any]]) -> None:
-    """Put back what ``save_env`` gave.
+    """Put back a state that ``save_env`` returned.
 
     Raises:
         ValueError, KeyError, TypeError: it is the state of another environment.
@@ -70,6 +94,7 @@ def load_env(env: gym.Env, state: list[dict[str, Any]]) -> None:
 
 
 def _layers(env: gym.Env) -> Iterator[Any]:
+    """Iterate over the wrappers, the outermost first, and the environment itself."""
     while isinstance(env, gym.Wrapper):
         yield env
         env = env.env
@@ -86,13 +111,21 @@ def _is_known(layer: Any) -> bool:
 
 
 def _save_layer(layer: Any) -> dict[str, Any]:
-    values = {key: value for key, value in vars(layer).items() if _is_plain(value)}
-    generators = {key: value for key, value in vars(layer).items() if isinstance(value, np.random.Generator)}
-    state: dict[str, Any] = {"values": values, "random": {k: v.bit_generator.state for k, v in generators.items()}}
+    values = {}
+    generators = {}
+    for key, value in vars(layer).items():
+        if _is_plain(value):
+            values[key] = value
+        elif isinstance(value, np.random.Generator):
+            generators[key] = value.bit_generator.state
+
+    state: dict[str, Any] = {"values": values, "random": generators}
     if isinstance(layer, MujocoEnv):
         numbers = np.empty(mujoco.mj_stateSize(layer.model, MUJOCO_STATE))
         mujoco.mj_getState(layer.model, layer.data, numbers, MUJOCO_STATE)
-        state["mujoco"] = {"state": numbers} | {name: getattr(layer.data, name).copy() for name in DERIVED}
+        state["mujoco"] = {"state": numbers}
+        for name in DERIVED:
+            state["mujoco"][name] = getattr(layer.data, name).copy()
     return state
 
 
@@ -108,34 +141,48 @@ def _load_layer(layer: Any, state: dict[str, Any]) -> None:
 
 
 def _load_mujoco(env: MujocoEnv, saved: dict[str, np.ndarray]) -> None:
-    size = mujoco.mj_stateSize(env.model, MUJOCO_STATE)
-    for name, shape in (("state", (size,)), *((name, getattr(env.data, name).shape) for name in DERIVED)):
+    shapes = {"state": (mujoco.mj_stateSize(env.model, MUJOCO_STATE),)}
+    for name in DERIVED:
+        shapes[name] = getattr(env.data, name).shape
+    # The state of another model must not reach the simulator.
+    for name, shape in shapes.items():
         if saved[name].shape != shape or saved[name].dtype != np.float64:
             raise ValueError(f"the simulator's {name} is {saved[name].dtype} {saved[name].shape}, not float64 {shape}")
+
+    # mj_forward computes all that follows from the state, such as contacts.
     mujoco.mj_setState(env.model, env.data, saved["state"], MUJOCO_STATE)
     mujoco.mj_forward(env.model, env.data)
     for name in DERIVED:
         getattr(env.data, name)[...] = saved[name]
-    mujoco.mj_setState(env.model, env.data, saved["state"], MUJOCO_STATE)  # mj_forward has changed its warm start
+    # mj_forward has changed the warm start of its solver, which is part of the state.
+    mujoco.mj_setState(env.model, env.data, saved["state"], MUJOCO_STATE)
 
 
-def _fits(value: Any, now: Any) -> bool:
-    """Whether a saved value may take the place of the one that is there, by its kind."""
-    kind, other = _kind(now), _kind(value)
-    types = [part.dtype.kind for part in (value, now) if isinstance(part, np.ndarray | np.generic)]
-    if len(set(types)) > 1:
+def _fits(value: Any, present: Any) -> bool:
+    """Say whether a saved value may replace the present one, judged by its kind."""
+    numpy = np.ndarray | np.generic
+    if isinstance(value, numpy) and isinstance(present, numpy) and value.dtype.kind != present.dtype.kind:
         return False
+
+    # None may become something, and something None; a sequence keeps its length, an array its shape.
+    kind = _kind(present)
+    other = _kind(value)
     if kind == other == "sequence":
-        arrays = isinstance(value, np.ndarray) and isinstance(now, np.ndarray)
-        return value.shape == now.shape if arrays else len(value) == len(now)
+        if isinstance(value, np.ndarray) and isinstance(present, np.ndarray):
+            return value.shape == present.shape
+        return len(value) == len(present)
     return kind is not None and (kind == other or "nothing" in (kind, other))
 
 
 def _kind(value: Any) -> str | None:
+    """Name the kind of a plain value; None for any other."""
     if not _is_plain(value):
         return None
     kinds = {"nothing": type(None), "sequence": list | tuple | np.ndarray, "text": str, "mapping": dict}
-    return next((name for name, kind in kinds.items() if isinstance(value, kind)), "number")
+    for name, kind in kinds.items():
+        if isinstance(value, kind):
+            return name
+    return "number"
 
 
 def _is_plain(value: Any) -> bool:

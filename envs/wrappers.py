@@ -1,4 +1,4 @@
-"""Environment wrappers that put into the observation all that a policy acts on."""
+"""Environment wrappers that put everything into the observation on which a policy acts."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from unroll.errors import EnvError
 
 
 class PreviousAction:
-    """How an action is shown in the step after it: in ``space``, and as ``none()`` at an episode's start.
+    """A converter from an action to how the next step shows it, a member of ``space``.
 
-    Discrete actions, one or several, get one class more, the last, for "none yet"; others are zeros then.
+    Discrete actions, one or several, get one class more, the last, for "none yet" at an episode's
+    start. Others are zeros then.
 
     Raises:
-        EnvError: actions of another kind.
+        EnvError: the environment's actions are of another kind.
     """
 
     def __init__(self, env: gym.Env):
@@ -34,34 +35,42 @@ class PreviousAction:
             self.space = actions
             self._none = np.zeros(actions.shape, actions.dtype)
         elif isinstance(actions, gym.spaces.Box):
-            low, high = np.minimum(actions.low, 0), np.maximum(actions.high, 0)  # the zeros are within
-            self.space = gym.spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
+            # The zeros of "none yet" are within the bounds.
+            low = np.minimum(actions.low, 0).astype(np.float32)
+            high = np.maximum(actions.high, 0).astype(np.float32)
+            self.space = gym.spaces.Box(low, high, dtype=np.float32)
             self._none = np.zeros(actions.shape, np.float32)
         else:
             name = env.spec.id if env.spec else type(env.unwrapped).__name__
             raise EnvError(f"{name}: an action of {type(actions).__name__} cannot be shown in the step after it")
 
     def none(self) -> Any:
+        """Return what is shown at an episode's start."""
         return self._none.copy()  # whoever keeps an observation may change it
 
     def show(self, action: Any) -> Any:
+        """Return what is shown after `action`."""
         return np.array(action, self.space.dtype) - self._start
 
 
 class PreviousStep(gym.Wrapper):
-    """Shows what was done and what it paid in the step before, for a policy that has to find out how its world works.
+    """A wrapper that shows the action and the reward of the step before.
 
-    The observation is a Dict: the environment's own under "observation" (its own keys, if it is a Dict already),
-    "previous_action" (see :class:`PreviousAction`) and "previous_reward" (1,), 0 at an episode's start.
+    A policy that has to find out how its world works needs them. The observation is a Dict: the
+    environment's own under "observation" (its own keys, if it is a Dict already), "previous_action"
+    (see :class:`PreviousAction`) and "previous_reward" (1,), 0 at an episode's start.
     """
 
     def __init__(self, env: gym.Env, action: bool = True, reward: bool = True):
         super().__init__(env)
         space = env.observation_space
         self._is_dict = isinstance(space, gym.spaces.Dict)
-        spaces = dict(space.spaces) if isinstance(space, gym.spaces.Dict) else {"observation": space}
         self._action = PreviousAction(env) if action else None
         self._reward = reward
+
+        spaces = {"observation": space}
+        if isinstance(space, gym.spaces.Dict):
+            spaces = dict(space.spaces)
         if self._action:
             spaces["previous_action"] = self._action.space
         if reward:
@@ -78,7 +87,9 @@ class PreviousStep(gym.Wrapper):
         return self._dict(observation, shown, reward), reward, terminated, truncated, info
 
     def _dict(self, observation: Any, action: Any, reward: Any) -> dict[str, Any]:
-        shown = dict(observation) if self._is_dict else {"observation": observation}
+        shown = {"observation": observation}
+        if self._is_dict:
+            shown = dict(observation)
         if self._action:
             shown["previous_action"] = action
         if self._reward:
@@ -87,15 +98,16 @@ class PreviousStep(gym.Wrapper):
 
 
 class ReturnToGo(gym.Wrapper):
-    """Shows a decision policy what its training sequences hold: a Dict of ``SEQUENCE_KEYS``.
+    """A wrapper that shows a decision policy what its training sequences hold.
 
-    ``observation`` (D,), ``previous_action`` (see :class:`PreviousAction`), ``return_to_go`` (1,): the return asked for
-    minus the rewards so far, and ``timestep`` (1,). ``reset(options={"target_return": …})`` asks for another return.
+    The Dict of ``SEQUENCE_KEYS`` holds ``observation`` (D,), ``previous_action`` (see
+    :class:`PreviousAction`), ``return_to_go`` (1,), which is the return asked for minus the rewards
+    so far, and ``timestep`` (1,). ``reset(options={"target_return": …})`` asks for another return.
     """
 
     def __init__(self, env: gym.Env, target_return: float = 0.0):
         super().__init__(env)
-        self.target_return = target_return
+        self.target_return = target_return  # what reset() asks for by default
         self._action = PreviousAction(env)
         self.observation_space = gym.spaces.Dict(
             observation=env.observation_space,
@@ -108,8 +120,10 @@ class ReturnToGo(gym.Wrapper):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         options = dict(options or {})
+        # The option is for this wrapper alone: environments may refuse options that they do not know.
         self._return_to_go = float(options.pop("target_return", self.target_return))
-        self._timestep, self._previous_action = 0, self._action.none()
+        self._timestep = 0
+        self._previous_action = self._action.none()
         observation, info = self.env.reset(seed=seed, options=options or None)
         return self._dict(observation), info
 
@@ -127,3 +141,34 @@ class ReturnToGo(gym.Wrapper):
             "return_to_go": np.array([self._return_to_go], np.float32),
             "timestep": np.array([self._timestep], np.int64),
         }
+
+
+class NoisyActions(gym.ActionWrapper):
+    """Disturbs what the agent chose; the recording holds what was done."""
+
+    def __init__(self, env: gym.Env, noise: float):
+        super().__init__(env)
+        self.noise = noise
+        self._random = np.random.default_rng()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        if seed is not None:  # an episode's noise depends on its seed alone
+            self._random = np.random.default_rng(seed)
+        return super().reset(seed=seed, options=options)
+
+    def action(self, action: Any) -> Any:
+        space = self.env.action_space
+        if isinstance(space, gym.spaces.Discrete):
+            if self._random.random() >= self.noise:
+                return action
+            allowed = self._allowed(space)
+            return allowed[self._random.integers(len(allowed))]
+        assert isinstance(space, gym.spaces.Box)
+        error = self._random.normal(scale=self.noise, size=space.shape) * (space.high - space.low) / 2
+        return np.clip(action + error, space.low, space.high).astype(np.float32)
+
+    def _allowed(self, space: gym.spaces.Discrete) -> np.ndarray:
+        """The actions that the environment does not forbid now."""
+        if self.env.has_wrapper_attr("action_masks"):
+            return np.flatnonzero(self.env.get_wrapper_attr("action_masks")())
+        return np.arange(space.n)

@@ -17,28 +17,31 @@ class Action(nn.Module, ABC):
 
     @abstractmethod
     def embedding(self) -> nn.Module:
-        """A new module from ``encode(action)`` to vectors [B, …, d_model]."""
+        """Make a new module from ``encode(action)`` to vectors [B, …, d_model]."""
 
     @abstractmethod
     def encode(self, action: Tensor) -> Tensor:
-        """Actions in the units of the environment as the embedding and the error take them."""
+        """Convert actions in the units of the environment to what the embedding and the error take."""
 
     @abstractmethod
     def predict(self, features: Tensor) -> Tensor:
-        """features [B, …, d_model] → what ``error`` and ``choose`` take."""
+        """Compute from features [B, …, d_model] what ``error`` and ``choose`` take."""
 
     @abstractmethod
     def error(self, prediction: Tensor, action: Tensor) -> Tensor:
-        """The loss of each prediction, [B, …]."""
+        """Compute the loss of each prediction, [B, …]."""
 
     @abstractmethod
     def choose(self, prediction: Tensor, deterministic: bool) -> Tensor:
-        """The actions to take, in the units of the environment."""
+        """Choose the actions to take, in the units of the environment."""
 
 
 class BoxAction(Action):
-    """Continuous actions: a tanh, scaled to the bounds; squared error, averaged over the dimensions. There is no
-    distribution, so a stochastic choice is the deterministic one. Where both bounds are the same there is no choice."""
+    """Continuous actions: a tanh scaled to the bounds, with the squared error averaged over the dimensions.
+
+    There is no distribution, so a stochastic choice is the deterministic one. Where both bounds are the same there is
+    no choice.
+    """
 
     center: Tensor
     scale: Tensor
@@ -48,6 +51,7 @@ class BoxAction(Action):
         super().__init__()
         self.register_buffer("center", torch.from_numpy((space.high + space.low) / 2).float())
         self.register_buffer("scale", torch.from_numpy((space.high - space.low) / 2).float())
+        # a dimension without a choice is not divided by 0
         self.register_buffer("unit", torch.where(self.scale > 0, self.scale, 1.0), persistent=False)
         self.head = nn.Linear(d_model, space.shape[0])
 
@@ -87,11 +91,17 @@ class DiscreteAction(Action):
         return F.cross_entropy(prediction.flatten(0, -2), action.flatten(), reduction="none").view(action.shape)
 
     def choose(self, prediction: Tensor, deterministic: bool) -> Tensor:
-        return prediction.argmax(-1) if deterministic else torch.distributions.Categorical(logits=prediction).sample()
+        if deterministic:
+            return prediction.argmax(-1)
+        return torch.distributions.Categorical(logits=prediction).sample()
 
 
 def make_action(space: gym.Space, d_model: int) -> Action:
-    """The Action for a space; Box and Discrete are known."""
+    """Make the Action of a Box or Discrete space.
+
+    Raises:
+        ValueError: The space is of another kind, or its bounds are not finite.
+    """
     if isinstance(space, gym.spaces.Discrete):
         return DiscreteAction(space, d_model)
     if isinstance(space, gym.spaces.Box) and len(space.shape) == 1 and space.is_bounded():
@@ -100,7 +110,7 @@ def make_action(space: gym.Space, d_model: int) -> Action:
 
 
 def describe_space(space: gym.Space) -> dict[str, Any]:
-    """The space as plain data, for a checkpoint."""
+    """Describe a space as plain data, for a checkpoint."""
     if isinstance(space, gym.spaces.Discrete):
         return {"type": "Discrete", "n": int(space.n)}
     assert isinstance(space, gym.spaces.Box)
@@ -108,11 +118,13 @@ def describe_space(space: gym.Space) -> dict[str, Any]:
 
 
 def build_space(description: dict[str, Any]) -> gym.spaces.Box | gym.spaces.Discrete:
-    """The space that ``describe_space`` described; any exception for what is none."""
+    """Build the space that ``describe_space`` described. A description of anything else raises any exception."""
     if description["type"] == "Discrete":
         return gym.spaces.Discrete(int(description["n"]))
     if description["type"] != "Box":
         raise ValueError(f"no action space {description['type']!r}")
-    with np.errstate(over="ignore"):  # to infinity, which make_action refuses
-        low, high = (np.array(description[bound], np.float32) for bound in ("low", "high"))
+    # a number beyond float32 becomes infinity, which make_action refuses
+    with np.errstate(over="ignore"):
+        low = np.array(description["low"], np.float32)
+        high = np.array(description["high"], np.float32)
     return gym.spaces.Box(low, high)

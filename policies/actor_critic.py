@@ -20,38 +20,32 @@ from unroll.policies.masking import check_masks, mask_logits
 
 
 class Encoder(nn.Module):
-    """Features of observations → what is made of all that the episode has shown so far, [B, (T,) d_model]."""
+    """A linear map of the features of an observation, then a backbone. The policy calls both itself."""
 
     def __init__(self, features_dim: int, backbone: str, d_model: int, n_layers: int, options: dict[str, Any]):
         super().__init__()
         self.embed = Linear(features_dim, d_model)
         self.backbone = make_backbone(backbone, d_model, n_layers, **options)
 
-    def forward(self, features: Tensor, state: State | None, reset: Tensor | None) -> tuple[Tensor, State]:
-        return self.backbone(self.embed(features), state, reset)
-
-    def step(self, features: Tensor, state: State, reset: Tensor | None) -> tuple[Tensor, State]:
-        return self.backbone.step(linear(self.embed, features), state, reset)
-
 
 class RecurrentActorCriticPolicy(ActorCriticPolicy):
-    """observation → features extractor → backbone → one MLP each for the distribution of actions and for the value.
+    """A policy of observation → features → backbone → one MLP each for the actions' distribution and for the value.
 
     While acting it makes one ``step`` of the backbone, while learning one ``forward`` over whole sequences: the same
-    function. All other arguments are those of Stable-Baselines3's ActorCriticPolicy. With
-    ``share_features_extractor=False`` the critic has a features extractor and a backbone of its own.
+    function. With ``share_features_extractor=False`` the critic has a features extractor and a backbone of its own.
+    All other arguments are those of Stable-Baselines3's ActorCriticPolicy.
 
     Args:
-        backbone, d_model, n_layers, backbone_options: for ``make_backbone``. There is no dropout: the ratio of the new
-            to the old policy would not be 1 where they are the same.
-        reset_on_done: begin an episode with an empty memory. False keeps it from one episode of an environment to the
-            next, for tasks in which an agent learns from its own episodes (RL², Duan et al. 2016, arXiv 1611.02779);
-            returns end with the episode all the same.
+        backbone, d_model, n_layers, backbone_options: The arguments of ``make_backbone``. Dropout must be 0: with it,
+            the ratio of the new to the old policy would not be 1 where the two are the same.
+        reset_on_done: Begin each episode with an empty memory. False keeps the memory from one episode of an
+            environment to the next, for tasks in which an agent learns from its own episodes (RL², Duan et al. 2016,
+            arXiv 1611.02779). Returns end with the episode all the same.
 
     The state is a tuple of one backbone's state, or of the actor's and the critic's.
 
     Raises:
-        BackboneError: an unknown backbone or option.
+        BackboneError: The backbone or an option is unknown.
     """
 
     def __init__(
@@ -70,31 +64,31 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             backbone=backbone, d_model=d_model, n_layers=n_layers, options=dict(backbone_options or {})
         )
         self.reset_on_done = reset_on_done
-        self.rows: tuple[int, int] | None = None  # of several processes: the first of ours, and the number of all
+        # With several processes: the index of this one's first environment, and the number of all environments.
+        self.rows: tuple[int, int] | None = None
+
         for name, value in self.encoder_kwargs["options"].items():
             require("dropout" not in name or not value, f"{name} must be 0 in PPO, not {value}")
         if kwargs.get("optimizer_class", torch.optim.Adam) is torch.optim.Adam and "optimizer_kwargs" not in kwargs:
-            kwargs["optimizer_kwargs"] = dict(eps=1e-5, fused=True)  # Stable-Baselines3's eps
+            # eps is Stable-Baselines3's own
+            kwargs["optimizer_kwargs"] = dict(eps=1e-5, fused=True)
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _build_mlp_extractor(self) -> None:
-        """Also builds the memory: here the optimizer, which is made next, sees it once."""
-        n = 1 if self.share_features_extractor else 2
-        self.encoders = nn.ModuleList(Encoder(self.features_dim, **self.encoder_kwargs) for _ in range(n))
+        """Build the MLPs, and the encoders before them: the optimizer, which is made next, must see their weights."""
+        n_encoders = 1 if self.share_features_extractor else 2
+        self.encoders = nn.ModuleList(Encoder(self.features_dim, **self.encoder_kwargs) for _ in range(n_encoders))
         d_model = self.encoder_kwargs["d_model"]
         self.mlp_extractor = MlpExtractor(d_model, self.net_arch, self.activation_fn, self.device)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        own = dict(self.encoder_kwargs)
-        return super()._get_constructor_parameters() | {
-            "backbone_options": own.pop("options"),
-            **own,
-            "reset_on_done": self.reset_on_done,
-            "share_features_extractor": self.share_features_extractor,
-        }
+        own = {**self.encoder_kwargs, "reset_on_done": self.reset_on_done}
+        own["backbone_options"] = own.pop("options")
+        own["share_features_extractor"] = self.share_features_extractor
+        return super()._get_constructor_parameters() | own
 
     def initial_state(self, batch_size: int) -> State:
-        """The state before anything was seen."""
+        """Return the state before the first step of an episode."""
         return tuple(encoder.backbone.initial_state(batch_size) for encoder in self._encoders())
 
     def forward(  # type: ignore[override]
@@ -105,21 +99,25 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         deterministic: bool = False,
         action_masks: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, State]:
-        """One step of B environments: actions [B, …], values [B, 1], log-probabilities [B] and the next state.
+        """Make one step in B environments: actions [B, …], values [B, 1], log-probabilities [B] and the next state.
 
-        ``episode_start`` [B] bool, None: no episode begins; ``action_masks`` bool [B, mask_width]. Where ``rows`` is
-        set, actions are drawn for the environments of all processes, and the own ones taken: they are those that one
-        process would draw.
+        ``episode_start`` [B] is bool (None: no episode begins), ``action_masks`` is bool [B, mask_width].
         """
         actor, critic, state = self._step(obs, state, episode_start)
-        own, total = slice(None), len(actor)
+
+        # Several processes draw the actions that one process would draw: each draws for the environments of all, and
+        # takes its own.
+        own = slice(None)
+        total = len(actor)
         if self.rows is not None:
             first, total = self.rows
             own = slice(first, first + len(actor))
         distribution = self._distribution(_among(actor, own, total), _among(action_masks, own, total))
-        actions = distribution.get_actions(deterministic=deterministic)
+        drawn = distribution.get_actions(deterministic=deterministic)
+
         values = self.value_net(self.mlp_extractor.forward_critic(critic))
-        actions, log_prob = actions[own], distribution.log_prob(actions)[own]
+        actions = drawn[own]
+        log_prob = distribution.log_prob(drawn)[own]
         return actions.reshape(-1, *self.action_space.shape), values, log_prob, state  # type: ignore[misc]
 
     def evaluate_sequences(
@@ -130,41 +128,57 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         episode_start: Tensor,
         action_masks: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Values [B, T], log-probabilities [B, T] and entropies [B, T] (None: no formula) of what was done.
+        """Compute values [B, T], log-probabilities [B, T] and entropies [B, T] of the actions that were taken.
 
-        obs [B, T, …], actions [B, T, action_dim] or [B, T] (Discrete), ``state`` that before the first step,
-        ``episode_start`` bool [B, T], ``action_masks`` bool [B, T, mask_width].
+        obs is [B, T, …], actions [B, T, action_dim] or [B, T] (Discrete), ``state`` the state before the first step,
+        ``episode_start`` bool [B, T] and ``action_masks`` bool [B, T, mask_width]. Entropies are None for a
+        distribution that has no formula for them.
         """
         shape = episode_start.shape
-        actor, critic, _ = self._sequence(obs, state, episode_start)
-        distribution = self._distribution(actor, None if action_masks is None else action_masks.flatten(0, 1))
-        values = self.value_net(self.mlp_extractor.forward_critic(critic)).view(shape)
-        log_prob, entropy = distribution.log_prob(actions.flatten(0, 1)), distribution.entropy()
-        return values, log_prob.view(shape), None if entropy is None else entropy.view(shape)
+        inputs, reset = self._sequence_inputs(obs, episode_start)
+        latents = []
+        for encoder, features, before in zip(self._encoders(), inputs, state, strict=True):
+            latent, _ = encoder.backbone(encoder.embed(features), before, reset)
+            latents.append(latent.flatten(0, 1))
+
+        # steps are rows from here on; with one encoder, the actor and the critic see the same
+        if action_masks is not None:
+            action_masks = action_masks.flatten(0, 1)
+        distribution = self._distribution(latents[0], action_masks)
+        values = self.value_net(self.mlp_extractor.forward_critic(latents[-1])).view(shape)
+        log_prob = distribution.log_prob(actions.flatten(0, 1)).view(shape)
+        entropy = distribution.entropy()
+        return values, log_prob, None if entropy is None else entropy.view(shape)
 
     def states_after(self, obs: PyTorchObs, state: State, episode_start: Tensor) -> State:
-        """The state after sequences obs [B, T, …]."""
-        return self._sequence(obs, state, episode_start)[2]
+        """Return the state after sequences obs [B, T, …]."""
+        inputs, reset = self._sequence_inputs(obs, episode_start)
+        after = []
+        for encoder, features, before in zip(self._encoders(), inputs, state, strict=True):
+            _, next_state = encoder.backbone(encoder.embed(features), before, reset)
+            after.append(next_state)
+        return tuple(after)
 
     def gate_activations(self, obs: PyTorchObs, state: State) -> dict[str, Tensor]:
-        """What the gates of the backbones are in one step, from 0 to 1: by name, [B, channels of all layers]."""
-        parts = zip(self._encoders(), self._features(obs), state, strict=True)
-        return stack_gates(
-            [encoder.backbone.gate_activations(encoder.embed(x), before) for encoder, x, before in parts]
-        )
+        """Return the gates of the backbones in one step, from 0 to 1: by name, [B, channels of all layers]."""
+        gates = []
+        for encoder, features, before in zip(self._encoders(), self._features(obs), state, strict=True):
+            gates.append(encoder.backbone.gate_activations(encoder.embed(features), before))
+        return stack_gates(gates)
 
     def get_distribution(  # type: ignore[override]
         self, obs: PyTorchObs, state: State, episode_start: Tensor | None = None, action_masks: Tensor | None = None
     ) -> tuple[Distribution, State]:
-        """The distribution of the actions of B environments, and the next state."""
+        """Return the distribution of the actions of B environments, and the next state."""
         actor, _, state = self._step(obs, state, episode_start)
         return self._distribution(actor, action_masks), state
 
     def predict_values(  # type: ignore[override]
         self, obs: PyTorchObs, state: State, episode_start: Tensor | None = None
     ) -> Tensor:
-        """Values [B, 1] of the observations of B environments."""
-        return self.value_net(self.mlp_extractor.forward_critic(self._step(obs, state, episode_start)[1]))
+        """Return the values [B, 1] of the observations of B environments."""
+        _, critic, _ = self._step(obs, state, episode_start)
+        return self.value_net(self.mlp_extractor.forward_critic(critic))
 
     def predict(
         self,
@@ -174,27 +188,32 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         deterministic: bool = False,
         action_masks: np.ndarray | None = None,
     ) -> tuple[np.ndarray, State]:
-        """Actions for a batch of observations or for one, and the state for the next call.
+        """Choose actions for a batch of observations or for one, and return the state for the next call.
 
         ``state`` None begins anew; ``episode_start`` [B] empties the memory of these environments first.
 
         Raises:
-            ValueError: the state is of another number of environments.
+            ValueError: The state is that of another number of environments.
         """
         self.set_training_mode(False)
-        if isinstance(observation, tuple):  # the words of Stable-Baselines3 about what env.reset() gives
+        if isinstance(observation, tuple):
+            # This is what env.reset() returns; Stable-Baselines3 raises an error that explains it.
             super().predict(observation)
         obs, vectorized = self.obs_to_tensor(observation)
-        n = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+        n_envs = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+
+        # A new state needs no reset. Without one, or where no episode begins, backbones take the faster way.
         start = None
         if state is None:
-            state = self.initial_state(n)
+            state = self.initial_state(n_envs)
         elif self.reset_on_done and episode_start is not None and np.any(episode_start):
             start = torch.as_tensor(np.atleast_1d(np.asarray(episode_start, bool)), device=self.device)
-        map_state(lambda part: _check_rows(part, n), state)
+        map_state(lambda part: _check_rows(part, n_envs), state)
+
         masks = None
         if action_masks is not None:
-            masks = torch.from_numpy(check_masks(action_masks, self.action_space, n)).to(self.device)
+            masks = torch.from_numpy(check_masks(action_masks, self.action_space, n_envs)).to(self.device)
+
         with torch.no_grad():
             distribution, state = self.get_distribution(obs, state, start, masks)
             chosen = distribution.get_actions(deterministic=deterministic)
@@ -203,7 +222,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         return (actions if vectorized else actions.squeeze(0)), state
 
     def to_environment(self, actions: np.ndarray) -> np.ndarray:
-        """What the environment is given: continuous actions within its bounds."""
+        """Convert actions to what the environment takes: continuous ones within its bounds."""
         if not isinstance(self.action_space, spaces.Box):
             return actions
         if self.squash_output:
@@ -211,39 +230,35 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         return np.clip(actions, self.action_space.low, self.action_space.high)
 
     def set_training_mode(self, mode: bool) -> None:
-        if self.training != mode:  # it would visit every module at every step
+        # setting it visits every module, which is not worth doing at every step
+        if self.training != mode:
             super().set_training_mode(mode)
 
     def _step(self, obs: PyTorchObs, state: State, reset: Tensor | None) -> tuple[Tensor, Tensor, State]:
-        """What actor and critic see, each [B, d_model], and the next state."""
-        latents, states = zip(
-            *(
-                encoder.step(features, before, reset)
-                for encoder, features, before in zip(self._encoders(), self._features(obs), state, strict=True)
-            ),
-            strict=True,
-        )
-        return latents[0], latents[-1], states
+        """Make one step of the backbones: the actor's and the critic's latents [B, d_model], and the next state."""
+        latents = []
+        after = []
+        for encoder, features, before in zip(self._encoders(), self._features(obs), state, strict=True):
+            latent, next_state = encoder.backbone.step(linear(encoder.embed, features), before, reset)
+            latents.append(latent)
+            after.append(next_state)
+        return latents[0], latents[-1], tuple(after)
 
-    def _sequence(self, obs: PyTorchObs, state: State, reset: Tensor) -> tuple[Tensor, Tensor, State]:
-        """The same for sequences obs [B, T, …]: [B·T, d_model]."""
+    def _sequence_inputs(self, obs: PyTorchObs, episode_start: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """Extract the features [B, T, …] of sequences, for each encoder, and return the backbones' resets."""
+        # Stable-Baselines3's extractors take a batch of single observations.
         flat = {k: v.flatten(0, 1) for k, v in obs.items()} if isinstance(obs, dict) else obs.flatten(0, 1)
-        # a fused kernel has a faster way where no episode begins; CUDA would have to be waited for
-        some = reset if reset.is_cuda or bool(reset.any()) else None
-        latents, states = zip(
-            *(
-                encoder(features.unflatten(0, reset.shape), before, some)
-                for encoder, features, before in zip(self._encoders(), self._features(flat), state, strict=True)
-            ),
-            strict=True,
-        )
-        return latents[0].flatten(0, 1), latents[-1].flatten(0, 1), states
+        inputs = [features.unflatten(0, episode_start.shape) for features in self._features(flat)]
+
+        # Fused kernels have a faster way if no episode begins. To know that, CUDA would have to be waited for.
+        some = episode_start.is_cuda or bool(episode_start.any())
+        return inputs, episode_start if some else None
 
     def _encoders(self) -> list[Encoder]:
         return cast(list[Encoder], list(self.encoders))
 
     def _features(self, obs: PyTorchObs) -> list[Tensor]:
-        """One tensor for each encoder."""
+        """Extract the features of observations, one tensor for each encoder."""
         features = self.extract_features(obs)
         return list(features) if isinstance(features, tuple) else [features]
 
@@ -256,21 +271,21 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 
 
 class RecurrentActorCriticCnnPolicy(RecurrentActorCriticPolicy):
-    """The same for images, through the convolutions of Mnih et al. 2015."""
+    """A RecurrentActorCriticPolicy for images, with the convolutions of Mnih et al. 2015."""
 
     def __init__(self, *args: Any, features_extractor_class: type = NatureCNN, **kwargs: Any):
         super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
 
 
 class RecurrentMultiInputActorCriticPolicy(RecurrentActorCriticPolicy):
-    """The same for Dict observations, images among them."""
+    """A RecurrentActorCriticPolicy for Dict observations, which may hold images."""
 
     def __init__(self, *args: Any, features_extractor_class: type = CombinedExtractor, **kwargs: Any):
         super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
 
 
 def _among(rows: Any, own: slice, total: int) -> Any:
-    """The rows at the place ``own`` among ``total``, of which the others are zeros (of masks: true)."""
+    """Put rows at the place ``own`` among ``total`` rows. The others are zeros, or true in a mask."""
     if rows is None or len(rows) == total:
         return rows
     every = rows.new_full((total, *rows.shape[1:]), rows.dtype == torch.bool)

@@ -17,27 +17,29 @@ from unroll.policies.backbones.layers import Dropout, drop, norm, without_autoca
 from unroll.policies.normalizer import Normalizer
 from unroll.policies.window import Window
 
-MOST = 1 << 22  # steps of a sequence or an episode, and numbers of an observation
+# The most steps of a sequence or an episode, and numbers of an observation.
+MOST = 1 << 22
 
 
 class DecisionPolicy(nn.Module):
     """A sequence model of actions, conditioned on the return that is asked for (Chen et al. 2021, arXiv 2106.01345).
 
-    One environment step is one group of tokens: (previous action, return-to-go, observation), the information of the
-    paper's (return, observation, action) triples, shifted so that a step is known whole before its action is read off.
+    One environment step is one group of tokens: (previous action, return-to-go, observation). This is the information
+    of the paper's triples (return, observation, action), shifted so that a step is known completely before its action
+    is predicted.
 
     Args:
-        tokens: ``interleaved`` gives the backbone up to three tokens per step and reads the action off the last;
+        context: How many environment steps a training sequence has. An attention window is as long.
+        tokens: ``interleaved`` gives the backbone up to three tokens per step and predicts the action from the last;
             ``fused`` gives it their sum, one token per step.
-        condition: ``return``, or ``none``: no return-to-go, which is behaviour cloning.
-        previous_action: whether a step shows the action before it.
-        context: how many environment steps a training sequence has; an attention window is as long.
-        max_timestep: embed the timestep up to this one (later ones as this one); 0: no timestep embedding.
-        memory: while acting, ``carried`` keeps the backbone's state through the whole episode, O(1) per step;
-            ``window`` encodes the last ``context`` steps anew for every action, the published protocol.
+        condition: ``return``, or ``none`` for no return-to-go, which is behaviour cloning.
+        previous_action: Whether a step shows the action before it.
+        max_timestep: Embed the timestep up to this one, and later ones as this one. 0 means no timestep embedding.
+        memory: While acting, ``carried`` keeps the backbone's state through the whole episode, O(1) per step.
+            ``window`` encodes the last ``context`` steps anew for every action, which is the published protocol.
 
     Raises:
-        BackboneError: an unknown backbone or option, or a size that is none.
+        BackboneError: The backbone or an option is unknown, or a size is not allowed.
     """
 
     return_scale: Tensor
@@ -76,12 +78,14 @@ class DecisionPolicy(nn.Module):
             max_timestep=max_timestep,
             dropout=dropout,
         )
-        self.fused, self.max_timestep = tokens == "fused", max_timestep
+        self.fused = tokens == "fused"
+        self.max_timestep = max_timestep
         self.normalizer = Normalizer(observation_dim)
         self.register_buffer("return_scale", torch.ones(()))
         self.action = make_action(action_space, d_model)
 
-        self.embed = nn.ModuleDict()  # in the order of the tokens
+        # in the order of the tokens
+        self.embed = nn.ModuleDict()
         if previous_action:
             self.embed["previous_action"] = self.action.embedding()
         if condition == "return":
@@ -92,13 +96,7 @@ class DecisionPolicy(nn.Module):
         self.embed_norm = nn.LayerNorm(d_model)
         self.dropout = Dropout(dropout)
 
-        options = dict(backbone_options or {})
-        known = options_of(backbone)
-        length = context * self.tokens_per_step
-        # a memory that reaches further than a training sequence holds, when it is carried, what it never held there
-        for name, default in (("window", length), ("memory_span", max(2.0, length / 2)), ("dropout", dropout)):
-            if name in known:
-                options.setdefault(name, default)
+        options = fit_options(backbone, backbone_options or {}, context * self.tokens_per_step, dropout)
         self.backbone = make_backbone(backbone, d_model, n_layers, **options)
         self.memory = memory
 
@@ -111,28 +109,40 @@ class DecisionPolicy(nn.Module):
         if memory not in ("carried", "window"):
             raise ValueError(f"memory must be carried or window, not {memory!r}")
         self._memory = memory
-        length = self.config["context"] * self.tokens_per_step
+        acting: Backbone = self.backbone
+        if memory == "window":
+            acting = Window(self.backbone, self.config["context"] * self.tokens_per_step)
         # in a tuple, so that the module is not registered twice
-        self._acting: tuple[Backbone] = (self.backbone if memory == "carried" else Window(self.backbone, length),)
+        self._acting: tuple[Backbone] = (acting,)
 
     def forward(
         self, inputs: dict[str, Tensor], state: State | None = None, episode_start: Tensor | None = None
     ) -> tuple[Tensor, State]:
-        """Predictions [B, T, …] for whole sequences of ``SEQUENCE_KEYS`` [B, T, …], and the backbone's state."""
+        """Predict actions [B, T, …] for whole sequences of ``SEQUENCE_KEYS`` [B, T, …], and return the next state.
+
+        ``episode_start`` [B, T] None means that no step begins an episode.
+        """
         tokens = self.tokens(inputs)
+        # interleaved tokens: a sequence of tokens_per_step times as many steps for the backbone
         if self.tokens_per_step > 1:
             tokens = tokens.flatten(1, 2)
             if episode_start is not None:
                 episode_start = self._first_token(episode_start).flatten(1)
         features, state = self.backbone(tokens, state, episode_start)
-        return self.action.predict(features[:, self.tokens_per_step - 1 :: self.tokens_per_step]), state
+        # the action is predicted from a step's last token
+        last = features[:, self.tokens_per_step - 1 :: self.tokens_per_step]
+        return self.action.predict(last), state
 
     def step(
         self, inputs: dict[str, Tensor], state: State, episode_start: Tensor | None = None
     ) -> tuple[Tensor, State]:
-        """Predictions [B, …] for one step of ``SEQUENCE_KEYS`` [B, …]; the same function as ``forward`` when memory
-        is carried. ``episode_start`` None: no row begins an episode."""
-        tokens, acting = self.tokens(inputs), self._acting[0]
+        """Predict actions [B, …] for one step of ``SEQUENCE_KEYS`` [B, …], and return the next state.
+
+        This is the same function as ``forward`` if the memory is carried. ``episode_start`` [B] None means that no row
+        begins an episode.
+        """
+        tokens = self.tokens(inputs)
+        acting = self._acting[0]
         if self.tokens_per_step == 1:
             features, state = acting.step(tokens, state, episode_start)
         else:
@@ -142,36 +152,50 @@ class DecisionPolicy(nn.Module):
         return self.action.predict(features), state
 
     def initial_state(self, batch_size: int) -> State:
-        """The state of ``step`` before anything was seen."""
+        """Return the state of ``step`` before the first step of an episode."""
         return self._acting[0].initial_state(batch_size)
 
-    def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """Mean error of the predicted actions over the steps that are not padding (``mask`` [B, T]); over ``steps``
-        where the batch says how many count."""
-        prediction, _ = self(batch)
-        mask = batch["mask"]
-        steps = batch["steps"] if "steps" in batch else mask.sum()
-        return (self.action.error(prediction, batch["action"]) * mask).sum() / steps
-
     def tokens(self, inputs: dict[str, Tensor]) -> Tensor:
-        """The tokens [..., d_model] of inputs [...], or [..., tokens_per_step, d_model] where a step has several.
+        """Embed inputs [...] as tokens [..., d_model], or [..., tokens_per_step, d_model] where a step has several.
 
-        They are of the weights' type whatever the autocast, and with them all that blocks add to: in bfloat16 an
-        observation has three digits.
+        They have the weights' type whatever the autocast, and so has everything that blocks add to them: in bfloat16
+        an observation has three digits.
         """
         with without_autocast(inputs["observation"].device):
             parts = [embed(self._encode(name, inputs[name])) for name, embed in self.embed.items()]
             if self.embed_timestep is not None:
                 time = self.embed_timestep(inputs["timestep"].clamp_max(self.max_timestep))
-                parts = [*parts, time] if self.fused else [part + time for part in parts]
-        x = functools.reduce(torch.add, parts) if self.tokens_per_step == 1 else torch.stack(parts, -2)
+                # a sum takes the timestep once, separate tokens take it each
+                if self.fused:
+                    parts.append(time)
+                else:
+                    parts = [part + time for part in parts]
+
+        if self.tokens_per_step == 1:
+            x = functools.reduce(torch.add, parts)
+        else:
+            x = torch.stack(parts, -2)
         return drop(self.dropout, norm(self.embed_norm, x))
 
     def _first_token(self, episode_start: Tensor) -> Tensor:
-        """[..., tokens_per_step]: an episode begins with the first token of its first step."""
+        """Mark the tokens that begin an episode, [..., tokens_per_step]: the first tokens of their first steps."""
         return F.pad(episode_start[..., None], (0, self.tokens_per_step - 1))
 
     def _encode(self, name: str, value: Tensor) -> Tensor:
+        """Convert an input to what its embedding takes."""
         if name == "observation":
             return self.normalizer(value)
-        return self.action.encode(value) if name == "previous_action" else (value / self.return_scale)[..., None]
+        if name == "previous_action":
+            return self.action.encode(value)
+        return (value / self.return_scale)[..., None]
+
+
+def fit_options(backbone: str, options: dict[str, Any], length: int, dropout: float) -> dict[str, Any]:
+    """Complete the options of a backbone that is trained on sequences of ``length`` tokens.
+
+    A memory that reaches further would, when it is carried, hold what it never held in training.
+    """
+    defaults = {"window": length, "memory_span": max(2.0, length / 2), "dropout": dropout}
+    known = options_of(backbone)
+    fitting = {name: default for name, default in defaults.items() if name in known}
+    return fitting | options

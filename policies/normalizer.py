@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Normalizer(nn.Module):
-    """(x - mean) / std per dimension; a dimension that never varied in the data is only centred."""
+    """(x - mean) / std per dimension. A dimension that never varied in the data is only centred."""
 
     mean: Tensor
     std: Tensor
@@ -20,9 +20,10 @@ class Normalizer(nn.Module):
 
     def fit(self, mean: np.ndarray, std: np.ndarray) -> None:
         """Take these statistics, [dim] float64."""
-        std = np.where(std < 1e-6 * np.maximum(1.0, np.abs(mean)), 1.0, std)
+        # a deviation this small is rounding, and dividing by it would blow rounding up
+        is_constant = std < 1e-6 * np.maximum(1.0, np.abs(mean))
         self.mean.copy_(torch.from_numpy(mean))
-        self.std.copy_(torch.from_numpy(std))
+        self.std.copy_(torch.from_numpy(np.where(is_constant, 1.0, std)))
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std

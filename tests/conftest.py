@@ -24,7 +24,7 @@ torch.set_num_threads(1)  # the models are tiny; more threads would only wait fo
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--backbone", help="run tests/test_laws.py over this one alone: a name, or module:Class of your own"
+        "--backbone", help="run tests/laws/test_laws.py over this one alone: a name, or module:Class of your own"
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -114,3 +115,27 @@ def make_ppo(env: Any, policy: str = "MlpPolicy", **kwargs: Any) -> RecurrentPPO
     own = {key: kwargs.pop(key) for key in memory if key in kwargs}
     sizes: dict[str, Any] = dict(n_steps=16, n_epochs=2, seed=0, device="cpu") | kwargs
     return RecurrentPPO(policy, env, policy_kwargs=dict(d_model=16, n_layers=2, net_arch=[16]) | own, **sizes)
+
+
+class RatioErrors(BaseCallback):
+    """What every update logs, one rollout later."""
+
+    def _on_training_start(self):
+        self.logged = []
+
+    def _on_step(self):
+        return True
+
+    def _on_rollout_start(self):
+        if self.model._n_updates:
+            self.logged.append(self.logger.name_to_value["train/first_ratio_error"])
+
+
+def rollout(agent, updates=2):
+    """Sequences of a rollout after some updates of the policy, which begins in the middle of episodes, and the ratio
+    errors of those updates."""
+    callback = RatioErrors()
+    agent.learn(updates * agent.n_steps * agent.n_envs, callback, log_interval=None)
+    agent.collect_rollouts(agent.env, callback, agent.rollout_buffer, agent.n_steps)
+    assert len(callback.logged) == updates
+    return agent._sequences(), callback.logged

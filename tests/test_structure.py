@@ -23,8 +23,9 @@ PARTS = {
     "unroll.tables": set(),
     "unroll.configs": GROUND,
     "unroll.policies": GROUND,
-    "unroll.envs": GROUND,
-    "unroll.envs.datasets": {"unroll.envs.make"} | GROUND,
+    "unroll.envs": {"unroll.envs.datasets"} | GROUND,
+    "unroll.envs.datasets": {"unroll.envs.datasets.registered"} | GROUND,
+    "unroll.envs.datasets.registered": {"unroll.envs"} | GROUND,  # when a file names an environment
     "unroll.agents.common": COMMON,
     "unroll.agents.evaluation": COMMON,
     "unroll.agents.decision": {"unroll.agents.evaluation"} | COMMON,

@@ -1,4 +1,4 @@
-"""From ``train.py`` a reader reaches either loss in at most 4 calls of our own code, and the recurrence in at most 9."""
+"""From ``train.py`` a reader reaches either loss in at most 4 calls of our own code, the recurrence in at most 9."""
 
 import runpy
 import sys

@@ -1,4 +1,4 @@
-"""LAMB with a minimum trust: Adam whose step in each tensor is as long as the tensor itself, times the rate."""
+"""Optimizers: AdamW in its fused kernel, and LAMB with a minimum trust."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+MOST_NORM = 10.0  # of a weight tensor, beyond which a step grows no further with it
+
 
 class LAMB(torch.optim.Optimizer):
-    """LAMB (You et al. 2020, arXiv 1904.00962, algorithm 2) as SHA-RNN is trained with it (Merity 2019, arXiv
+    """Adam whose step in each tensor is as long as the tensor itself, times the learning rate.
+
+    It is LAMB (You et al. 2020, arXiv 1904.00962, algorithm 2) as SHA-RNN is trained with it (Merity 2019, arXiv
     1911.11423): no bias correction, and a trust ratio of at least ``min_trust``.
 
     step = m/(√v + eps) + weight_decay·w;  trust = max(min(‖w‖, 10)/‖step‖, min_trust), 1 where a norm is 0;
@@ -37,7 +41,7 @@ class LAMB(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """One update; the loss of ``closure`` if there is one. Nothing waits for the device."""
+        """Make one update; return the loss of ``closure`` if there is one. Nothing waits for the device."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -51,13 +55,22 @@ class LAMB(torch.optim.Optimizer):
     def _update(self, weight: Tensor, group: dict[str, Any]) -> None:
         state = self.state[weight]
         if not state:
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
+            state["exp_avg"] = torch.zeros_like(weight)
+            state["exp_avg_sq"] = torch.zeros_like(weight)
+
+        # Running means of the gradient and of its square, without Adam's bias correction.
         beta1, beta2 = group["betas"]
         mean = state["exp_avg"].lerp_(weight.grad, 1 - beta1)
         square = state["exp_avg_sq"].mul_(beta2).addcmul_(weight.grad, weight.grad, value=1 - beta2)
+
+        # Adam's step, with the weight decay inside, so that the trust ratio scales both.
         step = mean / square.sqrt().add_(group["eps"])
         step.add_(weight, alpha=group["weight_decay"])
-        weight_norm, step_norm = weight.norm().clamp_max(10), step.norm()
+
+        # The trust ratio: as far as the tensor is long, but never less than min_trust. A tensor of zeros has no
+        # length to go by, and takes the step as it is.
+        weight_norm = weight.norm().clamp_max(MOST_NORM)
+        step_norm = step.norm()
         trust = (weight_norm / step_norm).clamp_min(group["min_trust"])
         trust = torch.where((weight_norm > 0) & (step_norm > 0), trust, 1.0)
         weight.sub_(step.mul_(trust), alpha=group["lr"])

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from unroll.errors import TrackingError
+from unroll.errors import TrackingError, one_line
 
-PATIENCE = 30, 60  # seconds, for the server at the start, and for what is still to be sent at the end
+# Seconds that the server is given at the start, and what is still to be sent at the end.
+INIT_TIMEOUT = 30
+FINISH_TIMEOUT = 60
 
 
 @contextlib.contextmanager
@@ -28,26 +30,28 @@ def tracked(run: Path, config: dict[str, Any], tell: Callable[[str], Any]) -> It
     try:
         import wandb
     except ImportError:
-        raise TrackingError("--track wandb needs wandb: pip install -e '.[wandb]'") from None
+        raise TrackingError("--track wandb needs wandb: pip install 'unroll-rl[wandb]'") from None
+
     known = sorted((run / "wandb").glob("*run-*-*"))
-    start, end = PATIENCE
+    run_id = known[-1].name.rpartition("-")[2] if known else None
     try:
         there = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "unroll"),
             name="/".join(run.absolute().parts[-3:]),
-            id=known[-1].name.rpartition("-")[2] if known else None,
+            id=run_id,
             resume="allow",
             config=config,
             dir=run,
             sync_tensorboard=True,
-            settings=wandb.Settings(init_timeout=start, finish_timeout=end, silent=True),
+            settings=wandb.Settings(init_timeout=INIT_TIMEOUT, finish_timeout=FINISH_TIMEOUT, silent=True),
         )
     except wandb.Error as error:
         if not known:
             shutil.rmtree(run / "wandb", ignore_errors=True)  # the folder is still a new run's
-        why = " ".join(str(error).split())
+        why = one_line(error)
         raise TrackingError(f"--track wandb: {why}; with WANDB_MODE=offline it is kept for wandb sync") from None
     tell(there.url or f"to send it to Weights & Biases: wandb sync {Path(there.dir).parent}")
+
     try:
         yield
     except BaseException:

@@ -41,7 +41,7 @@ def decision_player(
     return Player(
         agent=agent,
         env_id=env_id,
-        make_env=lambda **kwargs: ReturnToGo(make_env(env_id, **own | kwargs)),
+        make_env=lambda **kwargs: ReturnToGo(make_env(env_id, env_kwargs=own, **kwargs)),
         show=ReturnToGo,
         env_kwargs=own,
         facts={
@@ -59,7 +59,7 @@ def decision_player(
 
 def check_spaces(env_id: str, env_kwargs: dict[str, Any], config: dict[str, Any]) -> None:
     """Raise EnvError unless the environment observes and acts as the policy of this config does."""
-    env = make_env(env_id, **env_kwargs)
+    env = make_env(env_id, env_kwargs=env_kwargs)
     shape = env.observation_space.shape
     actions = env.action_space
     env.close()

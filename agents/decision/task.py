@@ -14,8 +14,8 @@ from unroll.agents.common.guards import FLOAT32, check_budget
 from unroll.agents.common.restoring import check_arguments, check_count, check_fields, check_size
 from unroll.agents.decision.config import Hyperparameters
 from unroll.envs.datasets.episodes import Episodes
-from unroll.envs.datasets.rows import is_env_id
-from unroll.envs.datasets.statistics import moments, scan
+from unroll.envs.datasets.registered import is_env_id
+from unroll.envs.datasets.statistics import moments
 from unroll.errors import DatasetError
 from unroll.policies.actions import build_space, describe_space
 from unroll.policies.backbones import count_parameters
@@ -70,7 +70,7 @@ def return_scale(episodes: Episodes) -> float:
 
 def fit_statistics(policy: DecisionPolicy, episodes: Episodes) -> None:
     """Give the policy the scale of the observations and of the returns that it will learn from."""
-    values = scan(episodes)
+    values = episodes.statistics()
     policy.normalizer.fit(values.mean, values.std)
     policy.return_scale.fill_(return_scale(episodes))
 

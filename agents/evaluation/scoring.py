@@ -23,8 +23,10 @@ def evaluate(player: Player, n_episodes: int | None = None, seed: int | None = N
     Reset seeds are seed, seed + 1, …, the same for every target and every agent, so that results can be compared in
     pairs.
     """
-    n_episodes = player.episodes if n_episodes is None else n_episodes
-    seed = player.seed if seed is None else seed
+    if n_episodes is None:
+        n_episodes = player.episodes
+    if seed is None:
+        seed = player.seed
     pair, source = player.reference
 
     def scores(agent: Predictor, targets: list[float | None]) -> list[dict[str, Any]]:
@@ -52,6 +54,8 @@ def evaluate(player: Player, n_episodes: int | None = None, seed: int | None = N
         result["env_kwargs"] = player.env_kwargs
     if player.forgetful is not None:
         result["ablation"] = {"memory": WIPED, **scores(player.forgetful, [None])[0]}
+
+    # What a step costs, without the environment's own.
     env = player.make_env()
     result["step_latency_us"] = step_latency(player.agent, env, player.warm)
     env.close()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 import time
 import warnings
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -14,13 +16,14 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import FloatSchedule, explained_variance
 from torch import Tensor, nn
 
+from unroll.agents.common.checkpoint import latest_checkpoint
 from unroll.agents.common.distributed import world
 from unroll.agents.common.guards import check_finite, memory_guard, not_finite
 from unroll.agents.ppo.loss import PPOLoss
 from unroll.agents.ppo.memory_metrics import memory_metrics
 from unroll.agents.ppo.rollouts import RecurrentOnPolicyAlgorithm
 from unroll.agents.ppo.sequences import Sequences, make_sequences
-from unroll.errors import HyperparameterError, TrainingError
+from unroll.errors import CheckpointError, HyperparameterError, TrainingError
 from unroll.policies.actor_critic import RecurrentActorCriticPolicy
 from unroll.policies.backbones import map_state
 
@@ -133,10 +136,13 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
 
     def _check_sizes(self) -> int:
         """How many sequences a minibatch has."""
+        # The rollout is cut into sequences of equal length,
         length = self.sequence_length or self.n_steps
         if self.n_steps % length:
             raise HyperparameterError(f"sequence_length {length} is not a divisor of n_steps {self.n_steps}")
         n = self.n_steps * self.n_envs * world.size // length
+
+        # and a minibatch is some of them, whole.
         if self.batch_size is None:
             return math.ceil(n / 4)
         if self.batch_size % length or self.batch_size < 1:
@@ -260,6 +266,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
 
     def _log_update(self, epochs: list[list[Metrics]], settings: dict[str, Any]) -> None:
         """Log means over the minibatches (approx_kl: over those of the last epoch), under Stable-Baselines3's names."""
+        # The losses. The first minibatch was seen by the very policy that acted: its ratio must be 1.
         everything = [metrics for epoch in epochs for metrics in epoch]
         means = {name: mean_of(name, everything) for name in everything[0]}
         means["approx_kl"] = mean_of("approx_kl", epochs[-1])
@@ -269,6 +276,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         for name, value in means.items():
             self.logger.record(f"train/{name}", value)
 
+        # How well the value foretold the returns.
         buffer = self.rollout_buffer
         values = world.all_rows(torch.from_numpy(buffer.values.flatten())).numpy()
         returns = world.all_rows(torch.from_numpy(buffer.returns.flatten())).numpy()
@@ -319,6 +327,31 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         """Write what was logged, if it is the turn of this rollout."""
         if self.logs_now:
             super().dump_logs(self.rollouts)
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls: type[Self],
+        path: str | Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: torch.device | str = "auto",
+        **kwargs: Any,
+    ) -> Self:
+        """Load Stable-Baselines3's zip, as ``save`` writes it, or the agent of a run folder or a checkpoint.
+
+        Raises:
+            CheckpointError: the folder holds no agent of this kind; the zip names classes that are not here, as one of
+                an earlier version does.
+        """
+        if not isinstance(path, io.BufferedIOBase) and Path(path).is_dir():
+            from unroll.agents.ppo.training import load_ppo
+
+            vector = None if env is None else cls._wrap_env(env)
+            agent: Any = load_ppo(latest_checkpoint(path), str(device), vector)[0]
+            return agent
+        try:
+            return super().load(path, env, device, **kwargs)
+        except ModuleNotFoundError as error:
+            raise CheckpointError(f"{path}: of another version, or of another program ({error})") from None
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_loss"]

@@ -63,7 +63,7 @@ class PPO(Algorithm):
         from unroll.agents.ppo.player import wrappers
         from unroll.agents.ppo.step import ActorStep
         from unroll.agents.ppo.training import load_ppo
-        from unroll.envs.datasets.rows import in_words
+        from unroll.envs.spaces import in_words
 
         _refuse(checkpoint, "--memory", memory)
         agent, config = load_ppo(checkpoint, "cpu")

@@ -13,9 +13,9 @@ from unroll.agents.evaluation.player import Player
 from unroll.agents.ppo.agent import RecurrentPPO
 from unroll.agents.ppo.config import PPOConfig
 from unroll.envs.datasets.reference import reference_returns
-from unroll.envs.datasets.rows import in_words
 from unroll.envs.make import make_env
 from unroll.envs.own import registered_id
+from unroll.envs.spaces import in_words
 from unroll.envs.wrappers import PreviousStep
 from unroll.errors import EnvError
 from unroll.policies.backbones import State
@@ -87,7 +87,7 @@ def ppo_player(
     shown = wrappers(config)
 
     def make(**kwargs: Any) -> gym.Env:
-        return make_env(env_id, **shown, **own | kwargs)
+        return make_env(env_id, env_kwargs=own, **shown, **kwargs)
 
     def show(env: gym.Env) -> gym.Env:
         """The same of an environment whose observations are flat already."""
@@ -109,7 +109,7 @@ def ppo_player(
     )
 
 
-def wrappers(config: PPOConfig) -> dict[str, bool]:
+def wrappers(config: PPOConfig) -> dict[str, Any]:
     """How the environments are shown, as arguments of ``make_env``."""
     return {
         "previous_action": config.previous_action,

@@ -69,6 +69,7 @@ class Sequences:
             return self
 
         def in_order(rows: Tensor) -> Tensor:
+            # [process, part, environment, …] → [part, process, environment, …]
             return world.all_rows(rows).unflatten(0, (world.size, -1, n_envs)).transpose(0, 1).flatten(0, 2)
 
         def gather(value: Any) -> Any:
@@ -86,10 +87,14 @@ class Sequences:
         the mean over the minibatch. Of a minibatch of fewer sequences than processes, some yield one with weight 0.
         """
         total = len(self)
-        if world.size == 1 and size >= total:
+        if world.size == 1 and size >= total:  # one minibatch: nothing is drawn and nothing copied
             yield self, 1.0
             return
-        minibatches = torch.randperm(total).split(size) if size < total else [torch.arange(total)]
+
+        # Every process draws the same order, from the same generator.
+        minibatches: tuple[Tensor, ...] = (torch.arange(total),)
+        if size < total:
+            minibatches = torch.randperm(total).split(size)
         for drawn in minibatches:
             rows = drawn[world.rank :: world.size]
             weight = len(rows) * world.size / len(drawn)
@@ -117,17 +122,20 @@ def make_sequences(
         parts = torch.as_tensor(array).to(device).unflatten(0, (-1, length)).transpose(1, 2)
         return parts.flatten(0, 1)
 
+    # What was seen. The parts of a Dict are cut alike.
     observations: Any = buffer.observations
     if isinstance(observations, dict):
         observations = {key: cut(value) for key, value in observations.items()}
     else:
         observations = cut(observations)
 
+    # What was done. The buffer keeps a Discrete action in a row of one number.
     actions = cut(buffer.actions)
     if isinstance(buffer.action_space, spaces.Discrete):
         actions = actions.squeeze(-1)
     discrete = isinstance(buffer.action_space, spaces.Discrete | spaces.MultiDiscrete)
 
+    # Where the memory was emptied before a step.
     starts = buffer.episode_starts.astype(bool)
     return Sequences(
         observations=observations,

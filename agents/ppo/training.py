@@ -28,9 +28,9 @@ from unroll.agents.ppo.checkpoint import pack_ppo, read_ppo, restore_ppo, resume
 from unroll.agents.ppo.config import PPOConfig
 from unroll.agents.ppo.player import ppo_player, wrappers
 from unroll.configs.loading import plain_config, read_config
-from unroll.envs.datasets.rows import in_words
 from unroll.envs.make import make_vec_env
 from unroll.envs.own import registered_id
+from unroll.envs.spaces import in_words
 from unroll.errors import EnvError, UserError, one_line
 from unroll.policies.backbones import count_parameters
 
@@ -96,8 +96,10 @@ class PPOTraining:
         write_ppo(path, *self._whole.packed)
 
 
-def load_ppo(checkpoint: Path, device: str) -> tuple[RecurrentPPO, PPOConfig]:
-    """Load the agent of a checkpoint, in one environment, and the config that it was trained by.
+def load_ppo(checkpoint: Path, device: str, env: VecEnv | None = None) -> tuple[RecurrentPPO, PPOConfig]:
+    """Load the agent of a checkpoint and the config that it was trained by.
+
+    It is in ``env``, which must have VecNormalize around it if the run had; None: in one environment of its own.
 
     Raises:
         CheckpointError: it is damaged, of another agent or version, or its config names what is not here.
@@ -105,27 +107,31 @@ def load_ppo(checkpoint: Path, device: str) -> tuple[RecurrentPPO, PPOConfig]:
     tensors, state = read_ppo(checkpoint)
     config = read_config(state["config"], {"ppo": PPOConfig}, f"{checkpoint}/state.json")
     assert isinstance(config, PPOConfig)
-    config.n_envs = 1
+    config.n_envs = 1 if env is None else env.num_envs
     config.batch_size = None
     config.device = device  # type: ignore[assignment]
     with of_checkpoint(checkpoint):
         backbone = config.backbone
         parameters = count_parameters(backbone.name, backbone.d_model, backbone.n_layers, backbone.options)
         check_size(tensors, parameters)
-        agent = make_ppo(config, lambda _: None)
+        agent = make_ppo(config, lambda _: None, env=env)
     restore_ppo(agent, checkpoint, tensors, state)
     return agent, config
 
 
-def make_ppo(config: PPOConfig, tell: Tell, seed: int | None = None) -> RecurrentPPO:
-    """The untrained agent of a config whose backbone is settled. What the libraries warn of is told.
+def make_ppo(config: PPOConfig, tell: Tell, seed: int | None = None, env: VecEnv | None = None) -> RecurrentPPO:
+    """The untrained agent of a config whose backbone is settled, in ``env`` or in the config's environments.
+
+    What the libraries warn of is told.
 
     Raises:
         UserError: what the config describes cannot be had here; an EnvError for spaces that the agent cannot learn in.
     """
     check_device(config.device)
-    env = vector_env(config)
     seed = (config.seed if seed is None else seed) % 2**31
+    given = env is not None  # then its random numbers stay as they are
+    if env is None:
+        env = vector_env(config)
 
     # Fields that the constructor takes by the same name, and those that it takes in another form.
     arguments = shared_arguments(config, RecurrentPPO)
@@ -134,7 +140,7 @@ def make_ppo(config: PPOConfig, tell: Tell, seed: int | None = None) -> Recurren
         "clip_range": falling(config.clip_range, config.clip_schedule),
         "backbone": config.backbone.name,
         "policy_kwargs": policy_kwargs(config),
-        "seed": seed,
+        "seed": None if given else seed,
     }
     del arguments["env"]  # a name
     with warnings.catch_warnings(record=True) as caught:
@@ -145,7 +151,8 @@ def make_ppo(config: PPOConfig, tell: Tell, seed: int | None = None) -> Recurren
             raise
         except (AssertionError, ValueError) as error:  # how Stable-Baselines3 says that spaces do not suit it
             raise EnvError(f"ppo cannot learn in {config.env}: {one_line(error)}") from None
-    env.seed(seed + world.share(config.n_envs).start)  # of this process's first environment
+    if not given:
+        env.seed(seed + world.share(config.n_envs).start)  # of this process's first environment
     for warning in caught:
         tell(f"note: {one_line(warning.message)}")
     return agent
@@ -179,8 +186,8 @@ def vector_env(config: PPOConfig) -> VecEnv:
         config.n_envs // world.size,
         seed=config.seed,
         processes=config.vector == "processes",
+        env_kwargs=config.env_kwargs,
         **wrappers(config),
-        **config.env_kwargs,
     )
 
     # Images are scaled to 0 … 1 by the policy, and are not normalised.

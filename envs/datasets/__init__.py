@@ -1,1 +1,1 @@
-"""Recorded episodes: where they come from, what they hold, and how sequences are drawn from them."""
+"""Recorded episodes: where they come from, what they hold, and how to draw sequences from them."""

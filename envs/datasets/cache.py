@@ -1,13 +1,20 @@
-"""Converted datasets kept as flat .npy files, so that a set of thousands of short episodes is converted only once.
+"""Keep converted datasets as flat .npy files.
 
-``$UNROLL_CACHE`` or ``~/.cache/unroll`` holds one folder per dataset: an array per field and ``meta.json``. Its name
-contains a hash of the source files (path, size, time of change) and of what else decides the result. An entry is read
-without pickle, and checked against the checksums in its ``meta.json``; what does not agree is made again.
+So a set of thousands of short episodes is converted only once.
 
-A set that is large beside the memory (envs/stores.py) is written there while it is read, and its arrays are
-memory-mapped. Of an array above 1 GiB the checksum covers type, shape and 1,024 blocks of 64 KiB spread over it, 64 MiB
-in all: damage in between is not found. Nor are its values judged again at each start: what the doctor and the policy
-want to know of all of them is found once, after the conversion, and kept.
+``$UNROLL_CACHE`` or ``~/.cache/unroll`` holds one folder per dataset: an array per field and
+``meta.json``. Its name contains a hash of the source files (path, size, time of change) and of what
+else decides the result. An entry is read without pickle and checked against the checksums in its
+``meta.json``. An entry that does not agree is made again.
+
+A set that is large compared to RAM (see store.py) is written there while it is converted, and its
+arrays are memory-mapped. Two things are done once for such a set, because each start would
+otherwise read all of it again:
+
+* The checksum of an array above 1 GiB covers type, shape and 1,024 blocks of 64 KiB spread over it,
+  64 MiB in all. Damage between the blocks is not found.
+* The statistics and faults of all values (see statistics.py) are computed after the conversion and
+  kept.
 """
 
 from __future__ import annotations
@@ -33,13 +40,15 @@ import numpy as np
 from filelock import FileLock
 
 from unroll.envs.datasets.episodes import Episodes
-from unroll.envs.datasets.statistics import Scan, scan
+from unroll.envs.datasets.statistics import Statistics
 from unroll.envs.datasets.store import DiskStore, Store, is_large, refusals
 from unroll.errors import one_line
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3
+FORMAT = 3  # part of every entry's name: entries of another format are not looked at
+
+# The fields of Episodes that are arrays, and those of them with a fixed type and number of axes.
 ARRAYS = ("observations", "actions", "rewards", "lengths", "terminated", "truncated", "final_observations")
 TYPES = {
     "observations": (np.float32, 2),
@@ -49,10 +58,15 @@ TYPES = {
     "truncated": (np.bool_, 1),
     "final_observations": (np.float32, 2),
 }
+# The arrays that a large set leaves on the disk.
 MAPPED = ("observations", "actions", "rewards", "final_observations")
-SAMPLED_ABOVE, SAMPLES, PART = 1 << 30, 1024, 1 << 16  # bytes, parts, bytes
-TEXTS = ("name", "env_id", "reference_returns", "reference_name")
-OPTIONAL = (("env_id", str | None), ("reference_name", str | None))
+TEXTS = {"name": str, "env_id": str | None, "reference_name": str | None}
+
+# A checksum covers all of an array up to SAMPLED_ABOVE bytes, and SAMPLES blocks of PART bytes of a
+# larger one.
+SAMPLED_ABOVE = 1 << 30
+SAMPLES = 1024
+PART = 1 << 16
 
 
 def cached(
@@ -63,19 +77,30 @@ def cached(
     min_seconds: float = 0,
     variant: str = "",
 ) -> Episodes:
-    """``convert(store)``, or what it gave the last time for these files and this ``variant``.
+    """Return ``convert(store)``, or what it returned last for these files and this `variant`.
 
-    ``size`` says how many bytes its arrays will have. Of a small set only what took ``min_seconds`` to convert is kept,
-    and a folder that cannot be written costs one line in the log. Without room for a large one: DatasetError.
+    Args:
+        name: a name that people recognise in the cache's folder.
+        files: the files that are converted; a change of one makes a new entry.
+        convert: reads them, and puts the rows into the store that it is given.
+        size: tells how many bytes the converted arrays will have.
+        min_seconds: a small set is kept only if its conversion took this long.
+        variant: what else decides the result.
+
+    Raises:
+        DatasetError: there is no room for a large set. A small one that cannot be written costs a
+        line in the log.
     """
     folder = Path(os.environ.get("UNROLL_CACHE") or Path.home() / ".cache" / "unroll")
     entry = folder / f"{re.sub('[^A-Za-z0-9.-]', '-', name)[:80]}-{_key(files, variant)}"
     episodes = _kept(entry)
     if episodes is not None:
         return episodes
+
     expected = size()
     if is_large(expected):
         return _convert_large(convert, expected, entry)
+
     began = time.perf_counter()
     episodes = convert(Store())
     if time.perf_counter() - began >= min_seconds:
@@ -86,7 +111,19 @@ def cached(
     return episodes
 
 
+def _key(files: Sequence[Path], variant: str) -> str:
+    """Hash what decides the result of a conversion."""
+    stats = []
+    for file in files:
+        status = file.stat()
+        stats.append((str(file.absolute()), status.st_size, status.st_mtime_ns))
+    # The installed environments count as well: they decide about action spaces and step limits.
+    world = (gym.__version__, importlib.util.find_spec("gymnasium_robotics") is not None)
+    return hashlib.sha256(json.dumps([FORMAT, stats, variant, world]).encode()).hexdigest()[:20]
+
+
 def _kept(entry: Path) -> Episodes | None:
+    """Read an entry, or return None. A damaged one is removed."""
     if not entry.exists():
         return None
     try:
@@ -98,7 +135,7 @@ def _kept(entry: Path) -> Episodes | None:
 
 
 def _convert_large(convert: Callable[[Store], Episodes], size: int, entry: Path) -> Episodes:
-    """One process at a time converts a large set; the others wait, and read what it made."""
+    """Convert a large set in one process at a time. The others wait, and read its entry."""
     with contextlib.ExitStack() as stack:
         with refusals(entry.parent, size):
             entry.parent.mkdir(parents=True, exist_ok=True)
@@ -111,97 +148,148 @@ def _convert_large(convert: Callable[[Store], Episodes], size: int, entry: Path)
 
 
 def _write_large(convert: Callable[[Store], Episodes], size: int, entry: Path) -> None:
-    """Straight into the entry's files."""
+    """Convert straight into the files of an entry, which appears only when it is whole."""
     log.warning("%s: %.1f GB are converted, once, into %s", entry.name, size / 1e9, entry)
     temporary = entry.with_name(f".{entry.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)  # what a process that was killed has left
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, temporary, ignore_errors=True)
         store = stack.enter_context(contextlib.closing(DiskStore(temporary, size)))
         episodes = convert(store)
-        episodes = dataclasses.replace(episodes, scan=scan(episodes))
+        episodes = dataclasses.replace(episodes, known_statistics=episodes.statistics())
         with refusals(entry.parent, size):
             _write_rest(episodes, temporary, store.names)
             os.rename(temporary, entry)
 
 
-def _key(files: Sequence[Path], variant: str) -> str:
-    """The installed environments count as well: they decide about action spaces and step limits."""
-    stats = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    world = gym.__version__, importlib.util.find_spec("gymnasium_robotics") is not None
-    return hashlib.sha256(json.dumps([FORMAT, stats, variant, world]).encode()).hexdigest()[:20]
-
-
 def _write(episodes: Episodes, entry: Path) -> None:
+    """Write an entry, which appears only when it is whole."""
     entry.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{entry.name}.", dir=entry.parent))
     try:
         _write_rest(episodes, temporary, written=())
-        shutil.rmtree(entry, ignore_errors=True)  # that another process has made meanwhile
+        shutil.rmtree(entry, ignore_errors=True)  # another process may have made it meanwhile
         os.rename(temporary, entry)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # gone after the rename; left where writing failed
 
 
 def _write_rest(episodes: Episodes, folder: Path, written: Collection[str]) -> None:
-    """All but the arrays that are there already, and ``meta.json``."""
-    arrays = {key: getattr(episodes, key) for key in ARRAYS if getattr(episodes, key) is not None}
+    """Write ``meta.json`` and the arrays that are not in `written`."""
+    arrays: dict[str, np.ndarray] = {}
+    for key in ARRAYS:
+        values = getattr(episodes, key)
+        if values is not None:
+            arrays[key] = values
+
+    # An action space is its number of actions, or the bounds of a box.
+    meta: dict[str, Any] = {"n": None}
     space = episodes.action_space
     if isinstance(space, gym.spaces.Box):
-        arrays |= {"low": space.low, "high": space.high}
-    if episodes.scan is not None:
-        arrays |= {"mean": episodes.scan.mean, "std": episodes.scan.std}
+        arrays["low"] = space.low
+        arrays["high"] = space.high
+    else:
+        meta["n"] = int(space.n)
+
+    # Statistics are two arrays, and the faults as a list of three.
+    meta["faults"] = None
+    known = episodes.known_statistics
+    if known is not None:
+        arrays["mean"] = known.mean
+        arrays["std"] = known.std
+        meta["faults"] = [known.not_finite, known.outside, known.partly_known]
+
     for key in arrays.keys() - set(written):
         np.save(folder / f"{key}.npy", arrays[key], allow_pickle=False)
-    meta = {key: getattr(episodes, key) for key in TEXTS}
-    meta |= {"n": None if isinstance(space, gym.spaces.Box) else int(space.n)}
-    found = episodes.scan
-    meta |= {"faults": None if found is None else [found.not_finite, found.outside, found.partly_known]}
-    meta |= {"checksums": {key: _checksum(values) for key, values in arrays.items()}}
-    meta |= {"checksum": _meta_checksum(meta)}
+    for key in (*TEXTS, "reference_returns"):
+        meta[key] = getattr(episodes, key)
+    meta["checksums"] = {key: _checksum(values) for key, values in arrays.items()}
+    meta["checksum"] = _meta_checksum(meta)
     (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
 
 def _read(entry: Path) -> Episodes:
+    """Read an entry and check it. A damaged one raises an exception of any kind."""
     meta: dict[str, Any] = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
     if meta.pop("checksum") != _meta_checksum(meta):
         raise ValueError("meta.json differs from its checksum")
-    if not set(ARRAYS) - {"final_observations"} <= set(meta["checksums"]) <= {*ARRAYS, "low", "high", "mean", "std"}:
+    arrays = _read_arrays(entry, meta["checksums"])
+
+    space: gym.spaces.Box | gym.spaces.Discrete
+    low = arrays.pop("low", None)
+    high = arrays.pop("high", None)
+    if meta["n"] is None and not low.dtype == high.dtype == np.float32:
+        raise ValueError("the bounds of its actions are no float32")
+    if meta["n"]:
+        space = gym.spaces.Discrete(meta["n"])
+    else:
+        space = gym.spaces.Box(low, high, dtype=np.float32)
+
+    texts = {}
+    for key, kind in TEXTS.items():
+        texts[key] = meta[key]
+        if not isinstance(meta[key], kind):
+            raise ValueError("its names are no text")
+    reference = meta["reference_returns"]
+    if reference is not None:
+        random, expert = map(float, reference)
+        reference = (random, expert)
+
+    known = None
+    if meta["faults"] is not None:
+        not_finite, outside, partly_known = meta["faults"]
+        known = Statistics(
+            mean=arrays.pop("mean"),
+            std=arrays.pop("std"),
+            not_finite=not_finite,
+            outside=tuple(outside),
+            partly_known=tuple(partly_known),
+        )
+
+    episodes = Episodes(
+        action_space=space,
+        reference_returns=reference,
+        known_statistics=known,
+        **texts,
+        **arrays,
+    )
+    _check_shapes(episodes)
+    return episodes
+
+
+def _read_arrays(entry: Path, checksums: dict[str, str]) -> dict[str, Any]:
+    """Read the arrays that `checksums` names: into RAM, or memory-mapped where they are large."""
+    if not set(ARRAYS) - {"final_observations"} <= set(checksums) <= {*ARRAYS, "low", "high", "mean", "std"}:
         raise ValueError("its arrays are not those of a dataset")
-    # mapped first: a header that declares more than the file holds allocates nothing then
-    arrays: dict[str, Any] = {key: np.load(entry / f"{key}.npy", "r", allow_pickle=False) for key in meta["checksums"]}
+    # All are mapped at first: so a header that declares more than the file holds allocates nothing.
+    arrays: dict[str, Any] = {}
+    for key in checksums:
+        arrays[key] = np.load(entry / f"{key}.npy", "r", allow_pickle=False)
+
     large = is_large(sum(values.nbytes for values in arrays.values()))
     for key, values in arrays.items():
         if not (large and key in MAPPED):
-            arrays[key] = values = np.array(values)
-        if _checksum(values) != meta["checksums"][key]:
+            arrays[key] = np.array(values)
+        if _checksum(arrays[key]) != checksums[key]:
             raise ValueError(f"{key} differs from its checksum")
-    low, high = arrays.pop("low", None), arrays.pop("high", None)
-    if meta["n"] is None and not low.dtype == high.dtype == np.float32:
-        raise ValueError("the bounds of its actions are no float32")
-    space = gym.spaces.Discrete(meta["n"]) if meta["n"] else gym.spaces.Box(low, high, dtype=np.float32)
-    texts = {key: meta[key] for key in TEXTS}
-    if texts["reference_returns"] is not None:
-        random, expert = map(float, texts["reference_returns"])
-        texts["reference_returns"] = random, expert
-    if any(not isinstance(texts[key], kind) for key, kind in (("name", str), *OPTIONAL)):
-        raise ValueError("its names are no text")
-    known = None
-    if meta["faults"] is not None:
-        not_finite, outside, partly = meta["faults"]
-        known = Scan(arrays.pop("mean"), arrays.pop("std"), not_finite, tuple(outside), tuple(partly))
-    episodes = Episodes(action_space=space, scan=known, **texts, **arrays)
+    return arrays
+
+
+def _check_shapes(episodes: Episodes) -> None:
+    """Raise ValueError unless the arrays have their types and fit each other."""
     for key, (kind, axes) in TYPES.items():
         values = getattr(episodes, key)
         if values is not None and (values.dtype != kind or values.ndim != axes):
             raise ValueError(f"{key} is {values.dtype} of {values.ndim} axes")
     if not len(episodes.observations) == len(episodes.actions) == episodes.n_steps == episodes.lengths.sum():
         raise ValueError("its arrays do not fit each other")
-    return episodes
 
 
 def _checksum(values: np.ndarray) -> str:
-    """Of type, shape and contents: CRC-32 finds damage, at memory speed; it is no protection against intent."""
+    """Describe type, shape and contents.
+
+    CRC-32 finds damage at the speed of RAM; it does not protect from intent.
+    """
     data = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
     starts: Sequence[int] = range(0, len(data), PART)
     if len(data) > SAMPLED_ABOVE:
@@ -213,5 +301,4 @@ def _checksum(values: np.ndarray) -> str:
 
 
 def _meta_checksum(meta: dict[str, Any]) -> int:
-    """Of what meta.json says."""
     return zlib.crc32(json.dumps(meta, sort_keys=True).encode())

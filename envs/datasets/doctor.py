@@ -1,4 +1,4 @@
-"""What a dataset holds, and what makes it unfit for training."""
+"""Say what a dataset holds, and what makes it unfit for training."""
 
 from __future__ import annotations
 
@@ -10,32 +10,38 @@ from rich.text import Text
 
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.reference import normalized_score
-from unroll.envs.datasets.statistics import read, scan
-from unroll.envs.spaces import env_spaces, is_registered
+from unroll.envs.datasets.registered import env_spaces, is_registered
+from unroll.envs.datasets.statistics import read
 
 
 def problems(episodes: Episodes) -> list[str]:
-    """Everything that forbids training on these episodes, one line each, the worst first; empty if they are fit."""
-    return _inconsistencies(episodes) or _bad_values(episodes) + _misfits(episodes)
+    """List what forbids training on these episodes, one line each, the worst first."""
+    found = _inconsistencies(episodes)
+    if not found:  # otherwise no row can be trusted
+        found = _bad_values(episodes) + _misfits(episodes)
+    return found
 
 
 def _inconsistencies(episodes: Episodes) -> list[str]:
-    """Arrays that do not fit each other: with these, no row can be trusted."""
+    """List the arrays that do not fit each other."""
     found = []
     n = len(episodes.observations)
     for name in ("actions", "rewards"):
         if len(getattr(episodes, name)) != n:
             found.append(f"{name} has {len(getattr(episodes, name))} rows, observations {n}")
+
     if len(episodes) == 0 or n == 0:
         found.append("there are no steps")
     elif (episodes.lengths <= 0).any():
         found.append(f"episode {int(np.argmax(episodes.lengths <= 0))} has no steps")
     if episodes.lengths.sum() != n:
         found.append(f"the episodes' lengths add up to {episodes.lengths.sum()}, observations has {n} rows")
+
     for name in ("terminated", "truncated", "final_observations"):
         values = getattr(episodes, name)
         if values is not None and len(values) != len(episodes):
             found.append(f"{name} has {len(values)} rows for {len(episodes)} episodes")
+
     space = episodes.action_space
     if isinstance(space, gym.spaces.Box) and episodes.actions.shape[1:] != space.shape:
         found.append(f"actions has rows of shape {episodes.actions.shape[1:]}, its space {space.shape}")
@@ -46,71 +52,99 @@ def _inconsistencies(episodes: Episodes) -> list[str]:
 
 
 def _bad_values(episodes: Episodes) -> list[str]:
-    found, values = [], scan(episodes)
-    for name, (count, first) in values.not_finite.items():
+    """List the arrays that hold NaN, infinities or actions outside of their space."""
+    found = []
+    statistics = episodes.statistics()
+    for name, (count, first) in statistics.not_finite.items():
         found.append(f"{name} is NaN or infinite in {count} rows, first in row {first}")
-    count, first = values.partly_known
+
+    count, first = statistics.partly_known
     if count:
         found.append(f"the observation after episode {first} is NaN or infinite in part")
+
     space = episodes.action_space
     if isinstance(space, gym.spaces.Box) and not space.is_bounded():
         found.append(f"actions has no bounds in its space {space}")
-    count, first = values.outside
+    count, first = statistics.outside
     if count:
         found.append(f"actions lies outside of {_describe(space)} in {count} rows, first in row {first}")
     return found
 
 
 def _misfits(episodes: Episodes) -> list[str]:
-    """Where the data do not fit the environment that they name."""
-    spaces = env_spaces(episodes.env_id)
-    if spaces is None:
+    """List where the data do not fit the environment that they name."""
+    width, expected = env_spaces(episodes.env_id)
+    if expected is None:
         return []
+
     found = []
-    width, expected = spaces
     if width not in (None, episodes.observation_dim):
         found.append(f"observations is {episodes.observation_dim} wide, {episodes.env_id}'s are {width}")
+
+    # Fewer choices than the environment's are fine: a recording need not show all of them.
     space = episodes.action_space
     if isinstance(expected, gym.spaces.Box | gym.spaces.Discrete) and type(space) is not type(expected):
         found.append(f"actions is {_describe(space)}, {episodes.env_id}'s are {_describe(expected)}")
-    elif isinstance(space, gym.spaces.Box) and space.shape != expected.shape:
-        found.append(f"actions is {_width(space)} wide, {episodes.env_id}'s are {_width(expected)}")
-    elif isinstance(space, gym.spaces.Discrete) and isinstance(expected, gym.spaces.Discrete) and space.n > expected.n:
+    elif isinstance(space, gym.spaces.Box):
+        if space.shape != expected.shape:
+            found.append(f"actions is {_width(space)} wide, {episodes.env_id}'s are {_width(expected)}")
+    elif isinstance(expected, gym.spaces.Discrete) and space.n > expected.n:
         found.append(f"actions has {space.n} choices, {episodes.env_id} {expected.n}")
     return found
 
 
 def print_report(episodes: Episodes, source: str, console: Console | None = None) -> bool:
-    """Print the report; whether the episodes can be trained on."""
+    """Print what a dataset holds and what is wrong with it. Return whether it is fit."""
     console = console or Console(highlight=False)
     found = problems(episodes)
+
+    facts = {"dataset": source}
+    if not _inconsistencies(episodes):
+        # The statistics of NaN are NaN without a warning; the last line says where they are.
+        with np.errstate(all="ignore"):
+            facts |= _facts(episodes)
+
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
-    with np.errstate(all="ignore"):  # statistics of NaN are NaN, and the last line says where they are
-        rows = {"dataset": source} | ({} if _inconsistencies(episodes) else _facts(episodes))
-    for label, value in rows.items():
+    for label, value in facts.items():
         table.add_row(label, Text(value))
     console.print(table)
-    verdict = f"no: {'; '.join(found)}" if found else "yes"
-    console.print(Text(f"can be trained on: {verdict}", style="red" if found else "green"), soft_wrap=True)
+
+    verdict = Text("can be trained on: yes", style="green")
+    if found:
+        verdict = Text(f"can be trained on: no: {'; '.join(found)}", style="red")
+    console.print(verdict, soft_wrap=True)
     return not found
 
 
 def _facts(episodes: Episodes) -> dict[str, str]:
-    """Label → value, for episodes whose arrays fit each other."""
-    returns, reference = episodes.returns, episodes.reference_returns
-    ended, cut = int(episodes.terminated.sum()), int(episodes.truncated.sum())
+    """Return label → value for episodes whose arrays fit each other."""
+    # How the episodes ended.
+    ended = int(episodes.terminated.sum())
+    cut = int(episodes.truncated.sum())
     unfinished = len(episodes) - ended - cut
+
     env = "none named"
     if episodes.env_id:
-        env = f"{episodes.env_id} ({'registered' if is_registered(episodes.env_id) else 'not registered here'})"
+        state = "registered" if is_registered(episodes.env_id) else "not registered here"
+        env = f"{episodes.env_id} ({state})"
+
+    width = f"{episodes.observation_dim} wide"
     constant = np.flatnonzero(np.ptp(episodes.observations, axis=0) == 0)
-    width = f"{episodes.observation_dim} wide" + (f", constant: {_list(constant)}" if len(constant) else "")
-    score, origin = "no reference returns, so no score", "none"
+    if len(constant):
+        width += f", constant: {_list(constant)}"
+
+    # What they earned, also on the scale from the random policy's return to the expert's.
+    returns = episodes.returns
+    reference = episodes.reference_returns
+    score = "no reference returns, so no score"
+    origin = "none"
     if reference:
-        mean, best = (normalized_score(float(value), reference) for value in (returns.mean(), returns.max()))
+        mean = normalized_score(float(returns.mean()), reference)
+        best = normalized_score(float(returns.max()), reference)
         score = f"mean {mean:.1f}, max {best:.1f}"
         origin = f"{reference[0]:.6g} is 0, {reference[1]:.6g} is 100 ({episodes.reference_name})"
+
     return {
         "environment": env,
         "episodes": f"{len(episodes):,} ({ended:,} terminated, {cut:,} truncated, {unfinished:,} unfinished)",
@@ -120,7 +154,7 @@ def _facts(episodes: Episodes) -> dict[str, str]:
         "normalized": score,
         "reference": origin,
         "observations": width,
-        "actions": f"{_describe(episodes.action_space)}, {_saturation(episodes)}",
+        "actions": f"{_describe(episodes.action_space)}, {_use_of_actions(episodes)}",
         "after the end": _final(episodes),
     }
 
@@ -132,30 +166,44 @@ def _final(episodes: Episodes) -> str:
     return f"final observation known for {known:,} of {len(episodes):,} episodes"
 
 
-def _saturation(episodes: Episodes) -> str:
-    space, actions = episodes.action_space, episodes.actions
+def _use_of_actions(episodes: Episodes) -> str:
+    """Say how often each discrete action was chosen, or a continuous one was at a bound."""
+    space = episodes.action_space
+    actions = episodes.actions
     if isinstance(space, gym.spaces.Discrete):
         n = int(space.n)
-        chosen = sum(np.bincount(np.clip(part, 0, n - 1), minlength=n) for part in read(actions))
-        shares = np.asarray(chosen) / len(actions)
-        return "chosen " + " / ".join(f"{share:.1%}" for share in shares[:10]) + (" …" if space.n > 10 else "")
-    at_bound = sum(int(((part <= space.low) | (part >= space.high)).sum()) for part in read(actions))
+        chosen = np.zeros(n, np.int64)
+        for part in read(actions):
+            chosen += np.bincount(np.clip(part, 0, n - 1), minlength=n)
+        text = "chosen " + " / ".join(f"{share:.1%}" for share in (chosen / len(actions))[:10])
+        if n > 10:
+            text += " …"
+        return text
+
+    at_bound = 0
+    for part in read(actions):
+        at_bound += int(((part <= space.low) | (part >= space.high)).sum())
     return f"{at_bound / max(1, actions.size):.1%} of the components at a bound"
 
 
 def _quantiles(values: np.ndarray) -> str:
-    levels = [values.mean(), *np.quantile(values, [0, 0.1, 0.5, 0.9, 1])]
     labels = ("mean", "min", "10 %", "median", "90 %", "max")
-    numbers = (f"{level:.0f}" if abs(level) >= 1000 else f"{level:.4g}" for level in levels)
-    return ", ".join(f"{label} {number}" for label, number in zip(labels, numbers, strict=True))
+    levels = [values.mean(), *np.quantile(values, [0, 0.1, 0.5, 0.9, 1])]
+    found = []
+    for label, level in zip(labels, levels, strict=True):
+        number = f"{level:.0f}" if abs(level) >= 1000 else f"{level:.4g}"
+        found.append(f"{label} {number}")
+    return ", ".join(found)
 
 
 def _describe(space: gym.Space) -> str:
+    """Describe a space on one line, with the outermost bounds of a Box."""
     if isinstance(space, gym.spaces.Discrete):
         return f"Discrete({space.n})"
     if not isinstance(space, gym.spaces.Box):
         return str(space)
-    low, high = space.low.min(initial=np.inf), space.high.max(initial=-np.inf)
+    low = space.low.min(initial=np.inf)
+    high = space.high.max(initial=-np.inf)
     return f"Box({low:.4g}, {high:.4g}, {_width(space)} wide)"
 
 
@@ -164,4 +212,8 @@ def _width(space: gym.Space) -> int:
 
 
 def _list(indices: np.ndarray) -> str:
-    return ", ".join(map(str, indices[:20])) + (f" … ({len(indices)})" if len(indices) > 20 else "")
+    """List the first 20 of these numbers, and count the others."""
+    text = ", ".join(map(str, indices[:20]))
+    if len(indices) > 20:
+        text += f" … ({len(indices)})"
+    return text

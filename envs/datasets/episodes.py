@@ -1,4 +1,4 @@
-"""Episodes: what every dataset becomes, whatever file it came from; and the sampling of sequences from it."""
+"""Episodes, the form that every dataset takes, whatever file it came from."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from unroll.envs.datasets.statistics import Scan
+from unroll.envs.datasets.statistics import Statistics, find_statistics
 from unroll.errors import DatasetError
 
-STEPS = 1 << 21  # whose rewards are summed together
+STEPS = 1 << 21  # steps whose rewards are summed together
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Episodes:
     """Recorded episodes as flat arrays: N steps of E episodes, one after the other.
 
-    Row ``t`` holds the observation that the action was chosen on, that action, and the reward that it brought.
-    Only the last step of an episode can be ``terminated`` or ``truncated``; if it is neither, the recording stopped.
-    Arrays that are large beside the memory are memory-mapped (envs/cache.py): whoever reads all of their values reads
-    them in blocks (envs/scan.py).
+    Row ``t`` holds the observation on which the action was chosen, that action, and the reward that
+    it brought. Only the last step of an episode can be ``terminated`` or ``truncated``; if it is
+    neither, the recording stopped.
+
+    Arrays that are large compared to RAM are memory-mapped (see cache.py). Code that needs
+    all of their values reads them in blocks (see statistics.py).
     """
 
     observations: np.ndarray  # [N, observation_dim] float32
@@ -37,7 +39,7 @@ class Episodes:
     env_id: str | None = None
     reference_returns: tuple[float, float] | None = None  # mean return of a random and of an expert policy
     reference_name: str | None = None  # where these two numbers come from
-    scan: Scan | None = None  # of these values, where it is known already; see unroll.envs.datasets.statistics.scan
+    known_statistics: Statistics | None = None  # of these values, where they were computed before
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -66,31 +68,53 @@ class Episodes:
         return np.concatenate(list(self.returns_to_go_in_blocks()))
 
     def returns_to_go_in_blocks(self) -> Iterator[np.ndarray]:
-        """The returns-to-go, those of some whole episodes at a time."""
-        total = 0.0  # summed on over all episodes, so that the blocks' size does not show in the sums
+        """Iterate over the returns-to-go, those of some whole episodes at a time."""
+        # The sum runs on over all episodes, so that the result does not depend on the size of the
+        # blocks.
+        total = 0.0
         for rewards, episodes, returns in self._sums():
             sums = np.cumsum(np.append(total, rewards))[1:]
-            total, before = sums[-1], sums - rewards
+            before = sums - rewards
+            total = sums[-1]
+
+            # What is left at step t: the sum at the episode's end minus the sum before t.
             lengths = self.lengths[episodes]
             ends = before[np.cumsum(lengths) - lengths] + returns
             yield np.repeat(ends, lengths) - before
 
     def _sums(self) -> Iterator[tuple[np.ndarray, slice, np.ndarray]]:
-        """(rewards in float64, their episodes, these episodes' returns) of some whole episodes at a time."""
-        ends, first = np.cumsum(self.lengths), 0
+        """Iterate over (rewards in float64, their episodes, their returns), STEPS at a time."""
+        ends = np.cumsum(self.lengths)
+        first = 0
         while first < len(self):
             start = ends[first] - self.lengths[first]
             stop = max(first + 1, int(np.searchsorted(ends, start + STEPS, side="right")))
-            rewards = np.asarray(self.rewards[start : ends[stop - 1]], np.float64)
             episodes = slice(first, stop)
-            yield rewards, episodes, np.add.reduceat(rewards, ends[episodes] - self.lengths[episodes] - start)
+            rewards = np.asarray(self.rewards[start : ends[stop - 1]], np.float64)
+            returns = np.add.reduceat(rewards, ends[episodes] - self.lengths[episodes] - start)
+            yield rewards, episodes, returns
             first = stop
 
+    def statistics(self) -> Statistics:
+        """Return the statistics that were kept with the episodes, or else compute them.
+
+        The arrays must fit each other.
+        """
+        if self.known_statistics is not None:
+            return self.known_statistics
+        return find_statistics(
+            self.observations, self.actions, self.rewards, self.final_observations, self.action_space
+        )
+
     def select(self, episodes: np.ndarray) -> Episodes:
-        """The given episodes (indices), in the given order. Of memory-mapped arrays no value is read."""
-        starts, lengths = self.starts[episodes], self.lengths[episodes]
-        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        rows = np.repeat(starts, lengths) + within
+        """Return the given episodes in the given order. No value of a mapped array is read."""
+        lengths = self.lengths[episodes]
+
+        # Rows of the chosen steps: where each one's episode starts, plus its place in the episode.
+        starts = np.repeat(self.starts[episodes], lengths)
+        place = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        rows = starts + place
+
         final = self.final_observations
         return dataclasses.replace(
             self,
@@ -101,24 +125,38 @@ class Episodes:
             terminated=self.terminated[episodes],
             truncated=self.truncated[episodes],
             final_observations=None if final is None else final[episodes],
-            scan=None,
+            known_statistics=None,
         )
 
     def top(self, fraction: float) -> Episodes:
-        """The best episodes by return that make up ``fraction`` of the steps, as in "10 % BC" (Chen et al. 2021)."""
+        """Return the episodes with the best returns that make up `fraction` of the steps.
+
+        This is the selection of "10 % BC" (Chen et al. 2021).
+
+        Raises:
+            DatasetError: the fraction is not in (0, 1].
+        """
         if not 0 < fraction <= 1:
             raise DatasetError(f"top fraction must be in (0, 1], not {fraction}")
         best = np.argsort(-self.returns, kind="stable")
         n = 1 + int(np.searchsorted(np.cumsum(self.lengths[best]), fraction * self.n_steps))
-        return self if n >= len(self) else self.select(best[:n])
+        if n >= len(self):
+            return self
+        return self.select(best[:n])
 
 
 class Rows:
-    """Some rows of a memory-mapped array, in any order, as an array that is gathered where it is read."""
+    """A view of some rows of a memory-mapped array, in any order.
+
+    Values are gathered only where it is indexed.
+    """
 
     def __init__(self, values: np.ndarray, rows: np.ndarray):
-        self.values, self.rows = values, rows
-        self.shape, self.dtype, self.ndim = (len(rows), *values.shape[1:]), values.dtype, values.ndim
+        self.values = values
+        self.rows = rows
+        self.shape = (len(rows), *values.shape[1:])
+        self.dtype = values.dtype
+        self.ndim = values.ndim
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -135,10 +173,13 @@ class Rows:
 
 
 def is_mapped(values: Any) -> bool:
+    """Say whether an array's values lie in a file."""
     return isinstance(values, np.memmap | Rows)
 
 
 def _take(values: np.ndarray, rows: np.ndarray) -> Any:
     if isinstance(values, Rows):
         return Rows(values.values, values.rows[rows])
-    return Rows(values, rows) if is_mapped(values) else values[rows]
+    if is_mapped(values):
+        return Rows(values, rows)
+    return values[rows]

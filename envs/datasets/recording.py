@@ -1,4 +1,9 @@
-"""Record episodes while an agent plays, and write them to a file."""
+"""Record episodes and write them to a file.
+
+A wrapper around an environment remembers every step, whoever acts: an agent that learns, or one
+that plays. The recording becomes ``Episodes``, and these an HDF5 file with D4RL's fields or a
+Minari dataset.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +21,7 @@ from unroll.errors import DatasetError
 
 
 class Recorded(NamedTuple):
-    """One finished episode of T steps."""
+    """A finished episode of T steps."""
 
     observations: np.ndarray  # [T, observation_dim]
     actions: np.ndarray  # [T, …]
@@ -26,42 +31,63 @@ class Recorded(NamedTuple):
 
 
 class Recorder(gym.Wrapper):
-    """Appends each finished episode to ``done``, a list that several environments may share. An unfinished one is
-    dropped."""
+    """A wrapper that appends each finished episode to `done`. An unfinished one is dropped.
+
+    Several environments may share the list.
+    """
 
     def __init__(self, env: gym.Env, done: list[Recorded]):
         super().__init__(env)
         self.done = done
-        self._steps: list[tuple[np.ndarray, Any, float]] = []
+
+    def _begin(self, observation: Any) -> None:
+        self._observation = np.asarray(observation, np.float32)
+        self._observations: list[np.ndarray] = []
+        self._actions: list[np.ndarray] = []
+        self._rewards: list[float] = []
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(**kwargs)
-        self._steps, self._observation = [], np.asarray(observation, np.float32)
+        self._begin(observation)
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(action)
-        self._steps.append((self._observation, np.array(action), float(reward)))
+        self._observations.append(self._observation)
+        self._actions.append(np.array(action))
+        self._rewards.append(float(reward))
         self._observation = np.asarray(observation, np.float32)
+
         if terminated or truncated:
-            observations, actions, rewards = (np.asarray(column) for column in zip(*self._steps, strict=True))
-            self.done.append(Recorded(observations, actions, rewards, self._observation, terminated))
-            self._steps = []
+            episode = Recorded(
+                np.asarray(self._observations),
+                np.asarray(self._actions),
+                np.asarray(self._rewards),
+                self._observation,
+                terminated,
+            )
+            self.done.append(episode)
+            self._begin(observation)
         return observation, reward, terminated, truncated, info
 
 
 def to_episodes(done: list[Recorded], env: gym.Env, name: str) -> Episodes:
-    """What was recorded in environments like ``env``, in the order in which the episodes ended."""
+    """Return the recorded episodes in the order in which they ended.
+
+    They were recorded in environments like `env`.
+
+    Raises:
+        DatasetError: no episode was finished.
+    """
     if not done:
         raise DatasetError(f"{name}: no episode was finished, so there is nothing to record")
     space = env.action_space
     assert isinstance(space, gym.spaces.Box | gym.spaces.Discrete)
+    action_type = np.int64 if isinstance(space, gym.spaces.Discrete) else np.float32
     terminated = np.array([episode.terminated for episode in done])
     return Episodes(
         observations=np.concatenate([episode.observations for episode in done]),
-        actions=np.concatenate([episode.actions for episode in done]).astype(
-            np.int64 if isinstance(space, gym.spaces.Discrete) else np.float32
-        ),
+        actions=np.concatenate([episode.actions for episode in done]).astype(action_type),
         rewards=np.concatenate([episode.rewards for episode in done]).astype(np.float32),
         lengths=np.array([len(episode.rewards) for episode in done]),
         terminated=terminated,
@@ -74,7 +100,11 @@ def to_episodes(done: list[Recorded], env: gym.Env, name: str) -> Episodes:
 
 
 def check_output(output: str) -> None:
-    """Raise DatasetError unless ``output`` (file.hdf5 or minari:NAME-vN) is new and can be written."""
+    """Check that `output`, file.hdf5 or minari:NAME-vN, is new and can be written.
+
+    Raises:
+        DatasetError: it is not.
+    """
     if output.startswith("minari:"):
         from minari.dataset.minari_dataset import parse_dataset_id
 
@@ -87,6 +117,7 @@ def check_output(output: str) -> None:
         if (root / name).exists():
             raise DatasetError(f"{output}: exists in {root}; choose another version")
         return
+
     path = Path(output)
     if path.suffix not in (".hdf5", ".h5"):
         raise DatasetError(f"{output}: must end in .hdf5, or be minari:NAME-vN")
@@ -98,17 +129,20 @@ def check_output(output: str) -> None:
 
 
 def write_hdf5(episodes: Episodes, path: str | Path, **attributes: str) -> None:
-    """One row per step under D4RL's field names, plus ``final_observations`` [E, …] and the attribute ``env``.
+    """Write episodes to an HDF5 file with D4RL's fields, one row per step.
 
-    Written beside ``path`` and renamed, so that a reader never sees half a file. Every byte is under a checksum: the
-    arrays by Fletcher-32, all else by the format of HDF5 1.10.
+    The file also holds ``final_observations`` [E, …] and the attribute ``env``.
+
+    The file is written beside `path` and renamed, so that a reader never sees half of it. Every
+    byte is under a checksum: the arrays by Fletcher-32, all else by the format of HDF5 1.10.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     last = episodes.starts + episodes.lengths - 1
-    terminals, timeouts = np.zeros((2, episodes.n_steps), dtype=bool)
+    terminals = np.zeros(episodes.n_steps, dtype=bool)
     terminals[last] = episodes.terminated
-    timeouts[last] = ~episodes.terminated  # also where the recording stopped: the file must say where episodes end
+    timeouts = np.zeros(episodes.n_steps, dtype=bool)
+    # Also where the recording stopped: the file must say where episodes end.
+    timeouts[last] = ~episodes.terminated
+
     fields = {
         "observations": episodes.observations,
         "actions": episodes.actions,
@@ -118,6 +152,9 @@ def write_hdf5(episodes: Episodes, path: str | Path, **attributes: str) -> None:
     }
     if episodes.final_observations is not None:
         fields["final_observations"] = episodes.final_observations
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
         for name, values in fields.items():
@@ -125,35 +162,48 @@ def write_hdf5(episodes: Episodes, path: str | Path, **attributes: str) -> None:
                 name, data=values, compression="gzip", compression_opts=9, shuffle=True, fletcher32=True
             )
         for name, value in {"env": episodes.env_id or "", **attributes}.items():
-            text = value.encode()  # of fixed length: text of any length lies in a heap without checksums
+            # Text of a fixed length lies in the header. Text of any length would lie in a heap
+            # without checksums.
+            text = value.encode()
             file.attrs.create(name, text, dtype=h5py.string_dtype("utf-8", max(1, len(text))))
     os.replace(temporary, path)
 
 
 def write_minari(episodes: Episodes, dataset_id: str, **metadata: str) -> None:
-    """A Minari dataset ``name-vN`` in Minari's own folder (``MINARI_DATASETS_PATH`` or ``~/.minari/datasets``)."""
+    """Write a Minari dataset ``name-vN`` into Minari's folder.
+
+    That is ``$MINARI_DATASETS_PATH`` or ``~/.minari/datasets``.
+
+    Raises:
+        DatasetError: a final observation is unknown, or the id is malformed or taken.
+    """
     import minari
     from minari.data_collector import EpisodeBuffer
 
-    if episodes.final_observations is None or np.isnan(episodes.final_observations).any():
+    final = episodes.final_observations
+    if final is None or np.isnan(final).any():
         raise DatasetError(
             f"{episodes.name}: Minari needs the observation after each episode's last step, which is unknown here"
         )
+
     buffers = []
-    for e, (start, length) in enumerate(zip(episodes.starts, episodes.lengths, strict=True)):
+    for e, start in enumerate(episodes.starts):
+        length = int(episodes.lengths[e])
         rows = slice(start, start + length)
-        terminations, truncations = np.zeros((2, length), dtype=bool)
-        terminations[-1], truncations[-1] = episodes.terminated[e], not episodes.terminated[e]
-        buffers.append(
-            EpisodeBuffer(
-                id=e,
-                observations=np.concatenate([episodes.observations[rows], episodes.final_observations[e, None]]),
-                actions=episodes.actions[rows],
-                rewards=episodes.rewards[rows],
-                terminations=terminations,
-                truncations=truncations,
-            )
+        terminations = np.zeros(length, dtype=bool)
+        terminations[-1] = episodes.terminated[e]
+        truncations = np.zeros(length, dtype=bool)
+        truncations[-1] = not episodes.terminated[e]
+        buffer = EpisodeBuffer(
+            id=e,
+            observations=np.concatenate([episodes.observations[rows], final[e, None]]),
+            actions=episodes.actions[rows],
+            rewards=episodes.rewards[rows],
+            terminations=terminations,
+            truncations=truncations,
         )
+        buffers.append(buffer)
+
     unbounded = gym.spaces.Box(-np.inf, np.inf, (episodes.observation_dim,), np.float32)
     try:
         with warnings.catch_warnings():

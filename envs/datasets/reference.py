@@ -1,7 +1,8 @@
-"""Reference returns (a random and an expert policy's) and the score that is 0 for the one and 100 for the other.
+"""Reference returns of a random and an expert policy: score 0 and score 100.
 
-The table ``data/d4rl.json`` holds facts of D4RL (Fu et al. 2020): for each dataset id the address of its file and, for
-147 of the 155, D4RL's reference returns. There is no fallback: without a reference there is no score.
+The table ``data/d4rl.json`` holds facts of D4RL (Fu et al. 2020): for each dataset id the address
+of its file and, for 147 of the 155, D4RL's reference returns. There is no fallback: without a
+reference there is no score.
 """
 
 from __future__ import annotations
@@ -14,9 +15,15 @@ from typing import Any, TypeVar
 import numpy as np
 
 TABLE = Path(__file__).parent / "data" / "d4rl.json"
-D4RL_TASK = {f"{task}-v{v}": task.lower() for task in ("Hopper", "HalfCheetah", "Walker2d") for v in (2, 3, 4, 5)}
 
-# The mean of 10 000 episodes of uniformly random actions (22.18 ± 0.12; a test repeats it) and the limit of 500 steps.
+# Gymnasium's environments that are scored by D4RL's returns: id → D4RL's name of the task.
+D4RL_TASK = {}
+for task in ("Hopper", "HalfCheetah", "Walker2d"):
+    for version in (2, 3, 4, 5):
+        D4RL_TASK[f"{task}-v{version}"] = task.lower()
+
+# The mean of 10 000 episodes of uniformly random actions (22.18 ± 0.12; a test repeats it) and the
+# limit of 500 steps.
 CARTPOLE = (22.2, 500.0), "CartPole-v1 random policy, step limit"
 
 Number = TypeVar("Number", float, np.ndarray)
@@ -24,24 +31,33 @@ Number = TypeVar("Number", float, np.ndarray)
 
 @functools.cache
 def d4rl_table() -> dict[str, dict[str, Any]]:
-    """D4RL's datasets: id → {"url": …, "reference_returns": [random, expert]}; the second key is absent for eight."""
+    """Read D4RL's datasets: id → {"url": …, "reference_returns": [random, expert]}.
+
+    Eight of them lack the second key.
+    """
     return json.loads(TABLE.read_text(encoding="utf-8"))
 
 
 def reference_returns(name: str | None) -> tuple[tuple[float, float], str] | tuple[None, None]:
-    """The pair (random, expert) for a D4RL dataset id or a Gymnasium environment id, and where the pair comes from.
+    """Return the pair (random, expert) and where it comes from.
 
-    D4RL's numbers for Hopper, HalfCheetah and Walker2d were made in MuJoCo 2.1's v2 environments; a random policy's
-    return in Gymnasium's v5 agrees with v2's within noise, so they serve there too, under D4RL's name. A task without
-    velocities pays as its original does, and is scored by what was reached with them.
+    `name` is the id of a D4RL dataset or of a Gymnasium environment.
+
+    D4RL's numbers for Hopper, HalfCheetah and Walker2d were made in MuJoCo 2.1's v2 environments. A
+    random policy's return in Gymnasium's v5 agrees with v2's within noise, so they serve there too,
+    under D4RL's name. A task without velocities pays as its original does, and is scored by what
+    was reached with them.
     """
     if name and "NoVel-" in name:
         reference, source = reference_returns(name.replace("NoVel-", "-"))
-        return (None, None) if reference is None else (reference, f"{source}, velocities seen")
+        if reference is None:
+            return None, None
+        return reference, f"{source}, velocities seen"
     if name == "CartPole-v1":
         return CARTPOLE
+
     task = D4RL_TASK.get(name or "")
-    dataset_id = f"{task}-medium-v2" if task else name
+    dataset_id = f"{task}-medium-v2" if task else name  # all of a task's datasets have the same
     row = d4rl_table().get(dataset_id or "", {})
     if "reference_returns" not in row:
         return None, None
@@ -50,6 +66,6 @@ def reference_returns(name: str | None) -> tuple[tuple[float, float], str] | tup
 
 
 def normalized_score(returns: Number, reference: tuple[float, float]) -> Number:
-    """``100 (R − random) / (expert − random)``: 0 is the random policy, 100 the expert."""
+    """Return ``100 (R − random) / (expert − random)``: 0 is the random policy, 100 the expert."""
     random, expert = reference
     return 100 * (returns - random) / (expert - random)

@@ -1,4 +1,4 @@
-"""Backbones: how a policy remembers. A new one is one file here and one line in ``registry.BACKBONES``."""
+"""Backbones: the memories of policies. A new one is one file here and one line in ``registry.BACKBONES``."""
 
 from unroll.errors import BackboneError
 from unroll.policies.backbones.backbone import Backbone, Mixer, State, map_state, select_rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,69 +13,88 @@ from unroll.policies.backbones.backbone import forget, require
 
 ROTARY_BASE = 10_000.0
 
-# keys (rotated) and values [B, window - 1, H, C], oldest first, and how many steps the episode has had [B]; where the
-# values are the keys, the keys and how many steps
+# The last window - 1 steps: rotated keys and values [B, window - 1, H, C], oldest first, and how many steps the episode
+# has had [B]. Where the keys are the values, they are stored once.
 Cache = tuple[Tensor, ...]
 
 
 class WindowedAttention(nn.Module):
-    """Each query sees its own step and the ``window - 1`` before it, of its own episode.
+    """Attention in which each query sees its own step and the ``window - 1`` before it, of its own episode.
 
-    Positions count from the episode's first step and enter by rotation (RoPE, Su et al. 2021, arXiv 2104.09864), whose
-    scores depend on distances alone, or not at all. A key is rotated once and then kept, so ``step`` and ``forward``
-    agree exactly, also after the window is full. Angles are made in float64: no digits are lost in an episode without
-    end. What is not finite is the exception: in one ``forward`` it reaches every query of its row, since a score that
-    is masked is NaN with it; a cache is cleared where the first step begins an episode.
+    Positions count from the episode's first step and enter by rotation (RoPE, Su et al. 2021, arXiv 2104.09864,
+    equations 14 to 16), or not at all. The scores of rotated queries and keys depend on distances alone, so a key is
+    rotated once and then kept, and ``step`` and ``forward`` agree exactly, also after the window is full. Angles are
+    computed in float64: no digits are lost in an episode without end.
+
+    Numbers that are not finite are the exception to the blindness. In one ``forward`` they reach every query of their
+    row, because a masked score is still NaN. A cache is cleared where the first step begins an episode.
 
     Args:
-        rotary: rotate queries and keys by their positions.
-        dropout: of the attention weights, and of values that are the keys, while training.
+        rotary: Rotate queries and keys by their positions.
+        dropout: Dropout of the attention weights, and of values that are the keys, while training.
     """
 
     def __init__(self, n_heads: int, head_dim: int, window: int, rotary: bool = True, dropout: float = 0.0):
         super().__init__()
         require(window >= 1, f"window must be at least 1, not {window}")
         require(0 <= dropout < 1, f"the attention's dropout must be at least 0 and less than 1, not {dropout}")
-        self.n_heads, self.head_dim, self.window = n_heads, head_dim, window
-        self.rotary, self.dropout = rotary, dropout
+        self.n_heads = n_heads
+        self.head_dim = head_dim
+        self.window = window
+        self.rotary = rotary
+        self.dropout = dropout
 
     def empty_cache(self, like: Tensor, batch_size: int, shared: bool = False) -> Cache:
-        """A cache of zeros with the type and device of ``like``; ``shared``: the values are the keys."""
+        """Make a cache of zeros with the type and device of ``like``. ``shared``: the keys are the values."""
         shape = (batch_size, self.window - 1, self.n_heads, self.head_dim)
+        keys = like.new_zeros(shape)
         past = torch.zeros(batch_size, dtype=torch.int64, device=like.device)
-        return *(like.new_zeros(shape) for _ in range(1 if shared else 2)), past
+        if shared:
+            return keys, past
+        return keys, like.new_zeros(shape), past
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor | None, cache: Cache | None, reset: Tensor | None
     ) -> tuple[Tensor, Cache]:
-        """query, key, value [B, T, H, C] → [B, T, H, C] and the cache after the last step; ``reset`` [B, T]. Without a
-        value the keys are the values."""
+        """Attend over sequences: query, key, value [B, T, H, C] → [B, T, H, C] and the cache after the last step.
+
+        ``reset`` is [B, T]. ``value`` None means that the keys are the values.
+        """
         batch, time = query.shape[:2]
         position = self._positions(time, cache, reset, query.device)
         if self.rotary:
             cos, sin = self._rotation(position, query)
-            query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+            query = rotate(query, cos, sin)
+            key = rotate(key, cos, sin)
+
+        # The steps of the cache stand before those of the sequence.
         stored: Cache = (key,) if value is None else (key, value)
         if cache is not None:
-            before = cache[:-1] if reset is None else [forget(old, reset[:, 0]) for old in cache[:-1]]
-            stored = tuple(torch.cat([old.to(new.dtype), new], 1) for old, new in zip(before, stored, strict=True))
+            stored = append(cache[:-1], stored, None if reset is None else reset[:, 0])
+
+        # One episode from its start, within the window, needs no mask: that is the fast way of PyTorch's kernels.
         mask = None
         if cache is not None or reset is not None or time > self.window:
             mask = self._mask(time, cache, reset, query.device)
-        values = F.dropout(stored[0], self.dropout, self.training) if value is None else stored[1]
+
+        # softmax(QKᵀ/√C) V, equation 1 of Vaswani et al. 2017 (arXiv 1706.03762)
         attended = attend(
             query.transpose(1, 2),
             stored[0].transpose(1, 2),
-            values.transpose(1, 2),
+            self._values(stored).transpose(1, 2),
             attn_mask=mask,
             dropout_p=self.dropout if self.training else 0.0,
             is_causal=mask is None,
         )
-        old = self.window - 1
-        if stored[0].shape[1] < old:
-            stored = tuple(F.pad(x, (0, 0, 0, 0, old - x.shape[1], 0)) for x in stored)
-        stored = tuple(x[:, x.shape[1] - old :] for x in stored)
-        if time > 1:  # views would keep the whole sequence in memory; that of one step, one slot
+
+        # Keep the last window - 1 steps. Where there are fewer, zeros stand before them.
+        n_kept = self.window - 1
+        missing = n_kept - stored[0].shape[1]
+        if missing > 0:
+            stored = tuple(F.pad(x, (0, 0, 0, 0, missing, 0)) for x in stored)
+        stored = tuple(x[:, x.shape[1] - n_kept :] for x in stored)
+        if time > 1:
+            # A view would keep the whole sequence allocated; after a single step it is only one slot too much.
             stored = tuple(x.clone() for x in stored)
         past = (position[:, -1] + 1).expand(batch).contiguous()
         return attended.transpose(1, 2), (*stored, past)
@@ -82,60 +102,97 @@ class WindowedAttention(nn.Module):
     def step(
         self, query: Tensor, key: Tensor, value: Tensor | None, cache: Cache, reset: Tensor | None
     ) -> tuple[Tensor, Cache]:
-        """The same for one step: query, key, value [B, H, C] → [B, H, C]; ``reset`` [B]."""
+        """Attend in one step: query, key, value [B, H, C] → [B, H, C] and the next cache; ``reset`` is [B]."""
+        past = cache[-1]
         if reset is not None:
-            cache = tuple(forget(part, reset) for part in cache)
-        *before, past = cache
+            past = forget(past, reset)
         if self.rotary:
             cos, sin = self._rotation(past, query)
-            query, key = rotate(query, cos, sin), rotate(key, cos, sin)
-        added = (key,) if value is None else (key, value)
-        stored = [torch.cat([old.to(new.dtype), new[:, None]], 1) for old, new in zip(before, added, strict=True)]
+            query = rotate(query, cos, sin)
+            key = rotate(key, cos, sin)
+
+        added = [key[:, None]]
+        if value is not None:
+            added.append(value[:, None])
+        stored = append(cache[:-1], added, reset)
+
+        # Seen are the slots that the episode has filled, and this step's, which is the last.
         slot = torch.arange(self.window, device=query.device)
-        seen = slot >= self.window - 1 - past[:, None]  # the slots that the episode has filled, and this step's
-        values = F.dropout(stored[0], self.dropout, self.training) if value is None else stored[1]
+        seen = slot >= self.window - 1 - past[:, None]
         attended = F.scaled_dot_product_attention(
             query[:, :, None],
             stored[0].transpose(1, 2),
-            values.transpose(1, 2),
+            self._values(stored).transpose(1, 2),
             attn_mask=seen[:, None, None],
             dropout_p=self.dropout if self.training else 0.0,
         )
-        return attended[:, :, 0], (*(x[:, 1:] for x in stored), past + 1)
+        kept = [x[:, 1:] for x in stored]
+        return attended[:, :, 0], (*kept, past + 1)
+
+    def _values(self, stored: Cache) -> Tensor:
+        if len(stored) > 1:
+            return stored[1]
+        return F.dropout(stored[0], self.dropout, self.training)
 
     def _positions(self, time: int, cache: Cache | None, reset: Tensor | None, device: torch.device) -> Tensor:
-        """The steps since each one's episode began, [B or 1, T]."""
+        """Count the steps since each step's episode began, [B or 1, T]."""
         step = torch.arange(time, device=device)
-        position = step[None] if cache is None else cache[-1][:, None] + step
+        position = step[None]
+        if cache is not None:
+            position = cache[-1][:, None] + step
         if reset is None:
             return position
+        # the latest reset up to each step, or -1 while the episode before the sequence goes on
         last = torch.where(reset, step, -1).cummax(1).values
         return torch.where(last >= 0, step - last, position)
 
     def _mask(self, time: int, cache: Cache | None, reset: Tensor | None, device: torch.device) -> Tensor:
-        """What a query may see, bool [B or 1, 1, T, S]; slot ``old + t`` holds step t, those before it the cache."""
-        old = 0 if cache is None else self.window - 1
-        slot = torch.arange(old + time, device=device)
-        query = slot[old:, None]
+        """Say which slot a query may see, bool [B or 1, 1, T, S].
+
+        The first slots are those of the cache, if there is one; then slot ``n_cached + t`` holds step t.
+        """
+        n_cached = 0
+        if cache is not None:
+            n_cached = self.window - 1
+        slot = torch.arange(n_cached + time, device=device)
+        query = slot[n_cached:, None]
+
+        # causal, and within the window
         seen = ((slot <= query) & (slot > query - self.window))[None]
-        if cache is not None:  # the slots that the episode has filled
-            seen = seen & (slot >= old - cache[-1][:, None])[:, None]
+        if cache is not None:
+            # of the cache, the slots that the episode has filled
+            filled = slot >= n_cached - cache[-1][:, None]
+            seen = seen & filled[:, None]
         if reset is not None:
+            # of the same episode; the cache belongs to the one that goes on until the first reset
             episode = reset.cumsum(1)
-            owner = F.pad(episode, (old, 0))  # the cache belongs to the episode that runs before any reset
+            owner = F.pad(episode, (n_cached, 0))
             seen = seen & (owner[:, None] == episode[:, :, None])
         return seen[:, None]
 
     def _rotation(self, position: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin [..., 1, C/2] of position [...] · frequency."""
+        """Return cos and sin [..., 1, C/2] of the angles m·θ_i at positions m [...] (equation 15)."""
+        # θ_i = base^(-2i/C)
         exponent = torch.arange(0, self.head_dim, 2, dtype=torch.float64, device=like.device) / self.head_dim
         angle = position[..., None, None] * ROTARY_BASE**-exponent
         return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
 
 
+def append(cached: Sequence[Tensor], added: Sequence[Tensor], reset: Tensor | None) -> Cache:
+    """Append new steps to cached ones, which are cleared first in rows where ``reset`` [B] is true."""
+    joined = []
+    for old, new in zip(cached, added, strict=True):
+        if reset is not None:
+            old = forget(old, reset)
+        joined.append(torch.cat([old.to(new.dtype), new], 1))
+    return tuple(joined)
+
+
 def attend(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
-    """Scaled dot-product attention, in float32 on a CPU also under autocast: in bfloat16 its gradient takes there ten
-    times as long."""
+    """Compute scaled dot-product attention, on a CPU in float32 also under autocast.
+
+    In bfloat16, its gradient takes ten times as long there.
+    """
     if query.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
         return F.scaled_dot_product_attention(query, key, value, **options)
     with torch.autocast("cpu", enabled=False):
@@ -143,6 +200,6 @@ def attend(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the pairs (c, c + C/2) of x [B, T, H, C] by the angles of their positions."""
+    """Rotate x [B, T, H, C] by the angles of its positions (equation 34); a pair is the channels (c, c + C/2)."""
     left, right = x.chunk(2, -1)
     return torch.cat([left * cos - right * sin, right * cos + left * sin], -1)

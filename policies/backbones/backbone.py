@@ -1,4 +1,8 @@
-"""What every backbone is: one function of a sequence, computed for all steps at once or one step at a time."""
+"""The contract of every backbone, and the residual stack that most of them share.
+
+A backbone is one function of a sequence, which computes all steps at once (``forward``) or one after the other
+(``step``).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from torch import Tensor, nn
 from unroll.errors import BackboneError
 from unroll.policies.backbones.layers import Dropout, Linear, drop, linear, norm
 
-# A tensor, or a nested tuple of them: Tensor | tuple[State, ...]. The first axis of every tensor is the batch.
+# A tensor or a nested tuple of tensors: Tensor | tuple[State, ...]. The first axis of every tensor is the batch.
 State: TypeAlias = Any
 
 Activation = Literal["gelu", "relu"]
@@ -26,7 +30,7 @@ def require(condition: bool, message: str) -> None:
 
 
 def map_state(function: Callable[..., Tensor], state: State, *others: State) -> Any:
-    """The state with ``function`` applied to each of its tensors (and to those at the same place in ``others``)."""
+    """Apply ``function`` to each tensor of a state, together with the tensors at the same place in ``others``."""
     if isinstance(state, Tensor):
         return function(state, *others)
     if not isinstance(state, tuple):
@@ -35,45 +39,57 @@ def map_state(function: Callable[..., Tensor], state: State, *others: State) -> 
 
 
 def select_rows(state: State, rows: Tensor) -> Any:
-    """The state of some of the batch's rows: ``rows`` are indices or a boolean mask over the batch."""
+    """Take some of the batch's rows of a state: ``rows`` are indices or a boolean mask over the batch."""
     return map_state(lambda x: x[rows], state)
 
 
 def forget(x: Tensor, reset: Tensor) -> Tensor:
-    """x [B, …] with zeros in the rows where ``reset`` [B] is true, whatever was there: 0 · NaN would be NaN."""
+    """Return x [B, …] with zeros in the rows where ``reset`` [B] is true.
+
+    Rows are filled and not multiplied by 0, because 0 · NaN would be NaN.
+    """
     return x.masked_fill(reset.reshape(-1, *[1] * (x.ndim - 1)), 0)
 
 
 class Memory(nn.Module, ABC):
-    """The contract: ``forward`` over whole sequences and ``step`` are the same function.
+    """The contract of all backbones and of their parts: ``forward`` over sequences and ``step`` are one function.
 
-    * ``T`` calls of ``step`` give what one ``forward`` gives, outputs and final state; so does any cut into pieces.
-    * Where ``reset`` is true the state becomes the initial state before that step is seen.
+    * ``T`` calls of ``step`` give what one ``forward`` gives, outputs and final state; so does a sequence cut anywhere.
+    * Where ``reset`` is true, the state becomes the initial state before that step is seen.
     * Rows of the batch are independent, and no output depends on a later input.
+
+    ``unroll.testing.check_backbone`` checks it.
     """
 
     paper: ClassVar[str] = "—"
-    """Where it was published, as the table of ``python -m policies.backbones`` shows it."""
+    """The publication, as the table of all backbones shows it."""
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> State:
-        """The state before anything was seen."""
+        """Return the state before the first step of an episode."""
 
     @abstractmethod
     def forward(self, x: Tensor, state: State | None = None, reset: Tensor | None = None) -> tuple[Tensor, State]:
-        """x [B, T, D] → y [B, T, D] and the state after the last step.
+        """Compute y [B, T, D] for x [B, T, D], and the state after the last step.
 
-        ``state`` None means that nothing came before; ``reset`` [B, T] bool is true at an episode's first step.
+        ``state`` None means that nothing came before. ``reset`` [B, T] bool is true at an episode's first step.
         """
 
     def step(self, x: Tensor, state: State, reset: Tensor | None = None) -> tuple[Tensor, State]:
-        """One step: x [B, D], reset [B] → y [B, D] and the next state; the same function as ``forward`` with T = 1."""
-        y, state = self(x[:, None], state, None if reset is None else reset[:, None])
+        """Compute one step: y [B, D] for x [B, D] and reset [B], and the next state.
+
+        This is the same function as ``forward`` with T = 1. A subclass overrides it to be faster.
+        """
+        if reset is not None:
+            reset = reset[:, None]
+        y, state = self(x[:, None], state, reset)
         return y[:, 0], state
 
     def gate_activations(self, x: Tensor, state: State) -> dict[str, Tensor]:
-        """What the gates are, from 0 to 1, in a step x [B, D] after ``state``: by name, [B, …]. Nothing, where a memory
-        has none that it wants to show."""
+        """Return the gates of a step x [B, D] after ``state``, from 0 to 1: by name, [B, …].
+
+        The dictionary is empty for a memory without gates that are worth showing.
+        """
         return {}
 
 
@@ -84,13 +100,18 @@ class Backbone(Memory):
 
 
 class Mixer(Memory):
-    """The part of a block that moves information through time: all in which most backbones differ. Built as
-    ``Mixer(d_model, **options)``."""
+    """The part of a block that moves information through time, which is all in which most backbones differ.
+
+    It is built as ``Mixer(d_model, **options)``.
+    """
 
 
 class ResidualStack(Backbone):
-    """``n_layers`` blocks of x + mixer(norm(x)), x + mlp(norm(x)), then a norm: the same around every mixer, so that a
-    comparison of backbones compares memories and not norms."""
+    """``n_layers`` blocks around mixers of one kind, then a norm.
+
+    A block computes x + mixer(norm(x)), then x + mlp(norm(x)). It is the same around every mixer, so that a comparison
+    of backbones compares memories and not norms.
+    """
 
     def __init__(
         self,
@@ -106,68 +127,78 @@ class ResidualStack(Backbone):
         require(0 <= dropout < 1, f"dropout must be at least 0 and less than 1, not {dropout}")
         require(mlp_ratio >= 0, f"mlp_ratio must be at least 0, not {mlp_ratio}")
         self.d_model = d_model
-        self.blocks = nn.ModuleList(
-            Block(mixer(d_model, **mixer_options), d_model, dropout, mlp_ratio, activation) for _ in range(n_layers)
-        )
+        self.blocks = nn.ModuleList()
+        for _ in range(n_layers):
+            self.blocks.append(Block(mixer(d_model, **mixer_options), d_model, dropout, mlp_ratio, activation))
         self.norm = nn.LayerNorm(d_model)
 
     def initial_state(self, batch_size: int) -> State:
-        return tuple(cast(Block, block).mixer.initial_state(batch_size) for block in self.blocks)
+        return tuple(block.mixer.initial_state(batch_size) for block in self._blocks())
 
     def forward(self, x: Tensor, state: State | None = None, reset: Tensor | None = None) -> tuple[Tensor, State]:
+        # The mixers are called from here, not by their blocks: fewer functions lie between a policy and a recurrence.
         after = []
-        for i, block in enumerate(self.blocks):
-            x, next_state = block(x, None if state is None else state[i], reset)
+        for i, block in enumerate(self._blocks()):
+            before = None if state is None else state[i]
+            mixed, next_state = block.mixer(norm(block.mixer_norm, x), before, reset)
+            x = block.add_mixed(x, mixed)
             after.append(next_state)
         return norm(self.norm, x), tuple(after)
 
     def step(self, x: Tensor, state: State, reset: Tensor | None = None) -> tuple[Tensor, State]:
         after = []
-        for block, before in zip(self.blocks, state, strict=True):
-            x, next_state = cast(Block, block).step(x, before, reset)
+        for block, before in zip(self._blocks(), state, strict=True):
+            mixed, next_state = block.mixer.step(norm(block.mixer_norm, x), before, reset)
+            x = block.add_mixed(x, mixed)
             after.append(next_state)
         return norm(self.norm, x), tuple(after)
 
     def gate_activations(self, x: Tensor, state: State) -> dict[str, Tensor]:
-        shown = []
-        for block, before in zip(cast(list[Block], self.blocks), state, strict=True):
-            shown.append(block.mixer.gate_activations(norm(block.mixer_norm, x), before))
-            x, _ = block.step(x, before, None)
-        return stack_gates(shown)
+        layers = []
+        for block, before in zip(self._blocks(), state, strict=True):
+            seen = norm(block.mixer_norm, x)
+            layers.append(block.mixer.gate_activations(seen, before))
+            mixed, _ = block.mixer.step(seen, before, None)
+            x = block.add_mixed(x, mixed)
+        return stack_gates(layers)
 
-
-def stack_gates(layers: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The gates of several layers, by name: [B, all channels]."""
-    names = dict.fromkeys(name for gates in layers for name in gates)
-    return {name: torch.cat([gates[name].flatten(1) for gates in layers if name in gates], 1) for name in names}
+    def _blocks(self) -> list[Block]:
+        return cast(list[Block], self.blocks)
 
 
 class Block(nn.Module):
-    """x + mixer(norm(x)), then x + mlp(norm(x)), unless the MLP has no channel."""
+    """The layers of one block: a mixer and an MLP, each with a norm before it.
+
+    The residual stack calls the mixer itself. There is no MLP if it would have no channel.
+    """
 
     def __init__(self, mixer: Mixer, d_model: int, dropout: float, mlp_ratio: float, activation: Activation):
         super().__init__()
-        hidden = round(mlp_ratio * d_model)
         self.mixer = mixer
         self.mixer_norm = nn.LayerNorm(d_model)
+        # a sequential and not three layers: the names of the weights in checkpoints
         self.mlp: nn.Sequential | None = None
+        hidden = round(mlp_ratio * d_model)
         if hidden:
             self.mlp_norm = nn.LayerNorm(d_model)
             self.mlp = nn.Sequential(Linear(d_model, hidden), ACTIVATIONS[activation](), Linear(hidden, d_model))
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, state: State | None, reset: Tensor | None) -> tuple[Tensor, State]:
-        mixed, state = self.mixer(norm(self.mixer_norm, x), state, reset)
-        return self._residual(x, mixed), state
-
-    def step(self, x: Tensor, state: State, reset: Tensor | None) -> tuple[Tensor, State]:
-        mixed, state = self.mixer.step(norm(self.mixer_norm, x), state, reset)
-        return self._residual(x, mixed), state
-
-    def _residual(self, x: Tensor, mixed: Tensor) -> Tensor:
+    def add_mixed(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """Add to x what the mixer made of its norm, then what the MLP makes of the sum's norm."""
         x = x + drop(self.dropout, mixed)
         if self.mlp is None:
             return x
+        # the layers one by one, without the cost of calling modules
         widen, activate, narrow = cast(tuple[nn.Linear, nn.Module, nn.Linear], tuple(self.mlp))
         hidden = activate(linear(widen, norm(self.mlp_norm, x)))
         return x + drop(self.dropout, linear(narrow, hidden))
+
+
+def stack_gates(layers: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Join the gates of several layers, by name: [B, all channels]."""
+    found: dict[str, list[Tensor]] = {}
+    for gates in layers:
+        for name, gate in gates.items():
+            found.setdefault(name, []).append(gate.flatten(1))
+    return {name: torch.cat(parts, 1) for name, parts in found.items()}

@@ -12,7 +12,7 @@ from unroll.policies.backbones.backbone import Memory, forget, require
 class CausalConv(Memory):
     """y[t] = bias + Σ_j weight[j]·x[t-j] over the last ``kernel_size`` steps of the episode.
 
-    The state holds the last kernel_size - 1 inputs [B, kernel_size - 1, channels], zeros before the episode's first.
+    The state holds the last kernel_size - 1 inputs [B, kernel_size - 1, channels]. They are zeros before the episode.
     """
 
     def __init__(self, channels: int, kernel_size: int):
@@ -20,30 +20,45 @@ class CausalConv(Memory):
         require(kernel_size >= 1, f"the kernel of a causal convolution has at least 1 step, not {kernel_size}")
         self.weight = nn.Parameter(torch.empty(kernel_size, channels))
         self.bias = nn.Parameter(torch.empty(channels))
-        for parameter in (self.weight, self.bias):  # nn.Conv1d's own
-            nn.init.uniform_(parameter, -(kernel_size**-0.5), kernel_size**-0.5)
+        # the initialisation of nn.Conv1d
+        bound = kernel_size**-0.5
+        for parameter in (self.weight, self.bias):
+            nn.init.uniform_(parameter, -bound, bound)
 
     def initial_state(self, batch_size: int) -> Tensor:
         kernel_size, channels = self.weight.shape
         return self.weight.new_zeros(batch_size, kernel_size - 1, channels)
 
     def forward(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        before, time = len(self.weight) - 1, x.shape[1]
-        state = self.initial_state(len(x)) if state is None else state
+        time = x.shape[1]
+        n_before = len(self.weight) - 1
+        if state is None:
+            state = self.initial_state(len(x))
         inputs = torch.cat([state.to(x.dtype), x], 1)
-        episode = None if reset is None else F.pad(reset.cumsum(1), (before, 0))  # [B, before + T]
+
+        # the number of each input's episode [B, n_before + T]; the state belongs to the first
+        episode = None
+        if reset is not None:
+            episode = F.pad(reset.cumsum(1), (n_before, 0))
+
+        # one term of the sum for each lag, over all steps at once
         y = self.bias.to(x.dtype)
         for lag, weight in enumerate(self.weight.to(x.dtype)):
-            shown = inputs[:, before - lag : before - lag + time]
+            first = n_before - lag
+            shown = inputs[:, first : first + time]
             if episode is not None and lag:
-                other = episode[:, before:] != episode[:, before - lag : before - lag + time]
-                shown = shown.masked_fill(other[..., None], 0)
+                is_other = episode[:, n_before:] != episode[:, first : first + time]
+                shown = shown.masked_fill(is_other[..., None], 0)
             y = y + weight * shown
+
+        # the next state: the last inputs, zeros where they are of an episode that is over
         last = inputs[:, time:]
         if episode is None:
-            last = last.clone()  # a view would keep the whole sequence in memory
+            # a view would keep the whole sequence allocated
+            last = last.clone()
         else:
-            last = last.masked_fill((episode[:, time:] != episode[:, -1:])[..., None], 0)
+            is_over = episode[:, time:] != episode[:, -1:]
+            last = last.masked_fill(is_over[..., None], 0)
         return y, last
 
     def step(self, x: Tensor, state: Tensor, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,12 @@
-"""Run a fused recurrent kernel, which knows no resets, over sequences that contain them."""
+"""Run PyTorch's fused recurrent kernels, which know no resets, over sequences that contain resets.
+
+There are two ways, each with one call of the kernel and no loop over time in Python:
+
+* ``run_packed`` cuts every row where an episode begins and packs the pieces. It works for each ``nn.GRU`` and
+  ``nn.LSTM``, on each device and for each input.
+* ``run_inserted`` inserts a step before each episode that empties the memory of an LSTM. On a CPU it is 3 to 10 times
+  as fast: PyTorch has one call of oneDNN's kernel for whole rows, but a loop for packed pieces.
+"""
 
 from __future__ import annotations
 
@@ -14,83 +22,108 @@ from unroll.policies.backbones.backbone import forget
 def run_packed(
     rnn: nn.RNNBase, x: Tensor, state: tuple[Tensor, ...], reset: Tensor
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """y [B, T, H] and the final states of a one-layer, batch-first ``rnn`` whose state starts anew where ``reset``
-    [B, T].
+    """Run a one-layer, batch-first ``rnn`` over x [B, T, D], starting anew where ``reset`` [B, T] is true.
 
-    x [B, T, D]; ``state`` holds one [B, H] (GRU) or two (LSTM). Nothing loops over time in Python: every segment
-    between two resets becomes a row of its own, and the rows are sorted by length as PackedSequence wants them.
+    ``state`` holds one tensor [B, H] (GRU) or two (LSTM). Returns y [B, T, H] and the state after the last step.
     """
     batch, time = reset.shape
+
+    # Every piece between two resets becomes a row of its own. ``first`` [S] and ``owner`` [S] are the index of its
+    # first step in the flattened batch and the row that it was cut from. PackedSequence wants the longest first.
     begins = reset.clone()
     begins[:, 0] = True
-    first = begins.flatten().nonzero().squeeze(1)  # [S] rows of the flattened batch where a segment begins
+    first = begins.flatten().nonzero().squeeze(1)
     lengths = torch.diff(first, append=first.new_tensor([batch * time]))
     order = lengths.argsort(descending=True, stable=True)
-    lengths, first = lengths[order], first[order]
+    lengths = lengths[order]
+    first = first[order]
+    owner = first // time
 
-    # the packed order is time-major: all segments' first steps, then the second steps of those that have one, …
+    # The packed order is time-major: all pieces' first steps, then the second steps of those that have one, and so on.
     offset = torch.arange(int(lengths[0]), device=x.device)[:, None]
     exists = offset < lengths
     rows = (first + offset)[exists]
     packed = PackedSequence(x.flatten(0, 1)[rows], exists.sum(1).cpu())
 
-    continues = (first % time == 0) & ~reset.flatten()[first]  # these segments go on from the given state
-    owner = first // time
-    initial = tuple(torch.where(continues[:, None], s[owner], 0)[None] for s in state)
-    out, final = rnn(packed, initial if len(initial) > 1 else initial[0])
-    y = out.data[rows.argsort()]
+    # A piece at the start of a row continues from the given state, unless the row begins with a reset.
+    continues = (first % time == 0) & ~reset.flatten()[first]
+    initial = tuple(torch.where(continues[:, None], part[owner], 0)[None] for part in state)
+    # an LSTM takes and gives two tensors, a GRU one
+    is_lstm = len(initial) > 1
+    out, final = rnn(packed, initial if is_lstm else initial[0])
+    finals = final if is_lstm else (final,)
 
+    # Put the outputs back in the order of the batch, and take each row's state from the piece at its end.
+    y = out.data[rows.argsort()].unflatten(0, (batch, time))
+    is_last = first + lengths == (owner + 1) * time
     last = torch.empty(batch, dtype=torch.int64, device=x.device)
-    ends = first + lengths == (owner + 1) * time
-    last[owner[ends]] = ends.nonzero().squeeze(1)
-    finals = final if isinstance(final, tuple) else (final,)
-    return y.unflatten(0, (batch, time)), tuple(h[0, last] for h in finals)
+    last[owner[is_last]] = is_last.nonzero().squeeze(1)
+    return y, tuple(part[0, last] for part in finals)
 
 
-SHUT = 1e4  # σ(-1e4) is 0 and σ(1e4) is 1 to the last digit, whatever the state adds to it
+# σ(-SHUT) is 0 and σ(SHUT) is 1 to the last digit, whatever the state adds to the pre-activation.
+SHUT = 1e4
 
 
 def can_insert(x: Tensor, state: tuple[Tensor, ...], reset: Tensor) -> bool:
-    """Whether the inserted steps forget: 0 · NaN would be NaN. On CUDA other weights than the module's are slow."""
+    """Check that ``run_inserted`` gives the right result, and not slowly.
+
+    An inserted step multiplies the memory by 0, and 0 · NaN would be NaN. On CUDA, weights other than the module's own
+    are slow.
+    """
     if x.is_cuda:
         return False
     with torch.no_grad():
-        return all(math.isfinite(part.sum()) for part in (x, *(forget(part, reset[:, 0]) for part in state)))
+        kept = [forget(part, reset[:, 0]) for part in state]
+        return all(math.isfinite(part.sum()) for part in (x, *kept))
 
 
 def run_inserted(
     lstm: nn.LSTM, x: Tensor, state: tuple[Tensor, ...], reset: Tensor
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """y [B, T, H] and the final (h, c) of a one-layer, batch-first LSTM whose state starts anew where ``reset`` [B, T].
+    """Run a one-layer, batch-first LSTM over x [B, T, D], starting anew where ``reset`` [B, T] is true.
 
-    Before each step that begins an episode one more is inserted, whose input shuts all gates: c = 0·c + 0·g and
-    h = 0·tanh(c). Rows with fewer of them are filled up at their end by steps that keep: c = 1·c + 0·g. Two more
-    columns of the input's weights make it so, and all gradients through those steps are exactly those of the
-    recurrence with resets. It stays one call of oneDNN's kernel: 3 to 10 times as fast as packed sequences, which a
-    loop computes.
+    Before each step that begins an episode, one step is inserted that shuts all gates: c = 0·c + 0·g and
+    h = 0·tanh(c). A row with fewer episodes than the longest is filled up at its end by steps that keep the memory:
+    c = 1·c + 0·g. Two more columns of the input's weights do this, so the gradients through these steps are exactly
+    those of the recurrence with resets. Returns y [B, T, H] and the final (h, c).
     """
     batch, time = reset.shape
     steps = batch * time
+
+    # A reset at the first step needs no insertion: the given state is emptied instead.
     state = tuple(forget(part, reset[:, 0]) for part in state)
     begins = reset.clone()
     begins[:, 0] = False
-    place = torch.arange(time, device=x.device) + begins.cumsum(1)  # where each step goes in the longer row
+
+    # place [B, T] is where each step goes in the longer rows.
+    place = torch.arange(time, device=x.device) + begins.cumsum(1)
     longest = int(place[:, -1].max()) + 1
 
-    source = torch.full((batch, longest), steps, device=x.device)  # of the rows below: a step, one to keep, one to shut
+    # source [B, longest] says which of the rows below each step of the longer rows is: a step of x, the step that
+    # keeps (index ``steps``) or the step that shuts (index ``steps + 1``).
+    source = torch.full((batch, longest), steps, device=x.device)
     source.scatter_(1, place, torch.arange(steps, device=x.device).view(batch, time))
     source[begins.nonzero()[:, 0], (place - 1)[begins]] = steps + 1
-    flags = x.new_zeros(steps + 2, 2)
-    flags[steps, 0], flags[steps + 1, 1] = 1, 1
-    rows = torch.cat([torch.cat([x.flatten(0, 1), x.new_zeros(2, x.shape[2])]), flags], 1)
 
+    # Two flags behind the channels of x mark the step that keeps and the step that shuts.
+    flags = x.new_zeros(steps + 2, 2)
+    flags[steps, 0] = 1
+    flags[steps + 1, 1] = 1
+    inputs = torch.cat([x.flatten(0, 1), x.new_zeros(2, x.shape[2])])
+    rows = torch.cat([inputs, flags], 1)
+
+    # The flags' weights shut and open gates. PyTorch's order of gates is i, f, g, o.
     weight, *others = lstm.all_weights[0]
     none = weight.new_zeros(lstm.hidden_size)
     shut = none - SHUT
-    keep = torch.cat([shut, -shut, none, none])  # PyTorch's order of gates is i, f, g, o
+    keep = torch.cat([shut, -shut, none, none])
     empty = torch.cat([shut, shut, none, shut])
     weights = (torch.cat([weight, torch.stack([keep, empty], 1)], 1), *others)
+
     before = [part[None] for part in state]
     y, _, c = torch.lstm(rows[source], before, weights, True, 1, 0.0, lstm.training, False, True)
+
+    # Leave out the inserted steps. The steps at the end kept c; h after the last real step is its output.
     y = torch.take_along_dim(y, place[..., None], 1)
     return y, (y[:, -1].clone(), c[0])

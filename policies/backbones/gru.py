@@ -13,10 +13,14 @@ from unroll.policies.backbones.remember import remember_bias
 
 
 class GRU(Mixer):
-    """n = tanh(W_n x + r·(U_n h)), z and r = σ(W x + U h), h[t] = (1 - z)·n + z·h[t-1]. The state is h [B, d_model], of
-    the weights' type whatever the autocast, as is what ``forward`` computes.
+    """The equations 5 to 8 of Cho et al., with the reset gate after the matrix, as cuDNN has it.
 
-    ``memory_span``: the update gates start so that the channels forget over 2 to this many steps, as in minGRU.
+    z and r = σ(W x + U h), n = tanh(W_n x + r·(U_n h)), h[t] = (1 - z)·n + z·h[t-1].
+
+    The state is h [B, d_model]. It has the weights' type whatever the autocast, as all that ``forward`` computes.
+
+    Args:
+        memory_span: The update gates start so that the channels forget over 2 to this many steps, as in minGRU.
     """
 
     paper = "Cho et al. 2014, arXiv 1406.1078"
@@ -25,7 +29,8 @@ class GRU(Mixer):
         super().__init__()
         self.gru = nn.GRU(d_model, d_model, batch_first=True)
         _, _, input_bias, hidden_bias = self.gru.all_weights[0]
-        with torch.no_grad():  # PyTorch's order of gates is r, z, n, and its z keeps the old state
+        # PyTorch's order of gates is r, z, n, and its z keeps the old state
+        with torch.no_grad():
             input_bias[d_model : 2 * d_model] = remember_bias(d_model, memory_span)
             hidden_bias[d_model : 2 * d_model] = 0
 
@@ -33,8 +38,11 @@ class GRU(Mixer):
         return next(self.parameters()).new_zeros(batch_size, self.gru.hidden_size)
 
     def forward(self, x: Tensor, state: State | None = None, reset: Tensor | None = None) -> tuple[Tensor, State]:
-        before = self.initial_state(len(x)) if state is None else state.to(self.gru.weight_hh_l0.dtype)
-        with without_autocast(x.device):  # the recurrence is not for bfloat16
+        if state is None:
+            state = self.initial_state(len(x))
+        before = state.to(self.gru.weight_hh_l0.dtype)
+        # bfloat16 has too few digits for a recurrence
+        with without_autocast(x.device):
             x = x.to(before.dtype)
             if reset is None:
                 y, h = self.gru(x, before[None])

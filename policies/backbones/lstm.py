@@ -1,4 +1,7 @@
-"""The LSTM (Hochreiter & Schmidhuber 1997) as PyTorch's fused kernels compute it: the control for minLSTM."""
+"""The LSTM (Hochreiter & Schmidhuber 1997) as PyTorch's fused kernels compute it: the control for minLSTM.
+
+SHA-RNN has an LSTM in each layer too, so the work is done by functions of an ``nn.LSTM``.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,11 @@ from unroll.policies.backbones.remember import remember_bias
 class LSTM(Mixer):
     """c[t] = f·c[t-1] + i·tanh(W_g x + U_g h), h[t] = o·tanh(c[t]); f, i, o = σ(W x + U h[t-1]).
 
-    The state is (h, c), each [B, d_model], of the weights' type whatever the autocast, as is what ``forward`` computes.
-    ``memory_span``: the gates start at f = 1 - 1/τ and i = 1/τ, as in minLSTM.
+    The state is (h, c), each [B, d_model]. It has the weights' type whatever the autocast, as all that ``forward``
+    computes.
+
+    Args:
+        memory_span: The gates start at f = 1 - 1/τ and i = 1/τ, as in minLSTM, for spans τ of 2 to this many steps.
     """
 
     paper = "Hochreiter & Schmidhuber 1997"
@@ -40,34 +46,41 @@ class LSTM(Mixer):
 
 
 def start_remembering(lstm: nn.LSTM, memory_span: float) -> None:
-    """Bias the forget gates to keep and the input gates to take 1/τ, over spans τ of 2 … ``memory_span`` steps."""
+    """Bias the forget gates to keep and the input gates to take 1/τ, for spans τ of 2 to ``memory_span`` steps."""
     size = lstm.hidden_size
     _, _, input_bias, hidden_bias = lstm.all_weights[0]
-    with torch.no_grad():  # PyTorch's order of gates is i, f, g, o
+    # PyTorch's order of gates is i, f, g, o
+    with torch.no_grad():
         bias = remember_bias(size, memory_span)
         input_bias[: 2 * size] = torch.cat([-bias, bias])
         hidden_bias[: 2 * size] = 0
 
 
 def initial_lstm_state(lstm: nn.LSTM, batch_size: int) -> State:
+    """Return zeros (h, c)."""
     zeros = next(lstm.parameters()).new_zeros(batch_size, lstm.hidden_size)
     return zeros, zeros.clone()
 
 
 def run_lstm(lstm: nn.LSTM, x: Tensor, state: State | None, reset: Tensor | None) -> tuple[Tensor, State]:
-    """A one-layer, batch-first LSTM over x [B, T, D], in one fused call."""
-    before = initial_lstm_state(lstm, len(x)) if state is None else as_weights(lstm, state)
-    with without_autocast(x.device):  # the recurrence is not for bfloat16
+    """Run a one-layer, batch-first LSTM over x [B, T, D], in one fused call."""
+    if state is None:
+        state = initial_lstm_state(lstm, len(x))
+    before = as_weights(lstm, state)
+    # bfloat16 has too few digits for a recurrence
+    with without_autocast(x.device):
         x = x.to(before[0].dtype)
         if reset is None:
             y, (h, c) = lstm(x, (before[0][None], before[1][None]))
             return y, (h[0], c[0])
-        run = run_inserted if can_insert(x, before, reset) else run_packed
-        return run(lstm, x, before, reset)
+        # of the two ways around resets, the faster one if it is right here
+        if can_insert(x, before, reset):
+            return run_inserted(lstm, x, before, reset)
+        return run_packed(lstm, x, before, reset)
 
 
 def step_lstm(lstm: nn.LSTM, x: Tensor, state: State, reset: Tensor | None) -> tuple[Tensor, State]:
-    """The same for one step x [B, D]."""
+    """Run a one-layer LSTM for one step x [B, D]."""
     before = as_weights(lstm, state)
     if reset is not None:
         before = map_state(lambda part: forget(part, reset), before)
@@ -77,13 +90,14 @@ def step_lstm(lstm: nn.LSTM, x: Tensor, state: State, reset: Tensor | None) -> t
 
 
 def lstm_gates(lstm: nn.LSTM, x: Tensor, state: State) -> dict[str, Tensor]:
-    """The input, forget and output gates, [B, H] each, of a step x [B, D]."""
+    """Return the input, forget and output gates of a step x [B, D], each [B, H]."""
+    # the fused kernels do not give their gates away, so they are computed once more
     weight, recurrent, bias, recurrent_bias = lstm.all_weights[0]
     gates = torch.sigmoid(F.linear(x, weight, bias) + F.linear(state[0], recurrent, recurrent_bias)).chunk(4, 1)
     return {"input": gates[0], "forget": gates[1], "output": gates[3]}
 
 
 def as_weights(lstm: nn.LSTM, state: State) -> State:
-    """The state in the type of the weights: autocast makes another of it, which no call without autocast takes."""
+    """Convert a state to the weights' type. Autocast may have made another, which a call without autocast refuses."""
     dtype = lstm.weight_hh_l0.dtype
     return state[0].to(dtype), state[1].to(dtype)

@@ -10,31 +10,49 @@ from unroll.errors import BackboneError
 from unroll.policies.backbones.backbone import require
 from unroll.policies.backbones.registry import make_backbone, options_of
 
+# The share by which a number of parameters may be missed.
 TOLERANCE = 0.02
-MOST = 10**15  # beyond it a matrix has more elements than can be counted
-GAP = 4096  # accepted widths are at most this far apart
+
+# With more parameters a matrix would have more elements than can be counted.
+MAX_PARAMETERS = 10**15
+
+# The widths that a backbone accepts are at most this far apart.
+GAP = 4096
 
 
 def match_parameters(name: str, parameters: int, n_layers: int = 3, **options: Any) -> tuple[int, dict[str, Any]]:
-    """(d_model, options) with which the backbone has ``parameters`` parameters, within 2 %.
+    """Find (d_model, options) with which the backbone has ``parameters`` parameters, within 2 %.
 
-    The width is the one whose number is nearest. What is left is made up for by ``mlp_ratio``, where the backbone has
-    that option and it was neither given nor 0: the MLP gets the number of channels that comes nearest.
+    The width is the one whose number is nearest. ``mlp_ratio`` makes up for the rest, if the backbone has that option
+    and it was neither given nor 0: the MLP gets the number of channels that comes nearest.
 
     Raises:
-        BackboneError: no such size, with the nearest that there are; a wrong name or option.
+        BackboneError: There is no such size (the message has the nearest that there are), or a name or option is
+            wrong.
     """
-    require(1 <= parameters <= MOST, f"match_parameters must be from 1 to {MOST:,}, not {parameters:,}")
-    low, high = 0, 1
+    require(
+        1 <= parameters <= MAX_PARAMETERS,
+        f"match_parameters must be from 1 to {MAX_PARAMETERS:,}, not {parameters:,}",
+    )
+
+    # Double the width until there are enough parameters, then halve the interval. The number at ``low`` is always too
+    # small, that at ``high`` is not.
+    low = 0
+    high = 1
     while high <= parameters and _at_least(name, high, n_layers, options)[1] < parameters:
-        low, high = high, 2 * high
-    while high - low > 1:  # the count at low is below, that at high is not
+        low = high
+        high = 2 * high
+    while high - low > 1:
         middle = (low + high) // 2
-        below = _at_least(name, middle, n_layers, options)[1] < parameters
-        low, high = (middle, high) if below else (low, middle)
+        if _at_least(name, middle, n_layers, options)[1] < parameters:
+            low = middle
+        else:
+            high = middle
+
+    # Of the two widths around the number, take the nearer one, unless only the other can be made to fit.
     around = {_at_least(name, width, n_layers, options) for width in (max(1, low), high)}
     reached = []
-    for width, _ in sorted(around, key=lambda pair: abs(pair[1] - parameters)):
+    for width, _ in sorted(around, key=lambda found: abs(found[1] - parameters)):
         matched = _fit_mlp(name, width, parameters, n_layers, options)
         n = count_parameters(name, width, n_layers, matched)
         if abs(n - parameters) <= TOLERANCE * parameters:
@@ -45,26 +63,29 @@ def match_parameters(name: str, parameters: int, n_layers: int = 3, **options: A
 
 
 def count_parameters(name: str, d_model: int, n_layers: int, options: dict[str, Any]) -> int:
-    """The number of parameters; they are not allocated, unless a constructor computes with their values.
+    """Count a backbone's parameters. They are not allocated, unless a constructor computes with their values.
 
     Raises:
-        BackboneError: a wrong name, option or width.
+        BackboneError: A name, an option or the width is wrong.
     """
     try:
         with torch.device("meta"):
             backbone = make_backbone(name, d_model, n_layers, **options)
     except (NotImplementedError, RuntimeError) as error:
+        # the constructor needs values, which there are none of on the meta device
         require("overflow" not in str(error), f"{name}, d_model {d_model}: more parameters than can be counted")
         backbone = make_backbone(name, d_model, n_layers, **options)
     except BackboneError:
         raise
-    except (AssertionError, ValueError) as error:  # how a layer of PyTorch, or a class of one's own, refuses a width
-        raise BackboneError(f"{name}, d_model {d_model}: {' '.join(str(error).split()) or 'refused'}") from error
+    except (AssertionError, ValueError) as error:
+        # how a layer of PyTorch, or a class of the user's own, refuses a width
+        reason = " ".join(str(error).split()) or "refused"
+        raise BackboneError(f"{name}, d_model {d_model}: {reason}") from error
     return sum(parameter.numel() for parameter in backbone.parameters())
 
 
 def _at_least(name: str, width: int, n_layers: int, options: dict[str, Any]) -> tuple[int, int]:
-    """The first width from ``width`` on that the backbone accepts, and its number of parameters."""
+    """Return the first width from ``width`` on that the backbone accepts, and its number of parameters."""
     for accepted in range(width, width + GAP):
         try:
             return accepted, count_parameters(name, accepted, n_layers, options)
@@ -74,10 +95,16 @@ def _at_least(name: str, width: int, n_layers: int, options: dict[str, Any]) -> 
 
 
 def _fit_mlp(name: str, width: int, parameters: int, n_layers: int, options: dict[str, Any]) -> dict[str, Any]:
-    """The options, with the ``mlp_ratio`` that comes nearest where it is ours to choose."""
+    """Return the options, with the ``mlp_ratio`` that comes nearest if it is ours to choose."""
     default = options_of(name).get("mlp_ratio")
     if not default or "mlp_ratio" in options:
         return options
-    one, two = (count_parameters(name, width, n_layers, options | {"mlp_ratio": n / width}) for n in (1, 2))
-    ratio = max(1, 1 + round((parameters - one) / max(1, two - one))) / width
-    return options if ratio == default else options | {"mlp_ratio": ratio}
+
+    # Each channel of the MLP adds as many parameters as the second one does.
+    with_one = count_parameters(name, width, n_layers, options | {"mlp_ratio": 1 / width})
+    with_two = count_parameters(name, width, n_layers, options | {"mlp_ratio": 2 / width})
+    channels = max(1, 1 + round((parameters - with_one) / max(1, with_two - with_one)))
+    ratio = channels / width
+    if ratio == default:
+        return options
+    return options | {"mlp_ratio": ratio}

@@ -10,10 +10,13 @@ from unroll.policies.backbones.remember import remember_bias
 
 
 class MinGRU(MinRNN):
-    """z = σ(W_z x);  h̃ = g(W_h x);  h[t] = (1 - z)·h[t-1] + z·h̃;  y = W_o h. Options and state: see MinRNN.
+    """z = σ(W_z x);  h̃ = g(W_h x);  h[t] = (1 - z)·h[t-1] + z·h̃;  y = W_o h.
 
-    ``memory_span``: the channels' gates start so that they forget over 2 to this many steps, spaced evenly in the
-    logarithm; with gates that start half open (0), minGRU stays at chance on memory tasks.
+    Args:
+        memory_span: The gates start so that the channels forget over 2 to this many steps, spaced evenly in the
+            logarithm. With 0 they start half open, as in the paper, and minGRU stays at chance on memory tasks.
+
+    The other options and the state are those of MinRNN.
     """
 
     paper = "Feng et al. 2024, arXiv 2410.01201"
@@ -29,5 +32,6 @@ class MinGRU(MinRNN):
         highway: bool = False,
     ):
         super().__init__(d_model, "mingru", expansion, candidate, conv, learned_initial_state, highway)
+        # 1 - z retains
         with torch.no_grad():
             self.project.bias[: self.d_inner] = -remember_bias(self.d_inner, memory_span)

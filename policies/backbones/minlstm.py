@@ -10,10 +10,14 @@ from unroll.policies.backbones.remember import remember_bias
 
 
 class MinLSTM(MinRNN):
-    """f = σ(W_f x), i = σ(W_i x);  h̃ = g(W_h x);  h[t] = f'·h[t-1] + i'·h̃;  y = W_o h. Options and state: see MinRNN.
+    """f = σ(W_f x), i = σ(W_i x);  h̃ = g(W_h x);  h[t] = f'·h[t-1] + i'·h̃;  y = W_o h.
 
-    ``normalize_gates``: f' = f/(f + i) and i' = i/(f + i), as in the paper; without it f' = f and i' = i, as in the
-    paper's released code. ``memory_span`` as in MinGRU: f starts at 1 - 1/τ and i at 1/τ, normalised or not.
+    Args:
+        memory_span: f starts at 1 - 1/τ and i at 1/τ, normalised or not, with τ as in MinGRU.
+        normalize_gates: f' = f/(f + i) and i' = i/(f + i), as in the paper. False: f' = f and i' = i, as in the
+            paper's released code.
+
+    The other options and the state are those of MinRNN.
     """
 
     paper = "Feng et al. 2024, arXiv 2410.01201"
@@ -31,6 +35,7 @@ class MinLSTM(MinRNN):
     ):
         form: Gates = "minlstm" if normalize_gates else "minlstm_unnormalized"
         super().__init__(d_model, form, expansion, candidate, conv, learned_initial_state, highway)
+        # f comes first, then i
         with torch.no_grad():
             bias = remember_bias(self.d_inner, memory_span)
             self.project.bias[: 2 * self.d_inner] = torch.cat([bias, -bias])

@@ -1,4 +1,4 @@
-"""What minGRU and minLSTM share: gates of the input alone around one linear recurrence."""
+"""The common part of minGRU and minLSTM: gates of the input alone around one linear recurrence."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class MinRNN(Mixer):
     """h[t] = keep(x)·h[t-1] + update(x);  y = W_o h ("Were RNNs All We Needed?", Feng et al. 2024, arXiv 2410.01201).
 
     Args:
-        form: how the gates are made, see ``gated_scan``.
-        expansion: channels of h per channel of x.
-        candidate: what h̃ goes through: ``g`` (the paper's, always positive), ``identity`` or ``tanh``.
-        conv: steps of a causal convolution of x before everything else; 0: none.
-        learned_initial_state: h[-1] is the candidate's activation of a parameter, where it is 0 otherwise.
+        form: How the gates are computed, see ``gated_scan``.
+        expansion: Channels of h per channel of x.
+        candidate: The activation of h̃: ``g`` (the paper's, always positive), ``identity`` or ``tanh``.
+        conv: Steps of a causal convolution of x before everything else, or 0 for none.
+        learned_initial_state: h[-1] is the candidate's activation of a parameter; otherwise it is 0.
         highway: y = σ(W_p x)·W_o h + (1 - σ(W_p x))·x.
 
-    The state is h [B, expansion·d_model]; with a convolution (its state, h).
+    The state is h [B, expansion·d_model]; with a convolution it is (the convolution's state, h).
     """
 
     def __init__(
@@ -47,41 +47,55 @@ class MinRNN(Mixer):
         self.d_inner = round(expansion * d_model)
         require(self.d_inner >= 1, f"expansion {expansion} leaves no channel")
         require(conv >= 0, f"conv is the number of steps of the convolution, or 0 for none, not {conv}")
-        self.form, self.candidate = form, candidate
+        self.form = form
+        self.candidate = candidate
         self.conv = CausalConv(d_model, conv) if conv else None
         self.project = Linear(d_model, PARTS[form] * self.d_inner)
         self.out = Linear(self.d_inner, d_model)
         self.highway = Linear(d_model, d_model) if highway else None
-        # not zero, where the gradient of a positive candidate is smallest
+        # It starts at random and not at 0, where the gradient of a positive candidate is smallest.
         self.before = nn.Parameter(torch.randn(self.d_inner)) if learned_initial_state else None
 
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """keep and update [..., d_inner] of x [..., d_model], at least in float32."""
+        """Compute keep and update [..., d_inner] of x [..., d_model], at least in float32."""
         return activate_gates(linear(self.project, x), self.form, self.candidate)
 
     def initial_state(self, batch_size: int) -> State:
         h = self.out.weight.new_zeros(batch_size, self.d_inner)
         if self.before is not None:
             h = h + CANDIDATES[self.candidate](self.before)
-        return h if self.conv is None else (self.conv.initial_state(batch_size), h)
+        if self.conv is None:
+            return h
+        return self.conv.initial_state(batch_size), h
 
     def forward(self, x: Tensor, state: State | None = None, reset: Tensor | None = None) -> tuple[Tensor, State]:
         if state is None:
             state = self.initial_state(len(x))
-        seen, h0, recent = x, state, None
+
+        seen = x
+        h0 = state
         if self.conv is not None:
             recent, h0 = state
             seen, recent = self.conv(x, recent, reset)
+
+        # one operator from the pre-activations to h, unless episodes begin with a learned state
         if reset is None or self.before is None:
             h, last = gated_scan(self.project(seen), h0, reset, self.form, self.candidate)
-        else:  # the scan starts an episode from 0
+        else:
+            # A reset makes the scan start from 0: the learned state enters with the update, keep·h[-1] + update.
             keep, update = self.gates(seen)
             update = update + reset[..., None] * keep * CANDIDATES[self.candidate](self.before)
             h = linear_scan(keep, update, h0, reset)
-            last = h[:, -1].clone()  # a view would keep the whole sequence in memory
-        return self._output(x, h), last if recent is None else (recent, last)
+            # a view would keep the whole sequence allocated
+            last = h[:, -1].clone()
+
+        y = self._output(x, h)
+        if self.conv is None:
+            return y, last
+        return y, (recent, last)
 
     def step(self, x: Tensor, state: State, reset: Tensor | None = None) -> tuple[Tensor, State]:
+        # the rarer forms are sequences of one step
         if self.conv is not None or self.before is not None:
             return super().step(x, state, reset)
         if reset is not None:
@@ -92,10 +106,12 @@ class MinRNN(Mixer):
     def gate_activations(self, x: Tensor, state: State) -> dict[str, Tensor]:
         if self.conv is not None:
             x, _ = self.conv.step(x, state[0], None)
-        return {"keep": self.gates(x)[0]}
+        keep, _ = self.gates(x)
+        return {"keep": keep}
 
     def _output(self, x: Tensor, h: Tensor) -> Tensor:
         y = linear(self.out, h.to(x.dtype))
         if self.highway is None:
             return y
+        # x + gate·(y - x)
         return torch.lerp(x.to(y.dtype), y, torch.sigmoid(self.highway(x)))

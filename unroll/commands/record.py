@@ -116,7 +116,7 @@ def record_learning(options: Namespace) -> Episodes:
     done: list[Recorded] = []
 
     def make() -> gym.Env:
-        return Recorder(make_env(env_id, **env_kwargs), done)
+        return Recorder(make_env(env_id, env_kwargs=env_kwargs), done)
 
     vector: VecEnv = DummyVecEnv([make] * options.n_envs)
     if options.algorithm in ON_POLICY:
@@ -128,14 +128,15 @@ def record_learning(options: Namespace) -> Episodes:
         raise EnvError(f"{options.algorithm} cannot learn in {env_id}: {one_line(error)}") from None
     with keep_on_interrupt():
         agent.learn(options.steps)
-    return to_episodes(done, make_env(env_id, **env_kwargs), f"{env_id} {options.algorithm} replay")
+    return to_episodes(done, make_env(env_id, env_kwargs=env_kwargs), f"{env_id} {options.algorithm} replay")
 
 
 def record_run(options: Namespace) -> Episodes:
     """Record a trained run of ours while it plays; an agent with targets cycles through them.
 
     The recording holds the environment's own observations and rewards, and the actions that were carried out.
-    ``NoisyActions`` says what ``noise`` does to them.
+    With ``--noise`` a continuous action gets a normal error, whose standard deviation is that share of half the range
+    of the action, and is clipped. A discrete action is replaced by a random one with this probability.
     """
     import torch
 
@@ -143,9 +144,9 @@ def record_run(options: Namespace) -> Episodes:
     from unroll.agents.algorithm import PlayOptions
     from unroll.agents.common.checkpoint import latest_checkpoint
     from unroll.agents.evaluation.play import Episode, play
-    from unroll.commands.noise import NoisyActions
     from unroll.envs.datasets.recording import Recorded, Recorder, to_episodes
     from unroll.envs.make import make_env
+    from unroll.envs.wrappers import NoisyActions
 
     checkpoint = latest_checkpoint(options.run)
     asked = PlayOptions("cpu", options.env, options.env_kwargs, options.targets, options.memory)
@@ -156,7 +157,7 @@ def record_run(options: Namespace) -> Episodes:
     done: list[Recorded] = []
 
     def make() -> gym.Env:
-        recorder = Recorder(make_env(player.env_id, **player.env_kwargs), done)
+        recorder = Recorder(make_env(player.env_id, env_kwargs=player.env_kwargs), done)
         return NoisyActions(player.show(recorder), options.noise)
 
     # An agent with several targets is asked for them in turn.
@@ -166,18 +167,18 @@ def record_run(options: Namespace) -> Episodes:
     torch.manual_seed(options.seed)
     with keep_on_interrupt():
         play(player.agent, make, plan, n_envs=32, deterministic=not options.stochastic)
-    return to_episodes(done, make_env(player.env_id, **player.env_kwargs), f"{player.env_id} {options.run}")
+    return to_episodes(done, make_env(player.env_id, env_kwargs=player.env_kwargs), f"{player.env_id} {options.run}")
 
 
 def check_recordable(env_id: str, env_kwargs: dict[str, Any]) -> None:
     """Raise DatasetError unless a dataset can hold what the environment observes and what is done in it."""
     import gymnasium as gym
 
-    from unroll.envs.datasets.rows import in_words
     from unroll.envs.make import make_env
+    from unroll.envs.spaces import in_words
     from unroll.errors import DatasetError
 
-    env = make_env(env_id, images=True, **env_kwargs)
+    env = make_env(env_id, images=True, env_kwargs=env_kwargs)
     observed = env.observation_space
     actions = env.action_space
     env.close()

@@ -1,9 +1,7 @@
-"""Load episodes by name: ``minari:ID``, ``d4rl:ID``, ``embedded:NAME`` or the path of an .hdf5 file.
+"""Load episodes from ``minari:ID``, ``d4rl:ID``, ``embedded:NAME`` or the path of an .hdf5 file.
 
-    python -m unroll.envs.datasets.sources SOURCE [--download]
-
-prints what a dataset holds and what is wrong with it; the exit code is 0 if it can be trained on, else 2.
 A new source is one file with a loader ``(name, download) -> Episodes`` and one line in ``SOURCES``.
+``unroll inspect SOURCE`` prints what a dataset holds and what is wrong with it.
 """
 
 from __future__ import annotations
@@ -21,10 +19,11 @@ from unroll.envs.datasets.sources.minari_set import load_minari
 from unroll.errors import DatasetError
 
 EMBEDDED = Path(__file__).parents[1] / "data"
+FORMS = "minari:ID, d4rl:ID, embedded:NAME or the path of an .hdf5 file"
 
 
 def load_embedded(name: str, download: bool = False) -> Episodes:
-    """A dataset that comes with the code."""
+    """Load a dataset that comes with the code."""
     names = sorted(file.stem for file in EMBEDDED.glob("*.hdf5"))
     if name not in names:
         raise DatasetError(f"embedded:{name}: unknown; there is {', '.join(names) or 'none'}")
@@ -32,10 +31,12 @@ def load_embedded(name: str, download: bool = False) -> Episodes:
 
 
 def load_file(path: str, download: bool = False) -> Episodes:
-    """A file that the user has; there is nowhere to download it from."""
+    """Load a file of the user's. There is nowhere to download it from."""
     if not Path(path).expanduser().exists():
+        hint = f"a source is {FORMS}"
         near = difflib.get_close_matches(path, list(d4rl_table()), n=1)
-        hint = f"did you mean d4rl:{near[0]}?" if near else f"a source is {FORMS}"
+        if near:  # the id of a D4RL set without its prefix
+            hint = f"did you mean d4rl:{near[0]}?"
         raise DatasetError(f"{path}: no such file; {hint}")
     return load_hdf5(path)
 
@@ -46,14 +47,20 @@ SOURCES: dict[str, Callable[[str, bool], Episodes]] = {
     "embedded": load_embedded,
     "file": load_file,
 }
-FORMS = "minari:ID, d4rl:ID, embedded:NAME or the path of an .hdf5 file"
 
 
 def read_episodes(source: str, download: bool = False) -> Episodes:
-    """The episodes of ``source``, without a judgement of their values."""
+    """Load the episodes of `source` without judging their values.
+
+    `download` fetches a D4RL file that is missing.
+
+    Raises:
+        DatasetError: there is no such dataset, or it cannot be read.
+    """
     prefix, colon, name = source.partition(":")
     if not colon or Path(source).exists():
-        prefix, name = "file", source
+        prefix = "file"
+        name = source
     if prefix not in SOURCES:
         raise DatasetError(f"{source}: unknown kind of source {prefix!r}; a source is {FORMS}")
     if not name:
@@ -62,13 +69,16 @@ def read_episodes(source: str, download: bool = False) -> Episodes:
 
 
 def load_episodes(source: str, download: bool = False) -> Episodes:
-    """The episodes of ``source``, fit to be trained on; ``download`` fetches a missing D4RL file.
+    """Load the episodes of `source`, fit to be trained on.
 
-    Raises DatasetError, one line, if there is no such dataset, if it cannot be read, or if its values are unusable.
+    `download` fetches a D4RL file that is missing.
+
+    Raises:
+        DatasetError: there is no such dataset, it cannot be read, or its values are unusable.
     """
     episodes = read_episodes(source, download)
     found = problems(episodes)
     if found:
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-        raise DatasetError(f"{source}: {found[0]}{more} (see python -m unroll.envs.datasets.sources {source})")
+        raise DatasetError(f"{source}: {found[0]}{more} (see unroll inspect {source})")
     return episodes

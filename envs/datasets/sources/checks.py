@@ -1,4 +1,8 @@
-"""What a dataset's files declare, checked before anything is read or allocated."""
+"""Check what a dataset's files declare, before anything is read or allocated.
+
+HDF5 files may declare sizes that nothing holds and refer to other files. Minari's metadata may name
+code and spaces of any size, and Minari's reader believes them: it validates nothing.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +15,34 @@ from typing import Any
 
 import h5py
 
-from unroll.envs.datasets.rows import MAX_DISCRETE, is_env_id
+from unroll.envs.datasets.conversion import MAX_DISCRETE
+from unroll.envs.datasets.registered import is_env_id
 from unroll.envs.datasets.store import machine_memory
 from unroll.errors import DatasetError
 
-MAX_COMPRESSION = 2000  # gzip reaches 1032 at most: a small file that declares more was cut short, or is a trap
-UNWRITTEN = 1 << 26  # bytes that may be declared without being stored: what was never written is zeros
+# A small file that declares more than this was cut short or is a trap: gzip compresses 1032-fold at
+# most.
+MAX_COMPRESSION = 2000
+# Bytes that may be declared without being stored: what was never written reads as zeros.
+UNWRITTEN = 1 << 26
+
+MAX_METADATA = 1 << 26  # bytes of metadata.json
+MAX_WIDTH = 1 << 24  # numbers of a space
+MAX_DEPTH = 16  # nested spaces
 
 
 def check_sizes(items: Iterable[h5py.Dataset]) -> None:
-    """Raise DatasetError unless all of them can be read, chunk by chunk, from this file alone."""
+    """Check that all of the HDF5 datasets can be read, chunk by chunk, from this file alone.
+
+    Raises:
+        DatasetError: one cannot.
+    """
     for item in items:
         name = (item.name or "").strip("/")
         if item.external or item.is_virtual:
             raise DatasetError(f"{name} refers to other files")
-        chunk = math.prod(item.chunks or (0,)) * item.dtype.itemsize  # read as a whole, however little of it is used
+
+        chunk = math.prod(item.chunks or (0,)) * item.dtype.itemsize  # a chunk is read as a whole
         declared = max(int(item.size or 0) * item.dtype.itemsize, chunk)
         if declared > max(UNWRITTEN, MAX_COMPRESSION * item.id.get_storage_size()):
             raise DatasetError(f"{name} declares {declared:.2g} bytes, far more than is stored")
@@ -34,47 +51,60 @@ def check_sizes(items: Iterable[h5py.Dataset]) -> None:
 
 
 def check_links(file: h5py.File) -> None:
-    """Raise DatasetError where a name leads elsewhere: to another file, or to another name."""
+    """Check that no name in the file leads elsewhere: to another file, or to another name.
 
-    # an exception of the visitor's own would be lost on its way through HDF5
-    found = file.visititems_links(lambda name, link: None if isinstance(link, h5py.HardLink) else name)
+    Raises:
+        DatasetError: one does.
+    """
+
+    def name_of_link(name: str, link: Any) -> str | None:
+        return None if isinstance(link, h5py.HardLink) else name
+
+    # The visitor returns what it finds: an exception would be lost on its way through HDF5.
+    found = file.visititems_links(name_of_link)
     if found is not None:
         raise DatasetError(f"{found} is a link, where data are wanted")
 
 
 def datasets_of(file: h5py.File) -> list[h5py.Dataset]:
-    """All of them, each once; links are not followed."""
+    """List all HDF5 datasets of a file, each once. Links are not followed."""
     found: list[h5py.Dataset] = []
-    file.visititems(lambda _, item: found.append(item) if isinstance(item, h5py.Dataset) else None)
+
+    def visit(_: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Dataset):
+            found.append(item)
+
+    file.visititems(visit)
     return found
 
 
-MAX_METADATA, MAX_WIDTH, MAX_DEPTH = 1 << 26, 1 << 24, 16
-
-
 def read_metadata(path: Path) -> dict[str, Any]:
-    """``metadata.json``, with spaces and an environment that can be what they say. Raises DatasetError."""
+    """Read Minari's ``metadata.json``, and check the spaces and the environment that it names.
+
+    Raises:
+        DatasetError: it lacks a space, declares one that is too large to be made, or names
+            something that is no environment. Malformed JSON raises exceptions of other kinds.
+    """
     if path.stat().st_size > MAX_METADATA:
         raise DatasetError(f"{path} is {path.stat().st_size:,} bytes long")
     metadata = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(metadata, dict) or not {"observation_space", "action_space"} <= metadata.keys():
-        # to find them out Minari would build the environment that the metadata names
+        # To find them out, Minari would build the environment that the metadata name.
         raise DatasetError(f"{path} lacks the observation space or the action space")
+
     for name in ("observation_space", "action_space"):
         _check_space(json.loads(metadata[name]), name)
     for name in ("env_spec", "eval_env_spec"):
-        spec = json.loads(metadata.get(name) or "{}")
-        if spec.get("id") and not is_env_id(spec["id"]):
-            raise DatasetError(f"{path}: {spec['id']!r} is not the id of an environment")
-        for code in _entry_points(spec):
-            # never imported, whatever it is; but in Python's own modules there is no environment to name
-            if code.replace(":", ".").split(".")[0] in sys.stdlib_module_names:
-                raise DatasetError(f"{path} names {code} as an environment")
+        _check_spec(json.loads(metadata.get(name) or "{}"), path)
     return metadata
 
 
 def check_data(path: Path, metadata: dict[str, Any]) -> None:
-    """Raise DatasetError unless the file holds as many episodes as the metadata say, and what it declares."""
+    """Check that Minari's HDF5 file holds the episodes of the metadata and what it declares.
+
+    Raises:
+        DatasetError: it does not.
+    """
     with h5py.File(path, "r") as file:
         check_links(file)
         check_sizes(datasets_of(file))
@@ -84,7 +114,7 @@ def check_data(path: Path, metadata: dict[str, Any]) -> None:
 
 
 def _check_space(space: dict[str, Any], name: str, depth: int = 0) -> None:
-    """Raise DatasetError for a space too large to be made."""
+    """Raise DatasetError for a space that is too large to be made."""
     kind = space["type"]
     if kind in ("Dict", "Tuple"):
         parts = space["subspaces"]
@@ -102,7 +132,21 @@ def _check_space(space: dict[str, Any], name: str, depth: int = 0) -> None:
             raise DatasetError(f"{name} is a {kind} of {space['n']}, which is more than {most}")
 
 
+def _check_spec(spec: dict[str, Any], path: Path) -> None:
+    """Raise DatasetError if an environment's specification names something else to import.
+
+    Nothing that it names is ever imported. But Python's own modules hold no environment, so a file
+    that names one of them is an attempt to run code.
+    """
+    if spec.get("id") and not is_env_id(spec["id"]):
+        raise DatasetError(f"{path}: {spec['id']!r} is not the id of an environment")
+    for code in _entry_points(spec):
+        if code.replace(":", ".").split(".")[0] in sys.stdlib_module_names:
+            raise DatasetError(f"{path} names {code} as an environment")
+
+
 def _entry_points(spec: Any) -> Iterator[str]:
+    """Find all entry points in nested dicts and lists."""
     if isinstance(spec, dict):
         for key, value in spec.items():
             if key.endswith("entry_point") and isinstance(value, str):

@@ -1,7 +1,10 @@
-"""D4RL's datasets by id: their files are read directly, so that neither d4rl nor MuJoCo 2.1 is needed.
+"""Load D4RL's datasets by id.
 
-Looked for, in this order: D4RL's own download folder; with ``download``, the address in ``data/d4rl.json``; last, an
-installed ``d4rl`` package, in a process of its own, because importing it may raise or print anything.
+Their files are read directly, so that neither d4rl nor MuJoCo 2.1 is needed.
+
+A file is looked for in D4RL's own download folder. With ``download`` it is then fetched from the
+address in ``data/d4rl.json``. Last, an installed ``d4rl`` package is asked. That happens in a
+process of its own, because importing the package may raise or print anything.
 """
 
 from __future__ import annotations
@@ -24,8 +27,9 @@ from unroll.errors import DatasetError
 
 log = logging.getLogger(__name__)
 
-# Where a policy trained on D4RL's data can be evaluated today. Ant is missing because its observation has 111 numbers
-# in D4RL and 105 or 27 in Gymnasium; the mazes and the kitchen because their tasks or observations were changed.
+# The environment of today for each of D4RL's tasks, to evaluate a policy in. Ant is missing because
+# its observation has 111 numbers in D4RL and 105 or 27 in Gymnasium. The mazes and the kitchen are
+# missing because their tasks or observations were changed.
 COUNTERPART = {
     "hopper": "Hopper-v5",
     "halfcheetah": "HalfCheetah-v5",
@@ -36,6 +40,7 @@ COUNTERPART = {
     "relocate": "AdroitHandRelocate-v1",
 }
 
+# The program that asks the package ``d4rl``: it writes the dataset argv[1] to the file argv[2].
 FROM_PACKAGE = """
 import contextlib, importlib, sys
 import d4rl, gym, h5py
@@ -51,21 +56,34 @@ with h5py.File(sys.argv[2], "w") as file:
 
 
 def load_d4rl(dataset_id: str, download: bool = False) -> Episodes:
-    """D4RL's dataset ``dataset_id``, with D4RL's reference returns and the environment of today to evaluate in."""
+    """Load a dataset with D4RL's reference returns and the environment of today to evaluate in.
+
+    Raises:
+        DatasetError: there is no such dataset, its file is missing and cannot be fetched, or it
+        cannot be read.
+    """
     table = d4rl_table()
     if dataset_id not in table:
+        hint = "ids read like hopper-medium-v2"
         near = difflib.get_close_matches(dataset_id, list(table), n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else "ids read like hopper-medium-v2"
+        if near:
+            hint = f"did you mean {', '.join(near)}?"
         raise DatasetError(f"d4rl:{dataset_id}: unknown; {hint}")
+
     url = table[dataset_id]["url"]
     folder = Path(os.environ.get("D4RL_DATASET_DIR") or Path.home() / ".d4rl" / "datasets")
     path = folder / url.rsplit("/", 1)[1]
     if download and not path.exists():
         download_hdf5(url, path)
+
     env_id = COUNTERPART.get(dataset_id.split("-")[0])
-    episodes = load_hdf5(path, env_id) if path.exists() else _from_package(dataset_id, env_id)
+    if path.exists():
+        episodes: Episodes | None = load_hdf5(path, env_id)
+    else:
+        episodes = _from_package(dataset_id, env_id)
     if episodes is None:
         raise DatasetError(f"d4rl:{dataset_id}: not found at {path}; --download true fetches it from {url}")
+
     reference, reference_name = reference_returns(dataset_id)
     return dataclasses.replace(
         episodes, name=dataset_id, env_id=env_id, reference_returns=reference, reference_name=reference_name
@@ -73,7 +91,7 @@ def load_d4rl(dataset_id: str, download: bool = False) -> Episodes:
 
 
 def _from_package(dataset_id: str, env_id: str | None) -> Episodes | None:
-    """From the package ``d4rl``, or None where it is not installed or does not work."""
+    """Get a dataset from the package ``d4rl``; None if it is not installed or does not work."""
     if importlib.util.find_spec("d4rl") is None:
         return None
     with tempfile.TemporaryDirectory() as folder:

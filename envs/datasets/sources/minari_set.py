@@ -1,8 +1,8 @@
-"""Episodes from a Minari dataset: local, or downloaded when missing; aligned row by row.
+"""Load episodes from a Minari dataset, which is downloaded when it is missing.
 
-Minari stores T+1 observations per episode of T steps. Row t of ours is ``observations[t]``, and ``observations[T]`` is
-the episode's final observation. The environment is never recovered (that would import what the metadata names): only
-its id is taken.
+Minari stores T+1 observations per episode of T steps. Row t of ours is ``observations[t]``, and
+``observations[T]`` is the episode's final observation. The environment is never recovered, which
+would import what the metadata name: only its id is taken.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import math
 import os
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 
 from unroll.envs.datasets.cache import cached
+from unroll.envs.datasets.conversion import as_float32, flatten
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.reference import reference_returns
-from unroll.envs.datasets.rows import as_float32, flatten
+from unroll.envs.datasets.registered import env_spaces
 from unroll.envs.datasets.sources.checks import check_data, read_metadata
 from unroll.envs.datasets.store import Store
-from unroll.envs.spaces import env_spaces
 from unroll.errors import DatasetError, one_line
 
 if TYPE_CHECKING:
@@ -36,10 +36,12 @@ HOST = "huggingface.co/farama-minari"
 
 
 def load_minari(dataset_id: str, download: bool = False) -> Episodes:
-    """The dataset ``dataset_id`` from ``$MINARI_DATASETS_PATH`` or ``~/.minari/datasets``.
+    """Load the dataset `dataset_id` from ``$MINARI_DATASETS_PATH`` or ``~/.minari/datasets``.
 
-    A missing one is fetched whatever ``download`` says, as Minari's users expect of an id.
-    Raises DatasetError, one line, for an unknown or malformed id, a failed download and damaged files.
+    A missing one is fetched whatever `download` says, as Minari's users expect of an id.
+
+    Raises:
+        DatasetError: an unknown or malformed id, a failed download, or damaged files.
     """
     _check_id(dataset_id)
     root = Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
@@ -48,12 +50,16 @@ def load_minari(dataset_id: str, download: bool = False) -> Episodes:
         if data.parent.exists() and any(data.parent.rglob("*")):
             raise DatasetError(f"minari:{dataset_id}: {data / 'metadata.json'} is missing")
         _download(dataset_id, data)
+
     files = sorted(file for file in data.rglob("*") if file.is_file())
     try:
-        # warnings of Minari and Gymnasium, about spaces: what matters is an error here
+        # Minari and Gymnasium warn about spaces. What matters of that is an error here.
         with warnings.catch_warnings(action="ignore"):
             return cached(
-                dataset_id, files, lambda store: _convert(dataset_id, data, store), lambda: _size(dataset_id, data)
+                dataset_id,
+                files,
+                convert=lambda store: _convert(dataset_id, data, store),
+                size=lambda: _size(dataset_id, data),
             )
     except DatasetError as error:
         raise DatasetError(f"minari:{dataset_id}: {error}") from None
@@ -63,7 +69,7 @@ def load_minari(dataset_id: str, download: bool = False) -> Episodes:
 
 
 def _check_id(dataset_id: str) -> None:
-    """Before anything else is asked of Minari, which leaves folders behind for ids that it then refuses."""
+    """Check the form of an id. Minari would leave a folder behind for one that it then refuses."""
     from minari.dataset.minari_dataset import parse_dataset_id
 
     try:
@@ -79,20 +85,23 @@ def _download(dataset_id: str, data: Path) -> None:
     by_hand = f"or put metadata.json and main_data.hdf5 into {data}"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "a higher version exists": the user named the one that is wanted
+            # Minari warns that a higher version exists. The user named the one that is wanted.
+            warnings.simplefilter("ignore")
+            # Minari would take an empty folder, left by an earlier attempt, for the dataset.
             if data.parent.exists():
-                data.parent.rmdir()  # empty, left by an earlier attempt: Minari would take it for the dataset
+                data.parent.rmdir()
             minari.download_dataset(dataset_id)
     except ImportError as error:
         raise DatasetError(
             f"minari:{dataset_id} is not at {data}, and to download it from {HOST} Minari needs huggingface_hub: "
-            f"pip install -e '.[hub]', {by_hand} ({one_line(error)})"
+            f"pip install 'unroll-rl[hub]', {by_hand} ({one_line(error)})"
         ) from None
-    except Exception as error:  # no network, an unknown id, an unsupported version: each library raises its own
+    except Exception as error:  # no network, an unknown id …: each library raises its own
         raise DatasetError(f"minari:{dataset_id}: download from {HOST} failed ({one_line(error)}); {by_hand}") from None
 
 
 def _open(dataset_id: str, data: Path) -> tuple[dict[str, Any], minari.MinariDataset]:
+    """Check the files of a dataset and open it with Minari's reader. Return its metadata too."""
     import minari
 
     metadata = read_metadata(data / "metadata.json")
@@ -102,38 +111,51 @@ def _open(dataset_id: str, data: Path) -> tuple[dict[str, Any], minari.MinariDat
 
 
 def _size(dataset_id: str, data: Path) -> int:
-    """Bytes of the arrays over all steps, as float32, if the metadata count the steps right."""
+    """Count the bytes of the arrays over all steps, as float32, by the steps of the metadata."""
     _, dataset = _open(dataset_id, data)
-    spaces = dataset.spec.observation_space, dataset.spec.action_space
-    return 4 * int(dataset.spec.total_steps) * (1 + sum(gym.spaces.flatdim(space) for space in spaces))
+    width = gym.spaces.flatdim(dataset.spec.observation_space) + gym.spaces.flatdim(dataset.spec.action_space)
+    return 4 * int(dataset.spec.total_steps) * (width + 1)  # 1: the reward
+
+
+class _Ending(NamedTuple):
+    """The length of an episode, and how it ended."""
+
+    steps: int
+    terminated: bool
+    truncated: bool
 
 
 def _convert(dataset_id: str, data: Path, store: Store) -> Episodes:
+    """Convert the dataset, an episode at a time."""
     metadata, dataset = _open(dataset_id, data)
-    observation_space, action_space = dataset.spec.observation_space, dataset.spec.action_space
+    observation_space = dataset.spec.observation_space
+    action_space = dataset.spec.action_space
     if not isinstance(action_space, gym.spaces.Box | gym.spaces.Discrete):
         raise DatasetError(f"actions of {type(action_space).__name__}; only Box and Discrete can be learned")
     if isinstance(action_space, gym.spaces.Discrete) and action_space.start != 0:
         raise DatasetError(f"{action_space}: discrete actions must be counted from 0")
-    endings, steps = [], 0
+
+    endings = []
+    steps = 0
     for episode in dataset.iterate_episodes():
-        rows, *ending = _episode(episode, observation_space, action_space)
-        steps += ending[0]
-        if steps > dataset.spec.total_steps:  # by which it was decided whether they fit into memory
+        rows, ending = _episode(episode, observation_space, action_space)
+        steps += ending.steps
+        # By this number it was decided whether the arrays fit into RAM.
+        if steps > dataset.spec.total_steps:
             raise DatasetError(f"the metadata count {dataset.spec.total_steps} steps, the episodes hold more")
         store.append(**rows)
         endings.append(ending)
     if not endings:
         raise DatasetError("holds no episodes")
+
     arrays = store.arrays()
-    lengths, terminated, truncated = map(np.array, zip(*endings, strict=True))
     env_id, reference, reference_name = _about(metadata, dataset_id, arrays["observations"].shape[1])
     return Episodes(
         **arrays,
-        lengths=lengths,
-        terminated=terminated,
-        truncated=truncated,
-        action_space=_plain(action_space),
+        lengths=np.array([ending.steps for ending in endings]),
+        terminated=np.array([ending.terminated for ending in endings]),
+        truncated=np.array([ending.truncated for ending in endings]),
+        action_space=_without_shape(action_space),
         name=dataset_id,
         env_id=env_id,
         reference_returns=reference,
@@ -142,22 +164,13 @@ def _convert(dataset_id: str, data: Path, store: Store) -> Episodes:
 
 
 def _episode(
-    episode: Any, observation_space: gym.Space, action_space: gym.Space
-) -> tuple[dict[str, np.ndarray], int, bool, bool]:
-    """(rows of each array, steps, terminated, truncated)."""
+    episode: Any, observation_space: gym.Space, action_space: gym.spaces.Box | gym.spaces.Discrete
+) -> tuple[dict[str, np.ndarray], _Ending]:
+    """Convert one episode to rows of each array, and its ending."""
     observations = flatten(observation_space, episode.observations)
     steps = len(episode.rewards)
-    if steps == 0:
-        raise DatasetError(f"episode {episode.id} has no steps")
-    if len(observations) != steps + 1:
-        old = ", as old versions of some sets have; take a newer version" if len(observations) == steps else ""
-        raise DatasetError(f"episode {episode.id} has {len(observations)} observations for {steps} steps{old}")
-    for name in ("actions", "rewards", "terminations", "truncations"):
-        values = np.asarray(getattr(episode, name))
-        if len(values) != steps:
-            raise DatasetError(f"episode {episode.id} has {len(values)} {name} for {steps} steps")
-        if values.dtype.kind not in "fiub" or (name != "actions" and values.size != steps):
-            raise DatasetError(f"episode {episode.id} has {name} of {values.dtype} {values.shape} for {steps} steps")
+    _check_lengths(episode, len(observations), steps)
+
     if isinstance(action_space, gym.spaces.Discrete):
         actions = np.asarray(episode.actions).reshape(steps)
         if not np.array_equal(actions, np.clip(np.rint(actions), 0, action_space.n)):
@@ -165,30 +178,57 @@ def _episode(
         actions = actions.astype(np.int64)
     else:
         actions = flatten(action_space, episode.actions)
-    terminated = bool(episode.terminations[-1])
+
     rows = {
         "observations": observations[:-1],
         "final_observations": observations[-1:],
         "actions": actions,
         "rewards": as_float32(episode.rewards.reshape(steps)),
     }
-    return rows, steps, terminated, bool(episode.truncations[-1]) and not terminated
+    terminated = bool(episode.terminations[-1])
+    truncated = bool(episode.truncations[-1]) and not terminated
+    return rows, _Ending(steps, terminated, truncated)
 
 
-def _about(metadata: dict[str, Any], dataset_id: str, width: int) -> tuple[str | None, Any, str | None]:
-    """(environment id, reference returns, their origin): Minari's own scores where it has some, else D4RL's table."""
+def _check_lengths(episode: Any, n_observations: int, steps: int) -> None:
+    """Raise DatasetError unless there is one observation more than steps, and one of all else."""
+    if steps == 0:
+        raise DatasetError(f"episode {episode.id} has no steps")
+    if n_observations != steps + 1:
+        old = ", as old versions of some sets have; take a newer version" if n_observations == steps else ""
+        raise DatasetError(f"episode {episode.id} has {n_observations} observations for {steps} steps{old}")
+    for name in ("actions", "rewards", "terminations", "truncations"):
+        values = np.asarray(getattr(episode, name))
+        if len(values) != steps:
+            raise DatasetError(f"episode {episode.id} has {len(values)} {name} for {steps} steps")
+        if values.dtype.kind not in "fiub" or (name != "actions" and values.size != steps):
+            raise DatasetError(f"episode {episode.id} has {name} of {values.dtype} {values.shape} for {steps} steps")
+
+
+def _about(
+    metadata: dict[str, Any], dataset_id: str, width: int
+) -> tuple[str | None, tuple[float, float] | None, str | None]:
+    """Return the environment's id, the reference returns and where these come from.
+
+    The returns are Minari's own scores where the metadata have some, else D4RL's.
+    """
     env_id = str(json.loads(metadata.get("env_spec") or "{}").get("id") or "") or None
-    spaces = env_spaces(env_id)
-    if spaces and spaces[0] not in (None, width):
-        log.warning("minari:%s: %d observations per step, %s has %d", dataset_id, width, env_id, spaces[0])
-        env_id = None  # recorded with other options than the registered environment has
-    low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
+    expected, _ = env_spaces(env_id)
+    if expected not in (None, width):
+        # The data were recorded with other options than the registered environment has.
+        log.warning("minari:%s: %d observations per step, %s has %d", dataset_id, width, env_id, expected)
+        env_id = None
+
+    low = metadata.get("ref_min_score")
+    high = metadata.get("ref_max_score")
     if isinstance(low, float | int) and isinstance(high, float | int) and -math.inf < low < high < math.inf:
         return env_id, (float(low), float(high)), f"Minari {dataset_id}"
-    return env_id, *reference_returns(env_id)
+    reference, reference_name = reference_returns(env_id)
+    return env_id, reference, reference_name
 
 
-def _plain(space: gym.spaces.Box | gym.spaces.Discrete) -> gym.spaces.Box | gym.spaces.Discrete:
+def _without_shape(space: gym.spaces.Box | gym.spaces.Discrete) -> gym.spaces.Box | gym.spaces.Discrete:
+    """Return the space of the actions as flat rows."""
     if isinstance(space, gym.spaces.Discrete):
         return gym.spaces.Discrete(int(space.n))
     return gym.spaces.Box(space.low.reshape(-1), space.high.reshape(-1), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""One recurrence, three bodies: PyTorch (reference.py), numba on the CPU (cpu.py), Triton on CUDA (cuda.py)."""
+"""One recurrence with three bodies: PyTorch (reference.py), numba on the CPU (cpu.py) and Triton on CUDA (cuda.py)."""
 
 from __future__ import annotations
 
@@ -16,18 +16,24 @@ PACKAGES = {"cpu": "numba", "cuda": "triton"}
 
 
 def choose_body(backend: str, x: Tensor) -> str:
-    """Which body computes on x: that of its device for ``auto``, where it can be had; the reference for float64,
-    under ``torch.func`` and in what is exported.
+    """Choose which body computes on x, and load it so that the operators can be called.
+
+    ``auto`` chooses the kernels of x's device if they can be used. It chooses the reference for float64, under
+    ``torch.func`` and in exports.
 
     Raises:
-        ValueError: the backend is unknown, or cannot compute on x here.
+        ValueError: The backend is unknown, or cannot compute on x here.
     """
     if backend not in BACKENDS:
         raise ValueError(f"unknown scan backend {backend!r}; choose one of {', '.join(BACKENDS)}")
     device = x.device.type
+
     if backend == "auto":
-        plain = x.dtype == torch.float64 or is_transformed() or torch.compiler.is_exporting()
-        return device if not plain and device in PACKAGES and why_not(device) is None else "reference"
+        needs_reference = x.dtype == torch.float64 or is_transformed() or torch.compiler.is_exporting()
+        if not needs_reference and device in PACKAGES and why_not(device) is None:
+            return device
+        return "reference"
+
     if backend != "reference":
         if device != backend or x.dtype == torch.float64:
             raise ValueError(
@@ -40,12 +46,12 @@ def choose_body(backend: str, x: Tensor) -> str:
 
 
 def is_transformed() -> bool:
-    """Whether forward derivatives or ``torch.func`` are at work: those of a custom operator are 0, silently."""
+    """Check for forward derivatives and ``torch.func``, under which a custom operator would silently give zeros."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def why_not(device: str) -> str | None:
-    """Why the kernels for a type of device cannot be had, which is logged once; None: they can."""
+    """Say why the kernels for a type of device cannot be used, and log it once; None means that they can."""
     module, reason = load(device)
     if module is not None:
         reason = module.why_not()
@@ -54,16 +60,17 @@ def why_not(device: str) -> str | None:
     return reason
 
 
-# what torch.compiler.assume_constant_result does, which imports the compiler: a second
+# This is what torch.compiler.assume_constant_result does. Calling that imports the compiler, which takes a second.
 why_not._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache
 def load(device: str) -> tuple[ModuleType | None, str | None]:
-    """The kernels for a type of device, or why they cannot be had."""
+    """Import the kernels for a type of device, which registers them. Returns the module, or why there is none."""
     try:
         return importlib.import_module(f"{__name__}.{device}"), None
-    except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: numba finds no folder for its cache
+    except (ImportError, OSError, RuntimeError) as error:
+        # numba raises a RuntimeError if it finds no folder for its cache
         return None, f"{PACKAGES[device]}: {error}"
 
 

@@ -1,53 +1,68 @@
-"""PyTorch tensors into numba's kernels and out again."""
+"""The operators' bodies on the CPU: PyTorch tensors go into numba's kernels and come out again.
+
+numba's kernels want float32 (bool for resets) in C order, which PyTorch's tensors need not have; outputs are allocated
+here and written by the kernel.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
 
 import numba
 import numpy as np
 import torch
 from torch import Tensor
 
-from unroll.policies.backbones.kernels import numba_kernels as kernels
-from unroll.policies.backbones.kernels import numba_selective as selective
+from unroll.policies.backbones.kernels import numba_kernels, numba_selective, operators, selective
+from unroll.policies.backbones.kernels.numba_kernels import CANDIDATES
 
 GATES = {
-    "mingru": kernels.MINGRU,
-    "minlstm": kernels.MINLSTM,
-    "minlstm_unnormalized": kernels.MINLSTM_UNNORMALIZED,
+    "mingru": numba_kernels.MINGRU,
+    "minlstm": numba_kernels.MINLSTM,
+    "minlstm_unnormalized": numba_kernels.MINLSTM_UNNORMALIZED,
 }
 
-LOG2_E = 1.4426950408889634  # e^x = 2^(x · log2 e): the selective kernels decay in powers of 2
+# The selective kernels compute decays as powers of 2: e^x = 2^(x · log2 e).
+LOG2_E = 1.4426950408889634
 
-GRAIN = 2**15  # numbers for each thread after the first: less is not worth the waiting for each other
+# How many numbers each thread after the first must have to compute. With fewer, threads wait longer for each other
+# than they save.
+GRAIN = 2**15
 
 MAX_THREADS: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
 
-# each kernel takes all threads, and numba's simplest threading layer aborts at a second one
+# A kernel takes all of numba's threads, and numba's simplest threading layer aborts when a second one starts.
 _one_at_a_time = threading.Lock()
 _first_process: int | None = None
 
 
 def why_not() -> str | None:
-    """Why no kernel may run in this process; None: it may."""
+    """Say why no kernel may run in this process; None means that it may."""
     if _first_process in (None, os.getpid()):
         return None
     return "forked from a process that ran a kernel, where GNU's OpenMP ends the child; the start method spawn is safe"
 
 
+@operators.gated_scan.register_kernel("cpu")
 def gated_forward(
     projected: Tensor, h0: Tensor, reset: Tensor | None, gates: str, candidate: str
 ) -> tuple[Tensor, Tensor]:
     batch, time, _ = projected.shape
-    h, last = _empty(batch, time, h0.shape[1]), _empty(*h0.shape)
-    _run(kernels.gated_forward, projected, h0, _mask(reset, batch, time), *_constants(gates, candidate), h, last)
+    h = _empty(batch, time, h0.shape[1])
+    last = _empty(*h0.shape)
+
+    x = _as_array(projected)
+    start = _as_array(h0)
+    mask = _mask(reset, batch, time)
+    with _one_kernel(x.size):
+        numba_kernels.gated_forward(x, start, mask, GATES[gates], CANDIDATES[candidate], h.numpy(), last.numpy())
     return h.to(projected.dtype), last
 
 
+@operators.gated_scan_backward.register_kernel("cpu")
 def gated_backward(
     dh: Tensor,
     dlast: Tensor,
@@ -59,37 +74,67 @@ def gated_backward(
     candidate: str,
 ) -> tuple[Tensor, Tensor]:
     batch, time, _ = projected.shape
-    dx, dh0 = _empty(*projected.shape), _empty(*h0.shape)
-    inputs = (dh, dlast, projected, h0, _mask(reset, batch, time), h)
-    _run(kernels.gated_backward, *inputs, *_constants(gates, candidate), dx, dh0, _empty(batch))
+    dx = _empty(*projected.shape)
+    dh0 = _empty(*h0.shape)
+    # a sum of what the kernel reads ahead, which is of no use here
+    touched = _empty(batch)
+
+    inputs = [_as_array(x) for x in (dh, dlast, projected, h0)]
+    mask = _mask(reset, batch, time)
+    states = _as_array(h)
+    form = (GATES[gates], CANDIDATES[candidate])
+    with _one_kernel(dh.numel()):
+        numba_kernels.gated_backward(*inputs, mask, states, *form, dx.numpy(), dh0.numpy(), touched.numpy())
     return dx.to(projected.dtype), dh0
 
 
+@operators.linear_scan.register_kernel("cpu")
 def linear_forward(a: Tensor, b: Tensor, h0: Tensor, reset: Tensor | None, reverse: bool) -> Tensor:
     h = _empty(*a.shape)
-    _run(kernels.linear_forward, a, b, h0, _mask(reset, *a.shape[:2]), reverse, h)
+
+    inputs = [_as_array(x) for x in (a, b, h0)]
+    mask = _mask(reset, *a.shape[:2])
+    with _one_kernel(a.numel()):
+        numba_kernels.linear_forward(*inputs, mask, reverse, h.numpy())
     return h
 
 
+@operators.linear_scan_backward.register_kernel("cpu")
 def linear_backward(
     dh: Tensor, a: Tensor, h0: Tensor, reset: Tensor | None, h: Tensor, reverse: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    da, db, dh0 = _empty(*a.shape), _empty(*a.shape), _empty(*h0.shape)
-    _run(kernels.linear_backward, dh, a, h0, _mask(reset, *a.shape[:2]), reverse, h, da, db, dh0)
+    da = _empty(*a.shape)
+    db = _empty(*a.shape)
+    dh0 = _empty(*h0.shape)
+
+    inputs = [_as_array(x) for x in (dh, a, h0)]
+    mask = _mask(reset, *a.shape[:2])
+    states = _as_array(h)
+    with _one_kernel(dh.numel()):
+        numba_kernels.linear_backward(*inputs, mask, reverse, states, da.numpy(), db.numpy(), dh0.numpy())
     return da, db, dh0
 
 
+@selective.selective_scan.register_kernel("cpu")
 def selective_forward(
-    u: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, h0: Tensor, reset: Tensor | None, chunk: int
+    u: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, h0: Tensor, reset: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, time, _ = u.shape
-    y, last = _empty(*u.shape), _empty(*h0.shape)
-    borders = _empty(batch, -(-time // chunk), *a.shape)
-    inputs = (u, dt, a * LOG2_E, b, c, h0, _mask(reset, batch, time), chunk)
-    _run(selective.selective_forward, *inputs, y, last, borders, each=len(a))
+    n_states = len(a)
+    y = _empty(*u.shape)
+    last = _empty(*h0.shape)
+    # one state for each chunk of steps, the last of which may be shorter
+    borders = _empty(batch, -(-time // selective.CHUNK), *a.shape)
+
+    inputs = [_as_array(x) for x in (u, dt, a * LOG2_E, b, c, h0)]
+    mask = _mask(reset, batch, time)
+    outputs = [x.numpy() for x in (y, last, borders)]
+    with _one_kernel(u.numel() * n_states):
+        numba_selective.selective_forward(*inputs, mask, selective.CHUNK, *outputs)
     return y, last, borders
 
 
+@selective.selective_scan_backward.register_kernel("cpu")
 def selective_backward(
     dy: Tensor,
     dlast: Tensor,
@@ -100,48 +145,59 @@ def selective_backward(
     c: Tensor,
     reset: Tensor | None,
     borders: Tensor,
-    chunk: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    n_states = len(a)
     du, ddt, db, dc = (_empty(*x.shape) for x in (u, dt, b, c))
-    da, dh0 = _empty(*dlast.shape), _empty(*dlast.shape)
-    inputs = (dy, dlast, u, dt, a * LOG2_E, b, c, _mask(reset, *u.shape[:2]), borders, chunk)
-    _run(selective.selective_backward, *inputs, du, ddt, da, db, dc, dh0, each=len(a))
+    # each row of the batch has its own sum for a; they are added up below
+    da = _empty(*dlast.shape)
+    dh0 = _empty(*dlast.shape)
+
+    inputs = [_as_array(x) for x in (dy, dlast, u, dt, a * LOG2_E, b, c)]
+    mask = _mask(reset, *u.shape[:2])
+    kept = _as_array(borders)
+    outputs = [x.numpy() for x in (du, ddt, da, db, dc, dh0)]
+    with _one_kernel(dy.numel() * n_states):
+        numba_selective.selective_backward(*inputs, mask, kept, selective.CHUNK, *outputs)
     return du, ddt, da.sum(0), db, dc, dh0
 
 
-def _run(kernel: Callable[..., None], *arguments: Any, each: int = 1) -> None:
-    """Tensors become float32 and contiguous on the way in; those that are so already, as outputs are, stay what they
-    are. ``each``: how many numbers are computed for each one of the first argument."""
+@contextlib.contextmanager
+def _one_kernel(numbers: int) -> Iterator[None]:
+    """Let one kernel run, which computes ``numbers`` numbers, on at most as many threads as PyTorch may use."""
     global _first_process
     reason = why_not()
     if reason is not None:
         raise RuntimeError(f"no kernel may run here: {reason}")
-    arrays = [_as_array(x) if isinstance(x, Tensor) else x for x in arguments]
+
     threads = torch.get_num_threads()
     with _one_at_a_time:
-        first, _first_process = _first_process is None, os.getpid()
+        is_first = _first_process is None
+        _first_process = os.getpid()
         before = numba.get_num_threads()
-        numba.set_num_threads(min(threads, MAX_THREADS, 1 + arrays[0].size * each // GRAIN))
+        numba.set_num_threads(min(threads, MAX_THREADS, 1 + numbers // GRAIN))
         try:
-            kernel(*arrays)
+            yield
         finally:
-            numba.set_num_threads(before)  # that of the user's own kernels
-    if first:  # when it starts its threads, numba sets how many PyTorch has: they share GNU's OpenMP
+            # kernels of the user's own keep their number
+            numba.set_num_threads(before)
+
+    if is_first:
+        # When numba starts its threads, it sets how many PyTorch has: they share GNU's OpenMP.
         torch.set_num_threads(threads)
 
 
 def _empty(*shape: int) -> Tensor:
-    """For a kernel to write to, whatever the defaults of PyTorch: what is not float32 would be written to a copy."""
+    """Allocate a float32 tensor on the CPU for a kernel to write to, whatever PyTorch's defaults are."""
     return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
 def _as_array(x: Tensor) -> np.ndarray:
-    return (x if x.dtype == torch.bool else x.float()).contiguous().numpy()
+    """Return x as float32 in C order; it is copied only if it is not so already."""
+    return x.float().contiguous().numpy()
 
 
-def _mask(reset: Tensor | None, batch: int, time: int) -> Tensor:
-    return torch.zeros(batch, time, dtype=torch.bool, device="cpu") if reset is None else reset
-
-
-def _constants(gates: str, candidate: str) -> tuple[int, tuple[np.float32, ...]]:
-    return GATES[gates], kernels.CANDIDATES[candidate]
+def _mask(reset: Tensor | None, batch: int, time: int) -> np.ndarray:
+    """Return the resets in C order; all are false where there are none."""
+    if reset is None:
+        return np.zeros((batch, time), np.bool_)
+    return reset.contiguous().numpy()

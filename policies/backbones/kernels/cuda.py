@@ -1,4 +1,4 @@
-"""PyTorch tensors into Triton's kernels and out again."""
+"""The operators' bodies on CUDA: PyTorch tensors go into Triton's kernels and come out again."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
+from unroll.policies.backbones.kernels import operators
 from unroll.policies.backbones.kernels import triton_kernels as kernels
 
 GATES = {
@@ -16,18 +17,22 @@ GATES = {
     "minlstm_unnormalized": kernels.MINLSTM_UNNORMALIZED,
 }
 CANDIDATES = {"g": kernels.G, "identity": kernels.IDENTITY, "tanh": kernels.TANH}
-PROGRAMS = 264  # two for each multiprocessor of a large GPU: with fewer, blocks of channels are cut smaller
+
+# Two programs for each multiprocessor of a large GPU. With fewer, blocks of channels are cut smaller.
+PROGRAMS = 264
 
 
 def why_not() -> str | None:
-    """Why no kernel may run; None: it may."""
+    """Say why no kernel may run; None means that it may."""
     return None
 
 
+@operators.gated_scan.register_kernel("cuda")
 def gated_forward(
     projected: Tensor, h0: Tensor, reset: Tensor | None, gates: str, candidate: str
 ) -> tuple[Tensor, Tensor]:
-    (batch, time, _), size = projected.shape, h0.shape[1]
+    batch, time, _ = projected.shape
+    size = h0.shape[1]
     h = projected.new_empty(batch, time, size)
     last = torch.empty_like(h0, dtype=torch.float32, memory_format=torch.contiguous_format)
     form = {"GATES": GATES[gates], "CANDIDATE": CANDIDATES[candidate]}
@@ -35,6 +40,7 @@ def gated_forward(
     return h, last
 
 
+@operators.gated_scan_backward.register_kernel("cuda")
 def gated_backward(
     dh: Tensor,
     dlast: Tensor,
@@ -52,16 +58,20 @@ def gated_backward(
     return dx, dh0
 
 
+@operators.linear_scan.register_kernel("cuda")
 def linear_forward(a: Tensor, b: Tensor, h0: Tensor, reset: Tensor | None, reverse: bool) -> Tensor:
     h = b.new_empty(b.shape)
     _run(kernels.linear_forward, (a, b, h0, reset), (h,), h.shape[1], REVERSE=reverse)
     return h
 
 
+@operators.linear_scan_backward.register_kernel("cuda")
 def linear_backward(
     dh: Tensor, a: Tensor, h0: Tensor, reset: Tensor | None, h: Tensor, reverse: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    da, db, dh0 = a.new_empty(a.shape), a.new_empty(a.shape), h0.new_empty(h0.shape)
+    da = a.new_empty(a.shape)
+    db = a.new_empty(a.shape)
+    dh0 = h0.new_empty(h0.shape)
     _run(kernels.linear_backward, (dh, a, h0, reset, h), (da, db, dh0), h.shape[1], REVERSE=reverse)
     return da, db, dh0
 
@@ -69,16 +79,27 @@ def linear_backward(
 def _run(
     kernel: Any, inputs: tuple[Tensor | None, ...], outputs: tuple[Tensor, ...], time: int, **constants: Any
 ) -> None:
-    """Launch on the inputs' device; the last output is [B, D]."""
-    batch, size = outputs[-1].shape if outputs[-1].ndim == 2 else outputs[-1].shape[::2]
+    """Launch a kernel on the inputs' device. The last output is [B, D], or [B, T, D] where it is the only one."""
+    shape = outputs[-1].shape
+    batch = shape[0]
+    size = shape[-1]
     if batch * size == 0:
         return
+
+    # A kernel without resets reads none, so that any pointer will do in their place. Triton has no bool.
     has_reset = any(x is not None and x.dtype == torch.bool for x in inputs)
     first = inputs[0]
     assert first is not None
-    # without a reset any pointer will do
-    pointers = [first if x is None else x.contiguous() for x in inputs]
-    pointers = [x.view(torch.uint8) if x.dtype == torch.bool else x for x in pointers]
+    pointers = []
+    for x in inputs:
+        pointer = first
+        if x is not None:
+            pointer = x.contiguous()
+        if pointer.dtype == torch.bool:
+            pointer = pointer.view(torch.uint8)
+        pointers.append(pointer)
+
+    # One program computes one row of the batch and one block of channels over all steps.
     tile = block(batch, time, size)
     grid = (batch, triton.cdiv(size, tile["BD"]))
     with torch.cuda.device(first.device) if first.is_cuda else torch.device(first.device):
@@ -86,8 +107,10 @@ def _run(
 
 
 def block(batch: int, time: int, size: int) -> dict[str, int]:
-    """A tile of BT steps and BD channels, and the warps that work on it: as wide as leaves enough programs."""
+    """Choose a tile of BT steps and BD channels, and its number of warps: as wide as leaves enough programs."""
     width = 64
     while width > 16 and batch * triton.cdiv(size, width) < PROGRAMS:
         width //= 2
-    return {"BT": min(32, triton.next_power_of_2(max(1, time))), "BD": width, "num_warps": 4 if width >= 64 else 2}
+    warps = 4 if width >= 64 else 2
+    steps = min(32, triton.next_power_of_2(max(1, time)))
+    return {"BT": steps, "BD": width, "num_warps": warps}

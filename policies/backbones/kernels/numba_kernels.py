@@ -1,8 +1,13 @@
-"""The recurrences on the CPU, compiled by numba: parallel over the batch, vectorised over channels, one pass.
+"""The recurrences on the CPU, compiled by numba: parallel over the batch, vectorised over channels, in one pass.
 
-Everything is float32 and C-contiguous. Kernels are cached on disk, so they are plain functions of this one file: the
-cache does not see a change in another. Loops over channels hold no call and no branch that depends on data, and read
-rows, not x[n, t, d]: only so does LLVM vectorise them.
+Equation numbers are those of ../scan.py. Everything is float32 and C-contiguous.
+
+Rules for changes here:
+
+* Kernels are cached on disk, and the cache does not notice a change in another file. So they are plain functions of
+  this file alone.
+* LLVM vectorises a loop over channels only if it holds no call that is not inlined and no branch that depends on data,
+  and reads rows (x_t[d]) and not x[n, t, d]. How a loop is written decides its speed: measure after each change.
 """
 
 from __future__ import annotations
@@ -12,13 +17,17 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
-_MATH = {"contract", "arcp", "nsz"}  # not "nnan": what is not finite must stay so
+# Not "nnan": what is not finite must stay so.
+_MATH = {"contract", "arcp", "nsz"}
 _INLINE: dict[str, Any] = {"inline": "always", "fastmath": _MATH, "error_model": "numpy"}
 _KERNEL: dict[str, Any] = {"parallel": True, "nogil": True, "cache": True, "fastmath": _MATH, "error_model": "numpy"}
 
 MINGRU, MINLSTM, MINLSTM_UNNORMALIZED = range(3)
-_TILE = 2**15  # floats of pre-activations that are asked for ahead: with the rest of their rows, half of a core's cache
-_LINE = 16  # floats
+
+# Floats of pre-activations that are read ahead. With the rest of their rows they fill half of a core's cache.
+_TILE = 2**15
+# Floats in a cache line.
+_LINE = 16
 
 f32 = np.float32
 _0, _HALF, _1 = f32(0), f32(0.5), f32(1)
@@ -26,12 +35,15 @@ _0, _HALF, _1 = f32(0), f32(0.5), f32(1)
 
 @njit(**_INLINE)
 def _exp(x):
-    """e^x to 2 units in the last place (the polynomial of Cephes' expf), for |x| ≤ 87; NaN stays NaN. numba's own is
-    not vectorised."""
+    """Compute e^x to 2 units in the last place, for |x| ≤ 87; NaN stays NaN. numba's own exp is not vectorised.
+
+    The polynomial is that of Cephes' expf: e^x = 2^n · e^r with n = round(x / ln 2).
+    """
     x = f32(-87) if x < f32(-87) else x
     x = f32(87) if x > f32(87) else x
     n = np.floor(x * f32(1.44269504) + _HALF)
-    r = x - n * f32(0.693359375) + n * f32(2.12194440e-4)  # x - n ln 2, ln 2 in two parts
+    # r = x - n ln 2, with ln 2 in two parts so that no digits are lost
+    r = x - n * f32(0.693359375) + n * f32(2.12194440e-4)
     p = f32(1.9875691500e-4)
     p = p * r + f32(1.3981999507e-3)
     p = p * r + f32(8.3334519073e-3)
@@ -39,47 +51,52 @@ def _exp(x):
     p = p * r + f32(1.6666665459e-1)
     p = p * r + f32(5.0000001201e-1)
     p = p * r * r + r + _1
+    # 2^n, by its bits
     return p * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
 @njit(**_INLINE)
 def _candidate(v, s, scale, threshold, above, below):
-    """The candidate of v, where s = σ(scale · v): every activation in one form, see CANDIDATES."""
+    """Compute the candidate h̃ of v, where s = σ(scale · v). Every activation has this one form, see CANDIDATES."""
     return v + above if v >= threshold else scale * s + below
 
 
-# scale, threshold, above, below: v + above from the threshold on, scale · σ(scale · v) + below before it
+# (scale, threshold, above, below): v + above from the threshold on, scale · σ(scale · v) + below before it.
 CANDIDATES = {
     "g": (f32(1), f32(0), f32(0.5), f32(0)),
     "identity": (f32(1), f32(-np.inf), f32(0), f32(0)),
-    "tanh": (f32(2), f32(np.nan), f32(0), f32(-1)),  # nothing is at least NaN, also not infinity
+    # nothing is at least NaN, not even infinity
+    "tanh": (f32(2), f32(np.nan), f32(0), f32(-1)),
 }
 
 
 @njit(**_INLINE)
 def _forward_step(gates, candidate, x, c, h):
-    """h [D] and the new carry c [D] from the carry before and the pre-activations x [PARTS · D]."""
+    """Compute h [D] and the new carry c [D] from the carry before and the pre-activations x [PARTS · D]."""
     scale, threshold, above, below = candidate
     size = len(c)
     v = x[-size:]
     if gates == MINGRU:
+        # equation 2: e·z = e^-k/(1 + e^-k) is 1 - z, to all digits
         k = x[:size]
         for d in range(size):
             e = _exp(-k[d])
             z, s = _1 / (_1 + e), _1 / (_1 + _exp(-scale * v[d]))
-            y = (e * z) * c[d] + z * _candidate(v[d], s, scale, threshold, above, below)  # e·z is 1 - z, to all digits
+            y = (e * z) * c[d] + z * _candidate(v[d], s, scale, threshold, above, below)
             c[d] = y
             h[d] = y
     elif gates == MINLSTM:
+        # equation 3. f and i are 1 over the gates here, so that the normalised forget gate is i/(f + i).
         j, k = x[:size], x[size : 2 * size]
         for d in range(size):
-            f, i = _1 + _exp(-j[d]), _1 + _exp(-k[d])  # one over the gates: f'/(f' + i') = i/(f + i)
+            f, i = _1 + _exp(-j[d]), _1 + _exp(-k[d])
             s = _1 / (_1 + _exp(-scale * v[d]))
             r = _1 / (f + i)
             y = (i * r) * c[d] + (f * r) * _candidate(v[d], s, scale, threshold, above, below)
             c[d] = y
             h[d] = y
     else:
+        # equation 3 without normalisation; f and i are 1 over the gates
         j, k = x[:size], x[size : 2 * size]
         for d in range(size):
             f, i = _1 + _exp(-j[d]), _1 + _exp(-k[d])
@@ -91,11 +108,16 @@ def _forward_step(gates, candidate, x, c, h):
 
 @njit(**_INLINE)
 def _backward_step(gates, candidate, x, dh, before, c, dx):
-    """dx [PARTS · D], and in c the gradient of the state ``before``; on entry c is that of this step's state."""
+    """Compute dx [PARTS · D], and in c the gradient of the state ``before``, a·g of equation 4.
+
+    On entry c is a[t+1]·g[t+1], so that g = dh + c. The gates are computed again from x. The slope of the candidate is
+    1 from its threshold on, and scale²·s·(1 - s) before it, with u·s = 1 - s.
+    """
     scale, threshold, above, below = candidate
     size = len(c)
     v, dv = x[-size:], dx[-size:]
     if gates == MINGRU:
+        # dk = g·(h̃ - h[t-1])·z·(1 - z), where a = 1 - z
         k, dk = x[:size], dx[:size]
         for d in range(size):
             g = dh[d] + c[d]
@@ -107,6 +129,8 @@ def _backward_step(gates, candidate, x, dh, before, c, dx):
             dv[d] = g * z * (_1 if v[d] >= threshold else scale * scale * s * s * u)
             c[d] = a * g
     elif gates == MINLSTM:
+        # With a = f' and z = i' = 1 - f': df' = g·(h[t-1] - h̃). The gates' odds are i/f, so that the slopes of a are
+        # a·z·(1 - σ(j)) and -a·z·(1 - σ(k)).
         j, k, dj, dk = x[:size], x[size : 2 * size], dx[:size], dx[size : 2 * size]
         for d in range(size):
             g = dh[d] + c[d]
@@ -120,6 +144,7 @@ def _backward_step(gates, candidate, x, dh, before, c, dx):
             dv[d] = g * z * (_1 if v[d] >= threshold else scale * scale * s * s * u)
             c[d] = a * g
     else:
+        # f and i are the gates themselves, and f·ef = 1 - f
         j, k, dj, dk = x[:size], x[size : 2 * size], dx[:size], dx[size : 2 * size]
         for d in range(size):
             g = dh[d] + c[d]
@@ -133,8 +158,11 @@ def _backward_step(gates, candidate, x, dh, before, c, dx):
 
 @njit(**_INLINE)
 def _touch(x, n, first, end):
-    """Read every cache line of x[n, first:end]. The recurrence goes back in time, the hardware's prefetchers do not:
-    what has been touched forwards just before is in the cache (twice as fast where the data are not)."""
+    """Read every cache line of x[n, first:end], and return a sum of what was read.
+
+    The backward recurrence goes back in time, and the hardware's prefetchers do not. What was touched forwards just
+    before is in the cache, which is twice as fast for data that were not.
+    """
     total = _0
     for t in range(first, end):
         for d in range(0, x.shape[2], _LINE):
@@ -144,9 +172,10 @@ def _touch(x, n, first, end):
 
 @njit(**_KERNEL)
 def gated_forward(x, h0, reset, gates, candidate, h, last):
-    """x [B, T, PARTS · D], h0 [B, D], reset [B, T] → h [B, T, D] and last [B, D]."""
+    """Compute equations 1 and 2 or 3: x [B, T, PARTS · D], h0 [B, D], reset [B, T] → h [B, T, D] and last [B, D]."""
     batch, time, _ = h.shape
     for n in prange(batch):
+        # the carry is written straight into the last state
         c = last[n]
         c[:] = h0[n]
         for t in range(time):
@@ -157,22 +186,25 @@ def gated_forward(x, h0, reset, gates, candidate, h, last):
 
 @njit(**_KERNEL)
 def gated_backward(dh, dlast, x, h0, reset, h, gates, candidate, dx, dh0, touched):
-    """The gradients dx and dh0; touched [B] keeps the reads ahead from being optimised away."""
+    """Compute the gradients dx and dh0. touched [B] keeps the reads ahead from being optimised away."""
     batch, time, size = h.shape
     rows = max(1, _TILE // x.shape[2])
     for n in prange(batch):
         c, nothing, total = dh0[n], np.zeros(size, np.float32), _0
         c[:] = dlast[n]
         end = time
+        # one tile of steps after the other, from the last
         while end > 0:
             first = max(0, end - rows)
             total += _touch(x, n, first, end) + _touch(h, n, first, end) + _touch(dh, n, first, end)
-            for t in range(first, end):  # the same for what will be written: a read would map fresh pages twice
+            # The rows that will be written are touched by a write: a read would map fresh pages twice.
+            for t in range(first, end):
                 for d in range(0, dx.shape[2], _LINE):
                     dx[n, t, d] = _0
             for t in range(end - 1, first - 1, -1):
                 before = nothing if reset[n, t] else (h[n, t - 1] if t > 0 else h0[n])
                 _backward_step(gates, candidate, x[n, t], dh[n, t], before, c, dx[n, t])
+                # no gradient goes back through a reset, not even NaN
                 if reset[n, t]:
                     c[:] = _0
             end = first
@@ -181,7 +213,10 @@ def gated_backward(dh, dlast, x, h0, reset, h, gates, candidate, dx, dh0, touche
 
 @njit(**_KERNEL)
 def linear_forward(a, b, h0, reset, reverse, h):
-    """a, b [B, T, D], h0 [B, D], reset [B, T] → h [B, T, D]; ``reverse``: from the last step to the first."""
+    """Compute equation 1: a, b [B, T, D], h0 [B, D], reset [B, T] → h [B, T, D].
+
+    ``reverse`` goes from the last step to the first.
+    """
     batch, time, size = h.shape
     for n in prange(batch):
         c = h0[n].copy()
@@ -198,10 +233,12 @@ def linear_forward(a, b, h0, reset, reverse, h):
 
 @njit(**_KERNEL)
 def linear_backward(dh, a, h0, reset, reverse, h, da, db, dh0):
+    """Compute the gradients da, db and dh0 (equations 4 and 5)."""
     batch, time, size = h.shape
     for n in prange(batch):
         c, nothing = dh0[n], np.zeros(size, np.float32)
         c[:] = _0
+        # i counts steps in the order of the scan, which is gone through backwards; c is a[t+1]·g[t+1]
         for i in range(time - 1, -1, -1):
             t = time - 1 - i if reverse else i
             before = nothing if reset[n, t] else (h0[n] if i == 0 else h[n, t + 1 if reverse else t - 1])

@@ -1,38 +1,36 @@
-"""Mamba's selective scan as an operator that autograd and ``torch.compile`` know, on the CPU; see ``../selective.py``.
+"""Mamba's selective scan as an operator, defined as those in operators.py; its body is in cpu.py alone.
 
-Shapes: u, dt, y [B, T, D], a [N, D], b, c [B, T, N], h0 and last [B, N, D], reset [B, T], all float32 but reset. Also
-of the states the channels are last: vectors run over them.
+Shapes: u, dt and y [B, T, D]; a [N, D]; b and c [B, T, N]; h0 and last [B, N, D]; reset [B, T]. All are float32 but
+reset. States too have their channels last, because the kernel's vectors run over channels.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from unroll.policies.backbones.kernels.operators import body_of
+from unroll.policies.backbones.kernels.operators import define_operator
 
-CHUNK = 16  # steps from one kept state to the next: with 16 states for each channel, what is kept is as large as u
+# Steps from one state that is kept for the gradients to the next. With 16 states per channel, what is kept is as large
+# as u.
+CHUNK = 16
 
 
-@torch.library.custom_op("unroll::selective_scan", mutates_args=(), device_types="cpu")
+@define_operator
 def selective_scan(
     u: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, h0: Tensor, reset: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, the last state, and the states [B, ⌈T / CHUNK⌉, N, D] from which the backward pass makes the others anew."""
-    return body_of("cpu").selective_forward(u, dt, a, b, c, h0, reset, CHUNK)
+    """Return y, the last state and the states [B, ⌈T / CHUNK⌉, N, D] before every ``CHUNK``-th step.
 
-
-@selective_scan.register_fake
-def _(
-    u: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, h0: Tensor, reset: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
+    From the latter the backward pass computes all other states again.
+    """
     batch, time, _ = u.shape
-    return u.new_empty(u.shape), h0.new_empty(h0.shape), u.new_empty(batch, -(-time // CHUNK), *a.shape)
+    n_chunks = -(-time // CHUNK)
+    return u.new_empty(u.shape), h0.new_empty(h0.shape), u.new_empty(batch, n_chunks, *a.shape)
 
 
-@torch.library.custom_op("unroll::selective_scan_backward", mutates_args=(), device_types="cpu")
+@define_operator
 def selective_scan_backward(
     dy: Tensor,
     dlast: Tensor,
@@ -44,34 +42,21 @@ def selective_scan_backward(
     reset: Tensor | None,
     borders: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of u, dt, a, b, c and h0."""
-    return body_of("cpu").selective_backward(dy, dlast, u, dt, a, b, c, reset, borders, CHUNK)
-
-
-@selective_scan_backward.register_fake
-def _(
-    dy: Tensor,
-    dlast: Tensor,
-    u: Tensor,
-    dt: Tensor,
-    a: Tensor,
-    b: Tensor,
-    c: Tensor,
-    reset: Tensor | None,
-    borders: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of u, dt, a, b, c and h0."""
     du, ddt, da, db, dc, dh0 = (x.new_empty(x.shape) for x in (u, dt, a, b, c, dlast))
     return du, ddt, da, db, dc, dh0
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     u, dt, a, b, c, _, reset = inputs
-    ctx.mark_non_differentiable(output[2])
-    ctx.save_for_backward(u, dt, a, b, c, reset, output[2])
+    borders = output[2]
+    ctx.mark_non_differentiable(borders)
+    ctx.save_for_backward(u, dt, a, b, c, reset, borders)
 
 
 def _gradients(ctx: Any, dy: Tensor, dlast: Tensor, _: Tensor) -> tuple[Any, ...]:
-    return *selective_scan_backward(dy, dlast, *ctx.saved_tensors), None
+    gradients = selective_scan_backward(dy, dlast, *ctx.saved_tensors)
+    return *gradients, None
 
 
-selective_scan.register_autograd(_gradients, setup_context=_keep)
+selective_scan.register_autograd(_gradients, setup_context=_save)

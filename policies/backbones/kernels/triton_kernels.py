@@ -1,8 +1,10 @@
-"""The recurrences on CUDA, in Triton: a program for each row of the batch and block of channels walks through time in
-tiles, with an associative scan inside a tile and the last row as the carry to the next.
+"""The recurrences on CUDA, in Triton. Equation numbers are those of ../scan.py.
 
-Everything is contiguous; sums are float32 whatever the tensors' type. A step that lets nothing through, as at a reset,
-has a = 0 exactly, and what came before is dropped there, not multiplied: 0 · NaN would be NaN.
+One program computes one row of the batch and one block of channels. It walks through time in tiles, with an associative
+scan inside a tile, and carries the last row of a tile to the next.
+
+Everything is contiguous, and sums are float32 whatever the tensors' type. A step that lets nothing through, as at a
+reset, has a = 0 exactly. What came before is dropped there and not multiplied, because 0 · NaN would be NaN.
 """
 
 from __future__ import annotations
@@ -16,19 +18,19 @@ G, IDENTITY, TANH = range(3)
 
 @triton.jit
 def _after(a, before, b):
-    """a · before + b, where a = 0 drops ``before`` whatever it is."""
+    """Compute a · before + b (equation 1), where a = 0 drops ``before`` whatever it is."""
     return tl.where(a == 0, b, a * before + b)
 
 
 @triton.jit
 def _combine(a1, b1, a2, b2):
-    """First step 1, then step 2, as one step."""
+    """Combine step 1 and then step 2 to one step: a = a1·a2, b = a2·b1 + b2."""
     return tl.where(a2 == 0, 0.0, a1 * a2), _after(a2, b1, b2)
 
 
 @triton.jit
 def _activate(v, CANDIDATE: tl.constexpr):
-    """The candidate and its slope; see CANDIDATES in reference.py."""
+    """Compute the candidate h̃ of v and its slope; see CANDIDATES in reference.py."""
     if CANDIDATE == 0:
         s = tl.sigmoid(tl.minimum(v, 0.0))
         return tl.where(v >= 0, v + 0.5, s), tl.where(v >= 0, 1.0, s * tl.sigmoid(-v))
@@ -41,25 +43,30 @@ def _activate(v, CANDIDATE: tl.constexpr):
 
 @triton.jit
 def _weights(p, mask, D, GATES: tl.constexpr):
-    """keep and take of the pre-activations at the pointers p, as one over 1 + e^-x: no digits are lost near 1."""
+    """Compute keep (a) and take (z or i') of equation 2 or 3, from the pre-activations at the pointers p.
+
+    Both are a sigmoid of their own, so that no digits are lost near 1.
+    """
     x = tl.load(p, mask, 0.0).to(tl.float32)
     if GATES == 0:
         return tl.sigmoid(-x), tl.sigmoid(x)
     y = tl.load(p + D, mask, 0.0).to(tl.float32)
     if GATES == 2:
         return tl.sigmoid(x), tl.sigmoid(y)
+    # f/(f + i) is σ(log f - log i)
     odds = _log_sigmoid(x) - _log_sigmoid(y)
     return tl.sigmoid(odds), tl.sigmoid(-odds)
 
 
 @triton.jit
 def _log_sigmoid(x):
+    """Compute log σ(x) without overflow."""
     return tl.minimum(x, 0.0) - tl.log(1 + tl.exp(-tl.abs(x)))
 
 
 @triton.jit
 def _last(x, row, BT: tl.constexpr):
-    """The last row of x [BT, BD]."""
+    """Take the last row of x [BT, BD]."""
     return tl.sum(tl.where((row == BT - 1)[:, None], x, 0.0), 0)
 
 
@@ -68,7 +75,7 @@ def gated_forward(
     x, h0, reset, h, last, T, D,
     HAS_RESET: tl.constexpr, GATES: tl.constexpr, CANDIDATE: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """x [B, T, parts · D], h0 [B, D], reset [B, T] → h [B, T, D] and last [B, D]."""
+    """Compute x [B, T, parts · D], h0 [B, D], reset [B, T] → h [B, T, D] and last [B, D]."""
     PARTS: tl.constexpr = 2 if GATES == 0 else 3
     b = tl.program_id(0).to(tl.int64)
     d, row = tl.program_id(1) * BD + tl.arange(0, BD), tl.arange(0, BT)
@@ -80,9 +87,11 @@ def gated_forward(
         p = x + (b * T + t)[:, None] * (PARTS * D) + d[None, :]
         keep, take = _weights(p, mask, D, GATES)
         value, _ = _activate(tl.load(p + (PARTS - 1) * D, mask, 0.0).to(tl.float32), CANDIDATE)
-        keep, update = tl.where(mask, keep, 1.0), tl.where(mask, take * value, 0.0)  # beyond the end: as it is
+        # steps beyond the end keep the state as it is
+        keep, update = tl.where(mask, keep, 1.0), tl.where(mask, take * value, 0.0)
         if HAS_RESET:
             keep = tl.where((tl.load(reset + b * T + t, t < T, 0) != 0)[:, None], 0.0, keep)
+        # the scan starts each tile from 0; the carry is added to it
         a, s = tl.associative_scan((keep, update), 0, _combine)
         s = _after(a, c[None, :], s)
         tl.store(h + (b * T + t)[:, None] * D + d[None, :], s.to(h.dtype.element_ty), mask)
@@ -95,7 +104,7 @@ def gated_backward(
     dh, dlast, x, h0, reset, h, dx, dh0, T, D,
     HAS_RESET: tl.constexpr, GATES: tl.constexpr, CANDIDATE: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """The gradients dx and dh0. A tile's rows are in descending time: g[t] = keep[t+1]·g[t+1] + dh[t] is a scan too."""
+    """Compute the gradients dx and dh0. Equation 4 is a scan too, over a tile whose rows are in descending time."""
     PARTS: tl.constexpr = 2 if GATES == 0 else 3
     b = tl.program_id(0).to(tl.int64)
     d, row = tl.program_id(1) * BD + tl.arange(0, BD), tl.arange(0, BT)
@@ -109,8 +118,10 @@ def gated_backward(
         p = x + (b * T + t)[:, None] * (PARTS * D) + d[None, :]
         q = (b * T + t)[:, None] * D + d[None, :]
         follows = (t + 1 < T)[:, None] & inside[None, :]
-        keep_next, _ = _weights(p + PARTS * D, follows, D, GATES)  # of step t + 1: the same cache lines
+        # a[t+1], mostly from the cache lines of this tile
+        keep_next, _ = _weights(p + PARTS * D, follows, D, GATES)
         keep_next = tl.where(follows, keep_next, 1.0)
+        # h[t-1], which is h0 before the first step and nothing after a reset
         before = tl.load(h + q - D, mask & (t > 0)[:, None], 0.0).to(tl.float32)
         before = tl.where((t == 0)[:, None], start[None, :], before)
         if HAS_RESET:
@@ -119,6 +130,7 @@ def gated_backward(
             before = tl.where(begins, 0.0, before)
         a, g = tl.associative_scan((keep_next, tl.load(dh + q, mask, 0.0).to(tl.float32)), 0, _combine)
         g = _after(a, c[None, :], g)
+        # dx by the chain rule through the gates, which are computed again
         keep, take = _weights(p, mask, D, GATES)
         value, slope = _activate(tl.load(p + (PARTS - 1) * D, mask, 0.0).to(tl.float32), CANDIDATE)
         to = dx + (b * T + t)[:, None] * (PARTS * D) + d[None, :]
@@ -136,6 +148,7 @@ def gated_backward(
             tl.store(to + D, di.to(dx.dtype.element_ty), mask)
         tl.store(to + (PARTS - 1) * D, (g * take * slope).to(dx.dtype.element_ty), mask)
         c = _last(g, row, BT)
+        # the first step of all gives dh0 = a[0]·g[0]
         if i == tiles - 1:
             if HAS_RESET:
                 keep = tl.where(begins, 0.0, keep)
@@ -147,7 +160,7 @@ def linear_forward(
     a, b, h0, reset, h, T, D,
     HAS_RESET: tl.constexpr, REVERSE: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """a, b [B, T, D], h0 [B, D], reset [B, T] → h [B, T, D]."""
+    """Compute a, b [B, T, D], h0 [B, D], reset [B, T] → h [B, T, D]. i counts steps in the order of the scan."""
     n = tl.program_id(0).to(tl.int64)
     d, row = tl.program_id(1) * BD + tl.arange(0, BD), tl.arange(0, BT)
     inside = d < D
@@ -171,7 +184,7 @@ def linear_backward(
     dh, a, h0, reset, h, da, db, dh0, T, D,
     HAS_RESET: tl.constexpr, REVERSE: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """The gradients da, db and dh0; against the direction of the scan."""
+    """Compute the gradients da, db and dh0 (equations 4 and 5), against the direction of the scan."""
     n = tl.program_id(0).to(tl.int64)
     d, row = tl.program_id(1) * BD + tl.arange(0, BD), tl.arange(0, BT)
     inside = d < D
@@ -192,11 +205,13 @@ def linear_backward(
             keep_next = tl.where((tl.load(reset + n * T + t - back, i + 1 < T, 0) != 0)[:, None], 0.0, keep_next)
             begins = (tl.load(reset + n * T + t, i < T, 0) != 0)[:, None]
             before = tl.where(begins, 0.0, before)
+        # equation 4, then equation 5
         k, g = tl.associative_scan((keep_next, tl.load(dh + p, mask, 0.0).to(tl.float32)), 0, _combine)
         g = _after(k, c[None, :], g)
         tl.store(da + p, g * before, mask)
         tl.store(db + p, g, mask)
         c = _last(g, row, BT)
+        # the first step of all gives dh0
         if j == tiles - 1:
             keep = tl.load(a + p, mask, 1.0).to(tl.float32)
             if HAS_RESET:

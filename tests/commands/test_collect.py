@@ -1,0 +1,97 @@
+"""The recorder: an agent of Stable-Baselines3 while it learns, a trained run of ours, and no recording lost."""
+
+import h5py
+import numpy as np
+import pytest
+
+from toy import TINY
+from unroll.commands import record as collect
+from unroll.commands import train
+from unroll.envs import load_episodes
+
+
+def test_a_learning_agent_is_recorded_and_the_recording_can_be_trained_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    options = ["--algorithm", "ppo", "--env", "CartPole-v1", "--steps", "2048", "--keep", "1500", "--n_envs", "2"]
+    assert collect.main([*options, "--output", "cartpole.hdf5"]) == 0
+    assert b"unroll record" in h5py.File("cartpole.hdf5").attrs["command"]
+    episodes = load_episodes("cartpole.hdf5")
+    assert 1000 < episodes.n_steps <= 1500
+    assert episodes.env_id == "CartPole-v1"
+    assert (episodes.returns == episodes.lengths).all()
+    assert train.main(["--dataset", "cartpole.hdf5", *TINY, "--steps", "3", "--run_dir", "run"]) == 0
+
+    played = ["--run", "run", "--episodes", "6", "--noise", "0.3", "--targets", "20", "50", "--seed", "7"]
+    assert collect.main([*played, "--output", "minari:cartpole/played-v0"]) == 0
+    assert len(load_episodes("minari:cartpole/played-v0")) == 6
+    assert collect.main([*played, "--output", "played.hdf5"]) == 0
+    again = load_episodes("played.hdf5")
+    np.testing.assert_array_equal(np.sort(again.returns), np.sort(load_episodes("minari:cartpole/played-v0").returns))
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--output", "x.hdf5"],
+        ["--algorithm", "ppo", "--output", "x.hdf5"],
+        ["--algorithm", "ppo", "--env", "CartPole-v1", "--output", "x.hdf5", "--n_envs", "0"],
+        ["--run", "x", "--noise", "-1", "--output", "x.hdf5"],
+        ["--algorithm", "ppoo", "--env", "CartPole-v1", "--output", "x.hdf5"],
+    ],
+)
+def test_a_wrong_recording_is_one_line(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        collect.main(arguments)
+    assert stopped.value.code == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("output", ["there.hdf5", "x.csv", "minari:bad", "minari:there/already-v0"])
+def test_a_recording_that_could_not_be_written_is_refused_before_it_begins(output, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.hdf5").write_text("precious")
+    (tmp_path / "minari" / "there" / "already-v0").mkdir(parents=True)
+    monkeypatch.setattr(collect, "record_learning", lambda *_: pytest.fail("it began"))
+    assert collect.main(["--algorithm", "ppo", "--env", "CartPole-v1", "--output", output]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert (tmp_path / "there.hdf5").read_text() == "precious"
+
+
+def test_an_algorithm_that_does_not_suit_the_actions_is_one_line(tmp_path, capsys):
+    assert collect.main(["--algorithm", "sac", "--env", "CartPole-v1", "--output", str(tmp_path / "x.hdf5")]) == 2
+    assert "sac cannot learn in CartPole-v1" in capsys.readouterr().err
+
+
+def test_an_interrupted_recording_is_written(tmp_path, monkeypatch, capsys):
+    def interrupted(self, steps):
+        self.env.reset()
+        for _ in range(100):
+            self.env.step(np.zeros(1, int))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stable_baselines3.PPO.learn", interrupted)
+    output = tmp_path / "x.hdf5"
+    assert collect.main(["--algorithm", "ppo", "--env", "CartPole-v1", "--output", str(output)]) == 0
+    assert len(load_episodes(str(output))) >= 5
+    capsys.readouterr()
+
+
+def test_noise_disturbs_what_is_done_and_the_recording_holds_it():
+    from unroll.envs.datasets.recording import Recorder, to_episodes
+    from unroll.envs.make import make_env
+    from unroll.envs.wrappers import NoisyActions, ReturnToGo
+
+    for env_id, quiet in (("ToyBox-v0", np.zeros(1)), ("ToyDiscrete-v0", np.int64(0))):
+        done = []
+        env = NoisyActions(ReturnToGo(Recorder(make_env(env_id), done)), noise=0.5)
+        for seed in (3, 3):
+            env.reset(seed=seed)
+            ended = False
+            while not ended:
+                observation, _, _, ended, _ = env.step(quiet)
+            assert observation["previous_action"] == done[-1].actions[-1]  # the policy sees what was carried out
+        episodes = to_episodes(done, make_env(env_id), "noisy")
+        assert (episodes.actions != 0).any()
+        assert episodes.rewards == pytest.approx(episodes.actions.reshape(-1))
+        np.testing.assert_array_equal(episodes.actions[:12], episodes.actions[12:])  # the same seed, the same noise

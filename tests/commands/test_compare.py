@@ -1,0 +1,283 @@
+"""unroll compare: a grid of runs that several commands divide, that can be stopped anywhere, and ends with one table."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from fake_runs import fake_run
+from unroll.agents import schemas
+from unroll.agents.common.run_folder import LOCK, is_locked, run_lock
+from unroll.commands import compare, train
+from unroll.comparison import pace, workers
+from unroll.comparison.live import Show
+from unroll.comparison.plan import plan
+from unroll.comparison.workers import Workers
+from unroll.configs import load_config, save_config
+from unroll.errors import CheckpointError
+
+ROOT = Path(__file__).parents[2]
+MAZE = "agent: ppo\nenv: TMaze10-v0\nn_steps: 16\nn_epochs: 4"
+HOPPER = "evaluation: {targets: [50]}\ncontext: 5\nlog_every: 20"
+SMALL = [  # of both agents, for runs of a second
+    *("--batch_size", "32", "--backbone.d_model", "8", "--backbone.n_layers", "1", "--device", "cpu"),
+    *("--evaluation.episodes", "2", "--steps", "512", "--checkpoint_every", "128"),
+    *("--video", "false"),
+]
+GRID = ["--config", "maze.yaml", "hopper.yaml", "--backbones", "mingru", "--seeds", "1", "--threads", "1", *SMALL]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def in_a_folder(folder):
+    """Where the grid's configs are."""
+    (folder / "maze.yaml").write_text(MAZE)
+    (folder / "hopper.yaml").write_text(HOPPER)
+    return folder / "out"
+
+
+def start(output, *arguments):
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "compare.py"), *GRID, "--output", str(output), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        cwd=output.parent,
+    )
+
+
+def scores_of(output):
+    """What does not depend on the clock."""
+    report = json.loads((output / "comparison.json").read_text())
+    return {
+        (name, backbone): (row["scores"], row["returns"], row["parameters"], row["evaluation_episodes"])
+        for name, experiment in report["experiments"].items()
+        for backbone, row in experiment["backbones"].items()
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A grid that two workers of submitit have finished."""
+    pytest.importorskip("submitit")
+    output = in_a_folder(tmp_path_factory.mktemp("grid"))
+    process = start(output, "--jobs", "1", "--cluster", "local", "--workers", "2")
+    printed, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, printed + errors
+    return output, printed
+
+
+def test_two_workers_divide_a_grid_and_every_cell_is_run_once(finished):
+    output, printed = finished
+    cells = sorted(path.parent for path in output.rglob("evaluation.json"))
+    assert len(cells) == 2
+    assert all(len(list(cell.glob("events*"))) == 1 for cell in cells)
+    logs = [path.read_text() for path in (output / "workers").glob("*.out")]
+    assert sum(log.count(": finished, ") for log in logs) >= 2
+    assert "# Comparison of backbones" in printed
+    assert len(scores_of(output)) == 2
+
+
+def test_a_repeated_command_trains_nothing_and_reports_the_same(finished, monkeypatch, capsys):
+    output, _ = finished
+    monkeypatch.chdir(output.parent)
+    monkeypatch.setattr(workers, "python_command", lambda name: [sys.executable, "nowhere.py"])
+    before = scores_of(output)
+    (output / "comparison.json").unlink()
+    assert compare.main([*GRID, "--output", str(output)]) == 0
+    assert scores_of(output) == before
+    assert "2 of 2 runs were finished before" in capsys.readouterr().out
+    assert compare.main(["--from", str(output)]) == 0
+    assert scores_of(output) == before
+
+
+def test_a_grid_of_other_settings_is_not_mixed_in(finished, monkeypatch, capsys):
+    output, _ = finished
+    monkeypatch.chdir(output.parent)
+    assert compare.main([*GRID, "--output", str(output), "--learning_rate", "0.5"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "learning_rate 0.0003, not 0.5" in line
+    assert "seed0" in line
+
+
+def test_a_grid_that_is_stopped_and_killed_ends_with_the_same_table(finished, tmp_path):
+    output = in_a_folder(tmp_path)
+    stopped = start(output, "--jobs", "2")
+    wait_for(lambda: list(output.rglob("step_00000128")), stopped)
+    stopped.send_signal(signal.SIGTERM)
+    printed, _ = stopped.communicate(timeout=60)
+    assert stopped.returncode == 128 + signal.SIGTERM
+    assert "the same command goes on" in printed
+    assert not [path for path in output.rglob(LOCK) if is_locked(path.parent)]
+
+    killed = start(output, "--jobs", "2")
+    wait_for(lambda: any(is_locked(path.parent) for path in output.rglob(LOCK)), killed)
+    killed.kill()  # its runs live on, and whoever comes next waits for them
+    killed.communicate()
+
+    last = start(output, "--jobs", "2")
+    printed, errors = last.communicate(timeout=300)
+    assert last.returncode == 0, printed + errors
+    assert scores_of(output) == scores_of(finished[0])
+
+
+def test_two_commands_divide_a_grid_and_the_death_of_one_with_its_run_leaves_nothing_undone(finished, tmp_path):
+    output = in_a_folder(tmp_path)
+    first, second = (start(output, "--jobs", "1") for _ in range(2))
+    children = Path(f"/proc/{first.pid}/task/{first.pid}/children")
+    wait_for(children.read_text, first)
+    time.sleep(random.random() * 5)
+    for pid in (first.pid, *map(int, children.read_text().split())):  # as if the machine were gone
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    first.communicate()
+    printed, errors = second.communicate(timeout=300)
+    assert second.returncode == 0, printed + errors
+    assert scores_of(output) == scores_of(finished[0])
+    assert not list(output.rglob(".step_*"))
+
+
+def wait_for(condition, process):
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def cells_of(tmp_path, *flags, **changes):
+    settings = dict(
+        backbones=["mingru", "gru", "sharnn"],
+        config=[str(ROOT / "configs/ppo/tmaze.yaml")],
+        seeds=1,
+        jobs=2,
+        threads=None,
+    )
+    settings |= dict(match_parameters=None, minutes=None, output=tmp_path / "out", video=True)
+    return plan(Namespace(**settings | changes), list(flags), [])
+
+
+def test_backbones_have_the_parameters_of_the_first(tmp_path):
+    widths = {cell.backbone: cell.config.backbone.d_model for cell in cells_of(tmp_path)}
+    assert widths["mingru"] == 64  # the config's
+    assert widths["sharnn"] < widths["gru"] < 64
+    assert {cell.config.backbone.d_model for cell in cells_of(tmp_path, match_parameters=0)} == {64}
+    assert min(cell.config.backbone.d_model for cell in cells_of(tmp_path, match_parameters=200_000)) > 64
+
+
+def test_the_first_seed_of_all_comes_first_and_shows_itself(tmp_path):
+    cells = cells_of(tmp_path, seeds=2)
+    assert [cell.seed for cell in cells] == [0, 0, 0, 1, 1, 1]
+    assert [cell.config.evaluation.video for cell in cells] == [True] * 3 + [False] * 3
+    assert {cell.config.threads for cell in cells} == {max(1, (os.cpu_count() or 1) // 2)}
+
+
+def train_script(tmp_path, monkeypatch, text):
+    script = tmp_path / "fake_train.py"
+    script.write_text(text)
+    monkeypatch.setattr(workers, "python_command", lambda name: [sys.executable, str(script)])
+
+
+def test_a_cell_that_fails_is_reported_and_stops_no_other(tmp_path, monkeypatch):
+    good = fake_run(tmp_path / "good", "mingru", 0, 1.0)
+    train_script(
+        tmp_path,
+        monkeypatch,
+        f"""
+import pathlib, shutil, sys
+folder = pathlib.Path(sys.argv[sys.argv.index("--run_dir") + 1])
+if "/gru/" in str(folder):
+    sys.exit("something\\nunroll train: no luck")
+shutil.copytree({str(good)!r}, folder, dirs_exist_ok=True)
+""",
+    )
+    console = Console(record=True, width=200)
+    work = Workers(cells_of(tmp_path), jobs=2)
+    with Show(work, console) as show:
+        work.run(show)
+    ((cell, why),) = work.failed.items()
+    assert cell.backbone == "gru"
+    assert why == "exit code 1: no luck"
+    assert {cell.backbone for cell in work.done_here} == {"mingru", "sharnn"}
+    assert "tmaze, gru, seed 0: failed: exit code 1: no luck" in console.export_text()
+    assert "failed" in render(show.table())
+
+
+def render(table):
+    console = Console(record=True, width=200, markup=False)  # as unroll compare has it
+    console.print(table)
+    return console.export_text()
+
+
+def test_progress_is_read_from_the_log(tmp_path):
+    cells = cells_of(tmp_path)
+    folder = cells[0].folder
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text('{"step": 20000, "a": 1}\n{"step": 25000, "a": 1}\n{"step": 300')
+    assert cells[0].progress == 0.25
+    assert cells[1].progress == 0
+    shown = render(Show(Workers(cells, 1), Console()).table())
+    assert " 25% │" in shown
+    assert "0.2 of 3 runs" in shown
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (cell, *_) = cells_of(tmp_path)
+    cell.folder.mkdir(parents=True)
+    note = cell.folder / "note.txt"
+    note.write_text("mine")
+    cell.clear()
+    assert note.exists()
+    save_config(cell.config, cell.folder / "config.yaml")
+    cell.clear()
+    assert not cell.folder.exists()
+
+
+def test_one_process_at_a_time_trains_in_a_folder(tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    assert not is_locked(folder)
+    arguments = ["--agent", "ppo", "--run_dir", str(folder), "--n_envs", "1", "--device", "cpu", "--steps", "1"]
+    with run_lock(folder):
+        assert is_locked(folder)
+        with pytest.raises(CheckpointError, match="another process"), run_lock(folder):
+            pass
+        assert train.main(arguments) == 2
+        save_config(load_config(arguments, schemas()), folder / "config.yaml")
+        assert train.main([*arguments[2:4], "--resume", "true"]) == 2
+    for line in capsys.readouterr().err.splitlines():
+        assert "another process is training in this folder" in line
+    assert not is_locked(folder)
+
+
+def test_a_cluster_that_is_not_there_is_one_line(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("submitit")
+    monkeypatch.chdir(in_a_folder(tmp_path).parent)
+    grid = [*GRID, "--output", "out", "--cluster"]
+    assert compare.main([*grid, "slurm"]) == 2
+    assert compare.main([*grid, "local", "--cluster_options", "{nonsense: 1}"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("unroll compare: --cluster") for line in lines)
+
+
+def test_at_equal_time_a_backbone_makes_the_steps_that_were_measured_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(pace, "SECONDS", 0.1)
+    flags = ["--n_steps", "16", "--batch_size", "32", "--device", "cpu"]
+    cells = cells_of(tmp_path, *flags, minutes=0.5)
+    measured = json.loads((tmp_path / "out" / "steps_per_second.json").read_text())
+    assert list(measured) == ["tmaze/mingru", "tmaze/gru", "tmaze/sharnn"]
+    assert [cell.config.steps for cell in cells] == [round(30 * rate) for rate in measured.values()]
+    assert all(10 < rate < 100_000 for rate in measured.values())
+    monkeypatch.setattr(pace, "measure", None)
+    again = cells_of(tmp_path, *flags, minutes=1)
+    assert [cell.config.steps for cell in again] == [round(60 * rate) for rate in measured.values()]

@@ -1,0 +1,177 @@
+"""Configs: every file loads, a saved config is the same config, and a mistake is one line that names it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from unroll.agents import AGENTS, schemas
+from unroll.agents.decision.config import DecisionConfig
+from unroll.agents.ppo.config import PPOConfig
+from unroll.configs import load_config, load_saved, plain_config, read_config, save_config, train_parser
+from unroll.policies.backbones import make_backbone
+
+FILES = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_config_file_loads_and_holds_only_what_differs(path):
+    config = load_config(["--config", str(path)], schemas())
+    make_backbone(config.backbone.name, config.backbone.d_model, config.backbone.n_layers, **config.backbone.options)
+    default = type(config)()
+    for line in path.read_text().splitlines():
+        key, _, value = line.partition(":")
+        if value.strip() and not line.startswith((" ", "#")):
+            assert key == "agent" or getattr(config, key) != getattr(default, key), f"{key} is the default"
+
+
+def test_flags_go_on_top_of_files_and_files_on_top_of_each_other(tmp_path):
+    (tmp_path / "a.yaml").write_text("steps: 5\nbackbone: {name: gru, d_model: 32}\nlearning_rate: 3e-4\n")
+    (tmp_path / "b.yaml").write_text("steps: 6\n")
+    files = ["--config", str(tmp_path / "a.yaml"), "--config", str(tmp_path / "b.yaml")]
+    config = load_config([*files, "--backbone.d_model", "64", "--backbone.options.memory_span", "50"], schemas())
+    assert (config.steps, config.backbone.name, config.backbone.d_model) == (6, "gru", 64)
+    assert config.learning_rate == 3e-4
+    assert config.backbone.options == {"memory_span": 50}
+
+
+def test_a_saved_config_repeats_the_run_under_a_new_folder(tmp_path):
+    arguments = [
+        "--steps",
+        "7",
+        "--evaluation.targets",
+        "[1, 2.5]",
+        "--dropout",
+        "0",
+        "--backbone.options.expansion",
+        "2",
+    ]
+    config = load_config([*arguments, "--run_dir", str(tmp_path)], schemas())
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(["--config", str(tmp_path / "config.yaml")], schemas()) == load_config(arguments, schemas())
+    assert load_config(["--resume", "true", "--run_dir", str(tmp_path)], schemas()).steps == 7
+    assert load_config(["--resume", "true", "--run_dir", str(tmp_path), "--steps", "9"], schemas()).steps == 9
+
+
+def test_the_agent_is_chosen_by_a_flag_or_by_a_file(tmp_path):
+    (tmp_path / "ppo.yaml").write_text("agent: ppo\nsteps: 7\n")
+    file = ["--config", str(tmp_path / "ppo.yaml")]
+    assert isinstance(load_config([], schemas()), DecisionConfig)
+    for arguments in (["--agent", "ppo"], ["--agent=ppo"], file, [f"--config={file[1]}"]):
+        assert isinstance(load_config(arguments, schemas()), PPOConfig)
+    assert load_config(file, schemas()).steps == 7
+
+
+def test_a_saved_ppo_config_is_the_same_config_and_is_resumed_without_naming_the_agent(tmp_path):
+    arguments = ["--agent", "ppo", "--net_arch", "[8, 4]", "--target_kl", "0.1", "--backbone.options.expansion", "2"]
+    config = load_config([*arguments, "--run_dir", str(tmp_path)], schemas())
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(["--config", str(tmp_path / "config.yaml")], schemas()) == load_config(arguments, schemas())
+    assert read_config(plain_config(config), schemas(), "here") == load_config(arguments, schemas())
+    assert load_config(["--resume", "true", "--run_dir", str(tmp_path), "--steps", "9"], schemas()).steps == 9
+
+
+@pytest.mark.parametrize("damage", ["cut", "edited", "without its checksum"])
+def test_a_runs_own_config_is_believed_only_as_it_was_written(damage, tmp_path, capsys):
+    path = tmp_path / "config.yaml"
+    save_config(load_config(["--steps", "7"], schemas()), path)
+    assert load_saved(path, schemas(), "here").steps == 7
+    text = path.read_text()
+    changed = {"cut": text[: text.index("optimizer")], "edited": text.replace("steps: 7", "steps: 9")}
+    path.write_text(changed.get(damage, text.partition("\n")[2]))
+    for read in (
+        lambda: load_saved(path, schemas(), "here"),
+        lambda: load_config(["--resume", "true", "--run_dir", str(tmp_path)], schemas()),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            read()
+        assert stopped.value.code == 2
+        assert "cut, damaged or edited since the run wrote it" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_names_a_file_for_a_config_is_refused(tmp_path, capsys):
+    (tmp_path / "other.yaml").write_text("d_model: 8")
+    fields = plain_config(load_config(["--agent", "ppo"], schemas())) | {"backbone": str(tmp_path / "other.yaml")}
+    with pytest.raises(SystemExit):
+        read_config(fields, schemas(), "state.json")
+    assert "state.json: backbone is" in capsys.readouterr().err
+
+
+MISTAKES = {
+    "a misspelt flag": (["--lerning_rate", "1"], None, "no option --lerning_rate (did you mean --learning_rate?)"),
+    "a misspelt key": ([], "lerning_rate: 1", "no key 'lerning_rate' in a config (did you mean learning_rate?)"),
+    "a misspelt inner key": ([], "backbone: {nam: gru}", "'backbone.nam' in a config (did you mean backbone.name?)"),
+    "a wrong type": ([], "steps: many", "steps"),
+    "a wrong number": (["--batch_size", "0"], None, "batch_size"),
+    "a share above one": (["--top_fraction", "1.5"], None, "top_fraction"),
+    "not a number": (["--learning_rate", "nan"], None, "learning_rate"),
+    "a wrong choice": (["--tokens", "many"], None, "Expected one of ['fused', 'interleaved']"),
+    "a null": ([], "backbone: {name: null}", "backbone.name is null"),
+    "a null where an empty mapping is meant": ([], "backbone:\n  options:\n", "backbone.options is null"),
+    "broken YAML": ([], "steps: [1,", "parsing"),
+    "a missing file": (["--config", "nowhere.yaml"], None, "nowhere.yaml"),
+    "an unknown agent": (["--agent", "pppo"], None, "agent 'pppo': expected one of decision, ppo"),
+    "a misspelt key of PPO": ([], "{agent: ppo, gama: 1}", "no key 'gama' in a config (did you mean gamma?)"),
+    "a key of another agent": ([], "{agent: ppo, context: 5}", "for agent ppo: it is one of agent decision"),
+    "a flag of another agent": (["--agent", "ppo", "--dataset", "x"], None, "--dataset for agent ppo: it is one of"),
+    "PPO's flag without PPO": (["--gae_lambda", "1"], None, "--gae_lambda for agent decision: it is one of agent ppo"),
+    "a wrong inner value of PPO": (["--agent", "ppo", "--net_arch", "[8, 0]"], None, "net_arch"),
+    "a null of PPO": ([], "{agent: ppo, gamma: null}", "gamma is null"),
+    "two agents": (["--agent", "ppo"], "agent: decision", "agent"),
+    "an alias": ([], "backbone: {options: &a {expansion: 2}}\nevaluation: *a", "the alias *a"),
+    "a bomb of aliases": ([], "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", "the alias *a"),
+    "deep nesting": ([], f"backbone: {'[' * 50}{']' * 50}", "nested more than 20 deep"),
+    "nesting without an end": ([], f"backbone: {'[' * 5000}", "not the YAML of a config"),
+    "another file": ([], "backbone: /etc/passwd", "backbone is '/etc/passwd', but it has keys of its own"),
+    "a NUL": ([], 'env: "a\\0b"', "a value with a NUL character"),
+    "a book": ([], "x" * 3_000_000, "3,000,000 bytes, where a config has a few hundred"),
+    "a list": ([], "[1, 2]", "holds one list, not keys and values"),
+    "nothing at all": ([], "", "holds nothing, not keys and values"),
+    "a web page": ([], "<!DOCTYPE html><html></html>", "holds one str, not keys and values"),
+    "a number where keys are": ([], "backbone: 1.5", "backbone is 1.5; it has keys of its own: name, d_model"),
+    "an agent that is a list": ([], "agent: []", "agent []: expected one of decision, ppo"),
+    "more than any machine has": ([], "backbone: {d_model: 1000000000}", "d_model"),
+    "as many environments": (["--agent", "ppo", "--n_envs", "1000000000"], None, "n_envs"),
+    "an infinite rate": (["--learning_rate", ".inf"], None, "learning_rate"),
+    "a nested flag": (["--backbone.options", "[" * 5000], None, "options"),
+    "code": ([], "steps: !!python/object/apply:os.system ['true']", "python"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2(mistake, tmp_path, capsys):
+    arguments, text, expected = MISTAKES[mistake]
+    if text is not None:
+        (tmp_path / "c.yaml").write_text(text)
+        arguments = ["--config", str(tmp_path / "c.yaml"), *arguments]
+    with pytest.raises(SystemExit) as stopped:
+        load_config(arguments, schemas())
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1
+    assert expected in error
+
+
+def test_help_explains_every_field_of_either_agent(capsys):
+    explained = {
+        (): ("gradient updates", "dropout of the embedding", "returns to ask for", "width", "--agent ppo --help"),
+        ("--agent", "ppo"): ("environment steps", "discount of rewards", "memory wiped", "how many checkpoints"),
+    }
+    for arguments, phrases in explained.items():
+        with pytest.raises(SystemExit):
+            load_config([*arguments, "--help"], schemas())
+        text = " ".join(capsys.readouterr().out.split())
+        for words in phrases:
+            assert words in text
+
+
+def test_every_field_has_its_line_in_the_help():
+    for agent in AGENTS:
+        for action in train_parser(schemas(), agent)._actions:
+            assert action.help, f"{agent}: {action.dest}"
+
+
+def test_help_is_quick_because_it_imports_no_torch():
+    code = "import sys, unroll.commands.train; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True)

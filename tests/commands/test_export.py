@@ -1,0 +1,304 @@
+"""unroll export: the exported step is the policy, for every backbone and both agents, and runs without PyTorch."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.export import Row, largest_difference
+from ppo_runs import NORMALIZED, agent_of, assert_one_line, exit_code, saved
+from toy import make_agent, toy_episodes
+from unroll.agents import DecisionAgent
+from unroll.agents.decision.step import DecisionStep
+from unroll.agents.ppo.player import PPOActor
+from unroll.agents.ppo.step import ActorStep
+from unroll.commands import evaluate, export
+from unroll.envs import load_episodes
+from unroll.envs.make import make_env
+from unroll.envs.wrappers import ReturnToGo
+from unroll.export.check import difference
+from unroll.export.formats import NEEDED, trace
+from unroll.export.play import play
+from unroll.export.runner import Policy
+from unroll.policies.backbones import BACKBONES, Mixer
+
+STEPS, CLOSE = 30, 1e-5
+needs_onnx = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in NEEDED),
+    reason=f"{', '.join(NEEDED)} are not all installed: pip install -e '.[export]'",
+)
+
+
+@pytest.fixture(autouse=True)
+def _a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def small_agent(discrete=False, timestep_embedding=False, **policy):
+    """One layer: an export takes as long as the policy has operations."""
+    policy = dict(d_model=8, n_layers=1) | policy
+    return DecisionAgent(
+        toy_episodes(6, discrete),
+        context=6,
+        timestep_embedding=timestep_embedding,
+        device="cpu",
+        policy_kwargs=policy,
+    )
+
+
+def all_of_which_fast(*names):
+    """Every backbone; an export takes seconds, so that of each agent some are checked by default and all by -m slow."""
+    return [pytest.param(name, marks=[] if name in names else pytest.mark.slow) for name in BACKBONES]
+
+
+@needs_onnx
+@pytest.mark.parametrize("name", all_of_which_fast("mingru", "transformer"))
+def test_an_exported_decision_agent_is_the_agent(name):
+    """Half of them with discrete actions."""
+    agent = small_agent(discrete=list(BACKBONES).index(name) % 2 == 1, backbone=name)
+    agent.save("run")
+    assert export.main(["run"]) == 0
+    for batch in (1, 8):
+        row = Row(lambda: ReturnToGo(make_env(agent.task["env"])), batch, target=5.0)
+        assert largest_difference(agent, Policy("run/onnx", batch), row, STEPS) <= CLOSE
+
+
+@needs_onnx
+@pytest.mark.parametrize("name", all_of_which_fast("lstm", "mamba"))
+def test_an_exported_actor_of_ppo_is_the_actor(name):
+    """Half of them with continuous actions, all under VecNormalize."""
+    env = ["CartPoleNoVel-v1", "PendulumNoVel-v1"][list(BACKBONES).index(name) % 2]
+    agent, config = agent_of("--env", env, "--backbone.name", name, *NORMALIZED)
+    saved(agent, config, "run")
+    assert export.main(["run"]) == 0
+    actor = PPOActor(agent, agent.get_vec_normalize_env())
+    for batch in (1, 8):
+        assert largest_difference(actor, Policy("run/onnx", batch), Row(lambda: make_env(env), batch), STEPS) <= CLOSE
+
+
+SPACES = {
+    "action masks": ("ToyMasked-v0", []),
+    "images": ("ToyPicture-v0", []),
+    "a Dict with an image": ("ToyPicture-v0", ["--previous_action", "true", "--previous_reward", "true", *NORMALIZED]),
+    "several actions": ("ToySeveral-v0", ["--separate_critic", "true", *NORMALIZED]),
+    "gSDE": ("ToyBox-v0", ["--use_sde", "true"]),
+}
+
+
+@pytest.mark.parametrize("kind", SPACES)
+def test_other_observations_and_actions_are_exported_too(kind):
+    env, flags = SPACES[kind]
+    agent, config = agent_of("--env", env, *flags)
+    saved(agent, config, "run")
+    assert export.main(["run", "--format", "pt2"]) == 0
+    actor = PPOActor(agent, agent.get_vec_normalize_env())
+    wrappers = dict(previous_action=config.previous_action, previous_reward=config.previous_reward, images=True)
+    row = Row(lambda: make_env(env, **wrappers), 3)
+    assert largest_difference(actor, Policy("run/pt2", 3), row, STEPS) <= CLOSE
+
+
+@needs_onnx
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(backbone="mingru", backbone_options=dict(conv=3, learned_initial_state=True, highway=True)),
+        dict(backbone="transformer", backbone_options=dict(window=1, positions="none")),
+        dict(backbone="gru", tokens="interleaved", timestep_embedding=True),
+    ],
+    ids=["an initial state that is not zeros", "a state that holds nothing", "three tokens a step"],
+)
+def test_options_that_change_the_step_are_exported_too(options):
+    agent = small_agent(**options)
+    agent.save("run")
+    assert export.main(["run"]) == 0
+    row = Row(lambda: ReturnToGo(make_env("ToyBox-v0")), 3, target=5.0)
+    assert largest_difference(agent, Policy("run/onnx", 3), row, STEPS) <= CLOSE
+
+
+def test_a_policy_takes_only_what_it_looks_at():
+    agent = make_agent(condition="none", previous_action=False)
+    assert [port.name for port in DecisionStep(agent.policy).shown] == ["observation"]
+    agent = make_agent(timestep_embedding=True)
+    names = [port.name for port in DecisionStep(agent.policy).shown]
+    assert names == ["observation", "previous_action", "return_to_go", "timestep"]
+
+
+def test_the_check_sees_a_step_that_is_another():
+    one, other = (DecisionStep(make_agent(seed=seed).policy) for seed in (0, 1))
+    names = [port.name for port in one.inputs]
+
+    def run(feed):
+        with torch.no_grad():
+            return [part.numpy() for part in other(*(torch.from_numpy(feed[name]) for name in names))]
+
+    assert difference(one, run) > 1e-2
+    other = one
+    assert difference(one, run) == 0
+
+
+@needs_onnx
+def test_the_runner_plays_the_episodes_of_evaluate_without_pytorch():
+    """And without this project, in an environment of Gymnasium's own."""
+    saved(*agent_of("--env", "CartPole-v1", "--backbone.name", "gru", *NORMALIZED), "run")
+    assert evaluate.main(["run", "--episodes", "4"]) == 0
+    wanted = json.loads(Path("run/evaluation.json").read_text())
+    assert export.main(["run"]) == 0
+    code = f"""
+import json, sys
+sys.modules.update(dict.fromkeys(("torch", "stable_baselines3", "agents", "deploy")))
+sys.path[:0] = ["run/onnx"]
+import gymnasium, play, run
+policy, env = run.Policy(), gymnasium.make("CartPole-v1")
+print(json.dumps([play.play(policy, env, seed=seed) for seed in {wanted["seeds"]}]))
+"""
+    assert json.loads(run_python("-c", code)) == wanted["results"][0]["returns"]
+    assert "µs per step" in run_python("run/onnx/play.py")
+    assert "return " in run_python("run/onnx/play.py", "CartPole-v1")
+
+
+def run_python(*words):
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_memory_task_is_played_as_by_evaluate():
+    saved(*agent_of("--env", "TMaze10-v0", "--backbone.name", "transformer"), "run")
+    assert evaluate.main(["run", "--episodes", "4"]) == 0
+    wanted = json.loads(Path("run/evaluation.json").read_text())
+    assert export.main(["run", "--format", "pt2"]) == 0
+    returns = [play(Policy("run/pt2"), make_env("TMaze10-v0"), seed=seed) for seed in wanted["seeds"]]
+    assert returns == pytest.approx(wanted["results"][0]["returns"])
+
+
+def test_the_runner_asks_a_decision_agent_as_evaluate_does():
+    small_agent().save("run")
+    assert evaluate.main(["run", "--episodes", "2", "--targets", "3", "-4.5"]) == 0
+    wanted = json.loads(Path("run/evaluation.json").read_text())
+    assert export.main(["run", "--format", "pt2"]) == 0
+    policy = Policy("run/pt2")
+    for result in wanted["results"]:
+        returns = [play(policy, make_env("ToyBox-v0"), result["target_return"], seed) for seed in wanted["seeds"]]
+        assert returns == pytest.approx(result["returns"], abs=1e-4)
+
+
+@needs_onnx
+def test_an_exported_agent_walks_as_the_agent_does_on_hopper():
+    """The same actions: returns would tell the last bit of a float apart after a while."""
+    data = load_episodes("embedded:hopper-v5-replay")
+    agent = DecisionAgent(data, device="cpu", policy_kwargs=dict(d_model=16, n_layers=1))
+    agent.save("run")
+    assert export.main(["run"]) == 0
+    heard = []
+    play(Policy("run/onnx"), gym.make("Hopper-v5"), 3600.0, 0, lambda shown, action: heard.append((shown, action)))
+    state = None
+    for shown, action in heard:
+        seen = shown | {"return_to_go": shown["return_to_go"][:, None], "timestep": np.zeros((1, 1), np.int64)}
+        seen["previous_action"] = np.float32(shown["previous_action"])
+        expected, state = agent.predict(seen, state, shown["reset"])
+        assert np.abs(action - expected[0]).max() <= CLOSE
+    assert len(heard) > 10
+
+
+def test_a_memory_that_outlives_episodes_is_kept_by_the_runner():
+    agent, config = agent_of("--env", "ToyBox-v0", "--reset_on_done", "false", "--backbone.name", "lstm")
+    saved(agent, config, "run")
+    assert export.main(["run", "--format", "pt2"]) == 0
+    policy, resets = Policy("run/pt2"), []
+    for _ in range(2):
+        play(policy, make_env("ToyBox-v0"), seed=0, on_step=lambda shown, _: resets.append(bool(shown["reset"][0])))
+    assert resets == [True] + [False] * (len(resets) - 1)
+
+
+def test_an_export_is_described_and_names_no_path_of_this_machine(tmp_path, capsys):
+    small_agent().save("runs/a/checkpoints/step_00000000")
+    assert export.main(["runs/a", "--format", "pt2"]) == 0
+    folder = tmp_path / "runs/a/pt2"
+    assert str(folder / "play.py") in capsys.readouterr().out
+    assert {path.name for path in folder.iterdir()} == {"policy.pt2", "policy.json", "README.md", "run.py", "play.py"}
+    about = json.loads((folder / "policy.json").read_text())
+    assert about["source"]["checkpoint"] == "step_00000000"
+    assert {entry["name"]: entry["shape"] for entry in about["inputs"]}["state_0"] == ["batch", 8]
+    assert [entry["name"] for entry in about["outputs"]][:2] == ["action", "next_state_0"]
+    for path in folder.iterdir():
+        assert str(tmp_path).encode() not in path.read_bytes()
+        assert str(Path(__file__).parents[2]).encode() not in path.read_bytes()
+
+
+def test_only_an_export_is_replaced(tmp_path, capsys):
+    make_agent(seed=1).save("run")
+    assert export.main(["run", "--format", "pt2", "--output", "out"]) == 0
+    before = (tmp_path / "out/policy.pt2").read_bytes()
+    make_agent(seed=2).save("run")
+    assert export.main(["run", "--format", "pt2", "--output", "out"]) == 0
+    assert (tmp_path / "out/policy.pt2").read_bytes() != before
+    (tmp_path / "out/notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    capsys.readouterr()
+    for output in ("out", "file", "run"):
+        assert export.main(["run", "--format", "pt2", "--output", output]) == 2
+        assert_one_line(capsys, "exists and is not an exported policy")
+    assert (tmp_path / "out/notes.txt").read_text() == "mine"
+
+
+def test_a_wrong_export_leaves_nothing(monkeypatch, capsys, tmp_path):
+    small_agent().save("run")
+    monkeypatch.setattr("unroll.export.folder.difference", lambda *_: 0.5)
+    assert export.main(["run", "--format", "pt2", "--output", "out"]) == 2
+    assert_one_line(capsys, "differs from PyTorch's by 0.5")
+    assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == ["run"]
+
+
+class Peeking(Mixer):
+    """Looks at a value, which no graph can."""
+
+    def __init__(self, d_model):
+        super().__init__()
+        self.d_model = d_model
+
+    def initial_state(self, batch_size):
+        return torch.zeros(batch_size, self.d_model)
+
+    def forward(self, x, state=None, reset=None):
+        return (x if float(x.sum()) > 0 else -x), state
+
+
+def test_what_cannot_be_exported_is_one_line(capsys, monkeypatch):
+    agent = make_agent(memory="window")
+    agent.save("window")
+    assert export.main(["window", "--format", "pt2"]) == 2
+    assert_one_line(capsys, "--memory carried")
+    assert export.main(["window", "--format", "pt2", "--memory", "carried"]) == 0
+    capsys.readouterr()
+
+    small_agent(backbone=f"{__name__}:Peeking").save("own")
+    assert export.main(["own", "--format", "pt2"]) == 2
+    assert_one_line(capsys, "cannot be exported to pt2")
+
+    saved(*agent_of(), "ppo")
+    assert export.main(["ppo", "--memory", "carried"]) == 2
+    assert_one_line(capsys, "--memory is for decision agents")
+    assert export.main(["nowhere"]) == 2
+    assert_one_line(capsys, "no such run folder")
+    assert exit_code(export.main, ["ppo", "--format", "tflite"]) == 2
+    assert_one_line(capsys, "onnx")
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert export.main(["ppo"]) == 2
+    assert_one_line(capsys, "pip install -e '.[export]'")
+
+
+def test_a_policy_still_learns_after_its_export():
+    agent, _ = agent_of("--env", "ToyBox-v0")
+    step = ActorStep(agent.policy, agent.env.observation_space)
+    trace(step)
+    before = [parameter.clone() for parameter in agent.policy.parameters()]
+    agent.learn(32)
+    assert any((a != b).any() for a, b in zip(before, agent.policy.parameters(), strict=True))
+    assert not any(parameter.grad is not None for parameter in step.parameters())

@@ -1,0 +1,84 @@
+"""Law 6: after any rollout the ratio of PPO is 1, for every backbone, action space, observation and way to cut."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from memory_tasks import ACTIONS, OBSERVATIONS, MaskedNoise, Noise, make_ppo, rollout, vector
+from unroll.agents.ppo.loss import PPOLoss
+from unroll.policies.backbones import BACKBONES
+
+SETTINGS = dict(clip_range=0.2, clip_range_vf=None, ent_coef=0.0, vf_coef=0.5)
+TOLERANCE = 1e-5
+
+
+def assert_ratio_is_one(agent):
+    sequences, logged = rollout(agent)
+    if agent.policy.reset_on_done:
+        assert sequences.reset[:, 1:].any(), "no episode ends in the middle of a sequence"
+        assert not sequences.reset[:, 0].all(), "no sequence begins in the middle of an episode"
+    assert all(error < TOLERANCE for error in logged)
+    agent.policy.set_training_mode(True)
+    for batch, _ in sequences.minibatches(2):
+        assert PPOLoss(agent.policy)(batch, **SETTINGS)[1]["ratio_error"] < TOLERANCE
+    return sequences
+
+
+@pytest.mark.parametrize("sequence_length", [pytest.param(None, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_the_ratio_is_one_for_every_backbone_and_kind_of_action(backbone, action, sequence_length):
+    options = {"window": 5} if backbone in ("transformer", "sharnn") else {}
+    agent = make_ppo(
+        vector(lambda: Noise("box", action)),
+        backbone=backbone,
+        backbone_options=options,
+        sequence_length=sequence_length,
+        learning_rate=1e-2,
+    )
+    assert_ratio_is_one(agent)
+
+
+@pytest.mark.parametrize(
+    ("observation", "backbone"), [*((kind, "mingru") for kind in OBSERVATIONS), *(("dict", name) for name in BACKBONES)]
+)
+def test_the_ratio_is_one_for_every_kind_of_observation(observation, backbone):
+    policy = {"image": "CnnPolicy", "dict": "MultiInputPolicy", "dict of images": "MultiInputPolicy"}
+    env = vector(lambda: Noise(observation, "discrete"), 2)
+    assert_ratio_is_one(make_ppo(env, policy.get(observation, "MlpPolicy"), backbone=backbone, sequence_length=8))
+
+
+@pytest.mark.parametrize("action", ["discrete", "multidiscrete", "multibinary"])
+@pytest.mark.parametrize("sequence_length", [None, 4])
+def test_the_ratio_is_one_and_nothing_forbidden_is_done_under_masks(action, sequence_length):
+    agent = make_ppo(vector(lambda: MaskedNoise("box", action)), sequence_length=sequence_length, ent_coef=0.01)
+    sequences = assert_ratio_is_one(agent)
+    assert not sequences.action_masks.all()
+
+
+@pytest.mark.parametrize("changes", [{"reset_on_done": False}, {"share_features_extractor": False}])
+@pytest.mark.parametrize("backbone", ["mingru", "lstm", "transformer"])
+def test_the_ratio_is_one_with_a_memory_that_is_kept_and_with_a_critic_of_its_own(backbone, changes):
+    sequences = assert_ratio_is_one(make_ppo(vector(Noise), backbone=backbone, sequence_length=8, **changes))
+    assert sequences.reset.any() == changes.get("reset_on_done", True)
+
+
+@pytest.mark.parametrize("squash", [False, True])
+def test_the_ratio_is_one_with_state_dependent_exploration(squash):
+    agent = make_ppo(vector(Noise), use_sde=True, sde_sample_freq=4)
+    agent.policy_kwargs["squash_output"] = squash
+    agent._setup_model()
+    assert_ratio_is_one(agent)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_memory_that_leaks_across_episodes_or_is_lost_between_sequences_is_seen(backbone):
+    """What the tests above would miss if they could not fail."""
+    agent = make_ppo(vector(lambda: Noise("box", "discrete")), backbone=backbone, sequence_length=4, learning_rate=1e-2)
+    agent.policy.action_net.weight.data.mul_(100)  # an untrained policy hardly looks at its memory
+    sequences, _ = rollout(agent, 1)
+    leaking = dataclasses.replace(sequences, reset=torch.zeros_like(sequences.reset))
+    lost = dataclasses.replace(sequences, state=agent.policy.initial_state(len(sequences)))
+    for wrong in (leaking, lost):
+        assert PPOLoss(agent.policy)(wrong, **SETTINGS)[1]["ratio_error"] > 100 * TOLERANCE

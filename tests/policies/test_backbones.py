@@ -1,0 +1,116 @@
+"""The registry: names, options and their errors."""
+
+import re
+
+import pytest
+import torch
+
+from unroll.commands.backbones import main
+from unroll.errors import BackboneError
+from unroll.policies.backbones import BACKBONES, Mixer, import_own, make_backbone, map_state, options_of
+from unroll.policies.backbones.memoryless import Memoryless
+
+
+def test_an_unknown_backbone_is_an_error_that_lists_those_that_exist():
+    with pytest.raises(
+        BackboneError, match=r"unknown backbone 'mingrus' \(did you mean mingru\?\); there are mingru, "
+    ):
+        make_backbone("mingrus")
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_class_is_as_good_as_its_name(name):
+    assert options_of(BACKBONES[name]) == options_of(name)
+    by_class, by_name = (make_backbone(backbone, 16, 1).state_dict() for backbone in (BACKBONES[name], name))
+    assert {key: value.shape for key, value in by_class.items()} == {k: v.shape for k, v in by_name.items()}
+
+
+def test_a_class_that_is_no_backbone_is_an_error():
+    with pytest.raises(BackboneError, match=r"^backbone Linear: Linear is neither a Mixer nor a Backbone"):
+        make_backbone(torch.nn.Linear, 16, 1)
+    with pytest.raises(BackboneError, match=r"^backbone Mixer: Mixer does not define forward, initial_state$"):
+        make_backbone(Mixer, 16, 1)
+    with pytest.raises(BackboneError, match=r"^backbone MinGRU has no option 'expnasion' \(did you mean expansion"):
+        make_backbone(BACKBONES["mingru"], 16, 1, expnasion=2.0)
+
+
+def test_the_control_without_memory_is_found_by_its_class_alone():
+    name = "unroll.policies.backbones.memoryless:Memoryless"
+    import_own(name)
+    assert Memoryless not in BACKBONES.values()
+    y, state = make_backbone(name, 16, 2)(torch.randn(3, 5, 16))
+    assert y.shape == (3, 5, 16)
+    assert [part.shape for part in state] == [(3, 0), (3, 0)]
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_an_unknown_option_is_an_error_that_lists_the_options_with_their_defaults(name):
+    with pytest.raises(BackboneError, match=rf"backbone {name} has no option 'foo'; it has .*dropout=0.0"):
+        make_backbone(name, 16, 1, foo=1)
+
+
+@pytest.mark.parametrize("value", ["2", None, True, [2]])
+def test_an_option_of_the_wrong_type_is_an_error(value):
+    with pytest.raises(BackboneError, match="option expansion is a finite float"):
+        make_backbone("mingru", 16, 1, expansion=value)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("size", [0, -1, 16.0, "16", True, None])
+def test_a_width_or_depth_that_is_none_is_an_error(name, size):
+    with pytest.raises(BackboneError, match=f"backbone {name}: d_model is an int from 1 to 1,048,576, not {size!r}"):
+        make_backbone(name, size, 1)
+    with pytest.raises(BackboneError, match=f"backbone {name}: n_layers is an int from 1 to 1,024, not {size!r}"):
+        make_backbone(name, 16, size)
+
+
+def test_a_width_that_the_heads_do_not_divide_is_an_error():
+    with pytest.raises(BackboneError, match="d_model 20 must be divisible"):
+        make_backbone("transformer", 20, 1, n_heads=4)
+    with pytest.raises(BackboneError, match="window must be at least 1"):
+        make_backbone("transformer", 16, 1, window=0)
+
+
+@pytest.mark.parametrize("name", [name for name, cls in BACKBONES.items() if issubclass(cls, Mixer)])
+def test_options_reach_the_mixer_and_the_stack(name):
+    assert {"dropout", "mlp_ratio", "activation"} < set(options_of(name))
+    small, large = (make_backbone(name, 16, 1, mlp_ratio=ratio) for ratio in (0.0, 4.0))
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in large.parameters())
+    y, _ = large(torch.randn(2, 3, 16))
+    assert y.shape == (2, 3, 16)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("reset", [None, torch.rand(3, 40) < 0.1], ids=["one episode", "many"])
+def test_a_state_keeps_nothing_but_itself_in_memory(name, reset):
+    backbone = make_backbone(name, 16, 2, **({"window": 5} if "window" in options_of(name) else {}))
+    _, state = backbone(torch.randn(3, 40, 16), None, reset)
+    map_state(
+        lambda part: pytest.fail(f"{part.shape}") if part.untyped_storage().nbytes() > part.nbytes else part, state
+    )
+
+
+def test_the_table_shows_every_backbone_measured(capsys):
+    assert main([]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    rows = {cells[0]: cells[1:] for cells in table}
+    assert list(rows)[:2] == ["name", "---"]
+    for name in BACKBONES:
+        _, parameters, state, microseconds, products, options = rows[f"`{name}`"]
+        assert int(parameters.replace(",", "")) == sum(p.numel() for p in make_backbone(name).parameters())
+        assert min(int(number.replace(",", "")) for number in (state, microseconds, products)) > 0
+        assert all(f"{option}={default}" in options for option, default in options_of(name).items())
+    assert rows["`mingru`"][2:5:2] == ["1,536", "540,672"]
+    assert rows["`transformer`"][2:5:2] == ["193,560", "638,976"]  # with the products of attention
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_names_its_paper(name):
+    assert re.search(r" (19|20)\d\d", BACKBONES[name].paper)
+
+
+@pytest.mark.parametrize("name", ["mingrus", "nowhere_at_all:Mine", "a:b:c"])
+def test_a_wrong_name_is_one_line_for_the_table(name, capsys):
+    assert main([name]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
