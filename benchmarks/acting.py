@@ -104,6 +104,7 @@ def acting_elsewhere(batch: int) -> Callable[[], Any] | None:
 
 def microseconds(backbones: list[str], batch: int, repeats: int) -> dict[tuple[str, str], float]:
     """Measure the microseconds for one step of one environment, by policy and tokens."""
+    # The references re-encode a window of interleaved tokens.
     runs = {(OURS, "interleaved"): acting(make_agent("transformer", "interleaved", "window"), batch)}
     elsewhere = acting_elsewhere(batch)
     if elsewhere is not None:
@@ -131,6 +132,7 @@ class ReencodingLoop:
         new["return_to_go"] = new["return_to_go"].squeeze(-1)
         new["timestep"] = new["timestep"].squeeze(-1)
 
+        # Append the step to the history, and keep the last steps of it.
         history = tuple(new[key][:, None] for key in SEQUENCE_KEYS)
         if not episode_start[0]:
             history = tuple(torch.cat([old, x], 1)[:, -CONTEXT:] for old, x in zip(state, history, strict=True))
@@ -148,6 +150,7 @@ class Idle:
 
 def steps_per_second(backbones: list[str], episodes: int, length: int, repeats: int) -> dict[str, float]:
     """Measure the environment steps per second of ``episodes`` episodes, end to end."""
+    # Each play takes the same environments, which are made once.
     envs = []
     for _ in range(episodes):
         env = make_env("Hopper-v5", terminate_when_unhealthy=False, max_episode_steps=length)
@@ -177,6 +180,7 @@ def policy_rows(costs: dict[int, dict[tuple[str, str], float]]) -> list[dict[str
         policy, tokens = key
         row: dict[str, Any] = {"policy": policy, "tokens": tokens}
         for batch, cost in costs.items():
+            # A reference that is not installed has no column.
             row[f"µs × {batch}"] = cost[key]
             for sign, reference in (("re-encoding", OURS), ("Hugging Face", THEIRS)):
                 if (reference, "interleaved") in cost:

@@ -67,6 +67,7 @@ class LoopSampler:
         """Draw batch ``step``: other samples than those of ``SequenceSampler``, of the same distribution."""
         random = np.random.default_rng(step)
         batch: dict[str, list[np.ndarray]] = {}
+        # An episode is chosen by its share of the steps, then a start within it.
         for e in random.choice(len(self.episodes), size=batch_size, p=self.share):
             observations, actions, rewards = self.episodes[e]
             start = 0
@@ -86,6 +87,8 @@ class LoopSampler:
                 "timestep": np.arange(start, end),
                 "mask": np.ones(end - start, bool),
             }
+
+            # Short samples are padded at their end.
             for key, values in sample.items():
                 padding = np.zeros((self.context - len(values), *values.shape[1:]), values.dtype)
                 batch.setdefault(key, []).append(np.concatenate([values, padding]))

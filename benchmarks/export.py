@@ -42,7 +42,7 @@ from unroll.policies.backbones import BACKBONES
 
 
 class Row:
-    """Environments that step together, each through its own episodes. Calling it gives what ``predict`` sees."""
+    """A row of environments that step together, each through its own episodes. A call gives what ``predict`` sees."""
 
     def __init__(self, make: Callable[[], gym.Env], n: int, target: float | None = None):
         self.options = None
@@ -99,6 +99,7 @@ def largest_difference(agent: Any, exported: Policy, row: Row, steps: int) -> fl
     state = None
     differences = []
     for t in range(steps):
+        # The agent acts; the exported policy only says what it would do.
         actions, state = agent.predict(row(), state, row.start, deterministic=True, **row.masks())
         found = exported(shown(agent, row))
         assert (found.dtype, found.shape) == (actions.dtype, actions.shape)
@@ -133,6 +134,7 @@ def decision_agent(backbone: str, folder: Path) -> tuple[Any, Callable[[int], Ro
 def ppo_agent(backbone: str, folder: Path, env: str) -> tuple[Any, Callable[[int], Row]]:
     """Save an actor of PPO; return it, and a function that makes its environments."""
     flags = ["--agent", "ppo", "--env", env, "--backbone.name", backbone, "--n_epochs", "1", "--device", "cpu"]
+    # The statistics of VecNormalize are part of the export.
     config = load_config([*flags, "--normalize_observation", "true"], schemas())
     agent = make_ppo(config, print)
     agent.learn(1024)
@@ -180,6 +182,7 @@ def one(case: str, backbone: str, options: argparse.Namespace, folder: Path) -> 
     same: dict[str, Any] = {"agent": case, "backbone": backbone}
     cost: dict[str, Any] = dict(same)
     for batch in (1, 8):
+        # First whether the actions are the same.
         exported = {format: Policy(folder / "run" / format, batch) for format in ("onnx", "pt2")}
         for format, policy in exported.items():
             row = make_row(batch)
@@ -189,6 +192,8 @@ def one(case: str, backbone: str, options: argparse.Namespace, folder: Path) -> 
             same[f"{format} × {batch}"] = f"{largest_difference(agent, policy, row, steps):.1e}"
             if format == "onnx":
                 same[f"episodes × {batch}"] = row.episodes
+
+        # Then what a step costs, also as AOTInductor compiles it.
         if inductor is not None:
             exported["inductor"] = Policy(folder / "run" / "pt2", batch)
             exported["inductor"].model = inductor

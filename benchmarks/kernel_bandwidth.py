@@ -52,6 +52,7 @@ def _runs(options: argparse.Namespace, dtype: torch.dtype) -> tuple[dict[str, Ca
     reset = torch.rand(batch, time, device=options.device) < 0.01
     target = torch.empty_like(keep)
 
+    # linear_scan takes its coefficients, the gated scans take projections and compute the gates themselves.
     scans: dict[str, tuple[Scan, tuple[Tensor, ...]]] = {
         "linear_scan": (lambda a, b: linear_scan(a, b, None, reset, options.backend), (keep, update))
     }
@@ -60,6 +61,7 @@ def _runs(options: argparse.Namespace, dtype: torch.dtype) -> tuple[dict[str, Ca
         scans[name] = (lambda p, gated=gated: gated(p, None, reset, backend=options.backend)[0], (projected,))
     scans |= _accelerated(keep, update)
 
+    # What each must read and write at least, once each.
     runs: dict[str, Callable[[], None]] = {"copy": repeated(lambda: target.copy_(keep), CALLS)}
     traffic = {"copy": keep.nbytes + target.nbytes}
     for name, (scan, given) in scans.items():

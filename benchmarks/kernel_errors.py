@@ -69,6 +69,7 @@ def errors(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def _draw(draw_gate: Callable[..., Tensor], parts: int, length: int) -> tuple[Inputs, Tensor]:
     """Draw inputs and resets. The last part of the projections is the candidate."""
+    # The log-space form needs h0 > 0.
     torch.manual_seed(0)
     shape = (BATCH, length, CHANNELS)
     gates = [draw_gate(*shape) for _ in range(parts - 1)]

@@ -45,12 +45,14 @@ def layers(options: argparse.Namespace) -> Iterator[Row]:
 
     Ours have resets. The log-space form has none, and PyTorch's layers would pay for them.
     """
+    # The modules take turns at each size, with the same input and gradient.
     for threads in options.threads:
         torch.set_num_threads(threads)
         for batch, time, d_model in options.shapes:
             torch.manual_seed(0)
             x = torch.randn(batch, time, d_model, device=options.device, requires_grad=True)
             reset = torch.rand(batch, time, device=options.device) < 0.01
+            # A Linear has twice the channels: it is the floor of minGRU, whose projection it is.
             grads = {"Linear": torch.randn(batch, time, 2 * d_model, device=options.device)}
             grad = torch.randn_like(x)
             modules = {

@@ -42,6 +42,7 @@ def read_text(file: Path, context: int) -> tuple[Tensor, Tensor, int]:
     Raises:
         DatasetError: the text is too short for one window of validation.
     """
+    # A symbol is the rank of a byte among those that occur.
     codes = np.frombuffer(file.read_bytes(), np.uint8)
     symbols, text = np.unique(codes, return_inverse=True)
     cut = len(text) * 9 // 10
@@ -63,12 +64,13 @@ def nats(model: TokenModel, text: Tensor, streams: int, context: int, carry: boo
     A rest shorter than a row of windows is left out. With ``carry`` the memory goes on from window to window.
     """
     streams = min(streams, (len(text) - 1) // context)
-    length = (len(text) - 1) // streams // context * context
+    length = (len(text) - 1) // streams // context * context  # of a stream: whole windows
     device = next(model.parameters()).device
     size = streams * length
     tokens = text[:size].reshape(streams, length).to(device)
     targets = text[1 : size + 1].reshape(streams, length).to(device)
 
+    # Every stream is read from its beginning to its end, one window after the other.
     total = 0.0
     state = None
     for window, target in zip(tokens.split(context, 1), targets.split(context, 1), strict=True):

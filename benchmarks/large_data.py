@@ -51,6 +51,7 @@ LENGTH = 1000  # steps of an episode
 
 def write_file(path: Path, options: argparse.Namespace) -> None:
     """Write random float32 values as D4RL's files hold them, without compression."""
+    # As many whole episodes as fit into the size.
     widths = {"observations": options.observation_dim, "actions": options.action_dim, "rewards": 1}
     n = int(options.gigabytes * 1e9 / (4 * sum(widths.values()))) // LENGTH * LENGTH
     rng = np.random.default_rng(0)
@@ -94,6 +95,7 @@ def convert(connection: Connection, path: Path) -> None:
 
 def load_large(path: Path) -> Episodes:
     """Load a file of any size as one that is larger than the RAM."""
+    # The cache maps what is large.
     unroll.envs.datasets.cache.is_large = lambda size: True
     return load_episodes(str(path))
 
@@ -106,13 +108,14 @@ def train(connection: Connection, path: Path, row: str, seed: int, options: argp
         episodes = load_large(path)
         if row == RESIDENT:
             episodes = resident(episodes, options.resident)
+
         sizes = dict(backbone=options.backbone, d_model=options.d_model, n_layers=options.layers)
         agent = DecisionAgent(
             episodes,
             context=options.context,
             batch_size=options.batch,
             device=options.device,
-            seed=seed,
+            seed=seed,  # so that every process draws other windows
             policy_kwargs=sizes,
         )
         agent._total_timesteps = 10**9
@@ -166,7 +169,7 @@ def _bytes(episodes: Episodes) -> int:
 
 def forget(folder: Path) -> None:
     """Have the kernel drop the pages of these files."""
-    os.sync()
+    os.sync()  # a page that is not written yet cannot be dropped
     for file in folder.rglob("*"):
         if file.is_file():
             with file.open("rb") as opened:

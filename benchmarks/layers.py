@@ -41,7 +41,9 @@ class LogSpace(nn.Module):
         self.project = Linear(d_model, 2 * d_model)
 
     def forward(self, x: Tensor) -> Tensor:
-        return log_space_mingru(self.project(x), x.new_full((len(x), x.shape[-1]), 0.5))
+        # g(0) = 0.5 is the state before, which must be above 0.
+        h0 = x.new_full((len(x), x.shape[-1]), 0.5)
+        return log_space_mingru(self.project(x), h0)
 
 
 class CellLoop(nn.Module):
@@ -69,6 +71,7 @@ def first(output: Tensor | tuple[Tensor, ...]) -> Tensor:
 
 def forward_backward(layer: nn.Module, x: Tensor, grad: Tensor) -> Callable[[], tuple[Tensor, ...]]:
     """Return a call that computes the gradients of x and of the layer's matrices, for the loss Σ y·grad."""
+    # A bias has one axis.
     matrices = [weight for weight in layer.parameters() if weight.ndim > 1]
     for weight in layer.parameters():
         weight.requires_grad_(weight.ndim > 1)

@@ -55,6 +55,8 @@ def peak_memory(point: Point, threads: int) -> int | None:
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
+
+    # A process that dies closes its end of the pipe without a message.
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_measure, args=(point, threads, sender))
     process.start()
@@ -71,6 +73,8 @@ def peak_memory(point: Point, threads: int) -> int | None:
 def _measure(point: Point, threads: int, sender: Connection) -> None:
     """Send the growth of the high-water mark of this process."""
     torch.set_num_threads(threads)
+
+    # A little data first: what libraries allocate once is not the layer's.
     point._replace(batch=1, length=WARM_LENGTH).forward_backward()()
     run = point.forward_backward()
     before = _high_water()
@@ -87,7 +91,8 @@ def _high_water() -> int:
 
 
 def _on_cuda(run: Callable[[], None]) -> int:
-    run()
+    """Return the growth of what PyTorch's allocator gave out."""
+    run()  # what libraries allocate once is not the layer's
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()

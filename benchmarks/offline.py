@@ -43,6 +43,7 @@ def run_folder(options: argparse.Namespace, agent: str, seed: int) -> Path:
 def run(options: argparse.Namespace, agent: str, seed: int) -> None:
     """Train and evaluate one agent, unless that was done."""
     folder = run_folder(options, agent, seed)
+    # An evaluation.json is the last thing that training leaves.
     commands = []
     if not (folder / "evaluation.json").exists():
         commands.append(train_command(options, agent, seed, folder))
@@ -80,6 +81,7 @@ def table(options: argparse.Namespace) -> str:
     rows = []
     for agent in options.agents:
         for memory in MEMORIES[agent]:
+            # The cells have the mean over seeds and its range, for each target.
             scores = read_scores(options, agent, memory)
             cells = [f"{s.mean():.1f} ({s.min():.1f} … {s.max():.1f})" for s in scores.T]
             if len(cells) == 1:  # behaviour cloning is not asked for a return

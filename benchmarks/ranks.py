@@ -70,6 +70,7 @@ def equal(folder: Path, updates: int, processes: list[int]) -> list[dict[str, An
     """Compare the losses with those of the first number of processes."""
     rows: list[dict[str, Any]] = []
     for name, (step, flags, script) in EQUAL.items():
+        # The same updates of the same batches, on so many processes.
         losses = {}
         for n in processes:
             lines = train(n, folder / f"equal{len(rows)}-{n}", flags, step * updates, script)
@@ -100,6 +101,7 @@ def speed(folder: Path, updates: int, processes: list[int]) -> list[dict[str, An
     rows: list[dict[str, Any]] = []
     first = processes[0]
     for name, (step, flags, tags) in FAST.items():
+        # An update of PPO has thousands of steps, so a tenth of the updates does.
         if step > 1:
             steps = step * (updates // 10)
         else:

@@ -46,10 +46,13 @@ def draw(batch: int, delay: int, generator: torch.Generator) -> Batch:
 def learn(options: Namespace, name: str, delay: int, span: float, seed: int, folder: Path) -> Row:
     """Train one model; return its accuracy in percent, and what it took."""
     torch.manual_seed(seed)
+    # A backbone takes of these what it has: the span its gates start with, heads, window and MLP.
     wanted = fitting(name, memory_span=span, n_heads=1, window=delay + 2, mlp_ratio=0.0)
     model = TokenModel(make_backbone(name, D_MODEL, options.layers, **wanted), QUERY + 1).to(options.device)
     train = torch.Generator().manual_seed(seed)
     test = torch.Generator().manual_seed(1_000_000 + seed)
+
+    # The test sequences are drawn once, and are the same for every backbone of a seed.
     fresh = [draw(BATCH, delay, test) for _ in range(8)]
     training = Training(
         updates=options.updates,

@@ -54,6 +54,7 @@ class PlainLSTMPolicy(RecurrentActorCriticPolicy):
     """A policy of ours with the network of sb3-contrib's, whose LSTM reads the observation itself."""
 
     def _build_mlp_extractor(self) -> None:
+        # The encoders are made as always, and their parts are replaced.
         super()._build_mlp_extractor()
         for encoder in self._encoders():
             encoder.embed = nn.Identity()  # type: ignore[assignment]
@@ -103,7 +104,7 @@ def parameters(algorithm: OnPolicyAlgorithm) -> int:
 
 
 class Iterations:
-    """Iterations of ``learn``, each a rollout and ``train``. A call makes one.
+    """A clock around the iterations of ``learn``, each a rollout and ``train``. A call makes one iteration.
 
     Attributes:
         seconds: for each iteration the time in env.step, in the rest of the rollout, and in ``train``.
@@ -116,6 +117,8 @@ class Iterations:
         self.episodes: list[float] = []
         _, self.callback = algorithm._setup_learn(10**9)
         self._stepping = 0.0
+
+        # The environment's own step is timed from inside of the rollout.
         self._env = algorithm.get_env()
         assert self._env is not None
         self._env.step = self._clocked(self._env.step)  # type: ignore[method-assign]

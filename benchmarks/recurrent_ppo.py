@@ -44,6 +44,7 @@ Row = dict[str, Any]
 def peers(options: argparse.Namespace) -> Iterator[Row]:
     """Yield a row for each network and batch size: sb3-contrib's, then ours at each length of sequences."""
     for task in options.tasks:
+        # The key is (network, batch, length of our sequences); length 0 is sb3-contrib's.
         runs: dict[tuple[str, int, int], Iterations] = {}
         for network in NETWORKS:
             for batch in options.batches:
@@ -70,6 +71,7 @@ def peers(options: argparse.Namespace) -> Iterator[Row]:
 
 def backbones(options: argparse.Namespace) -> Iterator[Row]:
     """Yield rows of all backbones at the shortest rollout, and of two at the others and at another width."""
+    # Every row is compared with the LSTM of its width.
     always = ["lstm", "mingru"]
     for steps in options.rollouts:
         names = always

@@ -54,6 +54,7 @@ def main(arguments: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(config.threads or torch.get_num_threads())
 
+    # PPO of Stable-Baselines3, with the settings that the two have in common.
     env = vector_env(config)
     agent = PPO(
         "MlpPolicy",
@@ -88,6 +89,8 @@ def main(arguments: list[str]) -> None:
         facts=facts,
     )
     result = scoring.evaluate(player, config.evaluation.episodes, config.evaluation.seed)
+
+    # The report names a run by the backbone in its config.
     named = dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, name="sb3"))
     save_config(named, folder / "config.yaml")
     scoring.write_evaluation(result, folder / "evaluation.json")

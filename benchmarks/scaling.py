@@ -39,6 +39,7 @@ def times(name: str, options: argparse.Namespace) -> dict[int, float]:
     runs = {}
     rate = 0.0  # seconds per step of the sequence
     for length in options.lengths:
+        # At the pace of the last length that was run, this one would take too long.
         if rate * length > options.limit:
             continue
         run = at(name, length, options).forward_backward()
@@ -71,6 +72,7 @@ def table(points: list[Row], key: str, scale: float) -> list[Row]:
     rows = []
     for name in dict.fromkeys(point["backbone"] for point in points):
         values = {point["T"]: _value(point, key, scale) for point in points if point["backbone"] == name}
+        # The last column tells how the cost of a token grows with the length.
         cells: Row = {"backbone": name}
         cells |= {f"T = {length}": value for length, value in values.items()}
         short = SHORT if SHORT in values else min(values)

@@ -60,6 +60,8 @@ def learn(options: Namespace, name: str, layers: int, seed: int, folder: Path) -
     model = TokenModel(make_backbone(name, options.d_model, layers, **wanted), SYMBOLS).to(options.device)
     train = torch.Generator().manual_seed(seed)
     test = torch.Generator().manual_seed(1_000_000 + seed)
+
+    # The test sequences are drawn once, and are the same for every backbone of a seed.
     fresh = [draw(64, options.length, options.tokens, test) for _ in range(16)]
     training = Training(updates=options.updates, lr=options.lr, evaluate_every=max(1, options.updates // 30))
 

@@ -30,6 +30,7 @@ def medians(
         settle: make a call that does not count right before each that does, so that what another run left in the
             caches and the allocator is not this one's cost.
     """
+    # Rounds with a negative number warm up.
     times: dict[Key, list[float]] = {name: [] for name in runs}
     for round_ in range(-warm, repeats):
         for name, run in runs.items():

@@ -54,7 +54,7 @@ class TokenModel(nn.Module):
 
 @dataclass(frozen=True)
 class Training:
-    """How to train: the same for every backbone. Training ends after ``updates`` or ``seconds``, whichever is first."""
+    """A way to train, the same for every backbone. It ends after ``updates`` or ``seconds``, whichever is first."""
 
     updates: int | None = None
     seconds: float | None = None
@@ -83,7 +83,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Result:
-    """The outcome of training: the updates, their seconds (evaluations apart), and every evaluation in order."""
+    """An outcome of training: the updates, their seconds (evaluations apart), and every evaluation in order."""
 
     updates: int
     seconds: float
@@ -111,6 +111,8 @@ def fit(
     clock = cpu_seconds
     if next(model.parameters()).is_cuda:
         clock = time.perf_counter
+
+    # The optimizer of the agents, whose learning rate is set at each update.
     optimizer = make_optimizer(training.optimizer, model.parameters(), training.lr, training.weight_decay)
     logger = RunLogger(folder)
     history: list[dict[str, float]] = []
@@ -133,6 +135,7 @@ def fit(
             if update % training.evaluate_every and spent < 1:
                 continue
 
+            # Evaluate every so many updates, and at the end.
             metrics = {"update": update, "seconds": seconds, "train_loss": statistics.mean(losses)}
             metrics |= score(model, evaluate)
             history.append(metrics)
@@ -203,6 +206,7 @@ def answer(
 def accuracy(model: TokenModel, batches: list[Batch]) -> float:
     """Return the share of right answers among the targets that are asked for."""
     device = next(model.parameters()).device
+    # A guess never equals IGNORED, so that only targets that are asked for can be right.
     right = 0
     asked = 0
     for tokens, targets in batches:

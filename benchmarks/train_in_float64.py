@@ -22,6 +22,7 @@ def main(arguments: list[str]) -> int:
 
     from unroll.commands import train
 
+    # Observations and the rollout buffer of Stable-Baselines3 are float32 whatever PyTorch's default is.
     preprocess = policies.preprocess_obs
     reset = RolloutBuffer.reset
 

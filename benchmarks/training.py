@@ -43,7 +43,7 @@ Row = tuple[str, str, str]  # model, tokens, switches
 
 
 class HuggingFace(nn.Module):
-    """Hugging Face's Decision Transformer as a policy with a loss."""
+    """A Decision Transformer of Hugging Face, as a policy with a loss."""
 
     def __init__(self, episodes: Episodes, context: int, d_model: int, n_layers: int):
         from transformers import DecisionTransformerConfig, DecisionTransformerModel
@@ -84,9 +84,10 @@ def agents(options: argparse.Namespace, episodes: Episodes) -> Iterator[tuple[Ro
     def agent(policy: dict[str, Any], **more: Any) -> DecisionAgent:
         more = dict(batch_size=options.batch, context=options.context, device=options.device) | more
         made = DecisionAgent(episodes, policy_kwargs=sizes | policy, **more)
-        made._total_timesteps = 10**9
+        made._total_timesteps = 10**9  # the learning rate's schedule has no end here
         return made
 
+    # The model of the paper, with its embedding of timesteps.
     published = load_config(["--config", "configs/decision/published.yaml"], schemas())
     policy = dict(backbone="transformer", tokens="interleaved", backbone_options=published.backbone.options)
     yield PUBLISHED, agent(policy, timestep_embedding=True)
@@ -95,6 +96,8 @@ def agents(options: argparse.Namespace, episodes: Episodes) -> Iterator[tuple[Ro
             yield (name, tokens, ""), agent(dict(backbone=name, tokens=tokens))
             if (name, tokens) not in SWITCHED:
                 continue
+
+            # Two of the rows are timed with every switch.
             for switch, more in SWITCHES.items():
                 if options.compile or "compile" not in more:
                     yield (name, tokens, switch), agent(dict(backbone=name, tokens=tokens), **more)
@@ -145,6 +148,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     episodes = load_episodes("embedded:hopper-v5-replay")
 
+    # Sampling takes a turn of its own, to show its share of an update.
     made = updates(options, episodes)
     runs = {" · ".join(row): repeated(run, options.updates) for row, run in made.items()}
     runs["sampling"] = repeated(sampler(options, episodes), options.updates)

@@ -187,6 +187,7 @@ def load_saved(path: Path, schemas: Schemas, prog: str) -> RunConfig:
 
 def check_saved(path: Path, parser: Parser) -> None:
     """End with the parser's error unless the file is as ``save_config`` wrote it."""
+    # The first line has the checksum of all the others.
     first, _, rest = path.read_bytes().partition(b"\n")
     if first != f"{CHECKSUM}{_sha256(rest)}".encode():
         parser.error(f"{path}: cut, damaged or edited since the run wrote it; flags change what may change")
@@ -205,6 +206,7 @@ def _build(parser: Parser, schema: type[RunConfig], source: list[str] | dict[str
     for fault in _null_faults(schema, parsed):
         parser.error(fault)
 
+    # The parser's own --config is no field of a config.
     fields = vars(parser.instantiate(parsed))
     fields.pop("config", None)
     config = schema(**fields)
@@ -242,6 +244,7 @@ def _null_faults(cls: type, values: Any, prefix: str = "") -> Iterator[str]:
 
     Those are a null for any type, and a plain value for a field that has keys of its own.
     """
+    # A field that is itself a config is looked into.
     for field in dataclasses.fields(cls):
         name = field.name
         kind = get_type_hints(cls)[name]
@@ -289,6 +292,7 @@ def _peek(arguments: list[str], prog: str) -> dict[str, Any]:
 
 def _peek_file(name: str, prog: str) -> dict[str, Any]:
     """Read the keys that choose the parser from a config file."""
+    # The parser tells of a file that is missing; a name that is nearly that of a config can be mended.
     if not Path(name).is_file():
         near = difflib.get_close_matches(name, config_names(), n=1)
         if near:

@@ -35,12 +35,14 @@ class Parser(ArgumentParser):
 
     def _unknown_option(self, line: str) -> str | None:
         """Say which option or key does not exist, and which one may be meant; None if the error is another one."""
+        # A flag of the command line.
         flags = self.flags()
         flag = UNKNOWN_FLAG.search(line)
         if flag:
             word = flag[1].split("=")[0]
             return f"no option {word}{self.hint(word) or suggest(word, flags)}"
 
+        # A key of a file, at the top or within a group.
         key = UNKNOWN_KEY.search(line)
         inner_key = UNKNOWN_INNER_KEY.search(line)
         if key:

@@ -55,6 +55,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         YAMLError: it holds anything else. The message is one line without the path.
         OSError: it cannot be read.
     """
+    # The size first: a file may be larger than the RAM.
     size = path.stat().st_size
     if size > MOST_BYTES:
         raise yaml.YAMLError(f"{size:,} bytes, where a config has a few hundred")

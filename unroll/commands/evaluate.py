@@ -63,6 +63,7 @@ def evaluate(options: Namespace) -> None:
     from unroll.agents.evaluation import scoring
     from unroll.agents.evaluation.video import try_gif
 
+    # A checkpoint knows its agent; the run's config says how it is evaluated.
     console = Console(markup=False, highlight=False, soft_wrap=True)
     checkpoint = latest_checkpoint(Path(options.run).absolute())
     run, config = config_of(checkpoint)

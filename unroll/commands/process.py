@@ -24,7 +24,7 @@ MMAP_THRESHOLD = -3
 
 
 class Reporting:
-    """Turn errors that the user can mend into one line on standard error and an exit code.
+    """A context that turns errors that the user can mend into one line on standard error and an exit code.
 
         with Reporting("unroll train") as report:
             ...

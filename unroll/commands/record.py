@@ -118,6 +118,7 @@ def record_learning(options: Namespace) -> Episodes:
     def make() -> gym.Env:
         return Recorder(make_env(env_id, env_kwargs=env_kwargs), done)
 
+    # The recorder is inside of VecNormalize, so that it sees what the environment gave.
     vector: VecEnv = DummyVecEnv([make] * options.n_envs)
     if options.algorithm in ON_POLICY:
         vector = VecNormalize(vector)

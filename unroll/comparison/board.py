@@ -50,6 +50,8 @@ def write_board(top: Path, experiments: list[Experiment], report: dict[str, Any]
         writer.add_text("1_tables", overview(report))
         writer.add_text("2_how_to_read_it", explanation(report))
         writer.add_custom_scalars(_layout(experiments))
+
+    # A run of TensorBoard for each backbone.
     for experiment in experiments:
         for backbone in experiment.runs:
             with SummaryWriter(str(folder / experiment.name / backbone)) as writer:
@@ -82,6 +84,7 @@ def _write_backbone(
         for tag, line in zip(_band_tags(experiment), (middle, low, high), strict=True):
             _write_curve(writer, tag, steps, line)
 
+    # One episode is enough to see how a backbone plays.
     for run in runs:
         gif = run.folder / "evaluation.gif"
         if gif.is_file():
@@ -100,6 +103,7 @@ def _write_hparams(writer: SummaryWriter, experiments: list[Experiment], experim
         "d_model": config["backbone"]["d_model"],
         "n_layers": config["backbone"]["n_layers"],
     }
+    # The values that the tab offers to filter by.
     backbones: dict[str, None] = {}
     for other in experiments:
         backbones |= dict.fromkeys(other.runs)
@@ -111,6 +115,7 @@ def _write_hparams(writer: SummaryWriter, experiments: list[Experiment], experim
 
 def _write_medians(writer: SummaryWriter, experiment: Experiment, backbone: str) -> None:
     """Write the costs of a backbone as level lines."""
+    # Two points make a line.
     last_step = experiment.runs[backbone][0].config["steps"]
     for tag in MEDIANS:
         value = experiment.median(backbone, tag)

@@ -54,6 +54,7 @@ def wait(jobs: list[Any]) -> dict[str, str]:
     """Wait for the jobs; return the last line of each that failed, by its id."""
     import submitit
 
+    # The text of such an error has many lines, of which one says why.
     failed = {}
     for job in jobs:
         try:

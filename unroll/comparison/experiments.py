@@ -21,7 +21,7 @@ TAGS = {"normalized_score": "eval/normalized_score", "return_mean": "eval/return
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """The finished runs of an experiment: ``runs[backbone]`` are in the order of their seeds."""
+    """An experiment with its finished runs: ``runs[backbone]`` are in the order of their seeds."""
 
     name: str
     runs: dict[str, list[Run]]
@@ -80,6 +80,7 @@ class Experiment:
 
     def shared_scores(self, backbone: str, reference: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the scores of both backbones for the seeds that both have."""
+        # A run that failed is missing on one side.
         own = self._score_by_seed(backbone)
         other = self._score_by_seed(reference)
         seeds = [seed for seed in own if seed in other]
@@ -97,6 +98,8 @@ class Experiment:
         curves = [run.curve(tag) for run in self.runs[backbone]]
         if any(len(steps) == 0 for steps, _ in curves):
             return np.empty(0), np.empty((0, 0))
+
+        # Of runs with equally many points, the one that ends first is the shortest.
         grid = min((steps for steps, _ in curves), key=lambda steps: (len(steps), steps[-1]))
         return grid, np.array([np.interp(grid, steps, values) for steps, values in curves])
 
@@ -121,6 +124,7 @@ class Experiment:
         if None in targets:
             return []
 
+        # The mean return by target, for each seed.
         achieved: list[dict[float, float]] = []
         for run in self.runs[backbone]:
             results = run.evaluation["results"]
@@ -184,6 +188,7 @@ def group(runs: Iterable[Run], order: list[str] | None = None) -> list[Experimen
     Raises:
         ComparisonError: there is no run.
     """
+    # Sorted by seed first, so that every backbone has its runs in the order of their seeds.
     found: dict[str, dict[str, list[Run]]] = {}
     for run in sorted(runs, key=lambda run: run.seed):
         found.setdefault(run.experiment, {}).setdefault(run.backbone, []).append(run)

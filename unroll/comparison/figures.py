@@ -79,6 +79,8 @@ def scores(ax: Axes, report: dict[str, Any]) -> None:
     rows = report["backbones"]
     colour = colours(report)
     with_interval = next(iter(rows.values()))["iqm_interval"] is not None
+
+    # Places count from below, and the best backbone is on top.
     for place, (name, row) in enumerate(reversed(rows.items())):
         low, high = row["iqm_interval"] or (row["iqm"], row["iqm"])
         dots = row["scores"]
@@ -101,6 +103,7 @@ def learning(ax: Axes, experiment: Experiment, report: dict[str, Any]) -> None:
         steps, values = experiment.curves(name, experiment.curve_tag)
         draw_curve(ax, steps / 1000, values, name, colour[name])
 
+    # Without evaluations while learning the curves are those of PPO's own episodes.
     title = "while learning"
     label = WORDS[report["score"]]
     if experiment.curve_tag != experiment.tag:
@@ -115,7 +118,7 @@ def calibration(ax: Axes, report: dict[str, Any]) -> None:
     colour = colours(report)
     for name, row in report["backbones"].items():
         targets = [target for target, _ in row["calibration"]]
-        achieved = np.array([returns for _, returns in row["calibration"]]).T
+        achieved = np.array([returns for _, returns in row["calibration"]]).T  # [seeds, targets]
         draw_curve(ax, targets, achieved, name, colour[name], marker="o", ms=4)
     ax.axline((0, 0), slope=1, color="grey", ls=":", lw=1.5)
     ax.set(title="dotted: as asked", xlabel="return asked for", ylabel="return")
@@ -136,6 +139,8 @@ def band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
     if len(values) < FEWEST:
         return values.min(0), values.mean(0), values.max(0)
+
+    # A bootstrap of the mean, over whole curves.
     random = np.random.default_rng(0)
     indices = random.integers(len(values), size=(BAND_SAMPLES, len(values)))
     low, high = np.quantile(values[indices].mean(1), QUANTILES, axis=0)
@@ -145,6 +150,8 @@ def band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def profiles(ax: Axes, experiment: Experiment, report: dict[str, Any]) -> None:
     """Draw the share of seeds above each score."""
     colour = colours(report)
+
+    # The thresholds reach a little beyond the scores of all backbones.
     every = np.concatenate([experiment.scores(name) for name in experiment.runs])
     margin = 0.03 * (np.ptp(every) or 1.0)
     thresholds = np.linspace(every.min() - margin, every.max() + margin, 200)
@@ -164,6 +171,7 @@ def cost(ax: Axes, report: dict[str, Any], key: str, label: str) -> None:
     points = {name: (row[key], row["iqm"]) for name, row in report["backbones"].items()}
     better = max if key == "train_tokens_per_s" else min
 
+    # The Pareto front, from left to right.
     front = []
     for name, point in points.items():
         if not any(beats(other, point, better) for other in points.values()):

@@ -23,7 +23,7 @@ TAIL = 8192  # bytes at the end of a log that are sure to hold a whole line
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cell:
-    """One run of the grid.
+    """A run of the grid.
 
     ``config`` is what ``unroll train`` makes of ``arguments``, with its sizes settled. ``named`` are the flags that
     name code of the user's own, which every command line must.
@@ -47,7 +47,7 @@ class Cell:
 
     @property
     def busy(self) -> bool:
-        """Whether a process is at it, of this command or of another one."""
+        """Whether a process trains in its folder, of this command or of another one."""
         return is_locked(self.folder)
 
     @property

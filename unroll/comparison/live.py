@@ -58,6 +58,7 @@ class Show:
         for seed in seeds:
             table.add_column(f"seed {seed}", justify="right")
 
+        # Every combination has a cell for each seed.
         rows: dict[tuple[str, str], dict[int, Cell]] = {}
         for cell in cells:
             rows.setdefault((cell.experiment, cell.backbone), {})[cell.seed] = cell

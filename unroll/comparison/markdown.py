@@ -18,6 +18,7 @@ Cells = dict[str, str]  # a row of a table, by column
 
 def to_markdown(report: dict[str, Any], figures: dict[str, list[str]]) -> str:
     """Write comparison.md. ``figures`` has the addresses of the pictures of each experiment."""
+    # The answer comes first, then the tables behind it, then how to read them.
     parts = ["# Comparison of backbones", headlines(report)]
     if "overall" in report:
         parts += ["## All experiments together", overall_table(report)]
@@ -79,6 +80,7 @@ def headline(experiment: dict[str, Any]) -> str:
     if len(rows) == 1:
         return f"{first} has {score}"
 
+    # A lead is worth what its interval says.
     leads = f"**{first}** leads with {score}"
     if rows[first]["iqm_interval"] is None:
         return f"{leads}; with fewer than {FEWEST} seeds that is no ranking"
@@ -93,6 +95,7 @@ def conditions(experiment: dict[str, Any]) -> str:
     if experiment["score"] == "normalized_score" and experiment["scale"]:
         sentences.append(f"Scores: 0 and 100 are the random and expert returns of {experiment['scale']}.")
 
+    # What may make the comparison unfair.
     sizes = [row["parameters"] for row in experiment["backbones"].values() if row["parameters"]]
     if sizes:
         sentences.append(f"Policies of {number(min(sizes), 0)} to {number(max(sizes), 0)} parameters.")

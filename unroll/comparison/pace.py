@@ -47,7 +47,7 @@ def measure(config: RunConfig) -> float:
 
 
 class Stopwatch(BaseCallback):
-    """Ends the learning after SECONDS, and not before three updates.
+    """A callback that ends the learning after SECONDS, and not before three updates.
 
     ``laps`` has the time and the number of steps at the start of each rollout.
     """

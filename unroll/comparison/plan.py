@@ -41,12 +41,15 @@ def plan(options: Namespace, flags: list[str], arguments: list[str]) -> list[Cel
     names = experiment_names(options.config)
     sizes = [parameters_of_all(options, path, flags) for path in options.config]
 
+    # A grid that is stopped early has compared all backbones on its first seeds.
     cells = []
     for seed in range(options.seeds):
         for path, experiment, parameters in zip(options.config, names, sizes, strict=True):
             for backbone in options.backbones:
                 words = train_arguments(options, path, flags, experiment, backbone, seed, parameters)
                 cells.append(make_cell(options, words, arguments, experiment, backbone, seed))
+
+    # Nothing is trained before every folder is known to be free or to hold the same run.
     for cell in cells:
         cell.check()
     return cells
@@ -73,6 +76,8 @@ def make_cell(
     label = backbone.rpartition(":")[2]
     config = settled(words)
     named = named_code(config, arguments)
+
+    # The steps are part of the arguments: the run itself knows nothing of minutes.
     if options.minutes:
         file = options.output / "steps_per_second.json"
         steps = steps_in(options.minutes, config, f"{experiment}/{label}", file)
@@ -105,6 +110,8 @@ def parameters_of_all(options: Namespace, path: str, flags: list[str]) -> int:
         return options.match_parameters
     config = load_config(["--config", path, *flags], schemas(), "unroll compare")
     first = config.backbone
+
+    # The config itself may say how many; otherwise the first backbone says it for the others.
     if first.match_parameters or len(options.backbones) == 1:
         return first.match_parameters
     return count_parameters(options.backbones[0], first.d_model, first.n_layers, first.options)

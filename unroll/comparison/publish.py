@@ -33,6 +33,8 @@ def publish_figures(output: Path, experiment: Experiment, report: dict[str, Any]
     """Write the pictures of an experiment as files and into TensorBoard; return their addresses for the Markdown."""
     folder = output / "figures" / experiment.name
     folder.mkdir(parents=True, exist_ok=True)
+
+    # An earlier report may have had pictures that this one does not have.
     for old in folder.glob("*.png"):
         old.unlink()
 

@@ -108,6 +108,8 @@ def row(experiment: Experiment, backbone: str, reference: str) -> dict[str, Any]
         "d_model": runs[0].config["backbone"]["d_model"],
         "evaluation_episodes": sum(run.episodes_used for run in runs),
     }
+
+    # The reference may have no run here, if all of them failed.
     if backbone != reference and reference in experiment.runs:
         found |= against([experiment], backbone, reference)
     return found

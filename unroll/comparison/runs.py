@@ -115,6 +115,7 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
     """
     runs: dict[tuple[str, str, int], Run] = {}
     for top in folders:
+        # A run is finished once it has been evaluated.
         found = sorted(Path(where) for where, _, files in os.walk(top) if "evaluation.json" in files)
         if not found:
             raise ComparisonError(f"{top}: no finished run in it, which would be a folder with an evaluation.json")

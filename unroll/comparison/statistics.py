@@ -43,6 +43,8 @@ def aggregate(statistic: Callable[[np.ndarray], np.ndarray], scores: Scores) -> 
     value = float(statistic(np.concatenate(scores)))
     if fewest(scores) < FEWEST:
         return value, None
+
+    # The statistic of each sample, which has as many runs of each task as there are.
     return value, _interval(statistic(_redraw_all(scores, SAMPLES)))
 
 
@@ -83,6 +85,8 @@ def profile(scores: Scores, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndar
     share = (runs > thresholds[:, None]).mean(-1)
     if fewest(scores) < FEWEST:
         return share, None
+
+    # An interval at every threshold by itself.
     drawn = _redraw_all(scores, PROFILE_SAMPLES)
     return share, np.array([_interval((drawn > threshold).mean(-1)) for threshold in thresholds])
 
@@ -94,6 +98,7 @@ def fewest(scores: Scores) -> int:
 
 def _redraw_all(scores: Scores, samples: int) -> np.ndarray:
     """Draw the runs of every task again: [samples, runs of all tasks]."""
+    # With a seed of its own a task is drawn independently of the others.
     drawn = [_redraw(task, seed, samples) for seed, task in enumerate(scores)]
     return np.concatenate(drawn, axis=-1)
 
@@ -106,6 +111,7 @@ def _redraw(runs: np.ndarray, seed: int, samples: int = SAMPLES) -> np.ndarray:
 
 def _share_ahead(own: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Return the share of pairs in which ``own`` is ahead of ``other``, over the last axis of each."""
+    # Every run against every run of the other: [..., own runs, other runs].
     rows = own[..., :, None]
     columns = other[..., None, :]
     wins = (rows > columns) + 0.5 * (rows == columns)

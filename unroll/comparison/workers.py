@@ -27,7 +27,7 @@ class Stopped(Exception):
 
 
 class Workers:
-    """Keep ``jobs`` processes of ``unroll train`` busy until no cell is left.
+    """A pool of ``jobs`` processes of ``unroll train``, which takes cells until none is left.
 
     Every cell is a run folder with a lock, which its process holds while it lives. Whoever finds a cell neither
     finished nor locked takes it. So any number of commands on machines that share a disk divide a grid among them, and
@@ -58,10 +58,13 @@ class Workers:
         with hear_signals() as received:
             while True:
                 self._collect()
+
+                # A signal reaches the runs through us, and they save before they end.
                 if received:
                     self._stop(watch)
                     raise Stopped(received[0])
 
+                # Cells may be finished by other commands, so the folders are looked at again each time.
                 left = [cell for cell in self.cells if not cell.finished and cell not in self.failed]
                 self._start_free(left)
                 watch()
@@ -78,6 +81,7 @@ class Workers:
                 self._start(cell)
 
     def _start(self, cell: Cell) -> None:
+        # A folder without a checkpoint has nothing to go on from.
         arguments = cell.command()
         if "--resume" not in arguments:
             cell.clear()
@@ -85,6 +89,7 @@ class Workers:
         if cell.config.threads:
             environment["OMP_NUM_THREADS"] = str(cell.config.threads)
 
+        # A pipe would have to be read while the run goes on; a file need not.
         errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         process = subprocess.Popen(
             [*python_command("train"), *arguments],

@@ -38,6 +38,7 @@ def write_export(step: Step, facts: dict[str, Any], checkpoint: Path, format: Fo
     check_free(folder)
     differs = 0.0
 
+    # The model is checked in the temporary folder: a wrong export leaves nothing.
     def write(temporary: Path) -> None:
         nonlocal differs
         model = temporary / f"policy.{format}"
@@ -98,6 +99,7 @@ def entry(port: Port) -> dict[str, Any]:
 
 def readme(about: dict[str, Any]) -> str:
     """Write the README.md of the folder from the content of policy.json."""
+    # The state is explained in the text.
     inputs = [entry for entry in about["inputs"] if entry["name"] not in about["state"]]
     lines = []
     for entry in inputs:

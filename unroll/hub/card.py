@@ -119,6 +119,7 @@ def task_of(run: Shared) -> str | None:
 
 def describe_dataset(dataset: str, evaluation: dict[str, Any] | None) -> str:
     """Describe a dataset with its reference and its mean return."""
+    # A name without a known source is a path, of which only the last part is anybody's business.
     kind, colon, name = dataset.partition(":")
     if not colon or kind not in REFERENCES:
         kind = "file"

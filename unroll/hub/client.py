@@ -45,6 +45,7 @@ def upload(api: Any, folder: Path, repository: str, private: bool) -> str:
         raise ShareError(f"{repository}: the hub wants a token: {SIGN_IN}")
     names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
     with explained(repository):
+        # Files of a run that are not in this upload are of an earlier one, and go.
         there = make_or_list(api, repository, private)
         gone = [CommitOperationDelete(name) for name in there if limit(name) and name not in names]
         new = [CommitOperationAdd(name, str(folder / name)) for name in names]

@@ -37,12 +37,15 @@ def limit(name: str) -> int | None:
 
 def choose(names: Iterable[str], events: bool) -> list[str]:
     """Choose the names in a repository that are fetched: of all checkpoints only those of the last one."""
+    # Files of other names stay where they are.
     known = [name for name in names if limit(name) and (events or not name.startswith("events"))]
     steps = {}
     for name in known:
         match = re.match(CHECKPOINT, name)
         if match:
             steps[name] = int(match[1])
+
+    # A file outside of the checkpoints counts as one of the last.
     last = max(steps.values(), default=None)
     return sorted(name for name in known if steps.get(name, last) == last)
 
@@ -69,6 +72,7 @@ def stage(run: Path, folder: Path, best: bool, events: bool) -> None:
         checkpoint = latest_checkpoint(run)
         evaluation = "evaluation"
 
+    # The folder of a checkpoint is named by its step, also that of the best one.
     _, state = read_checkpoint(checkpoint)
     travels_as = f"checkpoints/step_{state.get('num_timesteps'):08d}"
     wanted = {
