@@ -61,7 +61,7 @@ class Case:
 
     def draw(self, *shape: int) -> Tensor:
         """Draw normal numbers [*shape, d_model]."""
-        return torch.randn(*shape, self.x.shape[-1], dtype=self.dtype, generator=self.random)
+        return torch.randn(*shape, self.x.shape[-1], dtype=self.dtype, generator=self.random).to(self.x.device)
 
     def draw_integer(self, low: int, high: int) -> int:
         """Draw an integer from ``low`` to ``high``, both included."""
@@ -80,7 +80,9 @@ class _Broken(Exception):
     """A law does not hold; the message says what was compared and by how much it differs."""
 
 
-def check_backbone(backbone: str | BackboneClass, d_model: int = 16, n_layers: int = 2, **options: Any) -> None:
+def check_backbone(
+    backbone: str | BackboneClass, d_model: int = 16, n_layers: int = 2, device: str = "cpu", **options: Any
+) -> None:
     """Check that a backbone obeys all laws, on several random sequences in float64 and float32.
 
     ``backbone`` is a registered name, ``module:Class`` of an imported module, or a class that derives from Mixer or
@@ -94,7 +96,7 @@ def check_backbone(backbone: str | BackboneClass, d_model: int = 16, n_layers: i
     for law in LAWS:
         for seed in range(SEEDS):
             for dtype in TOLERANCE:
-                check_law(law, backbone, dtype, seed, d_model, n_layers, **options)
+                check_law(law, backbone, dtype, seed, d_model, n_layers, device, **options)
 
 
 def check_law(
@@ -104,6 +106,7 @@ def check_law(
     seed: int = 0,
     d_model: int = 16,
     n_layers: int = 2,
+    device: str = "cpu",
     **options: Any,
 ) -> None:
     """Check that a backbone obeys one law on the random case of ``seed``; the global random state stays as it is.
@@ -112,7 +115,7 @@ def check_law(
         AssertionError: The law is broken, or the backbone raised an exception, which is the cause of this one.
     """
     with torch.random.fork_rng(devices=[]):
-        case = draw_case(backbone, dtype, seed, d_model, n_layers, **options)
+        case = draw_case(backbone, dtype, seed, d_model, n_layers, device, **options)
         try:
             law(case)
             return
@@ -135,16 +138,17 @@ def draw_case(
     seed: int = 0,
     d_model: int = 16,
     n_layers: int = 2,
+    device: str = "cpu",
     **options: Any,
 ) -> Case:
     """Draw weights, a sequence of 1 to ``LONGEST`` steps for 1 to 4 rows, and where its episodes begin.
 
-    This seeds PyTorch's global random numbers.
+    All is drawn on the CPU, so that a case is the same on every device. This seeds PyTorch's global random numbers.
     """
     if "window" in options_of(backbone):
         options.setdefault("window", WINDOW)
     torch.manual_seed(seed)
-    made = make_backbone(backbone, d_model, n_layers, **options).to(dtype).eval()
+    made = make_backbone(backbone, d_model, n_layers, **options).to(device, dtype).eval()
 
     reach = LONG_AFTER
     if "window" in options:
@@ -158,7 +162,7 @@ def draw_case(
     often = (0.0, 0.1, 0.5)[seed % 3]
     x = torch.randn(batch, time, d_model, dtype=dtype, generator=random)
     reset = torch.rand(batch, time, generator=random) < often
-    return Case(made, x, reset, random, reach)
+    return Case(made, x.to(device), reset.to(device), random, reach)
 
 
 # ---- the laws
@@ -183,7 +187,7 @@ def a_state_is_never_written_to(case: Case) -> None:
     """A state that was given stays as it is, so that several futures can begin from it."""
     x = case.draw(3)
     several = case.draw(3, 4)
-    some = torch.tensor([True, False, False])
+    some = torch.tensor([True, False, False], device=case.x.device)
     with torch.no_grad():
         _, running = case.backbone(case.draw(3, 2 * WINDOW))
         for state in (case.backbone.initial_state(3), running):
@@ -247,7 +251,7 @@ def a_step_without_a_reset_is_one_whose_reset_is_never_true(case: Case) -> None:
     _, state = case.backbone(case.draw(3, 4))
     x = case.draw(3)
     y, after = case.backbone.step(x, state)
-    z, also = case.backbone.step(x, state, torch.zeros(3, dtype=torch.bool))
+    z, also = case.backbone.step(x, state, torch.zeros(3, dtype=torch.bool, device=x.device))
 
     _require_same("the outputs of a step without a reset and with one", y, z, case.tolerance)
     _require_same_future(case, "the states after a step without a reset and with one", after, also, 3)
@@ -279,9 +283,8 @@ def an_episode_forgets_a_simulation_that_broke(case: Case) -> None:
     """After a reset a row goes on as if no NaN, infinity or huge number had ever been seen."""
     time = 8
     start = 4
-    begins = torch.tensor([False, True, False])
-    resets = torch.zeros(3, time, dtype=torch.bool)
-    resets[:, start] = begins
+    resets = torch.zeros(3, time, dtype=torch.bool, device=case.x.device)
+    resets[1, start] = True
 
     # row 1 breaks at step 2 and begins a new episode at step 4; then steps and one sequence go on from there
     for broken in (torch.nan, torch.inf, 1e38):
@@ -337,7 +340,7 @@ def rows_of_the_batch_are_independent(case: Case) -> None:
     """Some rows of a batch, in another order, are computed as they are among all."""
     # all rows but one, shuffled
     batch = len(case.x)
-    rows = torch.randperm(batch, generator=case.random)[: max(1, batch - 1)]
+    rows = torch.randperm(batch, generator=case.random)[: max(1, batch - 1)].to(case.x.device)
     _, state = case.backbone(case.draw(batch, 3))
     y, final = case.backbone(case.x, state, case.reset)
     z, also = case.backbone(case.x[rows], select_rows(state, rows), case.reset[rows])

@@ -30,22 +30,38 @@ def machine() -> str:
     return f"{cpu}, {os.cpu_count()} cores; {named}"
 
 
-def made_here() -> dict[str, Any]:
+def set_products(precision: str, device: torch.device) -> None:
+    """Let CUDA round the factors of float32 products to TF32, or not; a CPU computes in float32 either way.
+
+    PyTorch has one switch for the whole process, so it is set for each agent that is made.
+    """
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def made_here(device: torch.device) -> dict[str, Any]:
     """What the bits of a result depend on beside config and data, for a checkpoint."""
     return {
         "versions": installed_versions(),
         "machine": machine(),
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "ranks": world.size,
     }
 
 
-def not_as_made(state: dict[str, Any]) -> str | None:
+def not_as_made(state: dict[str, Any], device: torch.device) -> str | None:
     """Say why a run that goes on here from a checkpoint will not have the same bits; None: it will."""
-    here = made_here()
+    here = made_here(device)
     differing = []
-    for what in ("threads", "ranks", "machine"):
-        if state.get(what) != here[what]:
+    for what in ("threads", "ranks", "machine", "device"):
+        # checkpoints have named their device since version 0.2
+        if state.get(what, here[what]) != here[what]:
             differing.append(f"{what} {state.get(what)}, here {here[what]}")
     if not differing:
         return None

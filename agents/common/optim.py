@@ -27,7 +27,7 @@ class LAMB(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable[Tensor],
-        lr: float = 2e-3,
+        lr: float | Tensor = 2e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-6,
         weight_decay: float = 0.0,
@@ -73,13 +73,32 @@ class LAMB(torch.optim.Optimizer):
         step_norm = step.norm()
         trust = (weight_norm / step_norm).clamp_min(group["min_trust"])
         trust = torch.where((weight_norm > 0) & (step_norm > 0), trust, 1.0)
-        weight.sub_(step.mul_(trust), alpha=group["lr"])
+        rate = group["lr"]
+        if isinstance(rate, Tensor):  # on CUDA, where a number could not be read without waiting for it
+            weight.sub_(step.mul_(trust * rate))
+        else:
+            weight.sub_(step.mul_(trust), alpha=rate)
 
 
 def make_optimizer(
     name: Literal["adamw", "lamb"], params: Iterable[Tensor], lr: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """AdamW in its fused kernel, or LAMB."""
+    """AdamW in its fused kernel, or LAMB.
+
+    On CUDA the learning rate is a tensor on the device, so that a CUDA graph of a step reads what it is by then.
+    """
+    params = list(params)
+    on_cuda = params[0].is_cuda
+    rate = torch.tensor(lr, device=params[0].device) if on_cuda else lr
     if name == "lamb":
-        return LAMB(params, lr=lr, weight_decay=weight_decay)
-    return torch.optim.AdamW(params, lr=lr, weight_decay=weight_decay, fused=True)
+        return LAMB(params, lr=rate, weight_decay=weight_decay)
+    return torch.optim.AdamW(params, lr=rate, weight_decay=weight_decay, fused=True, capturable=on_cuda)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of all groups, in place where it is a tensor."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr

@@ -23,10 +23,11 @@ from unroll.agents.common.callbacks import ShowProgress, as_callback
 from unroll.agents.common.checkpoint import latest_checkpoint, optimizer_tensors, write_checkpoint
 from unroll.agents.common.distributed import world
 from unroll.agents.common.guards import check_device, check_finite, is_out_of_memory, memory_guard
-from unroll.agents.common.machine import made_here
-from unroll.agents.common.optim import make_optimizer
+from unroll.agents.common.machine import made_here, set_products
+from unroll.agents.common.optim import make_optimizer, set_learning_rate
 from unroll.agents.common.restoring import of_checkpoint, read_agent, restore
 from unroll.agents.decision.config import Hyperparameters
+from unroll.agents.decision.recorded import RecordedUpdate
 from unroll.agents.decision.task import (
     check_budget_of,
     check_same_spaces,
@@ -35,7 +36,7 @@ from unroll.agents.decision.task import (
     fit_statistics,
 )
 from unroll.envs.datasets.episodes import Episodes
-from unroll.envs.datasets.sampling import Sampler, make_sampler
+from unroll.envs.datasets.sampling import Batch, Sampler, make_sampler
 from unroll.errors import HyperparameterError, TrainingError, one_line
 from unroll.policies.backbones import State
 from unroll.policies.decision import DecisionPolicy
@@ -117,6 +118,7 @@ class DecisionAgent:
 
         self.env = env
         self.device = get_device(device)
+        set_products(self.hyperparameters.precision, self.device)
         self.logger: Logger = Logger(folder=None, output_formats=[])
         self.num_timesteps = 0
         self.last_metrics: dict[str, float] = {}
@@ -159,6 +161,13 @@ class DecisionAgent:
             parameters.optimizer, self.policy.parameters(), parameters.learning_rate, parameters.weight_decay
         )
         self.loss = self._make_loss()
+        self._recorded = self._make_recorded()
+
+    def _make_recorded(self) -> RecordedUpdate | None:
+        """What makes updates on CUDA; None where ``update`` does, and where the compiler records graphs itself."""
+        if self.device.type != "cuda" or world.size > 1 or not self.hyperparameters.cuda_graph:
+            return None
+        return RecordedUpdate(self) if self.hyperparameters.compile != "reduce-overhead" else None
 
     def _make_loss(self) -> Callable[[dict[str, Tensor]], Tensor]:
         """The loss: eager, compiled, or with its gradients averaged over several processes."""
@@ -200,17 +209,19 @@ class DecisionAgent:
             listener.on_training_start(locals(), globals())
             self._started = time.monotonic()
             self._learning_time = 0.0
+            update = self._recorded or self.update
 
             while self.num_timesteps < self._total_timesteps:
                 listener.on_rollout_start()
                 begin = time.monotonic()
-                self._unlogged.append(self.update())
+                self._unlogged.append(update())
 
                 # Reading the metrics waits for the device, so it is done where a line of the log is due.
                 last = self.num_timesteps == self._total_timesteps
                 due = last or self.num_timesteps % log_interval == 0
-                means = mean_metrics(self._unlogged) if due else {}
-                self._check_finite(means, f"at or before update {self.num_timesteps}")
+                if due:
+                    means = mean_metrics(self._unlogged)
+                    self._check_finite(means, f"at or before update {self.num_timesteps}")
                 self._learning_time += time.monotonic() - begin
                 if due:
                     self._log(means, len(self._unlogged))
@@ -222,8 +233,19 @@ class DecisionAgent:
             listener.on_training_end()
         return self
 
-    def update(self) -> Metrics:
-        """Make one gradient update on batch ``num_timesteps``.
+    def begin_update(self) -> Batch:
+        """Draw batch ``num_timesteps``, and set all else that differs from one update to the next."""
+        assert self.sampler is not None
+        with memory_guard(self):
+            drawn = self.sampler.draw(self.batch_size, self.seed, self.num_timesteps)
+            # Dropout is seeded by (seed, update), so that a run that goes on draws what an undisturbed one would.
+            torch.manual_seed((self.seed * 1_000_003 + self.num_timesteps + world.rank * 2**40) % 2**63)
+            self.policy.train()
+            set_learning_rate(self.optimizer, self._learning_rate())
+        return drawn
+
+    def update(self, drawn: Batch | None = None) -> Metrics:
+        """Make one gradient update on batch ``num_timesteps``, which ``begin_update`` may have drawn already.
 
         Returns its loss and gradient norm. They are still on the device: nothing here waits for it.
 
@@ -233,17 +255,12 @@ class DecisionAgent:
         assert self.sampler is not None
         parameters = self.hyperparameters
         device = self.device.type
+        if drawn is None:
+            drawn = self.begin_update()
 
         with memory_guard(self):
-            # The batch, of which each of several processes learns from its own rows.
-            batch = self.sampler.sample(self.batch_size, self.seed, self.num_timesteps)
-            batch = own_rows(batch)
-
-            # Dropout is seeded by (seed, update), so that a run that goes on draws what an undisturbed one would.
-            torch.manual_seed((self.seed * 1_000_003 + self.num_timesteps + world.rank * 2**40) % 2**63)
-            self.policy.train()
-            for group in self.optimizer.param_groups:
-                group["lr"] = self._learning_rate()
+            # Each of several processes learns from its own rows.
+            batch = own_rows(self.sampler.cut(drawn))
 
             # The gradient. The old one goes before the loss: a CUDA graph's next replay writes where it is.
             self.optimizer.zero_grad()
@@ -324,7 +341,7 @@ class DecisionAgent:
             "policy": self.policy.config,
             "memory": self.policy.memory,
             "task": self.task,
-            **made_here(),
+            **made_here(self.device),
         }
         write_checkpoint(path, tensors, state)
 
@@ -362,6 +379,7 @@ class DecisionAgent:
         check_same_spaces(episodes, self.policy.config)
         episodes = episodes.top(self.hyperparameters.top_fraction)
         self.sampler = make_sampler(episodes, self.policy.config["context"], self.device)
+        self._recorded = self._make_recorded()
 
     def set_logger(self, logger: Logger) -> None:
         self.logger = logger
@@ -384,7 +402,8 @@ class DecisionAgent:
         return parameters.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
 
     def _check_finite(self, metrics: Mapping[str, Any], when: str = "") -> None:
-        check_finite(metrics, when or f"at update {self.num_timesteps + 1}", self.optimizer.param_groups[0]["lr"])
+        learning_rate = float(self.optimizer.param_groups[0]["lr"])
+        check_finite(metrics, when or f"at update {self.num_timesteps + 1}", learning_rate)
 
     def _explain_compiler(self, error: Exception) -> None:
         """Raise TrainingError if the error comes from compiling: on a CPU there may be no C++ compiler."""
@@ -398,7 +417,7 @@ class DecisionAgent:
         rate = updates / max(self._learning_time, sys.float_info.epsilon)
         tokens = self.batch_size * self.sampler.context * self.policy.tokens_per_step
         self.last_metrics = means | {
-            "train/learning_rate": self.optimizer.param_groups[0]["lr"],
+            "train/learning_rate": float(self.optimizer.param_groups[0]["lr"]),
             "time/updates_per_s": rate,
             "time/time_elapsed": time.monotonic() - self._started,
             "perf/train_tokens_per_s": rate * tokens,

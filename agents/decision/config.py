@@ -60,11 +60,14 @@ class Hyperparameters:
     """learn from the best episodes alone, until they make up this share of the steps"""
     timestep_embedding: bool = False
     """add an embedding of the absolute timestep to the tokens"""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """of the matrix products while learning; weights, optimizer, recurrences and acting are float32 always"""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """of the matrix products while learning; weights, optimizer and recurrences are float32 always. tf32 is for CUDA:
+    three digits of a factor instead of seven, while acting too"""
     compile: Literal["none", "default", "reduce-overhead"] = "none"
     """torch.compile the loss, once, for a minute or so: default needs a C++ compiler on a CPU; reduce-overhead also
     replays CUDA graphs on CUDA"""
+    cuda_graph: bool = True
+    """on CUDA, record an update as one graph and replay it: the same numbers, without waiting for the host"""
     seed: Seed = 0
     """of the weights and of all that is drawn while learning"""
 

@@ -41,7 +41,7 @@ class DecisionTraining:
         path = latest_checkpoint(self.config.run_dir or "")
         agent = DecisionAgent.load(path, device=self.config.device, episodes=self.episodes)
         tell(f"goes on at update {agent.num_timesteps}")
-        note = not_as_made(read_state(path))
+        note = not_as_made(read_state(path), agent.device)
         if note:
             tell(note)
         return agent

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from unroll.agents.common.checkpoint import latest_checkpoint
 from unroll.agents.common.distributed import world
 from unroll.agents.common.guards import check_finite, memory_guard, not_finite
+from unroll.agents.common.machine import set_products
 from unroll.agents.ppo.loss import PPOLoss
 from unroll.agents.ppo.memory_metrics import memory_metrics
 from unroll.agents.ppo.rollouts import RecurrentOnPolicyAlgorithm
@@ -127,6 +128,8 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
     def _setup_model(self) -> None:
         with memory_guard(self):
             super()._setup_model()
+            # the first ratio is 1 only where steps and sequences are computed alike
+            set_products("float32", self.device)
             self.clip_range = FloatSchedule(self.clip_range)
             if self.clip_range_vf is not None:
                 self.clip_range_vf = FloatSchedule(self.clip_range_vf)

@@ -57,7 +57,7 @@ def pack_ppo(agent: RecurrentPPO, config: dict[str, Any]) -> Packed:
         "n_updates": agent._n_updates,
         "config": config,
         "rollout": pack_rollout(agent, tensors),
-        **made_here(),
+        **made_here(agent.device),
     }
     return tensors, state
 

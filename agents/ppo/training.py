@@ -68,7 +68,7 @@ class PPOTraining:
             tell(f"goes on at step {agent.num_timesteps}; {not_savable}")
             return agent
         tell(f"goes on at step {agent.num_timesteps}")
-        note = not_as_made(state)
+        note = not_as_made(state, agent.device)
         if note:
             tell(note)
         return agent

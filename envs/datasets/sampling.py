@@ -76,11 +76,19 @@ class SequenceSampler:
 
     def sample(self, batch_size: int, seed: int, step: int) -> Batch:
         """Return batch `step` of the run `seed`."""
+        return self.cut(self.draw(batch_size, seed, step))
+
+    def draw(self, batch_size: int, seed: int, step: int) -> Batch:
+        """Return what `cut` needs to know of a batch, on the device; the host draws it."""
         drawn = torch.from_numpy(draw(self.n_steps, batch_size, seed, step))
         if self.first.is_cuda:
             # CUDA reads pinned memory while the program goes on.
             drawn = drawn.pin_memory().to(self.first.device, non_blocking=True)
-        return self.windows(self.first.index_select(0, drawn))
+        return {"drawn": drawn}
+
+    def cut(self, drawn: Batch) -> Batch:
+        """Return the batch; this is work of the device alone."""
+        return self.windows(self.first.index_select(0, drawn["drawn"]))
 
     def windows(self, first: torch.Tensor) -> Batch:
         """Return the windows that start at the rows `first` [B]."""
@@ -129,6 +137,10 @@ class HostSampler:
 
     def sample(self, batch_size: int, seed: int, step: int) -> Batch:
         """Return batch `step` of the run `seed`."""
+        return self.cut(self.draw(batch_size, seed, step))
+
+    def draw(self, batch_size: int, seed: int, step: int) -> Batch:
+        """Return the whole batch, on the device: the host cuts it."""
         batch = self.windows(self._first(batch_size, seed, step))
         following = self._first(batch_size, seed, step + 1)
         for column in (self.observations, self.actions):
@@ -137,6 +149,9 @@ class HostSampler:
             # CUDA reads pinned memory while the program goes on.
             batch = {key: value.pin_memory() for key, value in batch.items()}
         return {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
+
+    def cut(self, drawn: Batch) -> Batch:
+        return drawn
 
     def _first(self, batch_size: int, seed: int, step: int) -> np.ndarray:
         """Return the first rows of the windows of batch `step`, [batch_size]."""

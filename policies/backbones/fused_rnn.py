@@ -11,12 +11,49 @@ There are two ways, each with one call of the kernel and no loop over time in Py
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from unroll.policies.backbones.backbone import forget
+
+
+class GRUKernel(nn.GRU):
+    """A GRU whose kernel on CUDA computes as all other layers do.
+
+    cuDNN has gradients in training mode alone, which makes no other difference here. And it would round float32 to
+    TF32, by which a sequence differs from its steps in the fourth digit: see ``round_like_products``.
+    """
+
+    def train(self, mode: bool = True) -> GRUKernel:
+        return super().train(True)
+
+    def forward(self, *inputs: Any) -> Any:
+        round_like_products(next(self.parameters()))
+        return super().forward(*inputs)
+
+
+class LSTMKernel(nn.LSTM):
+    """An LSTM whose kernel on CUDA computes as all other layers do, like ``GRUKernel``."""
+
+    def train(self, mode: bool = True) -> LSTMKernel:
+        return super().train(True)
+
+    def forward(self, *inputs: Any) -> Any:
+        round_like_products(next(self.parameters()))
+        return super().forward(*inputs)
+
+
+def round_like_products(weight: Tensor) -> None:
+    """Let cuDNN round float32 to TF32 if PyTorch's matrix products do, and not otherwise.
+
+    PyTorch has a switch for each, and lets cuDNN round unless it is told not to. The switch is set for good: the
+    gradient is computed later, and must be computed alike.
+    """
+    if weight.is_cuda:
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 
 def run_packed(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from unroll.policies.backbones.backbone import Mixer, State, forget
-from unroll.policies.backbones.fused_rnn import run_packed
+from unroll.policies.backbones.fused_rnn import GRUKernel, run_packed
 from unroll.policies.backbones.layers import without_autocast
 from unroll.policies.backbones.remember import remember_bias
 
@@ -27,7 +27,7 @@ class GRU(Mixer):
 
     def __init__(self, d_model: int, memory_span: float = 100.0):
         super().__init__()
-        self.gru = nn.GRU(d_model, d_model, batch_first=True)
+        self.gru = GRUKernel(d_model, d_model, batch_first=True)
         _, _, input_bias, hidden_bias = self.gru.all_weights[0]
         # PyTorch's order of gates is r, z, n, and its z keeps the old state
         with torch.no_grad():

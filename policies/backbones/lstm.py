@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unroll.policies.backbones.backbone import Mixer, State, forget, map_state
-from unroll.policies.backbones.fused_rnn import can_insert, run_inserted, run_packed
+from unroll.policies.backbones.fused_rnn import LSTMKernel, can_insert, run_inserted, run_packed
 from unroll.policies.backbones.layers import without_autocast
 from unroll.policies.backbones.remember import remember_bias
 
@@ -29,7 +29,7 @@ class LSTM(Mixer):
 
     def __init__(self, d_model: int, memory_span: float = 100.0):
         super().__init__()
-        self.lstm = nn.LSTM(d_model, d_model, batch_first=True)
+        self.lstm = LSTMKernel(d_model, d_model, batch_first=True)
         start_remembering(self.lstm, memory_span)
 
     def initial_state(self, batch_size: int) -> State:

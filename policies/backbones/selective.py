@@ -23,8 +23,8 @@ def selective_scan(
 ) -> tuple[Tensor, Tensor]:
     """Compute y of equations 1 and 2 and the last h, from h[-1] = ``h0`` (None: zeros).
 
-    On the CPU a compiled kernel computes it in one pass and keeps every 16th state for the gradients. On CUDA, for
-    float64 and wherever there is no kernel, it is PyTorch on the linear recurrence.
+    A compiled kernel computes it in one pass and keeps every 16th state for the gradients. For float64, and wherever
+    there is no kernel, it is PyTorch on the linear recurrence.
     """
     check_shapes(u.shape, (len(u), *a.shape), h0, reset)
     dtype = torch.promote_types(u.dtype, torch.float32)
@@ -33,7 +33,7 @@ def selective_scan(
         h0 = h0.to(dtype)
 
     with torch.autocast(u.device.type, enabled=False):
-        if u.is_cuda or choose_body("auto", u) == "reference":
+        if choose_body("auto", u) == "reference":
             return on_the_linear_scan(u, dt, a, b, c, h0, reset)
         if h0 is None:
             h0 = u.new_zeros(len(u), *a.shape)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from unroll.policies.backbones.attention import WindowedAttention
 from unroll.policies.backbones.backbone import Backbone, State, require, stack_gates
+from unroll.policies.backbones.fused_rnn import LSTMKernel
 from unroll.policies.backbones.layers import Dropout, Linear, drop, linear, norm
 from unroll.policies.backbones.lstm import initial_lstm_state, lstm_gates, run_lstm, start_remembering, step_lstm
 
@@ -112,7 +113,7 @@ class Layer(nn.Module):
     def __init__(self, d_model: int, window: int | None, boom: int, memory_span: float, dropout: float):
         super().__init__()
         self.first_norm = nn.LayerNorm(d_model)
-        self.lstm = nn.LSTM(d_model, d_model, batch_first=True)
+        self.lstm = LSTMKernel(d_model, d_model, batch_first=True)
         self.attention = None if window is None else GatedAttention(d_model, window, dropout)
         self.boom_norm = nn.LayerNorm(d_model)
         self.skip_norm = nn.LayerNorm(d_model)

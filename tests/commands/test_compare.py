@@ -1,4 +1,4 @@
-"""unroll compare: a grid of runs that several commands divide, that can be stopped anywhere, and ends with one table."""
+"""unroll compare: a grid of runs that several commands divide, that can be stopped anywhere; it ends with a table."""
 
 import contextlib
 import json

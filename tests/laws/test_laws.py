@@ -84,10 +84,28 @@ def test_a_state_goes_into_autocast_and_out_of_it(name):
     backbone.step(x[:, 0], state)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_the_gpu_computes_what_the_cpu_computes(name):
-    backbone = make(name).double()
-    x, reset = torch.randn(3, 20, 16, dtype=torch.float64), torch.rand(3, 20) < 0.2
-    y, _ = backbone(x, None, reset)
-    z, _ = backbone.cuda()(x.cuda(), None, reset.cuda())
-    torch.testing.assert_close(z.cpu(), y)
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@needs_gpu
+def test_law_on_the_gpu(law, name, dtype):
+    for seed in range(4):
+        check_law(law, name, dtype, seed, device="cuda")
+
+
+@needs_gpu
+@pytest.mark.parametrize("with_resets", [False, True])
+@pytest.mark.parametrize("d_model", [16, 128])
+def test_the_gpu_computes_in_float32_what_the_cpu_does_in_float64(name, d_model, with_resets):
+    backbone = make(name, d_model).eval()
+    x, random = torch.randn(3, 40, d_model), torch.randn(3, 40, d_model)
+    reset = torch.rand(3, 40) < 0.2 if with_resets else None
+    results = []
+    for device, dtype in (("cuda", torch.float32), ("cpu", torch.float64)):
+        moved = backbone.to(device, dtype)
+        z = x.to(device, dtype).requires_grad_()
+        y, _ = moved(z, None, None if reset is None else reset.to(device))
+        gradients = torch.autograd.grad((y * random.to(device, dtype)).sum(), [z, *moved.parameters()])
+        results.append([part.detach().cpu().double() for part in (y, *gradients)])
+    for got, exact in zip(*results, strict=True):
+        assert (got - exact).abs().max() < 1e-5 * exact.abs().max()

@@ -13,10 +13,11 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
 # the name of what was compared, then the greatest error relative to the greatest value in float64
-INTERPRETED = """
+COMPARE = """
 import torch
-from unroll.policies.backbones.kernels import cuda
+from unroll.policies.backbones.kernels import cuda, selective
 from unroll.policies.backbones.scan import gated_scan, linear_scan
+from unroll.policies.backbones.selective import on_the_linear_scan
 
 def compare(name, got, function, inputs, gradients):
     inputs = [x.double().requires_grad_() for x in inputs]
@@ -27,10 +28,15 @@ def compare(name, got, function, inputs, gradients):
         print(name, ((x.double() - y).abs().max() / y.abs().max()).item() if x.isfinite().all() else "nan")
 
 torch.manual_seed(0)
-B, T, D = 2, 18, 20
-cuda.block = lambda *_: {"BT": 8, "BD": 16, "num_warps": 2}  # several, the last in part, and few for the interpreter
+B, T, D = 2, 10, 20
 resets = torch.rand(B, T) < 0.2
 resets[:, 0] = torch.tensor([False, True])
+"""
+
+# several blocks of channels and steps, the last of each in part, and few of them for the interpreter
+SCANS = """
+cuda.choose_tile = lambda *_: cuda.Tile(channels=16, blocks=2, steps=STEPS, chunks=-(-T // STEPS))
+cuda.UNROLL_FORWARD = cuda.UNROLL_BACKWARD = 2
 h0, dh, dlast = (torch.randn(shape) for shape in ((B, D), (B, T, D), (B, D)))
 for gates, parts, candidate, reset, dtype in CASES:
     dtype, reset = getattr(torch, dtype), resets if reset else None
@@ -43,9 +49,23 @@ for reverse in (False, True):
     h = cuda.linear_forward(a, b, h0, resets, reverse)
     got = h, *cuda.linear_backward(dh, a, h0, resets, h, reverse)
     compare("linear", got, lambda a, b, h0: linear_scan(a, b, h0, resets, reverse=reverse), (a, b, h0), (dh,))
-b[:, 5] = torch.nan
-resets[:] = torch.arange(T) == 9
-print("linear", 0.0 if cuda.linear_forward(a, b, h0, resets, False)[:, 9:].isfinite().all() else "nan")
+b[:, 3] = torch.nan
+resets[:] = torch.arange(T) == 7
+print("linear", 0.0 if cuda.linear_forward(a, b, h0, resets, False)[:, 7:].isfinite().all() else "nan")
+"""
+
+SELECTIVE = """
+selective.CHUNK, cuda.SELECTIVE_CHANNELS, N = 4, 16, 4
+u, dt, a, b, c, h0 = (torch.randn(s) for s in ((B, T, D), (B, T, D), (N, D), (B, T, N), (B, T, N), (B, N, D)))
+dt, a = dt.sigmoid(), -a.exp()
+for reset in (None, resets):
+    y, last, borders = cuda.selective_forward(u, dt, a, b, c, h0, reset)
+    dy, dlast = torch.randn_like(y), torch.randn_like(last)
+    got = y, last, *cuda.selective_backward(dy, dlast, u, dt, a, b, c, reset, borders)
+    def exact(u, dt, a, b, c, h0):
+        y, last = on_the_linear_scan(u, dt, a.mT, b, c, h0.mT, reset)
+        return y, last.mT
+    compare("selective", got, exact, (u, dt, a, b, c, h0), (dy, dlast))
 """
 CASES = [
     ("mingru", 2, "g", True, "float32"),
@@ -56,45 +76,66 @@ CASES = [
 ]
 
 
-def test_the_kernels_are_the_recurrences_in_the_interpreter():
-    script = INTERPRETED.replace("CASES", repr(CASES))
+SEQUENCES = {
+    f"{steps} steps a chunk": SCANS.replace("CASES", repr(CASES)).replace("STEPS", str(steps)) for steps in (10, 4)
+}
+
+
+@pytest.mark.parametrize("script", [*SEQUENCES.values(), SELECTIVE], ids=[*SEQUENCES, "selective"])
+def test_the_kernels_are_the_recurrences_in_the_interpreter(script):
     environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-c", COMPARE + script]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     errors = [line.split() for line in done.stdout.splitlines()]
-    assert len(errors) == 4 * len(CASES) + 4 * 2 + 1
+    assert len(errors) == (2 * 8 if script == SELECTIVE else 4 * len(CASES) + 4 * 2 + 1)
     for name, error in errors:
         assert float(error) < (1e-2 if name == "torch.bfloat16" else 1e-5), done.stdout
 
 
+GATED = [{"GATES": gates, "PARTS": 2 if gates == 0 else 3} for gates in range(3)]
+FORMS = [form | {"CANDIDATE": 0, "REVERSE": False} for form in GATED]
+FORMS.append({"GATES": 3, "PARTS": 1, "CANDIDATE": 1, "REVERSE": True})
+KERNELS = {
+    "forward": [form | {"BD": 64, "UNROLL": 8} for form in FORMS],
+    "backward": [form | {"BD": 64, "UNROLL": 4} for form in FORMS],
+    "chunk_effect": [
+        form | {"BD": 64, "UNROLL": unroll, "BACKWARD": backward}
+        for form in FORMS
+        for backward, unroll in ((False, 8), (True, 4))
+    ],
+    "carry": [{"BD": 32, "BACKWARD": True}],
+    "selective_forward": [{"BD": 32, "STEPS": 16, "N": 16, "GROUP": 4}],
+    "selective_backward": [{"BD": 32, "STEPS": 16, "N": 16, "GROUP": 4}],
+}
+FLOATS = ("h0", "last", "follows", "start", "dh0", "products", "sums", "first", "carried")
+
+
 @pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", ["gated_forward", "gated_backward", "linear_forward", "linear_backward"])
+@pytest.mark.parametrize("name", KERNELS)
 def test_the_kernels_compile_for_a_hopper_gpu_and_keep_to_its_registers(name, dtype, tmp_path):
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from unroll.policies.backbones.kernels import cuda, triton_kernels
+    from unroll.policies.backbones.kernels import triton_kernels, triton_selective
 
-    kernel, tile = getattr(triton_kernels, name), cuda.block(256, 1024, 512)
-    warps = tile.pop("num_warps")
-    forms = [{"GATES": gates, "CANDIDATE": 0} for gates in range(3)] if "gated" in name else [{"REVERSE": True}]
-    for form in forms:
-        constants = {"HAS_RESET": True} | form | tile
-        types = {"T": "i32", "D": "i32", "reset": "*u8"} | dict.fromkeys(("h0", "last", "dlast", "dh0"), "*fp32")
+    if dtype == "bf16" and "selective" in name:
+        pytest.skip("the selective scan is float32 alone")
+    kernel = getattr(triton_selective if "selective" in name else triton_kernels, name)
+    types = dict.fromkeys(("T", "D", "CHUNK", "CHUNKS"), "i32") | {"reset": "*u8"} | dict.fromkeys(FLOATS, "*fp32")
+    for form in KERNELS[name]:
+        constants = {n: value for n, value in ({"HAS_RESET": True} | form).items() if n in kernel.arg_names}
         signature = {n: "constexpr" if n in constants else types.get(n, f"*{dtype}") for n in kernel.arg_names}
+        divisible = [i for i, n in enumerate(kernel.arg_names) if n == "D" or signature[n][0] == "*"]
         source = ASTSource(
             fn=kernel,
             signature=signature,
             constexprs={(kernel.arg_names.index(n),): value for n, value in constants.items()},
-            attrs={
-                (i,): [["tt.divisibility", 16]]
-                for i, n in enumerate(kernel.arg_names)
-                if n == "D" or signature[n][0] == "*"
-            },
+            attrs={(i,): [["tt.divisibility", 16]] for i in divisible},
         )
-        compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps})
+        compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 1})
         (tmp_path / "kernel.cubin").write_bytes(compiled.asm["cubin"])
         tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
         command = [tool, "-res-usage", tmp_path / "kernel.cubin"]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
-from unroll.policies.backbones.kernels import operators
+from unroll.policies.backbones.kernels import operators, selective, triton_selective
 from unroll.policies.backbones.kernels import triton_kernels as kernels
 
+PARTS = {"mingru": 2, "minlstm": 3, "minlstm_unnormalized": 3}
 GATES = {
     "mingru": kernels.MINGRU,
     "minlstm": kernels.MINLSTM,
@@ -18,8 +19,11 @@ GATES = {
 }
 CANDIDATES = {"g": kernels.G, "identity": kernels.IDENTITY, "tanh": kernels.TANH}
 
-# Two programs for each multiprocessor of a large GPU. With fewer, blocks of channels are cut smaller.
-PROGRAMS = 264
+# The selective kernels compute decays as powers of 2: e^x = 2^(x · log2 e).
+LOG2_E = 1.4426950408889634
+
+# Channels of a program of the selective scan, one a thread.
+SELECTIVE_CHANNELS = 32
 
 
 def why_not() -> str | None:
@@ -32,11 +36,9 @@ def gated_forward(
     projected: Tensor, h0: Tensor, reset: Tensor | None, gates: str, candidate: str
 ) -> tuple[Tensor, Tensor]:
     batch, time, _ = projected.shape
-    size = h0.shape[1]
-    h = projected.new_empty(batch, time, size)
+    h = projected.new_empty(batch, time, h0.shape[1])
     last = torch.empty_like(h0, dtype=torch.float32, memory_format=torch.contiguous_format)
-    form = {"GATES": GATES[gates], "CANDIDATE": CANDIDATES[candidate]}
-    _run(kernels.gated_forward, (projected, h0, reset), (h, last), time, **form)
+    _forward(*_parts(projected, gates), h0, reset, h, last, _form(gates, candidate))
     return h, last
 
 
@@ -51,17 +53,18 @@ def gated_backward(
     gates: str,
     candidate: str,
 ) -> tuple[Tensor, Tensor]:
-    dx = projected.new_empty(projected.shape)
-    dh0 = h0.new_empty(h0.shape, dtype=torch.float32)
-    form = {"GATES": GATES[gates], "CANDIDATE": CANDIDATES[candidate]}
-    _run(kernels.gated_backward, (dh, dlast, projected, h0, reset, h), (dx, dh0), h.shape[1], **form)
+    dx = torch.empty_like(projected, memory_format=torch.contiguous_format)
+    dh0 = torch.empty_like(h0, dtype=torch.float32, memory_format=torch.contiguous_format)
+    gradients = (*_parts(dx, gates), dh0)
+    _backward(dh, dlast, *_parts(projected, gates), h0, reset, h, gradients, _form(gates, candidate))
     return dx, dh0
 
 
 @operators.linear_scan.register_kernel("cuda")
 def linear_forward(a: Tensor, b: Tensor, h0: Tensor, reset: Tensor | None, reverse: bool) -> Tensor:
-    h = b.new_empty(b.shape)
-    _run(kernels.linear_forward, (a, b, h0, reset), (h,), h.shape[1], REVERSE=reverse)
+    h = torch.empty_like(b, memory_format=torch.contiguous_format)
+    last = torch.empty_like(h0, memory_format=torch.contiguous_format)
+    _forward(a.contiguous(), b.contiguous(), h0, reset, h, last, _linear_form(reverse))
     return h
 
 
@@ -69,48 +72,204 @@ def linear_forward(a: Tensor, b: Tensor, h0: Tensor, reset: Tensor | None, rever
 def linear_backward(
     dh: Tensor, a: Tensor, h0: Tensor, reset: Tensor | None, h: Tensor, reverse: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    da = a.new_empty(a.shape)
-    db = a.new_empty(a.shape)
-    dh0 = h0.new_empty(h0.shape)
-    _run(kernels.linear_backward, (dh, a, h0, reset, h), (da, db, dh0), h.shape[1], REVERSE=reverse)
-    return da, db, dh0
+    a = a.contiguous()
+    gradients = tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (a, a, h0))
+    # the gradients do not depend on b, so that a stands in its place
+    _backward(dh, torch.zeros_like(h0), a, a, h0, reset, h, gradients, _linear_form(reverse))
+    return gradients  # type: ignore[return-value]
 
 
-def _run(
-    kernel: Any, inputs: tuple[Tensor | None, ...], outputs: tuple[Tensor, ...], time: int, **constants: Any
+@selective.selective_scan.register_kernel("cuda")
+def selective_forward(
+    u: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, h0: Tensor, reset: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, time, size = u.shape
+    grid, form = _selective_form(batch, size, len(a), reset)
+    y = _empty(u, grid[2], *u.shape)
+    last = _empty(u, *h0.shape)
+    # one state for each stretch of steps, the last of which may be shorter
+    borders = _empty(u, batch, triton.cdiv(time, selective.CHUNK), *a.shape)
+
+    inputs = [x.contiguous() for x in (u, dt, a * LOG2_E, b, c, h0)]
+    if batch * size:
+        with _on(u):
+            outputs = (y, last, borders, time, size)
+            triton_selective.selective_forward[grid](*inputs, _starts(inputs[0], reset), *outputs, **form)
+    return y.sum(0), last, borders
+
+
+@selective.selective_scan_backward.register_kernel("cuda")
+def selective_backward(
+    dy: Tensor,
+    dlast: Tensor,
+    u: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    reset: Tensor | None,
+    borders: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    batch, time, size = u.shape
+    grid, form = _selective_form(batch, size, len(a), reset)
+    _, blocks, groups = grid
+    # what each group of states, each row and each block of channels adds to the sums
+    du, ddt = _empty(u, 2, groups, *u.shape)
+    da, dh0 = _empty(u, 2, *dlast.shape)
+    db, dc = _empty(u, 2, blocks, *b.shape)
+
+    inputs = [x.contiguous() for x in (dy, dlast, u, dt, a * LOG2_E, b, c)]
+    if batch * size:
+        with _on(u):
+            outputs = (borders, du, ddt, da, db, dc, dh0, time, size)
+            triton_selective.selective_backward[grid](*inputs, _starts(inputs[0], reset), *outputs, **form)
+    return du.sum(0), ddt.sum(0), da.sum(0), db.sum(0), dc.sum(0), dh0
+
+
+def _selective_form(
+    batch: int, size: int, states: int, reset: Tensor | None
+) -> tuple[tuple[int, int, int], dict[str, Any]]:
+    """Choose the programs of a selective scan: rows, blocks of channels and groups of states."""
+    blocks = triton.cdiv(size, SELECTIVE_CHANNELS)
+    groups = 1
+    while states % (2 * groups) == 0 and groups < 4 and batch * blocks * groups < PROGRAMS // 4:
+        groups *= 2
+    form = {
+        "N": states,
+        "GROUP": states // groups,
+        "HAS_RESET": reset is not None,
+        "STEPS": selective.CHUNK,
+        "BD": SELECTIVE_CHANNELS,
+        "num_warps": 1,
+    }
+    return (batch, blocks, groups), form
+
+
+def _empty(x: Tensor, *shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float32, device=x.device)
+
+
+def _starts(x: Tensor, reset: Tensor | None) -> Tensor:
+    """Return the resets as bytes, since Triton has no bool. A kernel without resets reads none: any pointer will do."""
+    return x if reset is None else reset.contiguous().view(torch.uint8)
+
+
+def _parts(projected: Tensor, gates: str) -> tuple[Tensor, Tensor]:
+    """Return the pre-activations, and a view that begins where those of the candidate do."""
+    projected = projected.contiguous()
+    size = projected.shape[2] // PARTS[gates]
+    return projected, projected[:, :, -size:]
+
+
+def _form(gates: str, candidate: str) -> dict[str, Any]:
+    return {"GATES": GATES[gates], "CANDIDATE": CANDIDATES[candidate], "REVERSE": False, "PARTS": PARTS[gates]}
+
+
+def _linear_form(reverse: bool) -> dict[str, Any]:
+    return {"GATES": kernels.LINEAR, "CANDIDATE": kernels.IDENTITY, "REVERSE": reverse, "PARTS": 1}
+
+
+def _forward(
+    x: Tensor, v: Tensor, h0: Tensor, reset: Tensor | None, h: Tensor, last: Tensor, form: dict[str, Any]
 ) -> None:
-    """Launch a kernel on the inputs' device. The last output is [B, D], or [B, T, D] where it is the only one."""
-    shape = outputs[-1].shape
-    batch = shape[0]
-    size = shape[-1]
+    """Launch what computes h and the last state."""
+    batch, time, size = h.shape
     if batch * size == 0:
         return
-
-    # A kernel without resets reads none, so that any pointer will do in their place. Triton has no bool.
-    has_reset = any(x is not None and x.dtype == torch.bool for x in inputs)
-    first = inputs[0]
-    assert first is not None
-    pointers = []
-    for x in inputs:
-        pointer = first
-        if x is not None:
-            pointer = x.contiguous()
-        if pointer.dtype == torch.bool:
-            pointer = pointer.view(torch.uint8)
-        pointers.append(pointer)
-
-    # One program computes one row of the batch and one block of channels over all steps.
-    tile = block(batch, time, size)
-    grid = (batch, triton.cdiv(size, tile["BD"]))
-    with torch.cuda.device(first.device) if first.is_cuda else torch.device(first.device):
-        kernel[grid](*pointers, *outputs, time, size, HAS_RESET=has_reset, **constants, **tile)
+    tile = choose_tile(batch, time, size)
+    start = h0.contiguous()
+    form = form | {"HAS_RESET": reset is not None, "UNROLL": UNROLL_FORWARD, "BD": tile.channels}
+    starts = _starts(x, reset)
+    with _on(x):
+        if tile.chunks > 1:
+            start = _carry(x, v, starts, x, start, (batch, time, size), tile, form | {"BACKWARD": False})
+        grid = (batch, tile.blocks, tile.chunks)
+        kernels.forward[grid](x, v, starts, start, h, last, time, size, tile.steps, **form, num_warps=1)
 
 
-def block(batch: int, time: int, size: int) -> dict[str, int]:
-    """Choose a tile of BT steps and BD channels, and its number of warps: as wide as leaves enough programs."""
-    width = 64
-    while width > 16 and batch * triton.cdiv(size, width) < PROGRAMS:
-        width //= 2
-    warps = 4 if width >= 64 else 2
-    steps = min(32, triton.next_power_of_2(max(1, time)))
-    return {"BT": steps, "BD": width, "num_warps": warps}
+def _backward(
+    dh: Tensor,
+    dlast: Tensor,
+    x: Tensor,
+    v: Tensor,
+    h0: Tensor,
+    reset: Tensor | None,
+    h: Tensor,
+    gradients: tuple[Tensor, ...],
+    form: dict[str, Any],
+) -> None:
+    """Launch what computes the gradients of x, v and h0."""
+    batch, time, size = h.shape
+    if batch * size == 0:
+        return
+    tile = choose_tile(batch, time, size)
+    dh = dh.contiguous()
+    follows = dlast.contiguous()
+    form = form | {"HAS_RESET": reset is not None, "UNROLL": UNROLL_BACKWARD, "BD": tile.channels}
+    starts = _starts(x, reset)
+    with _on(x):
+        if tile.chunks > 1:
+            follows = _carry(x, v, starts, dh, follows, (batch, time, size), tile, form | {"BACKWARD": True})
+        inputs = (dh, follows, x, v, starts, h0.contiguous(), h.contiguous())
+        grid = (batch, tile.blocks, tile.chunks)
+        kernels.backward[grid](*inputs, *gradients, time, size, tile.steps, **form, num_warps=1)
+
+
+def _carry(
+    x: Tensor,
+    v: Tensor,
+    starts: Tensor,
+    dh: Tensor,
+    first: Tensor,
+    shape: tuple[int, int, int],
+    tile: Tile,
+    form: dict[str, Any],
+) -> Tensor:
+    """Launch what computes what is carried into each chunk [B, chunks, D], from ``first`` [B, D]."""
+    batch, time, size = shape
+    products, sums, carried = torch.empty(3, batch, tile.chunks, size, dtype=torch.float32, device=x.device)
+    inputs = (x, v, starts, dh, products, sums)
+    grid = (batch, tile.blocks, tile.chunks)
+    kernels.chunk_effect[grid](*inputs, time, size, tile.steps, **form, num_warps=1)
+    direction = {"BACKWARD": form["BACKWARD"], "BD": 32}
+    kernels.carry[(batch, triton.cdiv(size, 32))](
+        products, sums, first, carried, size, tile.chunks, **direction, num_warps=1
+    )
+    return carried
+
+
+def _on(x: Tensor) -> Any:
+    """A kernel is launched on the current device, which need not be that of its tensors."""
+    return torch.cuda.device(x.device) if x.is_cuda else torch.device(x.device)
+
+
+class Tile(NamedTuple):
+    """How a scan is cut: ``channels`` a program in ``blocks`` programs, ``steps`` a chunk in ``chunks`` chunks."""
+
+    channels: int
+    blocks: int
+    steps: int
+    chunks: int
+
+
+# Steps that are computed while as many are loaded. More of them need more registers than there are.
+UNROLL_FORWARD = 8
+UNROLL_BACKWARD = 4
+
+# As many programs of one warp as can wait for memory at a time on a large GPU: 16 and more a multiprocessor. A row is
+# cut into at least this many chunks of at least this many steps: then it is read twice.
+PROGRAMS = 4224
+FEWEST_CHUNKS = 4
+SHORTEST_CHUNK = 32
+
+
+def choose_tile(batch: int, time: int, size: int) -> Tile:
+    """Choose the channels of a program, and whether rows are cut into chunks."""
+    # a thread computes two channels
+    channels = 64 if size > 32 else 32
+    blocks = triton.cdiv(size, channels)
+    chunks = min(PROGRAMS // max(1, batch * blocks), time // SHORTEST_CHUNK)
+    if chunks < FEWEST_CHUNKS:
+        return Tile(channels, blocks, time, 1)
+    steps = triton.cdiv(time, chunks * UNROLL_FORWARD) * UNROLL_FORWARD
+    return Tile(channels, blocks, steps, triton.cdiv(time, steps))

@@ -1,4 +1,4 @@
-"""Mamba's selective scan as an operator, defined as those in operators.py; its body is in cpu.py alone.
+"""Mamba's selective scan as an operator, defined as those in operators.py.
 
 Shapes: u, dt and y [B, T, D]; a [N, D]; b and c [B, T, N]; h0 and last [B, N, D]; reset [B, T]. All are float32 but
 reset. States too have their channels last, because the kernel's vectors run over channels.

@@ -1,219 +1,305 @@
-"""The recurrences on CUDA, in Triton. Equation numbers are those of ../scan.py.
+"""The recurrences on CUDA, compiled by Triton. Equation numbers are those of ../scan.py.
 
-One program computes one row of the batch and one block of channels. It walks through time in tiles, with an associative
-scan inside a tile, and carries the last row of a tile to the next.
+One program computes BD channels of one row over one chunk of steps, step after step: nothing but the state goes from a
+step to the next, and it stays in registers. While UNROLL steps are computed, the next ones are being loaded.
 
-Everything is contiguous, and sums are float32 whatever the tensors' type. A step that lets nothing through, as at a
-reset, has a = 0 exactly. What came before is dropped there and not multiplied, because 0 · NaN would be NaN.
+Where a batch has too few rows and channels to fill a GPU, a row is cut into chunks that are computed side by side, in
+three launches: ``chunk_effect`` finds what each chunk does to the state before it, ``carry`` goes over the chunks and
+finds the state before each, and ``forward`` or ``backward`` starts from there. This reads the inputs twice.
+
+All forms of the recurrence share these kernels. ``x`` points to the pre-activations of the gates (or to a of equation
+1) and ``v`` to those of the candidate (or to b); both have rows of PARTS · D numbers. i counts steps in the order of
+the scan and t is the index in memory, which differs where REVERSE.
+
+Checked here, since a mistake only shows on a GPU: the interpreter computes the recurrences, and the machine code for a
+Hopper GPU spills no registers (tests/policies/test_triton.py).
 """
-
-from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-MINGRU, MINLSTM, MINLSTM_UNNORMALIZED = range(3)
-G, IDENTITY, TANH = range(3)
+MINGRU = tl.constexpr(0)
+MINLSTM = tl.constexpr(1)
+MINLSTM_UNNORMALIZED = tl.constexpr(2)
+LINEAR = tl.constexpr(3)
+
+G = tl.constexpr(0)
+IDENTITY = tl.constexpr(1)
+TANH = tl.constexpr(2)
+
+LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def _after(a, before, b):
-    """Compute a · before + b (equation 1), where a = 0 drops ``before`` whatever it is."""
-    return tl.where(a == 0, b, a * before + b)
+def _inverse(x):
+    """Compute 1/x for x in [1, 4]. This is two instructions where a division is about eight."""
+    r = tl.rsqrt(x)
+    return r * r
 
 
 @triton.jit
-def _combine(a1, b1, a2, b2):
-    """Combine step 1 and then step 2 to one step: a = a1·a2, b = a2·b1 + b2."""
-    return tl.where(a2 == 0, 0.0, a1 * a2), _after(a2, b1, b2)
+def _sigmoids(x):
+    """Compute σ(-x) and σ(x) from one exponential, both to all digits however small they are."""
+    e = tl.exp2(tl.abs(x) * -LOG2_E)
+    large = _inverse(1 + e)
+    small = e * large
+    return tl.where(x > 0, small, large), tl.where(x > 0, large, small)
 
 
 @triton.jit
-def _activate(v, CANDIDATE: tl.constexpr):
-    """Compute the candidate h̃ of v and its slope; see CANDIDATES in reference.py."""
-    if CANDIDATE == 0:
-        s = tl.sigmoid(tl.minimum(v, 0.0))
-        return tl.where(v >= 0, v + 0.5, s), tl.where(v >= 0, 1.0, s * tl.sigmoid(-v))
-    elif CANDIDATE == 1:
-        return v, v * 0 + 1
+def _weights(x, y, GATES: tl.constexpr):
+    """Compute keep (a) and take (z or i') of equation 2 or 3 from the pre-activations. y is read by minLSTM alone."""
+    x = x.to(tl.float32)
+    y = y.to(tl.float32)
+    if GATES == LINEAR:
+        return x, x
+    elif GATES == MINGRU:
+        return _sigmoids(x)
+    elif GATES == MINLSTM_UNNORMALIZED:
+        return _sigmoids(x)[1], _sigmoids(y)[1]
     else:
-        s = tl.sigmoid(2 * v)
-        return 2 * s - 1, 4 * s * tl.sigmoid(-2 * v)
+        # f/(f + i) = (1 + e^-y)/(2 + e^-x + e^-y); the greatest of the three terms is made 1, so that none overflows
+        greatest = tl.maximum(tl.maximum(-x, -y), 0.0)
+        one = tl.exp2(-greatest * LOG2_E)
+        of_x = tl.exp2((-x - greatest) * LOG2_E)
+        of_y = tl.exp2((-y - greatest) * LOG2_E)
+        inverse = _inverse(2 * one + of_x + of_y)
+        return (one + of_y) * inverse, (one + of_x) * inverse
 
 
 @triton.jit
-def _weights(p, mask, D, GATES: tl.constexpr):
-    """Compute keep (a) and take (z or i') of equation 2 or 3, from the pre-activations at the pointers p.
+def _activate(v, GATES: tl.constexpr, CANDIDATE: tl.constexpr):
+    """Compute the candidate h̃ of v and its slope; see CANDIDATES in reference.py."""
+    v = v.to(tl.float32)
+    if GATES == LINEAR or CANDIDATE == IDENTITY:
+        return v, tl.full(v.shape, 1.0, tl.float32)
+    elif CANDIDATE == G:
+        e = tl.exp2(tl.minimum(v, 0.0) * LOG2_E)
+        large = _inverse(1 + e)
+        small = e * large
+        return tl.where(v >= 0, v + 0.5, small), tl.where(v >= 0, 1.0, small * large)
+    else:
+        negative, positive = _sigmoids(2 * v)
+        return positive - negative, 4 * positive * negative
 
-    Both are a sigmoid of their own, so that no digits are lost near 1.
+
+@triton.jit
+def _update(take, value, GATES: tl.constexpr):
+    """Compute b of equation 1."""
+    if GATES == LINEAR:
+        return value
+    else:
+        return take * value
+
+
+@triton.jit
+def _where(condition, inside):
+    """Compute ``condition & inside`` of a scalar and a mask, which the interpreter would make a number."""
+    return tl.where(condition, inside, False)
+
+
+@triton.jit
+def _load(p, mask):
+    return tl.load(p, mask, 0.0).to(tl.float32)
+
+
+@triton.jit
+def _place(i, T, REVERSE: tl.constexpr):
+    """Return where step i of the scan is in memory, and for a step that is not there a place that is."""
+    i = tl.maximum(tl.minimum(i, T - 1), 0)
+    return T - 1 - i if REVERSE else i
+
+
+@triton.jit
+def _load_steps(
+    x, v, reset, dh, h, n, first, begin, stop, T, D, d,
+    HAS_RESET: tl.constexpr, GATES: tl.constexpr, REVERSE: tl.constexpr, PARTS: tl.constexpr,
+    BACKWARD: tl.constexpr, STATES: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """Load what UNROLL steps need, from step ``first`` on or, with BACKWARD, down from it.
+
+    This is a tuple for each step: the pre-activations of one or two gates and of the candidate [BD], whether an episode
+    begins there, with BACKWARD the gradient of h, and with STATES the state before the step. What is not needed is
+    something that is there anyway. Types are those in memory: to convert a number is to wait for it.
     """
-    x = tl.load(p, mask, 0.0).to(tl.float32)
-    if GATES == 0:
-        return tl.sigmoid(-x), tl.sigmoid(x)
-    y = tl.load(p + D, mask, 0.0).to(tl.float32)
-    if GATES == 2:
-        return tl.sigmoid(x), tl.sigmoid(y)
-    # f/(f + i) is σ(log f - log i)
-    odds = _log_sigmoid(x) - _log_sigmoid(y)
-    return tl.sigmoid(odds), tl.sigmoid(-odds)
-
-
-@triton.jit
-def _log_sigmoid(x):
-    """Compute log σ(x) without overflow."""
-    return tl.minimum(x, 0.0) - tl.log(1 + tl.exp(-tl.abs(x)))
-
-
-@triton.jit
-def _last(x, row, BT: tl.constexpr):
-    """Take the last row of x [BT, BD]."""
-    return tl.sum(tl.where((row == BT - 1)[:, None], x, 0.0), 0)
-
-
-@triton.jit
-def gated_forward(
-    x, h0, reset, h, last, T, D,
-    HAS_RESET: tl.constexpr, GATES: tl.constexpr, CANDIDATE: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr,
-):  # fmt: skip
-    """Compute x [B, T, parts · D], h0 [B, D], reset [B, T] → h [B, T, D] and last [B, D]."""
-    PARTS: tl.constexpr = 2 if GATES == 0 else 3
-    b = tl.program_id(0).to(tl.int64)
-    d, row = tl.program_id(1) * BD + tl.arange(0, BD), tl.arange(0, BT)
-    inside = d < D
-    c = tl.load(h0 + b * D + d, inside, 0.0).to(tl.float32)
-    for first in range(0, T, BT):
-        t = first + row
-        mask = (t < T)[:, None] & inside[None, :]
-        p = x + (b * T + t)[:, None] * (PARTS * D) + d[None, :]
-        keep, take = _weights(p, mask, D, GATES)
-        value, _ = _activate(tl.load(p + (PARTS - 1) * D, mask, 0.0).to(tl.float32), CANDIDATE)
-        # steps beyond the end keep the state as it is
-        keep, update = tl.where(mask, keep, 1.0), tl.where(mask, take * value, 0.0)
+    steps = ()
+    for k in tl.static_range(UNROLL):
+        i = first - k if BACKWARD else first + k
+        mask = _where((i >= begin) & (i < stop), d < D)
+        t = n * T + _place(i, T, REVERSE)
+        of_gate = tl.load(x + t * (PARTS * D) + d, mask, 0.0)
+        of_second_gate = of_gate
+        if GATES == MINLSTM or GATES == MINLSTM_UNNORMALIZED:
+            of_second_gate = tl.load(x + t * (PARTS * D) + D + d, mask, 0.0)
+        of_value = tl.load(v + t * (PARTS * D) + d, mask, 0.0)
+        begins = i < begin - 1  # never, for a step that is there
         if HAS_RESET:
-            keep = tl.where((tl.load(reset + b * T + t, t < T, 0) != 0)[:, None], 0.0, keep)
-        # the scan starts each tile from 0; the carry is added to it
-        a, s = tl.associative_scan((keep, update), 0, _combine)
-        s = _after(a, c[None, :], s)
-        tl.store(h + (b * T + t)[:, None] * D + d[None, :], s.to(h.dtype.element_ty), mask)
-        c = _last(s, row, BT)
-    tl.store(last + b * D + d, c, inside)
+            begins = tl.load(reset + t) != 0
+        gradient = of_gate
+        if BACKWARD:
+            gradient = tl.load(dh + t * D + d, mask, 0.0)
+        before = of_gate
+        if STATES:
+            before = tl.load(h + (n * T + _place(i - 1, T, REVERSE)) * D + d, _where(i > 0, mask), 0.0)
+        steps = steps + ((of_gate, of_second_gate, of_value, begins, gradient, before),)
+    return steps
 
 
 @triton.jit
-def gated_backward(
-    dh, dlast, x, h0, reset, h, dx, dh0, T, D,
-    HAS_RESET: tl.constexpr, GATES: tl.constexpr, CANDIDATE: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr,
+def forward(
+    x, v, reset, start, h, last, T, D, CHUNK,
+    HAS_RESET: tl.constexpr, GATES: tl.constexpr, CANDIDATE: tl.constexpr, REVERSE: tl.constexpr,
+    PARTS: tl.constexpr, UNROLL: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """Compute the gradients dx and dh0. Equation 4 is a scan too, over a tile whose rows are in descending time."""
-    PARTS: tl.constexpr = 2 if GATES == 0 else 3
-    b = tl.program_id(0).to(tl.int64)
-    d, row = tl.program_id(1) * BD + tl.arange(0, BD), tl.arange(0, BT)
+    """Compute h [B, T, D] and last [B, D] from the state before each chunk, start [B, chunks, D]."""
+    n, chunk, chunks = tl.program_id(0).to(tl.int64), tl.program_id(2), tl.num_programs(2)
+    d = tl.program_id(1) * BD + tl.arange(0, BD)
     inside = d < D
-    c = tl.load(dlast + b * D + d, inside, 0.0).to(tl.float32)
-    start = tl.load(h0 + b * D + d, inside, 0.0).to(tl.float32)
-    tiles = tl.cdiv(T, BT)
-    for i in range(0, tiles):
-        t = (tiles - i) * BT - 1 - row
-        mask = (t < T)[:, None] & inside[None, :]
-        p = x + (b * T + t)[:, None] * (PARTS * D) + d[None, :]
-        q = (b * T + t)[:, None] * D + d[None, :]
-        follows = (t + 1 < T)[:, None] & inside[None, :]
-        # a[t+1], mostly from the cache lines of this tile
-        keep_next, _ = _weights(p + PARTS * D, follows, D, GATES)
-        keep_next = tl.where(follows, keep_next, 1.0)
-        # h[t-1], which is h0 before the first step and nothing after a reset
-        before = tl.load(h + q - D, mask & (t > 0)[:, None], 0.0).to(tl.float32)
-        before = tl.where((t == 0)[:, None], start[None, :], before)
-        if HAS_RESET:
-            keep_next = tl.where((tl.load(reset + b * T + t + 1, t + 1 < T, 0) != 0)[:, None], 0.0, keep_next)
-            begins = (tl.load(reset + b * T + t, t < T, 0) != 0)[:, None]
-            before = tl.where(begins, 0.0, before)
-        a, g = tl.associative_scan((keep_next, tl.load(dh + q, mask, 0.0).to(tl.float32)), 0, _combine)
-        g = _after(a, c[None, :], g)
-        # dx by the chain rule through the gates, which are computed again
-        keep, take = _weights(p, mask, D, GATES)
-        value, slope = _activate(tl.load(p + (PARTS - 1) * D, mask, 0.0).to(tl.float32), CANDIDATE)
-        to = dx + (b * T + t)[:, None] * (PARTS * D) + d[None, :]
-        if GATES == 0:
-            tl.store(to, (g * keep * take * (value - before)).to(dx.dtype.element_ty), mask)
-        else:
-            not_f = tl.sigmoid(-tl.load(p, mask, 0.0).to(tl.float32))
-            not_i = tl.sigmoid(-tl.load(p + D, mask, 0.0).to(tl.float32))
-            if GATES == 1:
-                odds = g * keep * take * (before - value)
-                df, di = odds * not_f, -odds * not_i
+    begin, stop = chunk * CHUNK, tl.minimum((chunk + 1) * CHUNK, T)
+
+    c = _load(start + (n * chunks + chunk) * D + d, inside)
+    steps = _load_steps(
+        x, v, reset, x, x, n, begin, begin, stop, T, D, d, HAS_RESET, GATES, REVERSE, PARTS, False, False, UNROLL
+    )
+    for first in range(begin, stop, UNROLL):
+        following = _load_steps(
+            x, v, reset, x, x, n, first + UNROLL, begin, stop, T, D, d,
+            HAS_RESET, GATES, REVERSE, PARTS, False, False, UNROLL,
+        )  # fmt: skip
+        for k in tl.static_range(UNROLL):
+            of_gate, of_second_gate, of_value, begins, _, _ = steps[k]
+            exists = first + k < stop
+            keep, take = _weights(of_gate, of_second_gate, GATES)
+            value, _ = _activate(of_value, GATES, CANDIDATE)
+            # a reset lets nothing through, not even NaN
+            before = tl.where(begins, 0.0, keep * c) if HAS_RESET else keep * c
+            c = tl.where(exists, before + _update(take, value, GATES), c)
+            t = _place(first + k, T, REVERSE)
+            tl.store(h + (n * T + t) * D + d, c.to(h.dtype.element_ty), _where(exists, inside))
+        steps = following
+    tl.store(last + n * D + d, c, _where(chunk == chunks - 1, inside))
+
+
+@triton.jit
+def backward(
+    dh, follows, x, v, reset, h0, h, dx, dv, dh0, T, D, CHUNK,
+    HAS_RESET: tl.constexpr, GATES: tl.constexpr, CANDIDATE: tl.constexpr, REVERSE: tl.constexpr,
+    PARTS: tl.constexpr, UNROLL: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """Compute the gradients dx, dv and dh0 (equations 4 and 5), from the last step to the first.
+
+    What is carried is a[t]·g[t], the gradient of the state before a step, so that no step needs the gate of the next.
+    ``follows`` [B, chunks, D] is that of the state after each chunk.
+    """
+    n, chunk, chunks = tl.program_id(0).to(tl.int64), tl.program_id(2), tl.num_programs(2)
+    d = tl.program_id(1) * BD + tl.arange(0, BD)
+    inside = d < D
+    begin, stop = chunk * CHUNK, tl.minimum((chunk + 1) * CHUNK, T)
+
+    state = _load(h0 + n * D + d, inside)
+    c = _load(follows + (n * chunks + chunk) * D + d, inside)
+    steps = _load_steps(
+        x, v, reset, dh, h, n, stop - 1, begin, stop, T, D, d, HAS_RESET, GATES, REVERSE, PARTS, True, True, UNROLL
+    )
+    for done in range(0, stop - begin, UNROLL):
+        following = _load_steps(
+            x, v, reset, dh, h, n, stop - 1 - done - UNROLL, begin, stop, T, D, d,
+            HAS_RESET, GATES, REVERSE, PARTS, True, True, UNROLL,
+        )  # fmt: skip
+        for k in tl.static_range(UNROLL):
+            of_gate, of_second_gate, of_value, begins, gradient, before = steps[k]
+            i = stop - 1 - done - k
+            before = tl.where(i == 0, state, before.to(tl.float32))
+            if HAS_RESET:
+                before = tl.where(begins, 0.0, before)
+            g = gradient.to(tl.float32) + c
+
+            keep, take = _weights(of_gate, of_second_gate, GATES)
+            value, slope = _activate(of_value, GATES, CANDIDATE)
+            exists = i >= begin
+            mask = _where(exists, inside)
+            to = (n * T + _place(i, T, REVERSE)) * (PARTS * D) + d
+            if GATES == LINEAR:
+                tl.store(dx + to, g * before, mask)
+                tl.store(dv + to, g, mask)
             else:
-                df, di = g * before * keep * not_f, g * value * take * not_i
-            tl.store(to, df.to(dx.dtype.element_ty), mask)
-            tl.store(to + D, di.to(dx.dtype.element_ty), mask)
-        tl.store(to + (PARTS - 1) * D, (g * take * slope).to(dx.dtype.element_ty), mask)
-        c = _last(g, row, BT)
-        # the first step of all gives dh0 = a[0]·g[0]
-        if i == tiles - 1:
-            if HAS_RESET:
-                keep = tl.where(begins, 0.0, keep)
-            tl.store(dh0 + b * D + d, tl.sum(tl.where((t == 0)[:, None], _after(keep, g, 0.0), 0.0), 0), inside)
+                if GATES == MINGRU:
+                    tl.store(dx + to, (g * keep * take * (value - before)).to(dx.dtype.element_ty), mask)
+                else:
+                    not_f, _ = _sigmoids(of_gate.to(tl.float32))
+                    not_i, _ = _sigmoids(of_second_gate.to(tl.float32))
+                    if GATES == MINLSTM:
+                        of_odds = g * keep * take * (before - value)
+                        of_f, of_i = of_odds * not_f, -of_odds * not_i
+                    else:
+                        of_f, of_i = g * before * keep * not_f, g * value * take * not_i
+                    tl.store(dx + to, of_f.to(dx.dtype.element_ty), mask)
+                    tl.store(dx + to + D, of_i.to(dx.dtype.element_ty), mask)
+                tl.store(dv + to, (g * take * slope).to(dv.dtype.element_ty), mask)
+            passed = tl.where(begins, 0.0, keep * g) if HAS_RESET else keep * g
+            c = tl.where(exists, passed, c)
+        steps = following
+    tl.store(dh0 + n * D + d, c, _where(chunk == 0, inside))
 
 
 @triton.jit
-def linear_forward(
-    a, b, h0, reset, h, T, D,
-    HAS_RESET: tl.constexpr, REVERSE: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr,
+def chunk_effect(
+    x, v, reset, dh, products, sums, T, D, CHUNK,
+    HAS_RESET: tl.constexpr, GATES: tl.constexpr, CANDIDATE: tl.constexpr, REVERSE: tl.constexpr,
+    BACKWARD: tl.constexpr, PARTS: tl.constexpr, UNROLL: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """Compute a, b [B, T, D], h0 [B, D], reset [B, T] → h [B, T, D]. i counts steps in the order of the scan."""
-    n = tl.program_id(0).to(tl.int64)
-    d, row = tl.program_id(1) * BD + tl.arange(0, BD), tl.arange(0, BT)
+    """Compute what each chunk does to what is carried into it: c becomes products · c + sums, both [B, chunks, D].
+
+    With BACKWARD this is what ``backward`` carries, from the last step to the first.
+    """
+    n, chunk, chunks = tl.program_id(0).to(tl.int64), tl.program_id(2), tl.num_programs(2)
+    d = tl.program_id(1) * BD + tl.arange(0, BD)
     inside = d < D
-    c = tl.load(h0 + n * D + d, inside, 0.0).to(tl.float32)
-    for first in range(0, T, BT):
-        i = first + row
-        t = T - 1 - i if REVERSE else i
-        mask = (i < T)[:, None] & inside[None, :]
-        p = (n * T + t)[:, None] * D + d[None, :]
-        keep = tl.load(a + p, mask, 1.0).to(tl.float32)
-        if HAS_RESET:
-            keep = tl.where((tl.load(reset + n * T + t, i < T, 0) != 0)[:, None], 0.0, keep)
-        k, s = tl.associative_scan((keep, tl.load(b + p, mask, 0.0).to(tl.float32)), 0, _combine)
-        s = _after(k, c[None, :], s)
-        tl.store(h + p, s, mask)
-        c = _last(s, row, BT)
+    begin, stop = chunk * CHUNK, tl.minimum((chunk + 1) * CHUNK, T)
+
+    c, product = tl.zeros([BD], tl.float32), tl.full([BD], 1.0, tl.float32)
+    at = stop - 1 if BACKWARD else begin
+    steps = _load_steps(
+        x, v, reset, dh, x, n, at, begin, stop, T, D, d, HAS_RESET, GATES, REVERSE, PARTS, BACKWARD, False, UNROLL
+    )
+    for done in range(0, stop - begin, UNROLL):
+        at = stop - 1 - done - UNROLL if BACKWARD else begin + done + UNROLL
+        following = _load_steps(
+            x, v, reset, dh, x, n, at, begin, stop, T, D, d, HAS_RESET, GATES, REVERSE, PARTS, BACKWARD, False, UNROLL
+        )
+        for k in tl.static_range(UNROLL):
+            of_gate, of_second_gate, of_value, begins, gradient, _ = steps[k]
+            keep, take = _weights(of_gate, of_second_gate, GATES)
+            if HAS_RESET:
+                keep = tl.where(begins, 0.0, keep)
+            if BACKWARD:
+                after = keep * (gradient.to(tl.float32) + c)
+                if HAS_RESET:
+                    after = tl.where(begins, 0.0, after)
+            else:
+                value, _ = _activate(of_value, GATES, CANDIDATE)
+                after = tl.where(begins, 0.0, keep * c) if HAS_RESET else keep * c
+                after += _update(take, value, GATES)
+            exists = done + k < stop - begin
+            c = tl.where(exists, after, c)
+            product = tl.where(exists, product * keep, product)
+        steps = following
+    to = (n * chunks + chunk) * D + d
+    tl.store(products + to, product, inside)
+    tl.store(sums + to, c, inside)
 
 
 @triton.jit
-def linear_backward(
-    dh, a, h0, reset, h, da, db, dh0, T, D,
-    HAS_RESET: tl.constexpr, REVERSE: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr,
-):  # fmt: skip
-    """Compute the gradients da, db and dh0 (equations 4 and 5), against the direction of the scan."""
+def carry(products, sums, first, carried, D, CHUNKS, BACKWARD: tl.constexpr, BD: tl.constexpr):
+    """Compute what is carried into each chunk [B, chunks, D], given ``first`` [B, D] for the first of them."""
     n = tl.program_id(0).to(tl.int64)
-    d, row = tl.program_id(1) * BD + tl.arange(0, BD), tl.arange(0, BT)
+    d = tl.program_id(1) * BD + tl.arange(0, BD)
     inside = d < D
-    c = tl.zeros([BD], tl.float32)
-    start = tl.load(h0 + n * D + d, inside, 0.0).to(tl.float32)
-    back: tl.constexpr = 1 if REVERSE else -1
-    tiles = tl.cdiv(T, BT)
-    for j in range(0, tiles):
-        i = (tiles - j) * BT - 1 - row
-        t = T - 1 - i if REVERSE else i
-        mask = (i < T)[:, None] & inside[None, :]
-        p = (n * T + t)[:, None] * D + d[None, :]
-        follows = (i + 1 < T)[:, None] & inside[None, :]
-        keep_next = tl.load(a + p - back * D, follows, 1.0).to(tl.float32)
-        before = tl.load(h + p + back * D, mask & (i > 0)[:, None], 0.0).to(tl.float32)
-        before = tl.where((i == 0)[:, None], start[None, :], before)
-        if HAS_RESET:
-            keep_next = tl.where((tl.load(reset + n * T + t - back, i + 1 < T, 0) != 0)[:, None], 0.0, keep_next)
-            begins = (tl.load(reset + n * T + t, i < T, 0) != 0)[:, None]
-            before = tl.where(begins, 0.0, before)
-        # equation 4, then equation 5
-        k, g = tl.associative_scan((keep_next, tl.load(dh + p, mask, 0.0).to(tl.float32)), 0, _combine)
-        g = _after(k, c[None, :], g)
-        tl.store(da + p, g * before, mask)
-        tl.store(db + p, g, mask)
-        c = _last(g, row, BT)
-        # the first step of all gives dh0
-        if j == tiles - 1:
-            keep = tl.load(a + p, mask, 1.0).to(tl.float32)
-            if HAS_RESET:
-                keep = tl.where(begins, 0.0, keep)
-            tl.store(dh0 + n * D + d, tl.sum(tl.where((i == 0)[:, None], _after(keep, g, 0.0), 0.0), 0), inside)
+    c = _load(first + n * D + d, inside)
+    for k in tl.range(0, CHUNKS, num_stages=4):
+        chunk = CHUNKS - 1 - k if BACKWARD else k
+        at = (n * CHUNKS + chunk) * D + d
+        product, sum = _load(products + at, inside), _load(sums + at, inside)
+        tl.store(carried + at, c, inside)
+        # a reset in the chunk lets nothing through, not even NaN
+        c = tl.where(product == 0, sum, product * c + sum)
