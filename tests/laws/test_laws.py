@@ -108,4 +108,5 @@ def test_the_gpu_computes_in_float32_what_the_cpu_does_in_float64(name, d_model,
         gradients = torch.autograd.grad((y * random.to(device, dtype)).sum(), [z, *moved.parameters()])
         results.append([part.detach().cpu().double() for part in (y, *gradients)])
     for got, exact in zip(*results, strict=True):
-        assert (got - exact).abs().max() < 1e-5 * exact.abs().max()
+        # TF32 would be off by 1e-4 and more
+        assert (got - exact).abs().max() < 5e-5 * exact.abs().max()

@@ -98,7 +98,7 @@ FORMS = [form | {"CANDIDATE": 0, "REVERSE": False} for form in GATED]
 FORMS.append({"GATES": 3, "PARTS": 1, "CANDIDATE": 1, "REVERSE": True})
 KERNELS = {
     "forward": [form | {"BD": 64, "UNROLL": 8} for form in FORMS],
-    "backward": [form | {"BD": 64, "UNROLL": 4} for form in FORMS],
+    "backward": [form | {"BD": 128, "UNROLL": 4} for form in FORMS],
     "chunk_effect": [
         form | {"BD": 64, "UNROLL": unroll, "BACKWARD": backward}
         for form in FORMS

@@ -176,7 +176,7 @@ def _forward(
     batch, time, size = h.shape
     if batch * size == 0:
         return
-    tile = choose_tile(batch, time, size)
+    tile = choose_tile(batch, time, size, CHANNELS_FORWARD)
     start = h0.contiguous()
     form = form | {"HAS_RESET": reset is not None, "UNROLL": UNROLL_FORWARD, "BD": tile.channels}
     starts = _starts(x, reset)
@@ -202,7 +202,7 @@ def _backward(
     batch, time, size = h.shape
     if batch * size == 0:
         return
-    tile = choose_tile(batch, time, size)
+    tile = choose_tile(batch, time, size, CHANNELS_BACKWARD)
     dh = dh.contiguous()
     follows = dlast.contiguous()
     form = form | {"HAS_RESET": reset is not None, "UNROLL": UNROLL_BACKWARD, "BD": tile.channels}
@@ -252,21 +252,26 @@ class Tile(NamedTuple):
     chunks: int
 
 
-# Steps that are computed while as many are loaded. More of them need more registers than there are.
-UNROLL_FORWARD = 8
-UNROLL_BACKWARD = 4
+# Steps that are computed while as many are loaded, and the most channels of a program. More of them need more registers
+# than there are.
+UNROLL_FORWARD, CHANNELS_FORWARD = 8, 64
+UNROLL_BACKWARD, CHANNELS_BACKWARD = 4, 128
 
-# As many programs of one warp as can wait for memory at a time on a large GPU: 16 and more a multiprocessor. A row is
-# cut into at least this many chunks of at least this many steps: then it is read twice.
+# As many programs of one warp as can wait for memory at a time on a large GPU: 32 a multiprocessor. With fewer, rows
+# are cut into at least this many chunks of at least this many steps: then they are read twice.
 PROGRAMS = 4224
 FEWEST_CHUNKS = 4
 SHORTEST_CHUNK = 32
 
 
-def choose_tile(batch: int, time: int, size: int) -> Tile:
+def choose_tile(batch: int, time: int, size: int, most_channels: int) -> Tile:
     """Choose the channels of a program, and whether rows are cut into chunks."""
-    # a thread computes two channels
-    channels = 64 if size > 32 else 32
+    # two or more channels a thread, as long as a quarter of the programs that there could be is left
+    channels = most_channels
+    while channels > 64 and batch * triton.cdiv(size, channels) < PROGRAMS // 4:
+        channels //= 2
+    if size <= 32:
+        channels = 32
     blocks = triton.cdiv(size, channels)
     chunks = min(PROGRAMS // max(1, batch * blocks), time // SHORTEST_CHUNK)
     if chunks < FEWEST_CHUNKS:
