@@ -1,6 +1,6 @@
-"""A sample of what ``python -m benchmarks.reliability combinations`` checks by the hundred."""
+"""A sample of what ``python -m tests.reliability combinations`` checks by the hundred."""
 
-from benchmarks.reliability import combinations
+from tests.reliability import combinations
 
 
 def test_random_configs_go_on_to_the_same_bits_after_a_stop(capsys):

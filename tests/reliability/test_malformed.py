@@ -1,4 +1,4 @@
-"""A sample of the damaged inputs that ``python -m benchmarks.reliability malformed`` makes by the hundred, and of its
+"""A sample of the damaged inputs that ``python -m tests.reliability malformed`` makes by the hundred, and of its
 fuzz: each in a child of a process of its own, because a process with threads cannot be forked."""
 
 import json
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.reliability.malformed import KINDS, draw
 from fake_runs import fake_run
+from tests.reliability.malformed import KINDS, draw
 from toy import toy_episodes
 from unroll.agents import DecisionAgent, RecurrentPPO
 from unroll.agents.common.logs import JsonLines
@@ -22,11 +22,11 @@ from unroll.envs.datasets.recording import write_hdf5
 from unroll.errors import BackboneError, DatasetError, TrainingError
 from unroll.policies.backbones import BACKBONES, make_backbone
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_sample_of_damaged_inputs_is_refused_in_one_line_each():
-    command = [sys.executable, "-m", "benchmarks.reliability", "malformed", "--cases", "15", "--seed", "1", "--quick"]
+    command = [sys.executable, "-m", "tests.reliability", "malformed", "--cases", "15", "--seed", "1", "--quick"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "| **all** | **15** | **15** |" in ended.stdout
