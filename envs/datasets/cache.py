@@ -112,12 +112,12 @@ def _convert_large(convert: Callable[[Store], Episodes], size: int, entry: Path)
 
 def _write_large(convert: Callable[[Store], Episodes], size: int, entry: Path) -> None:
     """Straight into the entry's files."""
-    log.warning("%s: %.1f GB are converted, once, into %s", entry.name, size / 1e9, entry)
     temporary = entry.with_name(f".{entry.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)  # what a process that was killed has left
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, temporary, ignore_errors=True)
         store = stack.enter_context(contextlib.closing(DiskStore(temporary, size)))
+        log.warning("%s: %.1f GB are converted, once, into %s", entry.name, size / 1e9, entry)
         episodes = convert(store)
         episodes = dataclasses.replace(episodes, scan=scan(episodes))
         with refusals(entry.parent, size):
