@@ -72,5 +72,7 @@ def attempt(
         "left a run folder": code == REFUSED and (folder / "new").exists(),
         f"used {grown >> 20} MiB": grown > most_bytes,
     }
-    found = ", ".join(fault for fault, is_one in faults.items() if is_one)
-    return code, f"{found}\n{stderr[-3000:]}" if found else ""
+    found = [fault for fault, is_one in faults.items() if is_one]
+    if not found:
+        return code, ""
+    return code, f"{', '.join(found)}\n{stderr[-3000:]}"

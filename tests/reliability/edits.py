@@ -10,6 +10,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -29,7 +30,6 @@ ODD = (
     "..", "os:system", "\u0000", "\ud800", "9" * 400, [], {}, [[]], [1, "a"], {"a": {}}, "Pendulum-v1", "CartPole-v1",
 )  # fmt: skip
 ODD_ATTRIBUTES = (*ODD[1:], b"\xff\xfe", "x" * 5000, np.zeros(3), h5py.Empty("f4"), "Nothing-v0", "FrozenLake-v1")
-CASTS = ("f2", "f4", "f8", "i1", "i8", "u1", "u8", "?", "S3", ">f4", ">i8")
 
 
 def sign(checkpoint: Path) -> None:
@@ -58,13 +58,14 @@ def mutate_bytes(rng: Random, path: Path) -> None:
 
 def read_tree(path: Path) -> Any:
     """Read a JSON or YAML file."""
-    text = path.read_text()
-    return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    parse = json.loads if path.suffix == ".json" else yaml.safe_load
+    return parse(path.read_text())
 
 
 def write_tree(path: Path, tree: Any) -> None:
     """Write a JSON or YAML file."""
-    path.write_text(json.dumps(tree) if path.suffix == ".json" else yaml.safe_dump(tree, sort_keys=False))
+    dump = json.dumps if path.suffix == ".json" else yaml.safe_dump
+    path.write_text(dump(tree))
     if path.name == STATE:
         sign(path.parent)
 
@@ -127,10 +128,11 @@ SHAPES: dict[str, Change] = {
     "transposed": lambda x: x.T,
     "missing": lambda x: None,
 }
+CASTS: dict[str, Change] = {dtype: partial(np.asarray, dtype=dtype) for dtype in ("f2", "i1", "?", "c8")}
 TYPES: dict[str, Change] = {  # that no recording has
     "text": lambda x: np.full(len(x), "left", h5py.string_dtype()),
     "bytes": lambda x: np.full(x.shape, b"12"),
-    "complex": lambda x: x.astype("c8"),
+    "complex": CASTS["c8"],
     "records": lambda x: np.zeros(x.shape, [("a", "f4"), ("b", "i4")]),
     "lists": _lists,
 }
@@ -161,7 +163,9 @@ def arrays_of(path: Path) -> Iterator[MutableMapping[str, Any]]:
         sign(path.parent)
 
 
-def change_array(rng: Random, path: Path, change: Change, names: Iterable[str], unread: tuple[str, ...] = ()) -> None:
+def change_array(
+    rng: Random, path: Path, change: Change, names: Iterable[str] = (), unread: tuple[str, ...] = ()
+) -> None:
     """Change one of the arrays ``names`` that ``change`` has an effect on.
 
     No names: all but those that begin with ``unread``.
@@ -182,33 +186,23 @@ def change_array(rng: Random, path: Path, change: Change, names: Iterable[str], 
 
 
 def mutate_arrays(rng: Random, path: Path) -> None:
-    """Change values, types, shapes, names, links and attributes of an HDF5 file."""
+    """Change values, types, shapes, names and attributes of an HDF5 file."""
     with h5py.File(path, "a") as file, np.errstate(all="ignore"):
         for _ in range(rng.choice((1, 1, 2, 3))):
+            items = datasets_of(file)
+            name = rng.choice(items).name
+            poked = poke(rng, rng.choice((np.nan, np.inf, -np.inf, 1e30, -1.0, 0.0, 3.0, 1e5)))
+            dtype = rng.choice(("f2", "f4", "f8", "i1", "i8", "u1", "u8", "?", "S3", ">f4", ">i8"))
+            change = rng.choice((*SHAPES.values(), *TYPES.values(), poked, poked, partial(np.asarray, dtype=dtype)))
             with contextlib.suppress(Exception):  # numbers that cannot be cast, a name that is below itself
-                items = datasets_of(file)
-                _mutate_array(rng, file, rng.choice(items).name, rng.choice(items)[()])
-
-
-def _mutate_array(rng: Random, file: h5py.File, name: str, others: np.ndarray) -> None:
-    edit = rng.randrange(8)
-    if edit == 0:
-        target = rng.choice((file, file[name], file[name].parent))
-        target.attrs[rng.choice(("env", "episode", "total_steps", "id", "seed", "shape"))] = rng.choice(ODD_ATTRIBUTES)
-    elif edit == 1:
-        file.move(name, rng.choice((f"{name}_", "final_observations", "next_observations", "timeouts", "infos/x")))
-    else:
-        poked = poke(rng, rng.choice((np.nan, np.inf, -np.inf, 1e30, -1.0, 0.0, 3.0, 1e5)))
-        dtype = rng.choice(CASTS)
-        more: tuple[Change, ...] = (
-            poked,
-            poked,
-            np.zeros_like,
-            np.ones_like,
-            lambda x: others,
-            lambda x: x.astype(dtype),
-        )
-        values = rng.choice((*SHAPES.values(), *TYPES.values(), *more))(file[name][()])
-        del file[name]
-        if values is not None:
-            file[name] = values
+                edit = rng.randrange(8)
+                if edit == 0:
+                    key = rng.choice(("env", "episode", "total_steps", "id", "seed", "shape"))
+                    rng.choice((file, file[name], file[name].parent)).attrs[key] = rng.choice(ODD_ATTRIBUTES)
+                elif edit == 1:
+                    file.move(name, rng.choice((f"{name}_", "final_observations", "timeouts", "infos/x")))
+                else:
+                    values = change(rng.choice((file[name], file[name], rng.choice(items)))[()])
+                    del file[name]
+                    if values is not None:
+                        file[name] = values

@@ -16,14 +16,13 @@ import h5py
 
 from tests.reliability import victims
 from tests.reliability.cases import CANARY, Case
-from tests.reliability.damage import other_content
+from tests.reliability.damage import CHECKPOINTS, other_bytes
 from tests.reliability.edits import read_tree, set_value, write_tree
 from unroll.agents.common.checkpoint import TENSORS
 
 CODE = ("os:mkdir", "os:system", "subprocess:call", "builtins:eval", "posix:system", "runpy:run_path", "shutil:rmtree")
-HUGE = (10**9, 10**12, 10**18, 10**30)
 WRONG = ("many", [], {}, None, -1, 1.5, True, [[1]], {"a": 1}, "\ud800", 1e308)
-DATA = (*victims.RECORDINGS, victims.MINARI_DATA)
+ARRAYS = {"own.hdf5": "observations", "foreign.hdf5": "actions", victims.MINARI_DATA: "episode_0/rewards"}
 
 # Where a file names code, where it gives a size, and which values of a checkpoint must mean something.
 NAMES = {
@@ -72,45 +71,40 @@ def other_value(path: str, keys: str, value: Any) -> Case:
 def evil_entry_point(rng: Random) -> Case:
     """Name code where an environment or a backbone is named."""
     code = rng.choice(CODE)
-    form = rng.choice(("value", "value", "attribute", "minari"))
-    if form == "value":
+    if rng.random() < 0.5:
         return other_value(*draw_keys(rng, NAMES), code)
-    if form == "attribute":
-        return Case(rng.choice(victims.RECORDINGS), f"env is {code}", lambda file: set_env(file, code))
 
+    def infect_recording(file: Path) -> None:
+        with h5py.File(file, "a") as recording:
+            recording.attrs["env"] = code
+
+    if rng.random() < 0.5:
+        return Case(rng.choice(victims.RECORDINGS), f"env is {code}", infect_recording)
     entry = {"entry_point": code, "kwargs": {"path": CANARY}}
     known = {"id": "Pendulum-v1", "entry_point": None}
     wrapped = known | {"additional_wrappers": [{"name": "Evil", **entry}]}
     spec = rng.choice((known | entry, {"id": "Evil-v0", **entry}, known | {"id": code}, wrapped))
 
-    def infect(file: Path) -> None:
+    def infect_minari(file: Path) -> None:
         metadata = read_tree(file) | {"env_spec": json.dumps(spec)}
         if rng.random() < 0.3:  # Minari would make the environment to learn its spaces
             del metadata["observation_space"]
             del metadata["action_space"]
         write_tree(file, metadata)
 
-    return Case(victims.METADATA, f"env_spec is {spec}", infect)
-
-
-def set_env(path: Path, name: str) -> None:
-    with h5py.File(path, "a") as file:
-        file.attrs["env"] = name
+    return Case(victims.METADATA, f"env_spec is {spec}", infect_minari)
 
 
 def absurd_sizes(rng: Random) -> Case:
     """Declare a size that no machine has."""
-    huge = rng.choice(HUGE)
-    form = rng.choice(("value", "value", "array", "minari"))
-    if form == "value":
+    huge = rng.choice((10**9, 10**12, 10**18, 10**30))
+    if rng.random() < 0.5:
         path, keys = draw_keys(rng, SIZES)
         return other_value(path, keys, size_at(rng, path, keys, huge))
-    if form == "array":
-        path = rng.choice(DATA)
-        name = rng.choice(("observations", "actions", "rewards"))
-        where = f"episode_0/{name}" if path == victims.MINARI_DATA else name
+    if rng.random() < 0.5:
+        path = rng.choice(sorted(ARRAYS))
         how = rng.choice(sorted(DECLARED))
-        return Case(path, f"{how} of {name}", lambda file: declare(file, where, how))
+        return Case(path, how, lambda file: declare(file, ARRAYS[path], how))
     discrete = {"type": "Discrete", "dtype": "int64", "start": 0, "n": min(huge, 10**18)}
     box = {"type": "Box", "dtype": "float32", "shape": [min(huge, 10**12)], "low": 0.0, "high": 1.0}
     space = json.dumps(rng.choice((discrete, box)))
@@ -147,28 +141,24 @@ def bombs(rng: Random) -> Case:
     """Nest deeply, refer to references of references, use tags that make objects."""
     depth = rng.choice((2_000, 50_000, 400_000))
     nested = "[" * depth + "]" * depth
+    paths = rng.choice((victims.MANIFESTS, victims.STATES, (victims.METADATA,)))
+    texts = [nested, "[" * depth, '{"a":' * depth + "1" + "}" * depth, f'{{"a": {nested}}}']
     if rng.random() < 0.5:
-        text = rng.choice((nested, "[" * depth, '{"a":' * depth + "1" + "}" * depth, f'{{"a": {nested}}}'))
-        paths = rng.choice((victims.MANIFESTS, victims.STATES, victims.STATES, (victims.METADATA,)))
-        return other_content(rng, f"nested {depth}", text.encode(), paths)
-
-    # Nine references to nine references, eight times: 9⁹ values in a few hundred bytes.
-    aliases = "a: &a [x,x,x,x,x,x,x,x,x]\n"
-    for before, name in zip("abcdefgh", "bcdefghi", strict=True):
-        aliases += f"{name}: &{name} [{','.join([f'*{before}'] * 9)}]\n"
-    texts = {
-        "nested": f"backbone: {nested}",
-        "unclosed": f"backbone: {'[' * depth}",
-        "nested maps": f"backbone: {'{a: ' * depth}1{'}' * depth}",
-        "aliases": f"{aliases}backbone: {{options: {{expansion: *i}}}}\n",
-        "merged aliases": "backbone: &a {options: {b: &b [*a, *a]}}\n",
-        "call": f"steps: !!python/object/apply:os.mkdir [{CANARY}]",
-        "name": "steps: !!python/name:os.system",
-        "binary": "steps: !!binary x",
-        "long": f"experiment: {'x' * 30_000_000}",
-    }
-    kind = rng.choice(sorted(texts))
-    return other_content(rng, kind, texts[kind].encode(), victims.CONFIGS + victims.SAVED_CONFIGS)
+        # Nine references to nine references, eight times: 9⁹ values in a few hundred bytes.
+        aliases = "a: &a [x,x,x,x,x,x,x,x,x]\n"
+        for before, name in zip("abcdefgh", "bcdefghi", strict=True):
+            aliases += f"{name}: &{name} [{','.join([f'*{before}'] * 9)}]\n"
+        paths = victims.CONFIGS + victims.SAVED_CONFIGS
+        texts = [f"backbone: {text}" for text in texts] + [
+            f"{aliases}backbone: {{options: {{expansion: *i}}}}\n",
+            "backbone: &a {options: {b: &b [*a, *a]}}\n",
+            f"steps: !!python/object/apply:os.mkdir [{CANARY}]",
+            "steps: !!python/name:os.system",
+            "steps: !!binary x",
+            f"experiment: {'x' * 30_000_000}",
+        ]
+    text = rng.choice(texts).encode()
+    return other_bytes(rng, lambda rng, file: text, paths)
 
 
 SOURCES = (
@@ -186,15 +176,11 @@ def ways_out(rng: Random) -> Case:
     if how == "experiment":
         return other_value(rng.choice(victims.CONFIGS), how, rng.choice(("../x", "a/../../x", "/tmp/x", "a/..")))
     if how == "link":
-        paths = victims.TENSOR_FILES + victims.STATES + victims.MANIFESTS
-        return Case(rng.choice(paths), "a link to outside", link_outside)
+        return Case(rng.choice(CHECKPOINTS), "a link to outside", link_outside)
     if how == "manifest":
-        name = rng.choice(("../../../../etc/passwd", "/etc/passwd", f"../{TENSORS}", "more.bin"))
-        instead = rng.random() < 0.5
-        return Case(rng.choice(victims.MANIFESTS), f"names {name}", lambda file: mention(file, name, instead))
-    path = rng.choice(DATA)
-    where = "episode_0/observations" if path == victims.MINARI_DATA else "observations"
-    return Case(path, f"{how} data", lambda file: place_outside(file, where, how))
+        return Case(rng.choice(victims.MANIFESTS), "names another file", lambda file: mention_outside(rng, file))
+    path = rng.choice(sorted(ARRAYS))
+    return Case(path, f"{how} data", lambda file: place_outside(file, ARRAYS[path], how))
 
 
 def link_outside(path: Path) -> None:
@@ -204,10 +190,11 @@ def link_outside(path: Path) -> None:
     path.symlink_to(elsewhere)
 
 
-def mention(path: Path, name: str, instead: bool) -> None:
+def mention_outside(rng: Random, path: Path) -> None:
     """Let a manifest name another file, beside or instead of one of the checkpoint's own."""
+    name = rng.choice(("../../../../etc/passwd", "/etc/passwd", f"../{TENSORS}", "more.bin"))
     manifest = read_tree(path)
-    manifest[name] = manifest.pop(TENSORS) if instead else manifest[TENSORS]
+    manifest[name] = rng.choice((manifest.pop, manifest.get))(TENSORS)
     write_tree(path, manifest)
 
 
@@ -232,9 +219,9 @@ def place_outside(path: Path, name: str, how: str) -> None:
 
 def nonsense(rng: Random) -> Case:
     """Put a value of another type into a state.json whose manifest agrees with it."""
-    wrong = rng.choice(WRONG)
     path, keys = draw_keys(rng, MEANINGS)
-    return other_value(path, keys, [[1]] if may_be(keys.split(".")[-1], wrong) else wrong)
+    wrong = rng.choice([value for value in WRONG if not may_be(keys.split(".")[-1], value)])
+    return other_value(path, keys, wrong)
 
 
 def may_be(key: str, value: Any) -> bool:

@@ -37,9 +37,12 @@ RUNS = {
     "PPO, Hopper-v5, normalised": f"{PPO} --env Hopper-v5 --normalize_observation true --normalize_reward true "
     "--schedule linear --backbone.name gru --use_sde true --evaluation.every 4096",
 }
-KILLED, TERMINATED, IN_A_WRITE, RESUMED, IDENTICAL, SLOWEST = COLUMNS = (
-    *("kill -9", "SIGTERM", "inside of a write", "runs resumed to the end", "identical", "slowest SIGTERM, s"),
-)
+KILLED = "kill -9"
+TERMINATED = "SIGTERM"
+IN_A_WRITE = "inside of a write"
+RESUMED = "runs resumed to the end"
+IDENTICAL = "identical"
+SLOWEST = "slowest SIGTERM, s"
 KILLS_OF_A_RUN = 6
 STOPPED = (128 + signal.SIGTERM, -signal.SIGTERM)  # the second: before it has begun to learn
 
@@ -51,7 +54,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--output", type=Path, help="where the runs are left; default: a temporary folder")
     options = parser.parse_args(arguments)
     chance = random.Random(options.seed)
-    counts: dict[str, Counter[str]] = {name: Counter() for name in RUNS}
+    counts: dict[str, Counter[Any]] = {name: Counter() for name in RUNS}
     with tempfile.TemporaryDirectory() as temporary:
         output = options.output or Path(temporary)
         wholes = {name: output / f"whole{i}" for i, name in enumerate(RUNS)}
@@ -59,7 +62,8 @@ def main(arguments: list[str]) -> int:
             start(name, folder).wait()
 
         # Always the run that has had the fewest kills.
-        while (done := sum(map(kills, counts.values()))) < options.kills:
+        done = 0
+        while done < options.kills:
             name = min(RUNS, key=lambda name: kills(counts[name]))
             count = counts[name]
             folder = output / f"killed{count[RESUMED]}-{wholes[name].name}"
@@ -69,15 +73,18 @@ def main(arguments: list[str]) -> int:
             count[IDENTICAL] += not differences
             same = f"{count[IDENTICAL]} of {count[RESUMED]} identical"
             print(f"{name}: {kills(count)} kills, {same}", *differences, flush=True)
+            done = sum(kills(count) for count in counts.values())
 
+    columns = (KILLED, TERMINATED, IN_A_WRITE, RESUMED, IDENTICAL)
     rows = []
     for name, count in counts.items():
-        rows.append([name, *[str(count[column]) for column in COLUMNS[:-1]], f"{count[SLOWEST]:.1f}"])
-    print(f"\n{done} kills, seed {options.seed}; {machine()}\n\n{markdown_table(['run', *COLUMNS], rows)}")
+        rows.append([name, *[str(count[column]) for column in columns], f"{count[SLOWEST]:.1f}"])
+    table = markdown_table(["run", *columns, SLOWEST], rows)
+    print(f"\n{done} kills, seed {options.seed}; {machine()}\n\n{table}")
     return int(any(count[IDENTICAL] < count[RESUMED] for count in counts.values()))
 
 
-def kills(count: Counter[str]) -> int:
+def kills(count: Counter[Any]) -> int:
     return count[KILLED] + count[TERMINATED]
 
 

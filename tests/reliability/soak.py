@@ -45,44 +45,19 @@ class Run:
     process: subprocess.Popen
     samples: dict[str, list[float]] = dataclasses.field(default_factory=lambda: {name: [] for name in FIGURES})
 
-    def check_runs(self) -> None:
-        """Raise RuntimeError if the process has ended."""
-        if self.process.poll() is not None:
-            raise RuntimeError(f"{self.name} ended with exit code {self.process.returncode}")
-
     def sample(self) -> None:
-        """Count once."""
         proc = Path("/proc", str(self.process.pid))
-        status = (proc / "status").read_text()
+        status = dict(re.findall(r"^(\w+):\s+(\d+)", (proc / "status").read_text(), re.MULTILINE))
         # Resident memory, not the proportional share (PSS), which falls when another process loads the same libraries.
-        self.samples["memory_mb"].append(_number("VmRSS", status) / 1024)
+        self.samples["memory_mb"].append(int(status["VmRSS"]) / 1024)
         self.samples["descriptors"].append(len(list((proc / "fd").iterdir())))
-        self.samples["threads"].append(_number("Threads", status))
+        self.samples["threads"].append(int(status["Threads"]))
         self.samples["files"].append(sum(len(files) for _, _, files in os.walk(self.folder)))
-
-    def stop(self) -> float:
-        """Send SIGTERM; the seconds until the process has ended.
-
-        Raises:
-            RuntimeError: it did not end as it should.
-        """
-        begin = time.monotonic()
-        self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(60)
-        if code != 128 + signal.SIGTERM:
-            raise RuntimeError(f"{self.name} ended with exit code {code} after SIGTERM")
-        return time.monotonic() - begin
-
-
-def _number(key: str, text: str) -> int:
-    match = re.search(rf"^{key}:\s+(\d+)", text, re.MULTILINE)
-    assert match
-    return int(match[1])
 
 
 def main(arguments: list[str]) -> int:
     """Soak; 1 where something grew, or a run ended by itself."""
-    parser = argparse.ArgumentParser("python -m tests.reliability soak", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.reliability soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30, help="that are counted")
     parser.add_argument("--warmup", type=float, default=3, help="minutes before, that are not")
     options = parser.parse_args(arguments)
@@ -97,7 +72,7 @@ def main(arguments: list[str]) -> int:
             watch(runs, 60 * options.warmup, 60 * options.minutes)
             for run in runs:
                 lines += rows(run)
-                print(f"{run.name}: {len(run.samples['files'])} samples, ended {run.stop():.1f} s after SIGTERM")
+                print(f"{run.name}: {len(run.samples['files'])} samples, ended {stop(run):.1f} s after SIGTERM")
         except RuntimeError as error:
             logs = [run.folder.with_suffix(".log").read_text()[-2000:] for run in runs]
             print(*logs, error, sep="\n", file=sys.stderr)
@@ -111,8 +86,7 @@ def start(name: str, folder: Path) -> Run:
     flags = f"{AGENTS[name]} --steps 1000000000 --threads 1 --device cpu".split()
     with folder.with_suffix(".log").open("w") as log:
         command = [sys.executable, "train.py", *flags, "--run_dir", str(folder)]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
-    return Run(name, folder, process)
+        return Run(name, folder, subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT))
 
 
 def watch(runs: Sequence[Run], warmup: float, seconds: float, interval: float = 1.0) -> None:
@@ -124,10 +98,25 @@ def watch(runs: Sequence[Run], warmup: float, seconds: float, interval: float = 
     begin = time.monotonic() + warmup
     while time.monotonic() < begin + seconds:
         for run in runs:
-            run.check_runs()
+            if run.process.poll() is not None:
+                raise RuntimeError(f"{run.name} ended with exit code {run.process.returncode}")
             if time.monotonic() >= begin:
                 run.sample()
         time.sleep(interval)
+
+
+def stop(run: Run) -> float:
+    """Send SIGTERM; the seconds until the process has ended.
+
+    Raises:
+        RuntimeError: it did not end as it should.
+    """
+    begin = time.monotonic()
+    run.process.send_signal(signal.SIGTERM)
+    code = run.process.wait(60)
+    if code != 128 + signal.SIGTERM:
+        raise RuntimeError(f"{run.name} ended with exit code {code} after SIGTERM")
+    return time.monotonic() - begin
 
 
 def rows(run: Run) -> list[list[str]]:

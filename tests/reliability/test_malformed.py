@@ -1,7 +1,7 @@
-"""A sample of the damaged inputs that ``python -m tests.reliability malformed`` makes by the hundred, and of its
-fuzz: each in a child of a process of its own, because a process with threads cannot be forked."""
+"""Damaged inputs: a sample of those that ``python -m tests.reliability malformed`` and ``fuzz`` make, and others."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,16 +25,30 @@ from unroll.policies.backbones import BACKBONES, make_backbone
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_sample_of_damaged_inputs_is_refused_in_one_line_each():
-    command = [sys.executable, "-m", "tests.reliability", "malformed", "--cases", "15", "--seed", "1", "--quick"]
+def reliability(*arguments):
+    """Run a command in a process of its own, because a process with threads cannot be forked."""
+    command = [sys.executable, "-m", "tests.reliability", *arguments]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "| **all** | **15** | **15** |" in ended.stdout
+    return ended.stdout
+
+
+def test_a_sample_of_damaged_inputs_is_refused_in_one_line_each():
+    numbers = map(str, range(1, 1 + len(KINDS)))
+    assert "| **all** | **15** | **15** |" in reliability("malformed", "--seed", "1", "--only", *numbers)
+
+
+def test_a_sample_of_mutated_inputs_is_refused_or_whole(tmp_path):
+    printed = reliability("fuzz", "--minutes", "0.05", "--keep", str(tmp_path))
+    assert re.search(r"\| \*\*all\*\* \| \d+ \| \d+ \| \d+ \| 0 \|", printed)
 
 
 def test_a_case_depends_on_its_number_and_seed_alone():
-    assert [draw(n, 0)[1].what for n in range(30)] == [draw(n, 0)[1].what for n in range(30)]
-    assert [draw(n, 0)[0] for n in range(len(KINDS))] == list(KINDS)
+    cases = [draw(KINDS, n, 0) for n in range(30)]
+    for n, (kind, case) in enumerate(cases):
+        again = draw(KINDS, n, 0)[1]
+        assert (again.path, again.what) == (case.path, case.what)
+        assert kind == list(KINDS)[n % len(KINDS)]
 
 
 def test_a_flipped_bit_anywhere_in_a_recording_of_ours_is_refused_or_changes_nothing(make_episodes, tmp_path):

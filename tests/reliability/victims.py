@@ -35,7 +35,7 @@ RECORDINGS = ("own.hdf5", "foreign.hdf5")
 MINARI = "minari:unit/pendulum-v0"
 MINARI_DATA = "minari_datasets_path/unit/pendulum-v0/data/main_data.hdf5"
 METADATA = "minari_datasets_path/unit/pendulum-v0/data/metadata.json"
-CACHE = ("entry/meta.json", *(f"entry/{name}.npy" for name in (*cache.ARRAYS, "low", "high")))
+CACHE = (*(f"entry/{name}.npy" for name in (*cache.ARRAYS, "low", "high")), *["entry/meta.json"] * 9)  # as often
 
 SMALL = "--backbone.d_model 8 --backbone.n_layers 1 --evaluation.episodes 1 --device cpu"
 FLAGS = {
