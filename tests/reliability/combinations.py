@@ -123,7 +123,7 @@ def draw_options(choices: str, chance: random.Random, prefix: str = "") -> dict[
 
 
 def check(flags: list[str]) -> str:
-    """Train, stop, resume, evaluate and export; one of OUTCOMES.
+    """Train, stop, resume, evaluate and export, and return one of OUTCOMES.
 
     Raises:
         Broken: something was not as promised.
@@ -162,7 +162,7 @@ def expect(kept: bool, what: str) -> None:
 
 
 def run(command: Callable[[list[str]], int], arguments: list[str]) -> tuple[Any, str, str]:
-    """Run a command in this process; its exit code, output and errors."""
+    """Run a command in this process and return its exit code, output and errors."""
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as errors:
         try:
             code: Any = command(arguments)
@@ -174,7 +174,7 @@ def run(command: Callable[[list[str]], int], arguments: list[str]) -> tuple[Any,
 
 
 def stopped_at(step: int) -> contextlib.AbstractContextManager[Any]:
-    """While this lasts, a run that comes to ``step`` is sent SIGTERM there, once."""
+    """Send SIGTERM, once, to a run that comes to ``step`` while this lasts."""
     on_step = StopOnSignal._on_step
 
     def on_step_after_signal(callback: StopOnSignal) -> bool:

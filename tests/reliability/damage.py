@@ -72,7 +72,7 @@ class Evil:
 
 
 def evil_pickle(rng: Random, file: Path) -> bytes:
-    """A pickle as pickle and torch.save write it."""
+    """Pickle an object that runs a command, as pickle and torch.save write it."""
     protocol = rng.choice((0, 2, 4, "torch", "torch, old"))
     if isinstance(protocol, int):
         return pickle.dumps({"state": Evil()}, protocol)
@@ -82,7 +82,6 @@ def evil_pickle(rng: Random, file: Path) -> bytes:
 
 
 def missing(rng: Random) -> Case:
-    """Remove a file."""
     case = Case(rng.choice(CHECKPOINTS + victims.SAVED_CONFIGS + victims.CONFIGS + DATASETS), "", Path.unlink)
     if case.path in victims.SAVED_CONFIGS:  # what is left is a checkpoint by itself, which can be evaluated
         case.readers = (victims.RESUME,)

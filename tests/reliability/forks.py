@@ -69,5 +69,5 @@ def _be_child(function: Callable[[], int | None], folder: Path, log: Path) -> No
 
 
 def _bytes(field: int) -> int:
-    """Bytes of this process that are mapped (field 0) or resident (field 1)."""
+    """Count the bytes of this process that are mapped (field 0) or resident (field 1)."""
     return resource.getpagesize() * int(Path("/proc/self/statm").read_text().split()[field])

@@ -112,7 +112,7 @@ def absurd_sizes(rng: Random) -> Case:
 
 
 def size_at(rng: Random, path: str, keys: str, huge: int) -> Any:
-    """The form that a huge size has at these keys."""
+    """Give a huge size the form that it has at these keys."""
     last = keys.split(".")[-1]
     if path in victims.STATES and last in ("d_model", "n_layers"):
         return rng.choice((huge, 30_000))  # the second: more than the file has tensors for, not more than memory
@@ -225,7 +225,7 @@ def nonsense(rng: Random) -> Case:
 
 
 def may_be(key: str, value: Any) -> bool:
-    """Whether the value is right there after all: an option left out, some environment, a number."""
+    """Tell whether the value is right there after all: an option left out, some environment, a number."""
     if value == "many":
         return key == "env"
     if isinstance(value, float):

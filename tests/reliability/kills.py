@@ -131,7 +131,7 @@ def compare(whole: Path, other: Path) -> list[str]:
 
 
 def outcome(run: Path) -> dict[str, Any]:
-    """What a finished run has come to, without times and speeds."""
+    """Read what a finished run has come to, without times and speeds."""
     checkpoint = latest_checkpoint(run)
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return {

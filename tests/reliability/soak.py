@@ -46,6 +46,7 @@ class Run:
     samples: dict[str, list[float]] = dataclasses.field(default_factory=lambda: {name: [] for name in FIGURES})
 
     def sample(self) -> None:
+        """Count once."""
         proc = Path("/proc", str(self.process.pid))
         status = dict(re.findall(r"^(\w+):\s+(\d+)", (proc / "status").read_text(), re.MULTILINE))
         # Resident memory, not the proportional share (PSS), which falls when another process loads the same libraries.
@@ -56,7 +57,7 @@ class Run:
 
 
 def main(arguments: list[str]) -> int:
-    """Soak; 1 where something grew, or a run ended by itself."""
+    """Soak. The exit code is 1 where something grew, or a run ended by itself."""
     parser = argparse.ArgumentParser(prog="python -m tests.reliability soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30, help="that are counted")
     parser.add_argument("--warmup", type=float, default=3, help="minutes before, that are not")
@@ -106,7 +107,7 @@ def watch(runs: Sequence[Run], warmup: float, seconds: float, interval: float = 
 
 
 def stop(run: Run) -> float:
-    """Send SIGTERM; the seconds until the process has ended.
+    """Send SIGTERM and return the seconds until the process has ended.
 
     Raises:
         RuntimeError: it did not end as it should.
@@ -120,7 +121,7 @@ def stop(run: Run) -> float:
 
 
 def rows(run: Run) -> list[list[str]]:
-    """The table's lines for one run."""
+    """Make the table's lines for one run."""
     lines = []
     for name, values in run.samples.items():
         shown = [f"{figure:.0f}" for figure in (min(values), statistics.median(values), max(values))]
@@ -130,7 +131,7 @@ def rows(run: Run) -> list[list[str]]:
 
 
 def grows(name: str, samples: Sequence[float]) -> bool:
-    """Whether memory is not flat, descriptors or threads became more at all, or there are more files than are kept."""
+    """Tell whether memory is not flat, a descriptor or a thread stays on, or there are more files than are kept."""
     if name == "files":  # the best checkpoint may come late, and is kept then
         return _ends(samples)[1] > FILES_LIMIT
     if name == "memory_mb":
@@ -139,7 +140,7 @@ def grows(name: str, samples: Sequence[float]) -> bool:
 
 
 def drift(samples: Sequence[float]) -> float:
-    """Per cent by which the median of the last tenth lies above that of the first.
+    """Give the per cent by which the median of the last tenth lies above that of the first.
 
     A count that rises for a moment, with an evaluation or a checkpoint, and comes back is no drift.
     """
@@ -148,6 +149,6 @@ def drift(samples: Sequence[float]) -> float:
 
 
 def _ends(samples: Sequence[float]) -> tuple[float, float]:
-    """The medians of the first and of the last tenth."""
+    """Give the medians of the first and of the last tenth."""
     tenth = max(1, len(samples) // 10)
     return statistics.median(samples[:tenth]), statistics.median(samples[-tenth:])

@@ -55,7 +55,7 @@ EVALUATE, RESUME, RECORD, CONFIG, DATASET = READERS
 
 
 def reading(path: str) -> tuple[tuple[str, ...], str, str]:
-    """Who reads a file, what the reader is given, and how it calls the file."""
+    """Say who reads a file, what the reader is given, and what it calls the file."""
     if path in SAVED_CONFIGS:
         return (EVALUATE, RESUME), path.split("/")[0], "config.yaml"
     if path.startswith(RUNS):
