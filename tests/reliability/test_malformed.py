@@ -14,9 +14,11 @@ import torch
 from fake_runs import fake_run
 from tests.reliability.malformed import KINDS, draw
 from toy import toy_episodes
-from unroll.agents import DecisionAgent, RecurrentPPO
+from unroll.agents import DecisionAgent, RecurrentPPO, schemas
 from unroll.agents.common.logs import JsonLines
 from unroll.agents.evaluation.scoring import read_evaluation
+from unroll.configs import load_config
+from unroll.configs.loading import read_config
 from unroll.envs import load_episodes, make_vec_env
 from unroll.envs.datasets.recording import write_hdf5
 from unroll.errors import BackboneError, DatasetError, TrainingError
@@ -90,6 +92,18 @@ def test_sizes_that_nothing_has_are_refused_before_they_are_built(name):
     for sizes in (dict(d_model=10**9), dict(n_layers=10**9), dict(memory_span=1e30)):
         with pytest.raises(BackboneError, match=f"backbone {name}.*(d_model|n_layers|memory_span)"):
             make_backbone(name, **sizes)
+
+
+@pytest.mark.parametrize("text", ["9" * 400, "'" + "9" * 400 + "'"])
+def test_a_whole_number_that_no_float_holds_is_refused_in_one_line(text, tmp_path, capsys):
+    path = tmp_path / "config.yaml"
+    path.write_text(f"learning_rate: {text}\n")
+    with pytest.raises(SystemExit, match="2"):
+        load_config(["--config", str(path)], schemas())
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    with pytest.raises(SystemExit, match="2"):
+        read_config({"max_grad_norm": 10**400}, schemas(), "state.json")
+    assert capsys.readouterr().err.startswith("state.json: a number is too large")
 
 
 def test_an_agent_that_no_memory_holds_is_refused_before_it_is_built():
