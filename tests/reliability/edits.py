@@ -125,7 +125,7 @@ SHAPES: dict[str, Change] = {
     "wider": lambda x: np.stack([x, x], -1),
     "empty": lambda x: x[:0],
     "a number": lambda x: x.reshape(-1)[0],
-    "transposed": lambda x: x.T,
+    "transposed": lambda x: x.reshape(x.shape[::-1]),
     "missing": lambda x: None,
 }
 CASTS: dict[str, Change] = {dtype: partial(np.asarray, dtype=dtype) for dtype in ("f2", "i1", "?", "c8")}

@@ -55,7 +55,7 @@ def _be_child(function: Callable[[], int | None], folder: Path, log: Path) -> No
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 2)
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
-        sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
 
         limit = _bytes(0) + ADDRESS_SPACE
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

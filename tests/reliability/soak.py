@@ -102,7 +102,8 @@ def watch(runs: Sequence[Run], warmup: float, seconds: float, interval: float = 
             if run.process.poll() is not None:
                 raise RuntimeError(f"{run.name} ended with exit code {run.process.returncode}")
             if time.monotonic() >= begin:
-                run.sample()
+                with contextlib.suppress(KeyError, OSError):  # it ends right now, which the next look tells
+                    run.sample()
         time.sleep(interval)
 
 
