@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
@@ -53,6 +54,22 @@ class Parser(ArgumentParser):
             return None
         keys = [flag.removeprefix("--") for flag in flags]
         return f"no key {word!r} in a config{self.hint(f'--{word}') or suggest(word, keys)}"
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        with self._refusing_overflow():
+            return super().parse_args(*args, **kwargs)
+
+    def parse_object(self, *args: Any, **kwargs: Any) -> Any:
+        with self._refusing_overflow():
+            return super().parse_object(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _refusing_overflow(self) -> Iterator[None]:
+        """Make an error of a whole number that is larger than any float, which jsonargparse lets pass as it is."""
+        try:
+            yield
+        except OverflowError as error:
+            self.error(f"a number is too large ({error})")
 
     def flags(self) -> list[str]:
         """List the flags of this parser."""

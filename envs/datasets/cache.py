@@ -149,12 +149,12 @@ def _convert_large(convert: Callable[[Store], Episodes], size: int, entry: Path)
 
 def _write_large(convert: Callable[[Store], Episodes], size: int, entry: Path) -> None:
     """Convert straight into the files of an entry, which appears only when it is whole."""
-    log.warning("%s: %.1f GB are converted, once, into %s", entry.name, size / 1e9, entry)
     temporary = entry.with_name(f".{entry.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, temporary, ignore_errors=True)
         store = stack.enter_context(contextlib.closing(DiskStore(temporary, size)))
+        log.warning("%s: %.1f GB are converted, once, into %s", entry.name, size / 1e9, entry)
         episodes = convert(store)
         episodes = dataclasses.replace(episodes, known_statistics=episodes.statistics())
         with refusals(entry.parent, size):

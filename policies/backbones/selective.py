@@ -17,7 +17,7 @@ from unroll.policies.backbones.kernels import choose_body
 from unroll.policies.backbones.kernels import selective as operators
 from unroll.policies.backbones.scan import check_shapes, linear_scan
 
-# Rows times channels from which CUDA's kernel is the faster one. It computes a step after the other: on an H100 it takes
+# Rows times channels from which CUDA's kernel is the faster one. It computes one step after the other: an H100 takes
 # 1.8 µs a step, forward and backward, where PyTorch takes 1 ns for each channel of each row.
 NARROWEST = 1800
 

@@ -1,7 +1,7 @@
-"""A sample of the damaged inputs that ``python -m benchmarks.reliability malformed`` makes by the hundred, and of its
-fuzz: each in a child of a process of its own, because a process with threads cannot be forked."""
+"""Damaged inputs: a sample of those that ``python -m tests.reliability malformed`` and ``fuzz`` make, and others."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,30 +11,46 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.reliability.malformed import KINDS, draw
 from fake_runs import fake_run
+from tests.reliability.malformed import KINDS, draw
 from toy import toy_episodes
-from unroll.agents import DecisionAgent, RecurrentPPO
+from unroll.agents import DecisionAgent, RecurrentPPO, schemas
 from unroll.agents.common.logs import JsonLines
 from unroll.agents.evaluation.scoring import read_evaluation
+from unroll.configs import load_config
+from unroll.configs.loading import read_config
 from unroll.envs import load_episodes, make_vec_env
 from unroll.envs.datasets.recording import write_hdf5
 from unroll.errors import BackboneError, DatasetError, TrainingError
 from unroll.policies.backbones import BACKBONES, make_backbone
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
+
+
+def reliability(*arguments):
+    """Run a command in a process of its own, because a process with threads cannot be forked."""
+    command = [sys.executable, "-m", "tests.reliability", *arguments]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
 
 
 def test_a_sample_of_damaged_inputs_is_refused_in_one_line_each():
-    command = [sys.executable, "-m", "benchmarks.reliability", "malformed", "--cases", "15", "--seed", "1", "--quick"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "| **all** | **15** | **15** |" in ended.stdout
+    numbers = map(str, range(1, 1 + len(KINDS)))
+    assert "| **all** | **15** | **15** |" in reliability("malformed", "--seed", "1", "--only", *numbers)
+
+
+def test_a_sample_of_mutated_inputs_is_refused_or_whole(tmp_path):
+    printed = reliability("fuzz", "--minutes", "0.05", "--keep", str(tmp_path))
+    assert re.search(r"\| \*\*all\*\* \| \d+ \| \d+ \| \d+ \| 0 \|", printed)
 
 
 def test_a_case_depends_on_its_number_and_seed_alone():
-    assert [draw(n, 0)[1].what for n in range(30)] == [draw(n, 0)[1].what for n in range(30)]
-    assert [draw(n, 0)[0] for n in range(len(KINDS))] == list(KINDS)
+    cases = [draw(KINDS, n, 0) for n in range(30)]
+    for n, (kind, case) in enumerate(cases):
+        again = draw(KINDS, n, 0)[1]
+        assert (again.path, again.what) == (case.path, case.what)
+        assert kind == list(KINDS)[n % len(KINDS)]
 
 
 def test_a_flipped_bit_anywhere_in_a_recording_of_ours_is_refused_or_changes_nothing(make_episodes, tmp_path):
@@ -76,6 +92,18 @@ def test_sizes_that_nothing_has_are_refused_before_they_are_built(name):
     for sizes in (dict(d_model=10**9), dict(n_layers=10**9), dict(memory_span=1e30)):
         with pytest.raises(BackboneError, match=f"backbone {name}.*(d_model|n_layers|memory_span)"):
             make_backbone(name, **sizes)
+
+
+@pytest.mark.parametrize("text", ["9" * 400, "'" + "9" * 400 + "'"])
+def test_a_whole_number_that_no_float_holds_is_refused_in_one_line(text, tmp_path, capsys):
+    path = tmp_path / "config.yaml"
+    path.write_text(f"learning_rate: {text}\n")
+    with pytest.raises(SystemExit, match="2"):
+        load_config(["--config", str(path)], schemas())
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    with pytest.raises(SystemExit, match="2"):
+        read_config({"max_grad_norm": 10**400}, schemas(), "state.json")
+    assert capsys.readouterr().err.startswith("state.json: a number is too large")
 
 
 def test_an_agent_that_no_memory_holds_is_refused_before_it_is_built():

@@ -1,1 +1,0 @@
-"""What the project promises of its reliability, counted: python -m benchmarks.reliability malformed | fuzz."""
