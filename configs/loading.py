@@ -18,7 +18,7 @@ from jsonargparse import Namespace
 
 from unroll.configs.fields import RunConfig
 from unroll.configs.parser import Parser
-from unroll.configs.strict_yaml import read_mapping
+from unroll.configs.strict_yaml import as_text, dump_yaml, read_mapping
 from unroll.files import write_whole
 
 Schemas = Mapping[str, type[RunConfig]]
@@ -175,7 +175,7 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def save_config(config: RunConfig, path: Path) -> None:
     """Write the config of a run, with a checksum that tells whether the file is whole."""
-    text = yaml.safe_dump(plain_config(config), sort_keys=False)
+    text = dump_yaml(plain_config(config))
     write_whole(path, f"{CHECKSUM}{_sha256(text.encode())}\n{text}")
 
 
@@ -202,7 +202,7 @@ def _build(parser: Parser, schema: type[RunConfig], source: list[str] | dict[str
     if isinstance(source, list):
         parsed = parser.parse_args(source)
     else:
-        parsed = parser.parse_object(source)
+        parsed = parser.parse_object(as_text(source))
     for fault in _null_faults(schema, parsed):
         parser.error(fault)
 
@@ -217,7 +217,7 @@ def _build(parser: Parser, schema: type[RunConfig], source: list[str] | dict[str
 
 
 def _make_plain(config: Any) -> None:
-    """Turn jsonargparse's checked numbers, which are subclasses of int and float, into Python's own.
+    """Turn what was read, whose numbers and texts are subclasses of int, float and str, into Python's own.
 
     With a subclass of float NumPy computes in float64, where a plain float takes the type of the array. A default that
     nobody set would then give other bits than the same value from a flag.
@@ -233,7 +233,9 @@ def _make_plain(config: Any) -> None:
 def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(part) for part in value]
-    for kind in (int, float):
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    for kind in (int, float, str):
         if isinstance(value, kind) and not isinstance(value, bool):
             return kind(value)
     return value

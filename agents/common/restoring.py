@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unroll.agents.common.checkpoint import load_optimizer, read_checkpoint
-from unroll.errors import CheckpointError, TrainingError, one_line
+from unroll.errors import CheckpointError, EnvError, TrainingError, one_line
 from unroll.policies.backbones.registry import misfit
 
 
@@ -34,7 +34,7 @@ def of_checkpoint(path: str | Path) -> Iterator[None]:
     """Turn whatever cannot be made of the contents of ``path`` into a CheckpointError, one line that names it."""
     try:
         yield
-    except CheckpointError:
+    except (CheckpointError, EnvError):  # an environment that is not imported says how to do that
         raise
     except TrainingError as error:  # memory that does not suffice
         raise TrainingError(f"{path}: {error}") from None

@@ -36,6 +36,23 @@ def test_flags_go_on_top_of_files_and_files_on_top_of_each_other(tmp_path):
     assert config.backbone.options == {"memory_span": 50}
 
 
+def test_what_is_meant_is_read_as_it_stands(tmp_path):
+    text = "experiment: 'None'\nevaluation: {env_kwargs: {map: '010', mode: none, rate: 0.5, steps: 0}}\nseed: 10\n"
+    (tmp_path / "a.yaml").write_text(text)
+    config = load_config(["--config", str(tmp_path / "a.yaml")], schemas())
+    assert (config.experiment, config.seed) == ("None", 10)
+    kwargs = {"map": "010", "mode": "none", "rate": 0.5, "steps": 0}
+    assert config.evaluation.env_kwargs == kwargs
+    assert type(config.evaluation.env_kwargs["map"]) is str
+
+    # through a run folder and a checkpoint too
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(["--config", str(tmp_path / "config.yaml")], schemas()) == config
+    assert read_config(plain_config(config), schemas(), "here") == config
+    flag = load_config(["--evaluation.env_kwargs", "{map: '010', n: 010e1}"], schemas()).evaluation.env_kwargs
+    assert flag == {"map": "010", "n": 100.0}
+
+
 def test_a_saved_config_repeats_the_run_under_a_new_folder(tmp_path):
     arguments = [
         "--steps",
@@ -121,6 +138,18 @@ MISTAKES = {
     "two agents": (["--agent", "ppo"], "agent: decision", "agent"),
     "an alias": ([], "backbone: {options: &a {expansion: 2}}\nevaluation: *a", "the alias *a"),
     "a bomb of aliases": ([], "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", "the alias *a"),
+    "a key twice": ([], "steps: 5\nseed: 1\nsteps: 7\n", "steps is there twice, in lines 1 and 3"),
+    "a section twice": ([], "backbone: {name: gru}\nseed: 1\nbackbone: {n_layers: 1}\n", "lines 1 and 3"),
+    "an inner key twice": ([], "backbone: {name: gru, name: lstm}", "name is there twice, in line 1"),
+    "a key by two names": (
+        [],
+        "backbone: {name: gru}\nbackbone.name: lstm",
+        "backbone.name is there twice, by this name",
+    ),
+    "an octal number": ([], "steps: 5\nseed: 010", "010 in line 2 can be read in two ways"),
+    "no octal number": ([], "seed: 08", "08 in line 1 can be read in two ways"),
+    "a sexagesimal number": ([], "steps: 1:30", "1:30 in line 1 can be read in two ways; write the number out"),
+    "Python's null": ([], "experiment: None", "None in line 1 can be read in two ways; null stands for nothing"),
     "deep nesting": ([], f"backbone: {'[' * 50}{']' * 50}", "nested more than 20 deep"),
     "nesting without an end": ([], f"backbone: {'[' * 5000}", "not the YAML of a config"),
     "another file": ([], "backbone: /etc/passwd", "backbone is '/etc/passwd', but it has keys of its own"),

@@ -207,6 +207,8 @@ class Run:
         self.console.print(f"run folder    {self.folder}\nwatch         tensorboard --logdir {watched}")
         if result is not None:
             again = f"{typed('evaluate')} {shlex.quote(str(self.folder))}{self._own('--backbone')}"
+            for name in self.algorithm.imports(self.config).values():
+                again += f" --env {name}"
             self.console.print(f"score again   {again}")
         return 0
 
