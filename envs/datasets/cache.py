@@ -46,7 +46,7 @@ from unroll.errors import one_line
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3  # part of every entry's name: entries of another format are not looked at
+FORMAT = 4  # part of every entry's name: entries of another format are not looked at
 
 # The fields of Episodes that are arrays, and those of them with a fixed type and number of axes.
 ARRAYS = ("observations", "actions", "rewards", "lengths", "terminated", "truncated", "final_observations")
@@ -201,7 +201,7 @@ def _write_rest(episodes: Episodes, folder: Path, written: Collection[str]) -> N
 
     for key in arrays.keys() - set(written):
         np.save(folder / f"{key}.npy", arrays[key], allow_pickle=False)
-    for key in (*TEXTS, "reference_returns"):
+    for key in (*TEXTS, "reference_returns", "remarks"):
         meta[key] = getattr(episodes, key)
     meta["checksums"] = {key: _checksum(values) for key, values in arrays.items()}
     meta["checksum"] = _meta_checksum(meta)
@@ -234,6 +234,9 @@ def _read(entry: Path) -> Episodes:
     if reference is not None:
         random, expert = map(float, reference)
         reference = (random, expert)
+    remarks = meta["remarks"]
+    if not isinstance(remarks, list) or not all(isinstance(remark, str) for remark in remarks):
+        raise ValueError("its remarks are no text")
 
     known = None
     if meta["faults"] is not None:
@@ -250,6 +253,7 @@ def _read(entry: Path) -> Episodes:
         action_space=space,
         reference_returns=reference,
         known_statistics=known,
+        remarks=tuple(remarks),
         **texts,
         **arrays,
     )

@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from unroll.envs.datasets.order import kept
 from unroll.envs.datasets.statistics import read
 from unroll.envs.datasets.store import machine_memory
 
@@ -16,16 +17,14 @@ MAX_DISCRETE = 1 << 16  # choices of a discrete space: more are refused
 def flatten(space: gym.Space, values: Any) -> np.ndarray:
     """Convert T values of `space` (arrays [T, …], dicts or tuples of such) to [T, width] float32.
 
-    A goal environment's dict is observation ⊕ desired_goal; other dicts are in the space's order,
-    which is sorted. Discrete values become one-hot, as in Gymnasium's own flattening.
+    A goal environment's dict is observation ⊕ desired_goal; other dicts are in the space's order
+    (see order.py). Discrete values become one-hot, as in Gymnasium's own flattening.
 
     Raises:
         ValueError: values that are not in their space, or a space of another kind.
     """
     if isinstance(space, gym.spaces.Dict):
-        goal = {"observation", "desired_goal"} <= set(space.spaces)
-        keys = ("observation", "desired_goal") if goal else tuple(space.spaces)
-        return np.concatenate([flatten(space[key], values[key]) for key in keys], axis=1)
+        return np.concatenate([flatten(space[key], values[key]) for key in kept(space.spaces)], axis=1)
     if isinstance(space, gym.spaces.Tuple):
         return np.concatenate([flatten(s, v) for s, v in zip(space.spaces, values, strict=True)], axis=1)
     if isinstance(space, gym.spaces.Discrete):

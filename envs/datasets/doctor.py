@@ -10,7 +10,7 @@ from rich.text import Text
 
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.reference import normalized_score
-from unroll.envs.datasets.registered import env_spaces, is_registered
+from unroll.envs.datasets.registered import is_registered, known_env
 from unroll.envs.datasets.statistics import read
 
 
@@ -20,6 +20,11 @@ def problems(episodes: Episodes) -> list[str]:
     if not found:  # otherwise no row can be trusted
         found = _bad_values(episodes) + _misfits(episodes)
     return found
+
+
+def remarks(episodes: Episodes) -> list[str]:
+    """List what a user should know of these episodes, one line each. It forbids nothing."""
+    return list(episodes.remarks)
 
 
 def _inconsistencies(episodes: Episodes) -> list[str]:
@@ -73,13 +78,14 @@ def _bad_values(episodes: Episodes) -> list[str]:
 
 def _misfits(episodes: Episodes) -> list[str]:
     """List where the data do not fit the environment that they name."""
-    width, expected = env_spaces(episodes.env_id)
-    if expected is None:
+    known = known_env(episodes.env_id, {})
+    if known is None:
         return []
 
     found = []
-    if width not in (None, episodes.observation_dim):
-        found.append(f"observations is {episodes.observation_dim} wide, {episodes.env_id}'s are {width}")
+    expected = known.action_space
+    if known.width not in (None, episodes.observation_dim):
+        found.append(f"observations is {episodes.observation_dim} wide, {episodes.env_id}'s are {known.width}")
 
     # Fewer choices than the environment's are fine: a recording need not show all of them.
     space = episodes.action_space
@@ -109,6 +115,8 @@ def print_report(episodes: Episodes, source: str, console: Console | None = None
     for label, value in facts.items():
         table.add_row(label, Text(value))
     console.print(table)
+    for remark in remarks(episodes):
+        console.print(Text(f"note: {remark}", style="yellow"), soft_wrap=True)
 
     verdict = Text("can be trained on: yes", style="green")
     if found:

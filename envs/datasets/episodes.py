@@ -40,6 +40,7 @@ class Episodes:
     reference_returns: tuple[float, float] | None = None  # mean return of a random and of an expert policy
     reference_name: str | None = None  # where these two numbers come from
     known_statistics: Statistics | None = None  # of these values, where they were computed before
+    remarks: tuple[str, ...] = ()  # how the loader read what can be read in several ways, a line each
 
     def __len__(self) -> int:
         return len(self.lengths)

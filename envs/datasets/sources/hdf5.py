@@ -22,7 +22,7 @@ from unroll.envs.datasets.cache import cached
 from unroll.envs.datasets.conversion import MAX_DISCRETE, as_float32, box_of, flatten
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.reference import reference_returns
-from unroll.envs.datasets.registered import env_spaces, is_env_id, step_limit
+from unroll.envs.datasets.registered import is_env_id, known_env, step_limit
 from unroll.envs.datasets.sources.checks import check_sizes
 from unroll.envs.datasets.statistics import blocks
 from unroll.envs.datasets.store import Store
@@ -59,12 +59,26 @@ def load_hdf5(path: str | Path, env_id: str | None = None) -> Episodes:
             convert=lambda store: _read(path, env_id, store),
             size=lambda: _size(path),
             min_seconds=1,
-            variant=env_id or "",
+            variant=_variant(path, env_id),
         )
     except DatasetError as error:
         raise DatasetError(f"{path}: {error}") from None
     except Exception as error:  # of a damaged file h5py makes anything from OSError to SystemError
         raise DatasetError(f"{path}: {_diagnosis(path)} ({one_line(error)})") from None
+
+
+def _variant(path: Path, env_id: str | None) -> str:
+    """Say what decides how the file is read: its environment, and whether that can be made here."""
+    with h5py.File(path, "r") as file:
+        env_id = _env_id(file, env_id)
+    return f"{env_id} {known_env(env_id, {})} {step_limit(env_id, {})}"
+
+
+def _env_id(file: h5py.File, env_id: str | None) -> str | None:
+    env_id = env_id or _text(file.attrs.get("env")) or None
+    if env_id and not is_env_id(env_id):
+        raise DatasetError(f"its attribute env is {env_id[:100]!r}, not the id of an environment")
+    return env_id
 
 
 def _size(path: Path) -> int:
@@ -77,9 +91,7 @@ def _size(path: Path) -> int:
 def _read(path: Path, env_id: str | None, store: Store) -> Episodes:
     """Convert the file, a block of rows at a time."""
     with h5py.File(path, "r") as file:
-        env_id = env_id or _text(file.attrs.get("env")) or None
-        if env_id and not is_env_id(env_id):
-            raise DatasetError(f"its attribute env is {env_id[:100]!r}, not the id of an environment")
+        env_id = _env_id(file, env_id)
         items = _find(file)
 
         # The last steps of the episodes.
@@ -195,7 +207,7 @@ def _guess_timeouts(terminals: np.ndarray, env_id: str | None, path: Path) -> np
     D4RL's oldest files have no timeouts.
     """
     timeouts = np.zeros(len(terminals), bool)
-    limit = step_limit(env_id)
+    limit = step_limit(env_id, {})
     if limit is None:
         log.warning("%s: no timeouts and no known step limit, so episodes end at terminals alone", path)
         return timeouts
@@ -227,10 +239,13 @@ def _observation_cast(item: h5py.Dataset, env_id: str | None) -> Cast:
     one-hot as well.
     """
     # One whole number per step may be a number of a state, or an observation of width 1.
-    if item.size == len(item) and item.dtype.kind in "iu":
-        width, _ = env_spaces(env_id)
-        if width and width > 1 and all(part.min() >= 0 and part.max() < width for part in _parts(item)):
-            return functools.partial(flatten, gym.spaces.Discrete(width))
+    known = known_env(env_id, {})
+    if item.size == len(item) and item.dtype.kind in "iu" and known is not None:
+        space = known.observation_space
+        if isinstance(space, gym.spaces.Discrete):
+            first = int(space.start)
+            if all(part.min() >= first and part.max() < first + space.n for part in _parts(item)):
+                return functools.partial(flatten, space)
     return _rows_cast
 
 
@@ -259,7 +274,8 @@ def _action_space(actions: np.ndarray, env_id: str | None) -> gym.spaces.Box | g
             raise DatasetError(f"discrete actions from {low} to {high} are outside of 0 to {MAX_DISCRETE}")
         return gym.spaces.Discrete(expected or high + 1)
 
-    _, box = env_spaces(env_id)
+    known = known_env(env_id, {})
+    box = known.action_space if known else None
     if isinstance(box, gym.spaces.Box) and box.shape == actions.shape[1:] and box.is_bounded():
         return gym.spaces.Box(box.low, box.high, dtype=np.float32)
     return box_of(actions)
@@ -267,7 +283,8 @@ def _action_space(actions: np.ndarray, env_id: str | None) -> gym.spaces.Box | g
 
 def _choices(env_id: str | None) -> int | None:
     """Return the number of discrete actions of an environment if they are counted from 0."""
-    _, space = env_spaces(env_id)
+    known = known_env(env_id, {})
+    space = known.action_space if known else None
     return int(space.n) if isinstance(space, gym.spaces.Discrete) and space.start == 0 else None
 
 
