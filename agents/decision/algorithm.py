@@ -75,6 +75,7 @@ class Decision(Algorithm):
             "agent": self.agent,
             "backbone": agent.policy.config["backbone"],
             "env": agent.task.get("env"),
+            "env_kwargs": agent.task.get("env_kwargs", {}),
             "wrappers": [],
             "action_space": actions,
             "first_action": actions["n"] if discrete else [0.0] * len(actions["low"]),

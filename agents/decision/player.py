@@ -23,21 +23,24 @@ def decision_player(
     """Put a decision agent in its environment; it has this memory from now on.
 
     It is asked for each of ``targets``, None: for its default ones. Without a return condition it is asked for nothing.
+    ``env_kwargs`` None: what the dataset says of its own environment.
 
     Raises:
-        EnvError: the environment does not exist, or does not show and take what the policy was trained on.
+        EnvError: the environment does not exist, or does not show and take what the policy was trained on, or the
+            dataset says more of it than can be taken from a file.
     """
     env_id = registered_id(env_name)
-    own = dict(env_kwargs or {})
     config = agent.policy.config
     task = agent.task
+    own = said_by_dataset(env_id, task) if env_kwargs is None else dict(env_kwargs)
     check_spaces(env_id, own, config)
     agent.policy.memory = memory  # type: ignore[assignment]
 
     asked: list[float | None] = [None]
     if config["condition"] == "return":
         asked = list(dict.fromkeys(default_targets(agent) if targets is None else targets))
-    known = env_id == task.get("env") and task.get("reference_returns")
+    same = env_id == task.get("env") and own == task.get("env_kwargs", {})
+    known = same and task.get("reference_returns")
     return Player(
         agent=agent,
         env_id=env_id,
@@ -54,6 +57,27 @@ def decision_player(
         targets=asked,
         reference=(task["reference_returns"], task["reference_name"]) if known else (None, None),
         warm=config["context"],
+    )
+
+
+def said_by_dataset(env_id: str, task: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments with which the dataset's environment is made; none for another environment.
+
+    Raises:
+        EnvError: the dataset was recorded in something that these arguments do not describe.
+    """
+    if env_id != task.get("env"):
+        return {}
+    if task.get("env_doubt"):
+        raise EnvError(undecided(task["dataset"], env_id, task["env_doubt"]))
+    return task.get("env_kwargs", {})
+
+
+def undecided(dataset: str, env_id: str, doubt: str) -> str:
+    """Say why an agent is not evaluated in an environment of which a file says more than an id and plain arguments."""
+    return (
+        f"{dataset} was recorded in {env_id} with {doubt}, which cannot be taken from a file; --evaluation.env_kwargs "
+        "says how it is made instead, '{}': as it is registered"
     )
 
 

@@ -14,7 +14,7 @@ from unroll.agents.common.guards import FLOAT32, check_budget
 from unroll.agents.common.restoring import check_arguments, check_count, check_fields, check_size
 from unroll.agents.decision.config import Hyperparameters
 from unroll.envs.datasets.episodes import Episodes
-from unroll.envs.datasets.registered import is_env_id
+from unroll.envs.datasets.registered import is_env_id, not_plain
 from unroll.envs.datasets.statistics import moments
 from unroll.errors import DatasetError
 from unroll.policies.actions import build_space, describe_space
@@ -30,6 +30,8 @@ def describe_task(episodes: Episodes) -> dict[str, Any]:
     return {
         "dataset": episodes.name,
         "env": episodes.env_id,
+        "env_kwargs": episodes.env_kwargs,
+        "env_doubt": episodes.env_doubt,
         "reference_returns": episodes.reference_returns,
         "reference_name": episodes.reference_name,
         "return_mean": float(returns.mean()),
@@ -46,6 +48,11 @@ def check_task(task: Any) -> None:
     env_id = task["env"]
     if env_id is not None and not is_env_id(env_id):
         raise ValueError(f"task.env {env_id!r} is not the id of an environment")
+    wrong = not_plain(task.get("env_kwargs", {}))  # checkpoints from before lack the key
+    if wrong:
+        raise ValueError(f"task.env_kwargs: {wrong[0]} is no plain value")
+    if not isinstance(task.get("env_doubt"), str | None):
+        raise ValueError("task.env_doubt is no text")
 
     numbers = [task["return_mean"]]
     numbers += [task["return_quantiles"][str(q)] for q in QUANTILES]

@@ -12,9 +12,10 @@ from unroll.agents.common.checkpoint import checkpoints, latest_checkpoint, read
 from unroll.agents.common.machine import not_as_made
 from unroll.agents.decision.agent import DecisionAgent
 from unroll.agents.decision.config import DecisionConfig, Hyperparameters
-from unroll.agents.decision.player import decision_player
+from unroll.agents.decision.player import decision_player, undecided
 from unroll.agents.evaluation.player import Player
 from unroll.envs.datasets.episodes import Episodes
+from unroll.envs.datasets.registered import in_words
 from unroll.envs.datasets.sources import load_episodes
 from unroll.envs.make import find_env
 from unroll.envs.own import registered_id
@@ -29,13 +30,15 @@ class DecisionTraining:
         self.config = config
         self.episodes = load_episodes(config.dataset, download=config.download)
         self.name = self.episodes.name
-        self.env_id = evaluation_env(config, self.episodes.env_id, tell)
+        self.env_id = evaluation_env(config, self.episodes, tell)
         self.callbacks: list[BaseCallback] = []
         if config.resume and checkpoints(config.run_dir or ""):
             self.agent = self._resumed(tell)
         else:
             self.agent = make_agent(config, self.episodes)
-        self.player()  # says now what would not fit
+        player = self.player()  # says now what would not fit
+        if player is not None and player.env_kwargs:
+            tell(f"evaluated in {player.env_id} with {in_words(player.env_kwargs)}")
 
     def _resumed(self, tell: Tell) -> DecisionAgent:
         path = latest_checkpoint(self.config.run_dir or "")
@@ -62,10 +65,11 @@ class DecisionTraining:
         self.agent.save(path)
 
 
-def evaluation_env(config: DecisionConfig, dataset_env: str | None, tell: Tell) -> str | None:
+def evaluation_env(config: DecisionConfig, episodes: Episodes, tell: Tell) -> str | None:
     """The environment to evaluate in; None, and a line that says why, where there is none.
 
-    A dataset may name an environment that is not installed, and be trained on all the same.
+    A dataset may name an environment that is not installed, or say of it what no file may, and be trained on all the
+    same.
 
     Raises:
         EnvError: the config names an environment that there is not.
@@ -73,15 +77,18 @@ def evaluation_env(config: DecisionConfig, dataset_env: str | None, tell: Tell) 
     if config.evaluation.env:
         find_env(registered_id(config.evaluation.env))
         return config.evaluation.env
-    if dataset_env is None:
+    if episodes.env_id is None:
         tell("no evaluation: the dataset names no environment; --evaluation.env gives one")
         return None
     try:
-        find_env(dataset_env)
+        find_env(episodes.env_id)
     except EnvError as error:
         tell(f"no evaluation: {error}")
         return None
-    return dataset_env
+    if episodes.env_doubt and config.evaluation.env_kwargs is None:
+        tell(f"no evaluation: {undecided(episodes.name, episodes.env_id, episodes.env_doubt)}")
+        return None
+    return episodes.env_id
 
 
 def make_agent(config: DecisionConfig, episodes: Episodes) -> DecisionAgent:

@@ -12,6 +12,7 @@ from unroll.agents.common.checkpoint import installed_versions
 from unroll.agents.common.machine import machine
 from unroll.agents.evaluation.play import Episode, Predictor, play, step_latency, summarize
 from unroll.agents.evaluation.player import Player
+from unroll.envs.datasets.registered import in_words
 from unroll.files import write_whole
 
 WIPED = "wiped every step"
@@ -88,7 +89,10 @@ def score_table(evaluation: dict[str, Any]) -> Table:
     if "ablation" in evaluation:
         results.append(evaluation["ablation"])
 
-    title = f"{evaluation['env']}, MuJoCo {evaluation['versions']['mujoco']}: {evaluation['episodes']} episodes"
+    env = evaluation["env"]
+    if evaluation.get("env_kwargs"):
+        env += f" ({in_words(evaluation['env_kwargs'])})"
+    title = f"{env}, MuJoCo {evaluation['versions']['mujoco']}: {evaluation['episodes']} episodes"
     if asked:
         title = f"{title} each, {evaluation['memory']} memory"
     table = Table(title=title)

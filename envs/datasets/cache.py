@@ -40,6 +40,7 @@ import numpy as np
 from filelock import FileLock
 
 from unroll.envs.datasets.episodes import Episodes
+from unroll.envs.datasets.registered import not_plain
 from unroll.envs.datasets.statistics import Statistics
 from unroll.envs.datasets.store import DiskStore, Store, is_large, refusals
 from unroll.errors import one_line
@@ -60,7 +61,7 @@ TYPES = {
 }
 # The arrays that a large set leaves on the disk.
 MAPPED = ("observations", "actions", "rewards", "final_observations")
-TEXTS = {"name": str, "env_id": str | None, "reference_name": str | None}
+TEXTS = {"name": str, "env_id": str | None, "env_doubt": str | None, "reference_name": str | None}
 
 # A checksum covers all of an array up to SAMPLED_ABOVE bytes, and SAMPLES blocks of PART bytes of a
 # larger one.
@@ -201,7 +202,7 @@ def _write_rest(episodes: Episodes, folder: Path, written: Collection[str]) -> N
 
     for key in arrays.keys() - set(written):
         np.save(folder / f"{key}.npy", arrays[key], allow_pickle=False)
-    for key in (*TEXTS, "reference_returns", "remarks"):
+    for key in (*TEXTS, "env_kwargs", "reference_returns", "remarks"):
         meta[key] = getattr(episodes, key)
     meta["checksums"] = {key: _checksum(values) for key, values in arrays.items()}
     meta["checksum"] = _meta_checksum(meta)
@@ -230,6 +231,8 @@ def _read(entry: Path) -> Episodes:
         texts[key] = meta[key]
         if not isinstance(meta[key], kind):
             raise ValueError("its names are no text")
+    if not_plain(meta["env_kwargs"]):
+        raise ValueError("the arguments of its environment are no plain values")
     reference = meta["reference_returns"]
     if reference is not None:
         random, expert = map(float, reference)
@@ -251,6 +254,7 @@ def _read(entry: Path) -> Episodes:
 
     episodes = Episodes(
         action_space=space,
+        env_kwargs=meta["env_kwargs"],
         reference_returns=reference,
         known_statistics=known,
         remarks=tuple(remarks),

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.reference import normalized_score
-from unroll.envs.datasets.registered import is_registered, known_env
+from unroll.envs.datasets.registered import in_words, is_registered, known_env
 from unroll.envs.datasets.statistics import read
 
 
@@ -78,7 +78,7 @@ def _bad_values(episodes: Episodes) -> list[str]:
 
 def _misfits(episodes: Episodes) -> list[str]:
     """List where the data do not fit the environment that they name."""
-    known = known_env(episodes.env_id, {})
+    known = known_env(episodes.env_id, episodes.env_kwargs)
     if known is None:
         return []
 
@@ -136,6 +136,10 @@ def _facts(episodes: Episodes) -> dict[str, str]:
     if episodes.env_id:
         state = "registered" if is_registered(episodes.env_id) else "not registered here"
         env = f"{episodes.env_id} ({state})"
+        if episodes.env_kwargs:
+            env += f" with {in_words(episodes.env_kwargs)}"
+        if episodes.env_doubt:
+            env += f" with {episodes.env_doubt}, which cannot be taken from a file: evaluation.env_kwargs must say how"
 
     width = f"{episodes.observation_dim} wide"
     constant = np.flatnonzero(np.ptp(episodes.observations, axis=0) == 0)

@@ -37,6 +37,8 @@ class Episodes:
     name: str
     final_observations: np.ndarray | None = None  # [E, observation_dim]: after the last step, NaN where unknown
     env_id: str | None = None
+    env_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)  # its arguments, plain values
+    env_doubt: str | None = None  # what it has beyond these, which cannot be taken from a file
     reference_returns: tuple[float, float] | None = None  # mean return of a random and of an expert policy
     reference_name: str | None = None  # where these two numbers come from
     known_statistics: Statistics | None = None  # of these values, where they were computed before

@@ -7,6 +7,8 @@ Minari dataset.
 
 from __future__ import annotations
 
+import copy
+import json
 import os
 import warnings
 from pathlib import Path
@@ -17,6 +19,7 @@ import h5py
 import numpy as np
 
 from unroll.envs.datasets.episodes import Episodes
+from unroll.envs.datasets.registered import not_plain
 from unroll.errors import DatasetError
 
 
@@ -71,10 +74,10 @@ class Recorder(gym.Wrapper):
         return observation, reward, terminated, truncated, info
 
 
-def to_episodes(done: list[Recorded], env: gym.Env, name: str) -> Episodes:
+def to_episodes(done: list[Recorded], env: gym.Env, name: str, env_kwargs: dict[str, Any] | None = None) -> Episodes:
     """Return the recorded episodes in the order in which they ended.
 
-    They were recorded in environments like `env`.
+    They were recorded in environments like `env`, made with the arguments `env_kwargs`.
 
     Raises:
         DatasetError: no episode was finished.
@@ -85,6 +88,7 @@ def to_episodes(done: list[Recorded], env: gym.Env, name: str) -> Episodes:
     assert isinstance(space, gym.spaces.Box | gym.spaces.Discrete)
     action_type = np.int64 if isinstance(space, gym.spaces.Discrete) else np.float32
     terminated = np.array([episode.terminated for episode in done])
+    strange = not_plain(env_kwargs or {})
     return Episodes(
         observations=np.concatenate([episode.observations for episode in done]),
         actions=np.concatenate([episode.actions for episode in done]).astype(action_type),
@@ -96,7 +100,23 @@ def to_episodes(done: list[Recorded], env: gym.Env, name: str) -> Episodes:
         action_space=space,
         name=name,
         env_id=env.spec.id if env.spec else None,
+        env_kwargs={} if strange else env_kwargs or {},
+        env_doubt=f"argument {', argument '.join(strange)}" if strange else None,
     )
+
+
+def _spec(episodes: Episodes) -> gym.envs.registration.EnvSpec | None:
+    """Return the specification of the episodes' environment, with the arguments that it was made with.
+
+    None where they name none, or one of which these arguments are not all.
+    """
+    if episodes.env_id is None or episodes.env_doubt:
+        return None
+    spec = copy.deepcopy(gym.spec(episodes.env_id))
+    given = dict(episodes.env_kwargs)
+    spec.max_episode_steps = given.pop("max_episode_steps", spec.max_episode_steps)
+    spec.kwargs |= given
+    return spec
 
 
 def check_output(output: str) -> None:
@@ -131,7 +151,8 @@ def check_output(output: str) -> None:
 def write_hdf5(episodes: Episodes, path: str | Path, **attributes: str) -> None:
     """Write episodes to an HDF5 file with D4RL's fields, one row per step.
 
-    The file also holds ``final_observations`` [E, …] and the attribute ``env``.
+    The file also holds ``final_observations`` [E, …] and the attributes ``env`` and, where the
+    environment has some, ``env_kwargs`` (JSON) and ``env_doubt``.
 
     The file is written beside `path` and renamed, so that a reader never sees half of it. Every
     byte is under a checksum: the arrays by Fletcher-32, all else by the format of HDF5 1.10.
@@ -161,7 +182,12 @@ def write_hdf5(episodes: Episodes, path: str | Path, **attributes: str) -> None:
             file.create_dataset(
                 name, data=values, compression="gzip", compression_opts=9, shuffle=True, fletcher32=True
             )
-        for name, value in {"env": episodes.env_id or "", **attributes}.items():
+        texts = {"env": episodes.env_id or ""}
+        if episodes.env_kwargs:
+            texts["env_kwargs"] = json.dumps(episodes.env_kwargs)
+        if episodes.env_doubt:
+            texts["env_doubt"] = episodes.env_doubt
+        for name, value in (texts | attributes).items():
             # Text of a fixed length lies in the header. Text of any length would lie in a heap
             # without checksums.
             text = value.encode()
@@ -211,7 +237,7 @@ def write_minari(episodes: Episodes, dataset_id: str, **metadata: str) -> None:
             minari.create_dataset_from_buffers(
                 dataset_id,
                 buffers,
-                env=episodes.env_id,
+                env=_spec(episodes),
                 observation_space=unbounded,
                 action_space=episodes.action_space,
                 **metadata,

@@ -109,9 +109,9 @@ def not_plain(env_kwargs: Any) -> list[str]:
     for name, value in env_kwargs.items():
         if not isinstance(name, str) or not name.isidentifier() or name in NOT_OURS:
             found.append(str(name)[:100])
-        elif not all(map(_is_plain, _leaves(value, 0))):
-            found.append(name)
-        elif name == "max_episode_steps" and (type(value) is not int or value < 1):
+            continue
+        no_limit = name == "max_episode_steps" and (type(value) is not int or value < 1)
+        if no_limit or not all(map(_is_plain, _leaves(value, 0))):
             found.append(name)
     if not found and len(json.dumps(env_kwargs)) > MOST_TEXT:
         found.append("more text than arguments have")

@@ -124,7 +124,8 @@ def record_learning(options: Namespace) -> Episodes:
         raise EnvError(f"{options.algorithm} cannot learn in {env_id}: {one_line(error)}") from None
     with keep_on_interrupt():
         agent.learn(options.steps)
-    return to_episodes(done, make_env(env_id, env_kwargs=env_kwargs), f"{env_id} {options.algorithm} replay")
+    name = f"{env_id} {options.algorithm} replay"
+    return to_episodes(done, make_env(env_id, env_kwargs=env_kwargs), name, env_kwargs)
 
 
 def record_run(options: Namespace) -> Episodes:
@@ -162,7 +163,8 @@ def record_run(options: Namespace) -> Episodes:
     torch.manual_seed(options.seed)
     with keep_on_interrupt():
         play(player.agent, make, plan, n_envs=32, deterministic=not options.stochastic)
-    return to_episodes(done, make_env(player.env_id, env_kwargs=player.env_kwargs), f"{player.env_id} {options.run}")
+    own = player.env_kwargs
+    return to_episodes(done, make_env(player.env_id, env_kwargs=own), f"{player.env_id} {options.run}", own)
 
 
 def check_recordable(env_id: str, env_kwargs: dict[str, Any]) -> None:

@@ -133,6 +133,7 @@ def _plain(config: dict[str, Any]) -> dict[str, Any]:
 def _played(evaluation: dict[str, Any]) -> dict[str, Any]:
     return {
         "env": evaluation["env"],
+        "env_kwargs": evaluation.get("env_kwargs"),
         "seeds": evaluation.get("seeds"),
         "memory": evaluation.get("memory"),
         "target_return": [result["target_return"] for result in evaluation["results"]],

@@ -39,7 +39,9 @@ def main(arguments):
     if arguments:
         import gymnasium
 
-        env = gymnasium.make(arguments[0])
+        about = policy.about
+        own = about.get("env_kwargs", {}) if arguments[0] == about["env"] else {}
+        env = gymnasium.make(arguments[0], **own)
         shown = policy.zeros.get("observation")
         if shown is not None and shown.shape[1:] != env.observation_space.shape:
             env = gymnasium.wrappers.FlattenObservation(env)

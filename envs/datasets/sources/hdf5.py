@@ -10,9 +10,11 @@ The loader reads ``observations``, ``actions``, ``rewards``, ``terminals``, and 
 from __future__ import annotations
 
 import functools
+import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import h5py
@@ -22,7 +24,7 @@ from unroll.envs.datasets.cache import cached
 from unroll.envs.datasets.conversion import MAX_DISCRETE, as_float32, box_of, flatten
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.reference import reference_returns
-from unroll.envs.datasets.registered import is_env_id, known_env, step_limit
+from unroll.envs.datasets.registered import Known, is_env_id, known_env, not_plain, step_limit
 from unroll.envs.datasets.sources.checks import check_sizes
 from unroll.envs.datasets.statistics import blocks
 from unroll.envs.datasets.store import Store
@@ -67,18 +69,44 @@ def load_hdf5(path: str | Path, env_id: str | None = None) -> Episodes:
         raise DatasetError(f"{path}: {_diagnosis(path)} ({one_line(error)})") from None
 
 
+class _Env(NamedTuple):
+    """The environment of a file: what is said of it, and what is known of it here."""
+
+    env_id: str | None
+    env_kwargs: dict[str, Any]
+    doubt: str | None  # what it has beyond that
+    known: Known | None
+    limit: int | None  # steps of an episode
+
+    @property
+    def choices(self) -> int | None:
+        """The number of discrete actions if they are counted from 0."""
+        space = self.known.action_space if self.known else None
+        return int(space.n) if isinstance(space, gym.spaces.Discrete) and space.start == 0 else None
+
+
+def _env_of(file: h5py.File, env_id: str | None) -> _Env:
+    """Find the environment `env_id`, or the one that the file's attributes name."""
+    if env_id:
+        return _Env(env_id, {}, None, known_env(env_id, {}), step_limit(env_id, {}))
+    env_id = _text(file.attrs.get("env")) or None
+    if env_id and not is_env_id(env_id):
+        raise DatasetError(f"its attribute env is {env_id[:100]!r}, not the id of an environment")
+
+    # What `unroll record` writes of the environment beside its id.
+    env_kwargs = json.loads(_text(file.attrs.get("env_kwargs")) or "{}")
+    doubt = _text(file.attrs.get("env_doubt")) or None
+    strange = not_plain(env_kwargs)
+    if strange:
+        doubt = f"argument {', argument '.join(strange)}"
+        env_kwargs = {}
+    return _Env(env_id, env_kwargs, doubt, known_env(env_id, env_kwargs), step_limit(env_id, env_kwargs))
+
+
 def _variant(path: Path, env_id: str | None) -> str:
     """Say what decides how the file is read: its environment, and whether that can be made here."""
     with h5py.File(path, "r") as file:
-        env_id = _env_id(file, env_id)
-    return f"{env_id} {known_env(env_id, {})} {step_limit(env_id, {})}"
-
-
-def _env_id(file: h5py.File, env_id: str | None) -> str | None:
-    env_id = env_id or _text(file.attrs.get("env")) or None
-    if env_id and not is_env_id(env_id):
-        raise DatasetError(f"its attribute env is {env_id[:100]!r}, not the id of an environment")
-    return env_id
+        return str(_env_of(file, env_id))
 
 
 def _size(path: Path) -> int:
@@ -91,7 +119,7 @@ def _size(path: Path) -> int:
 def _read(path: Path, env_id: str | None, store: Store) -> Episodes:
     """Convert the file, a block of rows at a time."""
     with h5py.File(path, "r") as file:
-        env_id = _env_id(file, env_id)
+        env = _env_of(file, env_id)
         items = _find(file)
 
         # The last steps of the episodes.
@@ -100,7 +128,7 @@ def _read(path: Path, env_id: str | None, store: Store) -> Episodes:
         if "timeouts" in items:
             timeouts = _flags(items["timeouts"])
         else:
-            timeouts = _guess_timeouts(terminals, env_id, path)
+            timeouts = _guess_timeouts(terminals, env, path)
         ends = np.flatnonzero(terminals | timeouts)
         if len(ends) == 0 or ends[-1] != n - 1:
             # An unfinished tail is kept: neither terminated nor truncated.
@@ -108,25 +136,29 @@ def _read(path: Path, env_id: str | None, store: Store) -> Episodes:
 
         # The rows of all steps.
         casts = {
-            "observations": _observation_cast(items["observations"], env_id),
-            "actions": _action_cast(items["actions"], env_id),
+            "observations": _observation_cast(items["observations"], env),
+            "actions": _action_cast(items["actions"], env),
             "rewards": _reward_cast,
         }
         for rows in _blocks(*(items[name] for name in ROWS)):
             store.append(**{name: cast(items[name][rows]) for name, cast in casts.items()})
-        final = _final(items, ends, env_id)
+        final = _final(items, ends, env)
 
     arrays = store.arrays()
-    reference, reference_name = reference_returns(env_id)
+    # The table's returns are those of the environment as it is registered.
+    standard = None if env.env_kwargs or env.doubt else env.env_id
+    reference, reference_name = reference_returns(standard)
     return Episodes(
         **arrays,
         lengths=np.diff(ends, prepend=-1).astype(np.int64),
         terminated=terminals[ends],
         truncated=timeouts[ends] & ~terminals[ends],
         final_observations=final,
-        action_space=_action_space(arrays["actions"], env_id),
+        action_space=_action_space(arrays["actions"], env),
         name=path.stem,
-        env_id=env_id,
+        env_id=env.env_id,
+        env_kwargs=env.env_kwargs,
+        env_doubt=env.doubt,
         reference_returns=reference,
         reference_name=reference_name,
     )
@@ -201,13 +233,13 @@ def _flags(item: h5py.Dataset) -> np.ndarray:
     return np.concatenate([part.reshape(-1).astype(bool) for part in _parts(item)])
 
 
-def _guess_timeouts(terminals: np.ndarray, env_id: str | None, path: Path) -> np.ndarray:
+def _guess_timeouts(terminals: np.ndarray, env: _Env, path: Path) -> np.ndarray:
     """Mark where an episode reaches the environment's step limit.
 
     D4RL's oldest files have no timeouts.
     """
     timeouts = np.zeros(len(terminals), bool)
-    limit = step_limit(env_id, {})
+    limit = env.limit
     if limit is None:
         log.warning("%s: no timeouts and no known step limit, so episodes end at terminals alone", path)
         return timeouts
@@ -232,16 +264,15 @@ def _choice_cast(values: np.ndarray) -> np.ndarray:
     return values.reshape(-1).astype(np.int64)
 
 
-def _observation_cast(item: h5py.Dataset, env_id: str | None) -> Cast:
+def _observation_cast(item: h5py.Dataset, env: _Env) -> Cast:
     """Choose how a block becomes observations [N, width] float32.
 
     Whole numbers become one-hot if the environment's states are discrete, so that it shows them as
     one-hot as well.
     """
     # One whole number per step may be a number of a state, or an observation of width 1.
-    known = known_env(env_id, {})
-    if item.size == len(item) and item.dtype.kind in "iu" and known is not None:
-        space = known.observation_space
+    if item.size == len(item) and item.dtype.kind in "iu" and env.known is not None:
+        space = env.known.observation_space
         if isinstance(space, gym.spaces.Discrete):
             first = int(space.start)
             if all(part.min() >= first and part.max() < first + space.n for part in _parts(item)):
@@ -249,7 +280,7 @@ def _observation_cast(item: h5py.Dataset, env_id: str | None) -> Cast:
     return _rows_cast
 
 
-def _action_cast(item: h5py.Dataset, env_id: str | None) -> Cast:
+def _action_cast(item: h5py.Dataset, env: _Env) -> Cast:
     """Choose how a block becomes actions: [N, width] float32, or [N] int64 whole numbers."""
     one_column = item.size == len(item)
     if item.dtype.kind != "f":
@@ -259,42 +290,34 @@ def _action_cast(item: h5py.Dataset, env_id: str | None) -> Cast:
 
     # Some tools store action 1 as 1.0. This is believed only where the environment's actions are
     # discrete.
-    if _choices(env_id) and one_column and all(np.array_equal(part, np.rint(part)) for part in _parts(item)):
+    if env.choices and one_column and all(np.array_equal(part, np.rint(part)) for part in _parts(item)):
         return _choice_cast
     return _rows_cast
 
 
-def _action_space(actions: np.ndarray, env_id: str | None) -> gym.spaces.Box | gym.spaces.Discrete:
+def _action_space(actions: np.ndarray, env: _Env) -> gym.spaces.Box | gym.spaces.Discrete:
     """Choose the environment's action space if it fits the actions, else the smallest usual one."""
     if actions.ndim == 1:
         low = int(actions.min())
         high = int(actions.max())
-        expected = _choices(env_id)
+        expected = env.choices
         if max(high + 1, expected or 1) > MAX_DISCRETE or low < 0:
             raise DatasetError(f"discrete actions from {low} to {high} are outside of 0 to {MAX_DISCRETE}")
         return gym.spaces.Discrete(expected or high + 1)
 
-    known = known_env(env_id, {})
-    box = known.action_space if known else None
+    box = env.known.action_space if env.known else None
     if isinstance(box, gym.spaces.Box) and box.shape == actions.shape[1:] and box.is_bounded():
         return gym.spaces.Box(box.low, box.high, dtype=np.float32)
     return box_of(actions)
 
 
-def _choices(env_id: str | None) -> int | None:
-    """Return the number of discrete actions of an environment if they are counted from 0."""
-    known = known_env(env_id, {})
-    space = known.action_space if known else None
-    return int(space.n) if isinstance(space, gym.spaces.Discrete) and space.start == 0 else None
-
-
-def _final(items: dict[str, h5py.Dataset], ends: np.ndarray, env_id: str | None) -> np.ndarray | None:
+def _final(items: dict[str, h5py.Dataset], ends: np.ndarray, env: _Env) -> np.ndarray | None:
     """Read the observation after each episode's last step, [E, width], where the file has it."""
     if "final_observations" in items:
         item = items["final_observations"]
         if len(item) != len(ends):
             raise DatasetError(f"final_observations has {len(item)} rows for {len(ends)} episodes")
-        return _observation_cast(item, env_id)(item[()])
+        return _observation_cast(item, env)(item[()])
 
     if "next_observations" in items:
         # Pick the rows of the last steps out of the blocks.
@@ -305,7 +328,7 @@ def _final(items: dict[str, h5py.Dataset], ends: np.ndarray, env_id: str | None)
             within = ends[(row <= ends) & (ends < row + len(part))] - row
             picked.append(part[within])
             row += len(part)
-        return _observation_cast(item, env_id)(np.concatenate(picked))
+        return _observation_cast(item, env)(np.concatenate(picked))
 
     return None
 

@@ -7,7 +7,6 @@ would import what the metadata name: only its id is taken.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import warnings
@@ -20,10 +19,9 @@ import numpy as np
 from unroll.envs.datasets.cache import cached
 from unroll.envs.datasets.conversion import as_float32, flatten
 from unroll.envs.datasets.episodes import Episodes
-from unroll.envs.datasets.order import arrange, declared, flat_width, has_choice, in_words, layout, same_parts
 from unroll.envs.datasets.reference import reference_returns
-from unroll.envs.datasets.registered import known_env
 from unroll.envs.datasets.sources.checks import check_data, read_metadata
+from unroll.envs.datasets.sources.minari_env import Said, settle, what_is_here
 from unroll.envs.datasets.store import Store
 from unroll.errors import DatasetError, one_line
 
@@ -53,13 +51,13 @@ def load_minari(dataset_id: str, download: bool = False) -> Episodes:
     try:
         # Minari and Gymnasium warn about spaces. What matters of that is an error here.
         with warnings.catch_warnings(action="ignore"):
-            env_id = _env_id(read_metadata(data / "metadata.json"))
+            metadata = read_metadata(data / "metadata.json")
             return cached(
                 dataset_id,
                 files,
                 convert=lambda store: _convert(dataset_id, data, store),
                 size=lambda: _size(dataset_id, data),
-                variant=str(known_env(env_id, {})),
+                variant=what_is_here(metadata),
             )
     except DatasetError as error:
         raise DatasetError(f"minari:{dataset_id}: {error}") from None
@@ -134,9 +132,7 @@ def _convert(dataset_id: str, data: Path, store: Store) -> Episodes:
     if isinstance(action_space, gym.spaces.Discrete) and action_space.start != 0:
         raise DatasetError(f"{action_space}: discrete actions must be counted from 0")
 
-    env_id = _env_id(metadata)
-    written = json.loads(metadata["observation_space"])
-    observation_space, env_id, remarks = _arranged(dataset.spec.observation_space, written, env_id)
+    observation_space, said, remarks = settle(metadata, dataset.spec.observation_space)
 
     endings = []
     steps = 0
@@ -152,7 +148,7 @@ def _convert(dataset_id: str, data: Path, store: Store) -> Episodes:
         raise DatasetError("holds no episodes")
 
     arrays = store.arrays()
-    reference, reference_name = _reference(metadata, dataset_id, env_id)
+    reference, reference_name = _reference(metadata, dataset_id, said)
     return Episodes(
         **arrays,
         lengths=np.array([ending.steps for ending in endings]),
@@ -160,48 +156,13 @@ def _convert(dataset_id: str, data: Path, store: Store) -> Episodes:
         truncated=np.array([ending.truncated for ending in endings]),
         action_space=_without_shape(action_space),
         name=dataset_id,
-        env_id=env_id,
+        env_id=said.env_id,
+        env_kwargs=said.env_kwargs,
+        env_doubt=said.doubt,
         reference_returns=reference,
         reference_name=reference_name,
         remarks=tuple(remarks),
     )
-
-
-def _env_id(metadata: dict[str, Any]) -> str | None:
-    return str(json.loads(metadata.get("env_spec") or "{}").get("id") or "") or None
-
-
-def _arranged(space: gym.Space, written: dict[str, Any], env_id: str | None) -> tuple[gym.Space, str | None, list[str]]:
-    """Put the parts of the observation in the environment's order.
-
-    Returns:
-        The space in that order, the environment's id or None where it shows something else, and
-        what is to be said of it.
-    """
-    order = declared(space, written)
-    known = known_env(env_id, {})
-    remarks = []
-    if known is not None:
-        own = layout(known.observation_space)
-        if same_parts(order, own):
-            return arrange(space, own), env_id, []
-
-        # One of the two may be flat already, and then it has no parts.
-        width = flat_width(order)
-        if known.width != width:
-            remarks = [f"{width} observations per step, {env_id} has {known.width}"]
-        elif isinstance(order, dict) and isinstance(own, dict):
-            remarks = [f"observations of {in_words(order)}, {env_id} has {in_words(own)}"]
-        if remarks:
-            # The data were recorded with other options than the registered environment has.
-            return arrange(space, order), None, [f"{remarks[0]}: it is not taken for the set's environment"]
-
-    if has_choice(order):
-        why = "no environment is named"
-        if env_id:
-            why = f"{env_id} shows no parts" if known else f"{env_id} is not here to be asked"
-        remarks = [f"the parts of an observation are in the order of its metadata, {in_words(order)}: {why}"]
-    return arrange(space, order), env_id, remarks
 
 
 def _episode(
@@ -246,18 +207,17 @@ def _check_lengths(episode: Any, n_observations: int, steps: int) -> None:
             raise DatasetError(f"episode {episode.id} has {name} of {values.dtype} {values.shape} for {steps} steps")
 
 
-def _reference(
-    metadata: dict[str, Any], dataset_id: str, env_id: str | None
-) -> tuple[tuple[float, float] | None, str | None]:
+def _reference(metadata: dict[str, Any], dataset_id: str, said: Said) -> tuple[tuple[float, float] | None, str | None]:
     """Return the reference returns and where they come from.
 
-    They are Minari's own scores where the metadata have some, else D4RL's.
+    They are Minari's own scores where the metadata have some, else D4RL's, which are those of the
+    environment as it is registered.
     """
     low = metadata.get("ref_min_score")
     high = metadata.get("ref_max_score")
     if isinstance(low, float | int) and isinstance(high, float | int) and -math.inf < low < high < math.inf:
         return (float(low), float(high)), f"Minari {dataset_id}"
-    return reference_returns(env_id)
+    return reference_returns(None if said.env_kwargs or said.doubt else said.env_id)
 
 
 def _without_shape(space: gym.spaces.Box | gym.spaces.Discrete) -> gym.spaces.Box | gym.spaces.Discrete:
