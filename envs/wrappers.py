@@ -10,6 +10,15 @@ import numpy as np
 from unroll.errors import EnvError
 
 
+def own_copy(observation: Any) -> Any:
+    """Copy the arrays of an observation: an environment may change those that it gave in its next step."""
+    if isinstance(observation, dict):
+        return {key: own_copy(part) for key, part in observation.items()}
+    if isinstance(observation, tuple):
+        return tuple(own_copy(part) for part in observation)
+    return observation.copy() if isinstance(observation, np.ndarray) else observation
+
+
 class PreviousAction:
     """A converter from an action to how the next step shows it, a member of ``space``.
 
@@ -82,14 +91,14 @@ class PreviousStep(gym.Wrapper):
         return self._dict(observation, self._action and self._action.none(), 0.0), info
 
     def step(self, action: Any) -> tuple[dict[str, Any], Any, bool, bool, dict[str, Any]]:
+        shown = self._action and self._action.show(action)  # before the environment may change it
         observation, reward, terminated, truncated, info = self.env.step(action)
-        shown = self._action and self._action.show(action)
         return self._dict(observation, shown, reward), reward, terminated, truncated, info
 
     def _dict(self, observation: Any, action: Any, reward: Any) -> dict[str, Any]:
-        shown = {"observation": observation}
+        shown = {"observation": own_copy(observation)}
         if self._is_dict:
-            shown = dict(observation)
+            shown = own_copy(observation)
         if self._action:
             shown["previous_action"] = action
         if self._reward:
@@ -128,15 +137,15 @@ class ReturnToGo(gym.Wrapper):
         return self._dict(observation), info
 
     def step(self, action: Any) -> tuple[dict[str, Any], Any, bool, bool, dict[str, Any]]:
+        self._previous_action = self._action.show(action)  # before the environment may change it
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._return_to_go -= float(reward)
         self._timestep += 1
-        self._previous_action = self._action.show(action)
         return self._dict(observation), reward, terminated, truncated, info
 
     def _dict(self, observation: Any) -> dict[str, Any]:
         return {
-            "observation": observation,
+            "observation": own_copy(observation),
             "previous_action": self._previous_action,
             "return_to_go": np.array([self._return_to_go], np.float32),
             "timestep": np.array([self._timestep], np.int64),

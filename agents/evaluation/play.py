@@ -16,6 +16,7 @@ import torch
 from gymnasium.envs.mujoco import MujocoEnv
 
 from unroll.envs.datasets.reference import normalized_score
+from unroll.envs.wrappers import own_copy
 from unroll.policies.backbones import State, select_rows
 
 RESAMPLES = 2000  # of the bootstrap
@@ -150,7 +151,12 @@ def _step(envs: list[gym.Env], actions: np.ndarray, pool: ThreadPoolExecutor, th
     """Step every environment and return what each ``step`` gives, in order; every thread steps a part of them."""
 
     def step_some(part: np.ndarray) -> list[Any]:
-        return [envs[i].step(actions[i]) for i in part]
+        found = []
+        for i in part:
+            observation, *rest = envs[i].step(actions[i])
+            # A copy, because the next environment may write into the same array.
+            found.append((own_copy(observation), *rest))
+        return found
 
     every = np.arange(len(envs))
     if threads == 1 or len(envs) < 2 * threads:
@@ -163,7 +169,7 @@ def _step(envs: list[gym.Env], actions: np.ndarray, pool: ThreadPoolExecutor, th
 
 def _reset(env: gym.Env, episode: Episode) -> Any:
     options = None if episode.target_return is None else {"target_return": episode.target_return}
-    return env.reset(seed=episode.seed, options=options)[0]
+    return own_copy(env.reset(seed=episode.seed, options=options)[0])
 
 
 def _stack(observations: list[Any]) -> Any:

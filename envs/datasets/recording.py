@@ -44,7 +44,8 @@ class Recorder(gym.Wrapper):
         self.done = done
 
     def _begin(self, observation: Any) -> None:
-        self._observation = np.asarray(observation, np.float32)
+        # Copies throughout: environments change arrays that they gave, or were given, in place.
+        self._observation = np.array(observation, np.float32)
         self._observations: list[np.ndarray] = []
         self._actions: list[np.ndarray] = []
         self._rewards: list[float] = []
@@ -55,11 +56,11 @@ class Recorder(gym.Wrapper):
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = self.env.step(action)
         self._observations.append(self._observation)
         self._actions.append(np.array(action))
+        observation, reward, terminated, truncated, info = self.env.step(action)
         self._rewards.append(float(reward))
-        self._observation = np.asarray(observation, np.float32)
+        self._observation = np.array(observation, np.float32)
 
         if terminated or truncated:
             episode = Recorded(
@@ -71,6 +72,7 @@ class Recorder(gym.Wrapper):
             )
             self.done.append(episode)
             self._begin(observation)
+            observation = np.array(observation)  # a vector keeps it while it resets the environment
         return observation, reward, terminated, truncated, info
 
 

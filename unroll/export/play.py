@@ -23,11 +23,11 @@ def play(policy, env, target=0.0, seed=None, on_step=None):
             shown |= {f"observation.{key}": value for key, value in observation.items()}
         if "action_masks" in policy.zeros:
             shown["action_masks"] = env.get_wrapper_attr("action_masks")()
-        row = {name: np.asarray(value)[None] for name, value in shown.items() if name in policy.zeros}
+        row = {name: np.array(value)[None] for name, value in shown.items() if name in policy.zeros}
         action = policy(row)[0]
         if on_step:
             on_step(row, action)
-        observation, reward, terminated, truncated, _ = env.step(action)
+        observation, reward, terminated, truncated, _ = env.step(action.copy())
         total, wish, t, done = total + float(reward), wish - float(reward), t + 1, terminated or truncated
     return total
 
