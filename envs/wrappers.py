@@ -178,6 +178,7 @@ class NoisyActions(gym.ActionWrapper):
 
     def _allowed(self, space: gym.spaces.Discrete) -> np.ndarray:
         """The actions that the environment does not forbid now."""
+        choices = np.arange(space.n)
         if self.env.has_wrapper_attr("action_masks"):
-            return np.flatnonzero(self.env.get_wrapper_attr("action_masks")())
-        return np.arange(space.n)
+            choices = np.flatnonzero(self.env.get_wrapper_attr("action_masks")())
+        return space.start + choices

@@ -21,7 +21,7 @@ class Action(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, action: Tensor) -> Tensor:
-        """Actions in the units of the environment as the embedding and the error take them."""
+        """Actions, as a dataset holds and ReturnToGo shows them, as the embedding and the error take them."""
 
     @abstractmethod
     def predict(self, features: Tensor) -> Tensor:
@@ -68,10 +68,13 @@ class BoxAction(Action):
 
 
 class DiscreteAction(Action):
-    """One of n actions: logits and cross-entropy. The class n stands for "no action came before"."""
+    """One of n actions: logits and cross-entropy. The class n stands for "no action came before".
+
+    Actions are learned and shown as 0 to n - 1, and played as the environment counts them, from ``start``."""
 
     def __init__(self, space: gym.spaces.Discrete, d_model: int):
         super().__init__()
+        self.start = int(space.start)
         self.head = nn.Linear(d_model, int(space.n))
 
     def embedding(self) -> nn.Module:
@@ -87,7 +90,11 @@ class DiscreteAction(Action):
         return F.cross_entropy(prediction.flatten(0, -2), action.flatten(), reduction="none").view(action.shape)
 
     def choose(self, prediction: Tensor, deterministic: bool) -> Tensor:
-        return prediction.argmax(-1) if deterministic else torch.distributions.Categorical(logits=prediction).sample()
+        if deterministic:
+            choice = prediction.argmax(-1)
+        else:
+            choice = torch.distributions.Categorical(logits=prediction).sample()
+        return choice + self.start if self.start else choice
 
 
 def make_action(space: gym.Space, d_model: int) -> Action:
@@ -102,7 +109,10 @@ def make_action(space: gym.Space, d_model: int) -> Action:
 def describe_space(space: gym.Space) -> dict[str, Any]:
     """The space as plain data, for a checkpoint."""
     if isinstance(space, gym.spaces.Discrete):
-        return {"type": "Discrete", "n": int(space.n)}
+        described: dict[str, Any] = {"type": "Discrete", "n": int(space.n)}
+        if space.start:
+            described["start"] = int(space.start)
+        return described
     assert isinstance(space, gym.spaces.Box)
     return {"type": "Box", "low": space.low.tolist(), "high": space.high.tolist()}
 
@@ -110,7 +120,7 @@ def describe_space(space: gym.Space) -> dict[str, Any]:
 def build_space(description: dict[str, Any]) -> gym.spaces.Box | gym.spaces.Discrete:
     """The space that ``describe_space`` described; any exception for what is none."""
     if description["type"] == "Discrete":
-        return gym.spaces.Discrete(int(description["n"]))
+        return gym.spaces.Discrete(int(description["n"]), start=int(description.get("start", 0)))
     if description["type"] != "Box":
         raise ValueError(f"no action space {description['type']!r}")
     with np.errstate(over="ignore"):  # to infinity, which make_action refuses

@@ -37,6 +37,7 @@ from unroll.agents.decision.task import (
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.sampling import Sampler, make_sampler
 from unroll.errors import HyperparameterError, TrainingError, one_line
+from unroll.policies.actions import build_space
 from unroll.policies.backbones import State
 from unroll.policies.decision import DecisionPolicy
 
@@ -359,6 +360,7 @@ class DecisionAgent:
         Raises:
             DatasetError: their observations or actions are not those of the policy.
         """
+        episodes = episodes.counted_as(build_space(self.policy.config["action_space"]))
         check_same_spaces(episodes, self.policy.config)
         episodes = episodes.top(self.hyperparameters.top_fraction)
         self.sampler = make_sampler(episodes, self.policy.config["context"], self.device)

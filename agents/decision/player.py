@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import gymnasium as gym
+
 from unroll.agents.decision.agent import DecisionAgent
 from unroll.agents.evaluation.player import Player
 from unroll.envs.make import make_env
@@ -91,7 +93,10 @@ def check_spaces(env_id: str, env_kwargs: dict[str, Any], config: dict[str, Any]
     if shape != (expected,):
         raise EnvError(f"{env_id} observes {shape}, the policy was trained on {expected} numbers")
     space = build_space(config["action_space"])
-    if type(actions) is not type(space) or actions.shape != space.shape:
+    same = type(actions) is type(space) and actions.shape == space.shape
+    if isinstance(space, gym.spaces.Discrete):
+        same = actions == space
+    if not same:
         raise EnvError(f"{env_id} takes actions of {actions}, the policy was trained on {space}")
 
 

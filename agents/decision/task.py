@@ -17,7 +17,7 @@ from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.registered import is_env_id, not_plain
 from unroll.envs.datasets.statistics import moments
 from unroll.errors import DatasetError
-from unroll.policies.actions import build_space, describe_space
+from unroll.policies.actions import build_space
 from unroll.policies.backbones import count_parameters
 from unroll.policies.decision import DecisionPolicy
 
@@ -84,10 +84,11 @@ def fit_statistics(policy: DecisionPolicy, episodes: Episodes) -> None:
 
 def check_same_spaces(episodes: Episodes, policy: dict[str, Any]) -> None:
     """Raise DatasetError unless the episodes observe and act as the policy of this config."""
-    have = {"observation_dim": episodes.observation_dim, "action_space": describe_space(episodes.action_space)}
+    have = {"observation_dim": episodes.observation_dim, "action_space": episodes.action_space}
+    trained = {"observation_dim": policy["observation_dim"], "action_space": build_space(policy["action_space"])}
     for key, value in have.items():
-        if policy[key] != value:
-            raise DatasetError(f"{episodes.name}: {key} is {value}, the agent was trained on {policy[key]}")
+        if trained[key] != value:
+            raise DatasetError(f"{episodes.name}: {key} is {value}, the agent was trained on {trained[key]}")
 
 
 def check_state(tensors: Mapping[str, Tensor], state: dict[str, Any]) -> dict[str, Any]:

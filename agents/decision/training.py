@@ -15,7 +15,7 @@ from unroll.agents.decision.config import DecisionConfig, Hyperparameters
 from unroll.agents.decision.player import decision_player, undecided
 from unroll.agents.evaluation.player import Player
 from unroll.envs.datasets.episodes import Episodes
-from unroll.envs.datasets.registered import in_words
+from unroll.envs.datasets.registered import in_words, known_env
 from unroll.envs.datasets.sources import load_episodes
 from unroll.envs.make import find_env
 from unroll.envs.own import registered_id
@@ -35,10 +35,24 @@ class DecisionTraining:
         if config.resume and checkpoints(config.run_dir or ""):
             self.agent = self._resumed(tell)
         else:
-            self.agent = make_agent(config, self.episodes)
+            self.agent = make_agent(config, self._counted(tell))
         player = self.player()  # says now what would not fit
         if player is not None and player.env_kwargs:
             tell(f"evaluated in {player.env_id} with {in_words(player.env_kwargs)}")
+
+    def _counted(self, tell: Tell) -> Episodes:
+        """Return the episodes with discrete actions counted as the environment to evaluate in counts them."""
+        if self.env_id is None:
+            return self.episodes
+        env_id = registered_id(self.env_id)
+        env_kwargs = self.config.evaluation.env_kwargs
+        if env_kwargs is None:
+            env_kwargs = self.episodes.env_kwargs if env_id == self.episodes.env_id else {}
+        known = known_env(env_id, env_kwargs)
+        counted = self.episodes.counted_as(known.action_space) if known else self.episodes
+        if counted is not self.episodes:
+            tell(f"discrete actions are counted as in {env_id}: {counted.action_space}")
+        return counted
 
     def _resumed(self, tell: Tell) -> DecisionAgent:
         path = latest_checkpoint(self.config.run_dir or "")

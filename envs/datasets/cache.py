@@ -183,14 +183,15 @@ def _write_rest(episodes: Episodes, folder: Path, written: Collection[str]) -> N
         if values is not None:
             arrays[key] = values
 
-    # An action space is its number of actions, or the bounds of a box.
-    meta: dict[str, Any] = {"n": None}
+    # An action space is its number of actions and the first of them, or the bounds of a box.
+    meta: dict[str, Any] = {"n": None, "start": 0}
     space = episodes.action_space
     if isinstance(space, gym.spaces.Box):
         arrays["low"] = space.low
         arrays["high"] = space.high
     else:
         meta["n"] = int(space.n)
+        meta["start"] = int(space.start)
 
     # Statistics are two arrays, and the faults as a list of three.
     meta["faults"] = None
@@ -222,7 +223,7 @@ def _read(entry: Path) -> Episodes:
     if meta["n"] is None and not low.dtype == high.dtype == np.float32:
         raise ValueError("the bounds of its actions are no float32")
     if meta["n"]:
-        space = gym.spaces.Discrete(meta["n"])
+        space = gym.spaces.Discrete(meta["n"], start=meta["start"])
     else:
         space = gym.spaces.Box(low, high, dtype=np.float32)
 

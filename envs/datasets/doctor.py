@@ -87,15 +87,17 @@ def _misfits(episodes: Episodes) -> list[str]:
     if known.width not in (None, episodes.observation_dim):
         found.append(f"observations is {episodes.observation_dim} wide, {episodes.env_id}'s are {known.width}")
 
-    # Fewer choices than the environment's are fine: a recording need not show all of them.
+    # A recording need not show all choices: the loader counts them as the environment does.
     space = episodes.action_space
     if isinstance(expected, gym.spaces.Box | gym.spaces.Discrete) and type(space) is not type(expected):
         found.append(f"actions is {_describe(space)}, {episodes.env_id}'s are {_describe(expected)}")
     elif isinstance(space, gym.spaces.Box):
         if space.shape != expected.shape:
             found.append(f"actions is {_width(space)} wide, {episodes.env_id}'s are {_width(expected)}")
-    elif isinstance(expected, gym.spaces.Discrete) and space.n > expected.n:
+    elif isinstance(expected, gym.spaces.Discrete) and space.start == expected.start and space.n > expected.n:
         found.append(f"actions has {space.n} choices, {episodes.env_id} {expected.n}")
+    elif isinstance(expected, gym.spaces.Discrete) and space != expected:
+        found.append(f"actions is {_describe(space)}, {episodes.env_id}'s are {_describe(expected)}")
     return found
 
 
@@ -211,7 +213,7 @@ def _quantiles(values: np.ndarray) -> str:
 def _describe(space: gym.Space) -> str:
     """Describe a space on one line, with the outermost bounds of a Box."""
     if isinstance(space, gym.spaces.Discrete):
-        return f"Discrete({space.n})"
+        return f"Discrete({space.n}, start={space.start})" if space.start else f"Discrete({space.n})"
     if not isinstance(space, gym.spaces.Box):
         return str(space)
     low = space.low.min(initial=np.inf)

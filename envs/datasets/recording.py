@@ -88,12 +88,16 @@ def to_episodes(done: list[Recorded], env: gym.Env, name: str, env_kwargs: dict[
         raise DatasetError(f"{name}: no episode was finished, so there is nothing to record")
     space = env.action_space
     assert isinstance(space, gym.spaces.Box | gym.spaces.Discrete)
-    action_type = np.int64 if isinstance(space, gym.spaces.Discrete) else np.float32
+    actions = np.concatenate([episode.actions for episode in done])
+    if isinstance(space, gym.spaces.Discrete):
+        actions = actions.astype(np.int64) - int(space.start)
+    else:
+        actions = actions.astype(np.float32)
     terminated = np.array([episode.terminated for episode in done])
     strange = not_plain(env_kwargs or {})
     return Episodes(
         observations=np.concatenate([episode.observations for episode in done]),
-        actions=np.concatenate([episode.actions for episode in done]).astype(action_type),
+        actions=actions,
         rewards=np.concatenate([episode.rewards for episode in done]).astype(np.float32),
         lengths=np.array([len(episode.rewards) for episode in done]),
         terminated=terminated,
@@ -105,6 +109,14 @@ def to_episodes(done: list[Recorded], env: gym.Env, name: str, env_kwargs: dict[
         env_kwargs={} if strange else env_kwargs or {},
         env_doubt=f"argument {', argument '.join(strange)}" if strange else None,
     )
+
+
+def _as_played(episodes: Episodes) -> np.ndarray:
+    """Return the actions as the environment was given them."""
+    space = episodes.action_space
+    if isinstance(space, gym.spaces.Discrete) and space.start:
+        return np.asarray(episodes.actions) + int(space.start)
+    return episodes.actions
 
 
 def _spec(episodes: Episodes) -> gym.envs.registration.EnvSpec | None:
@@ -168,7 +180,7 @@ def write_hdf5(episodes: Episodes, path: str | Path, **attributes: str) -> None:
 
     fields = {
         "observations": episodes.observations,
-        "actions": episodes.actions,
+        "actions": _as_played(episodes),
         "rewards": episodes.rewards,
         "terminals": terminals,
         "timeouts": timeouts,
@@ -214,6 +226,7 @@ def write_minari(episodes: Episodes, dataset_id: str, **metadata: str) -> None:
             f"{episodes.name}: Minari needs the observation after each episode's last step, which is unknown here"
         )
 
+    actions = _as_played(episodes)
     buffers = []
     for e, start in enumerate(episodes.starts):
         length = int(episodes.lengths[e])
@@ -225,7 +238,7 @@ def write_minari(episodes: Episodes, dataset_id: str, **metadata: str) -> None:
         buffer = EpisodeBuffer(
             id=e,
             observations=np.concatenate([episodes.observations[rows], final[e, None]]),
-            actions=episodes.actions[rows],
+            actions=actions[rows],
             rewards=episodes.rewards[rows],
             terminations=terminations,
             truncations=truncations,

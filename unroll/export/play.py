@@ -14,10 +14,11 @@ def play(policy, env, target=0.0, seed=None, on_step=None):
     """The return of an episode in a Gymnasium environment, asked for ``target`` where the policy takes such a wish.
     ``on_step(shown, action)`` hears of every step."""
     observation, _ = env.reset(seed=seed)
-    action, wish, total, t, done = policy.about["first_action"], float(target), 0.0, 0, False
+    previous, wish, total, t, done = policy.about["first_action"], float(target), 0.0, 0, False
+    start = policy.about.get("start", 0)
     reset = not (policy.about["keeps_memory"] and policy.state)
     while not done:
-        shown = {"observation": observation, "previous_action": action, "return_to_go": wish, "timestep": t}
+        shown = {"observation": observation, "previous_action": previous, "return_to_go": wish, "timestep": t}
         shown["reset"] = reset and t == 0
         if isinstance(observation, dict):
             shown |= {f"observation.{key}": value for key, value in observation.items()}
@@ -27,6 +28,7 @@ def play(policy, env, target=0.0, seed=None, on_step=None):
         action = policy(row)[0]
         if on_step:
             on_step(row, action)
+        previous = action - start if start else action
         observation, reward, terminated, truncated, _ = env.step(action.copy())
         total, wish, t, done = total + float(reward), wish - float(reward), t + 1, terminated or truncated
     return total

@@ -79,10 +79,10 @@ class _Env(NamedTuple):
     limit: int | None  # steps of an episode
 
     @property
-    def choices(self) -> int | None:
-        """The number of discrete actions if they are counted from 0."""
+    def discrete(self) -> gym.spaces.Discrete | None:
+        """The environment's actions, if they are discrete ones."""
         space = self.known.action_space if self.known else None
-        return int(space.n) if isinstance(space, gym.spaces.Discrete) and space.start == 0 else None
+        return space if isinstance(space, gym.spaces.Discrete) else None
 
 
 def _env_of(file: h5py.File, env_id: str | None) -> _Env:
@@ -145,6 +145,8 @@ def _read(path: Path, env_id: str | None, store: Store) -> Episodes:
         final = _final(items, ends, env)
 
     arrays = store.arrays()
+    remarks: list[str] = []
+    action_space = _action_space(arrays["actions"], env, remarks)
     # The table's returns are those of the environment as it is registered.
     standard = None if env.env_kwargs or env.doubt else env.env_id
     reference, reference_name = reference_returns(standard)
@@ -154,13 +156,14 @@ def _read(path: Path, env_id: str | None, store: Store) -> Episodes:
         terminated=terminals[ends],
         truncated=timeouts[ends] & ~terminals[ends],
         final_observations=final,
-        action_space=_action_space(arrays["actions"], env),
+        action_space=action_space,
         name=path.stem,
         env_id=env.env_id,
         env_kwargs=env.env_kwargs,
         env_doubt=env.doubt,
         reference_returns=reference,
         reference_name=reference_name,
+        remarks=tuple(remarks),
     )
 
 
@@ -260,8 +263,8 @@ def _rows_cast(values: np.ndarray) -> np.ndarray:
     return as_float32(values.reshape(len(values), -1))
 
 
-def _choice_cast(values: np.ndarray) -> np.ndarray:
-    return values.reshape(-1).astype(np.int64)
+def _choice_cast(start: int, values: np.ndarray) -> np.ndarray:
+    return values.reshape(-1).astype(np.int64) - start
 
 
 def _observation_cast(item: h5py.Dataset, env: _Env) -> Cast:
@@ -281,29 +284,44 @@ def _observation_cast(item: h5py.Dataset, env: _Env) -> Cast:
 
 
 def _action_cast(item: h5py.Dataset, env: _Env) -> Cast:
-    """Choose how a block becomes actions: [N, width] float32, or [N] int64 whole numbers."""
+    """Choose how a block becomes actions: [N, width] float32, or [N] int64 choices.
+
+    A file holds the actions that the environment was given.
+    """
     one_column = item.size == len(item)
+    choice_cast = functools.partial(_choice_cast, int(env.discrete.start) if env.discrete else 0)
     if item.dtype.kind != "f":
         if not one_column:
             raise DatasetError(f"actions are whole numbers of shape {item.shape}: discrete actions need one column")
-        return _choice_cast
+        return choice_cast
 
     # Some tools store action 1 as 1.0. This is believed only where the environment's actions are
     # discrete.
-    if env.choices and one_column and all(np.array_equal(part, np.rint(part)) for part in _parts(item)):
-        return _choice_cast
+    if env.discrete and one_column and all(np.array_equal(part, np.rint(part)) for part in _parts(item)):
+        return choice_cast
     return _rows_cast
 
 
-def _action_space(actions: np.ndarray, env: _Env) -> gym.spaces.Box | gym.spaces.Discrete:
-    """Choose the environment's action space if it fits the actions, else the smallest usual one."""
+def _action_space(actions: np.ndarray, env: _Env, remarks: list[str]) -> gym.spaces.Box | gym.spaces.Discrete:
+    """Choose the environment's action space if it fits the actions, else the smallest usual one.
+
+    What was assumed for that is added to `remarks`.
+    """
+    if env.discrete and actions.ndim == 1:
+        if env.discrete.n > MAX_DISCRETE:
+            raise DatasetError(f"{env.env_id} has {env.discrete.n} discrete actions, more than {MAX_DISCRETE}")
+        return env.discrete
     if actions.ndim == 1:
         low = int(actions.min())
         high = int(actions.max())
-        expected = env.choices
-        if max(high + 1, expected or 1) > MAX_DISCRETE or low < 0:
+        if high + 1 > MAX_DISCRETE or low < 0:
             raise DatasetError(f"discrete actions from {low} to {high} are outside of 0 to {MAX_DISCRETE}")
-        return gym.spaces.Discrete(expected or high + 1)
+        if low > 0:
+            remarks.append(
+                f"discrete actions from {low} to {high}, and no environment that says from where they are counted: "
+                f"taken as {high + 1} choices, counted from 0"
+            )
+        return gym.spaces.Discrete(high + 1)
 
     box = env.known.action_space if env.known else None
     if isinstance(box, gym.spaces.Box) and box.shape == actions.shape[1:] and box.is_bounded():

@@ -20,6 +20,7 @@ from unroll.envs.datasets.cache import cached
 from unroll.envs.datasets.conversion import as_float32, flatten
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.reference import reference_returns
+from unroll.envs.datasets.registered import known_env
 from unroll.envs.datasets.sources.checks import check_data, read_metadata
 from unroll.envs.datasets.sources.minari_env import Said, settle, what_is_here
 from unroll.envs.datasets.store import Store
@@ -52,13 +53,16 @@ def load_minari(dataset_id: str, download: bool = False) -> Episodes:
         # Minari and Gymnasium warn about spaces. What matters of that is an error here.
         with warnings.catch_warnings(action="ignore"):
             metadata = read_metadata(data / "metadata.json")
-            return cached(
+            episodes = cached(
                 dataset_id,
                 files,
                 convert=lambda store: _convert(dataset_id, data, store),
                 size=lambda: _size(dataset_id, data),
                 variant=what_is_here(metadata),
             )
+            # A recording need not show all choices of its environment.
+            known = known_env(episodes.env_id, episodes.env_kwargs)
+            return episodes.counted_as(known.action_space) if known else episodes
     except DatasetError as error:
         raise DatasetError(f"minari:{dataset_id}: {error}") from None
     except Exception as error:  # damaged files make h5py, json and Minari raise anything
@@ -129,8 +133,6 @@ def _convert(dataset_id: str, data: Path, store: Store) -> Episodes:
     action_space = dataset.spec.action_space
     if not isinstance(action_space, gym.spaces.Box | gym.spaces.Discrete):
         raise DatasetError(f"actions of {type(action_space).__name__}; only Box and Discrete can be learned")
-    if isinstance(action_space, gym.spaces.Discrete) and action_space.start != 0:
-        raise DatasetError(f"{action_space}: discrete actions must be counted from 0")
 
     observation_space, said, remarks = settle(metadata, dataset.spec.observation_space)
 
@@ -175,9 +177,10 @@ def _episode(
 
     if isinstance(action_space, gym.spaces.Discrete):
         actions = np.asarray(episode.actions).reshape(steps)
-        if not np.array_equal(actions, np.clip(np.rint(actions), 0, action_space.n)):
+        last = action_space.start + action_space.n - 1
+        if not np.array_equal(actions, np.clip(np.rint(actions), action_space.start, last)):
             raise DatasetError(f"episode {episode.id} has actions that are none of {action_space}")
-        actions = actions.astype(np.int64)
+        actions = actions.astype(np.int64) - int(action_space.start)
     else:
         actions = flatten(action_space, episode.actions)
 
@@ -223,5 +226,5 @@ def _reference(metadata: dict[str, Any], dataset_id: str, said: Said) -> tuple[t
 def _without_shape(space: gym.spaces.Box | gym.spaces.Discrete) -> gym.spaces.Box | gym.spaces.Discrete:
     """Return the space of the actions as flat rows."""
     if isinstance(space, gym.spaces.Discrete):
-        return gym.spaces.Discrete(int(space.n))
+        return gym.spaces.Discrete(int(space.n), start=int(space.start))
     return gym.spaces.Box(space.low.reshape(-1), space.high.reshape(-1), dtype=np.float32)
