@@ -10,7 +10,7 @@ from rich.text import Text
 
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.reference import normalized_score
-from unroll.envs.datasets.registered import in_words, is_registered, known_env
+from unroll.envs.datasets.registered import in_words, is_registered, known_env, step_limit
 from unroll.envs.datasets.statistics import read
 
 
@@ -24,7 +24,22 @@ def problems(episodes: Episodes) -> list[str]:
 
 def remarks(episodes: Episodes) -> list[str]:
     """List what a user should know of these episodes, one line each. It forbids nothing."""
-    return list(episodes.remarks)
+    found = list(episodes.remarks)
+    if _inconsistencies(episodes):
+        return found
+
+    one_step = int((episodes.lengths == 1).sum())
+    if one_step > 1 and one_step > 0.5 * len(episodes):
+        found.append(f"{one_step:,} of {len(episodes):,} episodes have one step: are its terminals 1 - done?")
+    limit = step_limit(episodes.env_id, episodes.env_kwargs)
+    longest = int(episodes.lengths.max())
+    if limit is not None and longest > limit:
+        first = int(np.argmax(episodes.lengths))
+        found.append(
+            f"episode {first} has {longest:,} steps, {episodes.env_id} ends after {limit:,}: is an end of an episode "
+            "missing?"
+        )
+    return found
 
 
 def _inconsistencies(episodes: Episodes) -> list[str]:

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,11 +25,11 @@ from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.reference import reference_returns
 from unroll.envs.datasets.registered import Known, is_env_id, known_env, not_plain, step_limit
 from unroll.envs.datasets.sources.checks import check_sizes
-from unroll.envs.datasets.statistics import blocks
+from unroll.envs.datasets.sources.ends import find_ends
+from unroll.envs.datasets.sources.reading import blocks_of as _blocks
+from unroll.envs.datasets.sources.reading import parts_of as _parts
 from unroll.envs.datasets.store import Store
 from unroll.errors import DatasetError, one_line
-
-log = logging.getLogger(__name__)
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")
 ROWS = ("observations", "actions", "rewards")
@@ -39,12 +38,13 @@ OPTIONAL = ("timeouts", "next_observations", "final_observations")
 Cast = Callable[[np.ndarray], np.ndarray]
 
 
-def load_hdf5(path: str | Path, env_id: str | None = None) -> Episodes:
+def load_hdf5(path: str | Path, env_id: str | None = None, scored_as: str | None = None) -> Episodes:
     """Load the episodes of the file at `path`. Their values are not judged here.
 
     Args:
         path: the file.
         env_id: the environment, instead of the one in the file's attribute ``env``.
+        scored_as: the id in the table of reference returns, instead of the environment's.
 
     Raises:
         DatasetError: this is not such a file. The message is one line that names the path.
@@ -58,10 +58,10 @@ def load_hdf5(path: str | Path, env_id: str | None = None) -> Episodes:
         return cached(
             path.stem,
             [path],
-            convert=lambda store: _read(path, env_id, store),
+            convert=lambda store: _read(path, env_id, scored_as, store),
             size=lambda: _size(path),
             min_seconds=1,
-            variant=_variant(path, env_id),
+            variant=f"{_variant(path, env_id)} {scored_as}",
         )
     except DatasetError as error:
         raise DatasetError(f"{path}: {error}") from None
@@ -116,23 +116,13 @@ def _size(path: Path) -> int:
         return sum(4 * int(items[name].size or 0) for name in ROWS)
 
 
-def _read(path: Path, env_id: str | None, store: Store) -> Episodes:
+def _read(path: Path, env_id: str | None, scored_as: str | None, store: Store) -> Episodes:
     """Convert the file, a block of rows at a time."""
     with h5py.File(path, "r") as file:
         env = _env_of(file, env_id)
         items = _find(file)
 
-        # The last steps of the episodes.
-        n = len(items["observations"])
-        terminals = _flags(items["terminals"])
-        if "timeouts" in items:
-            timeouts = _flags(items["timeouts"])
-        else:
-            timeouts = _guess_timeouts(terminals, env, path)
-        ends = np.flatnonzero(terminals | timeouts)
-        if len(ends) == 0 or ends[-1] != n - 1:
-            # An unfinished tail is kept: neither terminated nor truncated.
-            ends = np.append(ends, n - 1)
+        ends = find_ends(items, env.limit, env.env_id)
 
         # The rows of all steps.
         casts = {
@@ -142,19 +132,19 @@ def _read(path: Path, env_id: str | None, store: Store) -> Episodes:
         }
         for rows in _blocks(*(items[name] for name in ROWS)):
             store.append(**{name: cast(items[name][rows]) for name, cast in casts.items()})
-        final = _final(items, ends, env)
+        final = _final(items, ends.rows, env)
 
     arrays = store.arrays()
-    remarks: list[str] = []
+    remarks = ends.remarks
     action_space = _action_space(arrays["actions"], env, remarks)
-    # The table's returns are those of the environment as it is registered.
-    standard = None if env.env_kwargs or env.doubt else env.env_id
-    reference, reference_name = reference_returns(standard)
+    # The table's returns are those of the environment as it is registered, where the goal is an end.
+    standard = not (env.env_kwargs or env.doubt or ends.marks_goal)
+    reference, reference_name = reference_returns((scored_as or env.env_id) if standard else None)
     return Episodes(
         **arrays,
-        lengths=np.diff(ends, prepend=-1).astype(np.int64),
-        terminated=terminals[ends],
-        truncated=timeouts[ends] & ~terminals[ends],
+        lengths=np.diff(ends.rows, prepend=-1).astype(np.int64),
+        terminated=ends.terminated,
+        truncated=ends.truncated,
         final_observations=final,
         action_space=action_space,
         name=path.stem,
@@ -211,48 +201,6 @@ def _check(items: dict[str, h5py.Dataset]) -> None:
             raise DatasetError(f"{name} has {len(item)} rows, observations {n}")
         if name in ("rewards", "terminals", "timeouts") and item.size != n:
             raise DatasetError(f"{name} is {item.shape}, not ({n},) or ({n}, 1)")
-
-
-def _blocks(*items: h5py.Dataset) -> Iterator[slice]:
-    """Cut the rows into blocks that are whole chunks of the item with the longest chunks.
-
-    HDF5 unpacks a chunk as a whole for each read of a part of it.
-    """
-    n = len(items[0])
-    row_bytes = sum(item.nbytes for item in items) // n
-    longest = 1
-    for item in items:
-        if item.chunks:
-            longest = max(longest, item.chunks[0])
-    return blocks(n, row_bytes, longest)
-
-
-def _parts(item: h5py.Dataset) -> Iterator[np.ndarray]:
-    """Read an item, a block of rows at a time."""
-    return (item[rows] for rows in _blocks(item))
-
-
-def _flags(item: h5py.Dataset) -> np.ndarray:
-    return np.concatenate([part.reshape(-1).astype(bool) for part in _parts(item)])
-
-
-def _guess_timeouts(terminals: np.ndarray, env: _Env, path: Path) -> np.ndarray:
-    """Mark where an episode reaches the environment's step limit.
-
-    D4RL's oldest files have no timeouts.
-    """
-    timeouts = np.zeros(len(terminals), bool)
-    limit = env.limit
-    if limit is None:
-        log.warning("%s: no timeouts and no known step limit, so episodes end at terminals alone", path)
-        return timeouts
-
-    # An episode that is longer than the limit is several, each cut off at the limit.
-    start = 0
-    for end in [*(np.flatnonzero(terminals) + 1).tolist(), len(terminals)]:
-        timeouts[start + limit - 1 : end : limit] = True
-        start = end
-    return timeouts
 
 
 def _reward_cast(values: np.ndarray) -> np.ndarray:
