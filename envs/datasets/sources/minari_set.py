@@ -23,6 +23,7 @@ from unroll.envs.datasets.reference import reference_returns
 from unroll.envs.datasets.registered import known_env
 from unroll.envs.datasets.sources.checks import check_data, read_metadata
 from unroll.envs.datasets.sources.minari_env import Said, settle, what_is_here
+from unroll.envs.datasets.sources.reading import check_flags
 from unroll.envs.datasets.store import Store
 from unroll.errors import DatasetError, one_line
 
@@ -119,12 +120,13 @@ def _size(dataset_id: str, data: Path) -> int:
     return 4 * int(dataset.spec.total_steps) * (width + 1)  # 1: the reward
 
 
-class _Ending(NamedTuple):
-    """The length of an episode, and how it ended."""
+class _Endings(NamedTuple):
+    """The last steps of the episodes that one of Minari's is split into, and how each of them ended."""
 
-    steps: int
-    terminated: bool
-    truncated: bool
+    steps: np.ndarray  # [P]
+    terminated: np.ndarray  # [P] bool
+    truncated: np.ndarray  # [P] bool
+    marked: bool  # whether there are flags in mid-episode that are no ends
 
 
 def _convert(dataset_id: str, data: Path, store: Store) -> Episodes:
@@ -140,7 +142,7 @@ def _convert(dataset_id: str, data: Path, store: Store) -> Episodes:
     steps = 0
     for episode in dataset.iterate_episodes():
         rows, ending = _episode(episode, observation_space, action_space)
-        steps += ending.steps
+        steps += len(rows["rewards"])
         # By this number it was decided whether the arrays fit into RAM.
         if steps > dataset.spec.total_steps:
             raise DatasetError(f"the metadata count {dataset.spec.total_steps} steps, the episodes hold more")
@@ -149,13 +151,14 @@ def _convert(dataset_id: str, data: Path, store: Store) -> Episodes:
     if not endings:
         raise DatasetError("holds no episodes")
 
+    remarks += _remarks_on(endings)
     arrays = store.arrays()
     reference, reference_name = _reference(metadata, dataset_id, said)
     return Episodes(
         **arrays,
-        lengths=np.array([ending.steps for ending in endings]),
-        terminated=np.array([ending.terminated for ending in endings]),
-        truncated=np.array([ending.truncated for ending in endings]),
+        lengths=np.concatenate([np.diff(ending.steps, prepend=-1) for ending in endings]),
+        terminated=np.concatenate([ending.terminated for ending in endings]),
+        truncated=np.concatenate([ending.truncated for ending in endings]),
         action_space=_without_shape(action_space),
         name=dataset_id,
         env_id=said.env_id,
@@ -169,8 +172,8 @@ def _convert(dataset_id: str, data: Path, store: Store) -> Episodes:
 
 def _episode(
     episode: Any, observation_space: gym.Space, action_space: gym.spaces.Box | gym.spaces.Discrete
-) -> tuple[dict[str, np.ndarray], _Ending]:
-    """Convert one episode to rows of each array, and its ending."""
+) -> tuple[dict[str, np.ndarray], _Endings]:
+    """Convert one of Minari's episodes to rows of each array, and the endings in it."""
     observations = flatten(observation_space, episode.observations)
     steps = len(episode.rewards)
     _check_lengths(episode, len(observations), steps)
@@ -184,15 +187,52 @@ def _episode(
     else:
         actions = flatten(action_space, episode.actions)
 
+    endings = _endings(episode, steps)
     rows = {
         "observations": observations[:-1],
-        "final_observations": observations[-1:],
+        "final_observations": observations[endings.steps + 1],
         "actions": actions,
         "rewards": as_float32(episode.rewards.reshape(steps)),
     }
-    terminated = bool(episode.terminations[-1])
-    truncated = bool(episode.truncations[-1]) and not terminated
-    return rows, _Ending(steps, terminated, truncated)
+    return rows, endings
+
+
+def _endings(episode: Any, steps: int) -> _Endings:
+    """Find the ends in one of Minari's episodes: its last step, and flags before that.
+
+    Flags in row after row, as while an agent stands at its goal, are no ends.
+    """
+    terminations = np.asarray(episode.terminations).reshape(steps)
+    truncations = np.asarray(episode.truncations).reshape(steps)
+    for name, flags in (("terminations", terminations), ("truncations", truncations)):
+        check_flags(flags, f"episode {episode.id}: {name}", unit="step")
+    terminations = terminations.astype(bool)
+    truncations = truncations.astype(bool)
+
+    ends = np.union1d(np.flatnonzero(terminations | truncations), steps - 1)
+    marked = len(ends) > 1 and (np.diff(ends, prepend=-1) == 1).sum() > 0.5 * len(ends)
+    if marked:
+        # A truncation ends the episode then, whatever is marked beside it.
+        return _Endings(ends[-1:], terminations[-1:] & ~truncations[-1:], truncations[-1:], True)
+    return _Endings(ends, terminations[ends], truncations[ends] & ~terminations[ends], False)
+
+
+def _remarks_on(endings: list[_Endings]) -> list[str]:
+    """Say how flags in mid-episode were read."""
+    found = []
+    split = [len(ending.steps) for ending in endings if len(ending.steps) > 1]
+    if split:
+        found.append(
+            f"{len(split):,} episodes have terminations or truncations before their last step and are split there, "
+            f"into {sum(split):,}"
+        )
+    marked = sum(ending.marked for ending in endings)
+    if marked:
+        found.append(
+            f"{marked:,} episodes have terminations step after step before their last: taken for marks, as of being at "
+            "the goal, and no ends"
+        )
+    return found
 
 
 def _check_lengths(episode: Any, n_observations: int, steps: int) -> None:
