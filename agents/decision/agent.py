@@ -32,6 +32,7 @@ from unroll.agents.decision.task import (
     check_same_spaces,
     check_state,
     describe_task,
+    digest,
     fit_statistics,
 )
 from unroll.envs.datasets.episodes import Episodes
@@ -362,6 +363,8 @@ class DecisionAgent:
         """
         episodes = episodes.counted_as(build_space(self.policy.config["action_space"]))
         check_same_spaces(episodes, self.policy.config)
+        if self.task:
+            self.task["data"] = digest(episodes)
         episodes = episodes.top(self.hyperparameters.top_fraction)
         self.sampler = make_sampler(episodes, self.policy.config["context"], self.device)
 

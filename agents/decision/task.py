@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
@@ -23,6 +25,10 @@ from unroll.policies.decision import DecisionPolicy
 
 QUANTILES = (0, 0.1, 0.5, 0.9, 1)
 
+# A digest covers all rows of a set up to WHOLE numbers, and SAMPLED rows spread over a larger one.
+WHOLE = 1 << 24
+SAMPLED = 4096
+
 
 def describe_task(episodes: Episodes) -> dict[str, Any]:
     """What an evaluation needs to know of the data, as plain values for a checkpoint."""
@@ -36,7 +42,45 @@ def describe_task(episodes: Episodes) -> dict[str, Any]:
         "reference_name": episodes.reference_name,
         "return_mean": float(returns.mean()),
         "return_quantiles": {str(q): float(np.quantile(returns, q)) for q in QUANTILES},
+        "data": digest(episodes),
     }
+
+
+def digest(episodes: Episodes) -> dict[str, Any]:
+    """Return what tells these episodes from others, whatever file they are in: their numbers and a checksum."""
+    rows = _spread(episodes.n_steps, episodes.observation_dim + 2)
+    actions = episodes.actions[rows]
+    if isinstance(episodes.action_space, gym.spaces.Discrete):
+        actions = actions + int(episodes.action_space.start)  # as the environment counts them
+    parts = [
+        episodes.lengths[_spread(len(episodes), 1)],
+        episodes.observations[rows],
+        actions,
+        episodes.rewards[rows],
+    ]
+    checksum = 0
+    for part in parts:
+        checksum = zlib.crc32(np.ascontiguousarray(part).tobytes(), checksum)
+    return {"episodes": len(episodes), "steps": episodes.n_steps, "checksum": f"{checksum:08x}"}
+
+
+def _spread(n: int, width: int) -> np.ndarray | slice:
+    """Choose all of n rows of this width, or some that are spread over them."""
+    if n * width <= WHOLE:
+        return slice(None)
+    return np.linspace(0, n - 1, SAMPLED).astype(np.int64)
+
+
+def check_same_data(episodes: Episodes, task: dict[str, Any]) -> None:
+    """Raise DatasetError unless the episodes are those of the task. Old checkpoints do not say which these are."""
+    before = task.get("data")
+    now = digest(episodes)
+    if before not in (None, now):
+        was = f"{before['episodes']:,} episodes, {before['steps']:,} steps, checksum {before['checksum']}"
+        found = f"{now['episodes']:,}, {now['steps']:,}, {now['checksum']}"
+        raise DatasetError(
+            f"{episodes.name} is not what this run has learned from ({was}; now {found}); it goes on with its own data"
+        )
 
 
 def check_task(task: Any) -> None:
@@ -53,6 +97,12 @@ def check_task(task: Any) -> None:
         raise ValueError(f"task.env_kwargs: {wrong[0]} is no plain value")
     if not isinstance(task.get("env_doubt"), str | None):
         raise ValueError("task.env_doubt is no text")
+
+    data = task.get("data")
+    if data is not None:
+        check_count(data, "episodes", "steps")
+        if not isinstance(data["checksum"], str):
+            raise ValueError("task.data.checksum is no text")
 
     numbers = [task["return_mean"]]
     numbers += [task["return_quantiles"][str(q)] for q in QUANTILES]

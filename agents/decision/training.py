@@ -13,6 +13,7 @@ from unroll.agents.common.machine import not_as_made
 from unroll.agents.decision.agent import DecisionAgent
 from unroll.agents.decision.config import DecisionConfig, Hyperparameters
 from unroll.agents.decision.player import decision_player, undecided
+from unroll.agents.decision.task import check_same_data
 from unroll.agents.evaluation.player import Player
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.registered import in_words, known_env
@@ -56,7 +57,9 @@ class DecisionTraining:
 
     def _resumed(self, tell: Tell) -> DecisionAgent:
         path = latest_checkpoint(self.config.run_dir or "")
-        agent = DecisionAgent.load(path, device=self.config.device, episodes=self.episodes)
+        agent = DecisionAgent.load(path, device=self.config.device)
+        check_same_data(self.episodes, agent.task)
+        agent.set_episodes(self.episodes)
         tell(f"goes on at update {agent.num_timesteps}")
         note = not_as_made(read_state(path))
         if note:
