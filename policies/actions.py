@@ -102,7 +102,10 @@ def make_action(space: gym.Space, d_model: int) -> Action:
     if isinstance(space, gym.spaces.Discrete):
         return DiscreteAction(space, d_model)
     if isinstance(space, gym.spaces.Box) and len(space.shape) == 1 and space.is_bounded():
-        return BoxAction(space, d_model)
+        with np.errstate(over="ignore"):
+            scaled = np.isfinite(space.high - space.low).all() and np.isfinite(space.high + space.low).all()
+        if scaled:
+            return BoxAction(space, d_model)
     raise ValueError(f"action space {space} is not supported: a bounded Box of one axis or a Discrete is needed")
 
 

@@ -8,6 +8,7 @@ import gymnasium as gym
 
 from unroll.agents.decision.agent import DecisionAgent
 from unroll.agents.evaluation.player import Player
+from unroll.envs.datasets.conversion import FLOAT32_MAX
 from unroll.envs.make import make_env
 from unroll.envs.own import registered_id
 from unroll.envs.wrappers import ReturnToGo
@@ -41,6 +42,9 @@ def decision_player(
     asked: list[float | None] = [None]
     if config["condition"] == "return":
         asked = list(dict.fromkeys(default_targets(agent) if targets is None else targets))
+        for target in asked:
+            if target is not None and abs(target) > FLOAT32_MAX:
+                raise EnvError(f"a return of {target:g} cannot be asked for: float32 holds up to {FLOAT32_MAX:.2g}")
     same = env_id == task.get("env") and own == task.get("env_kwargs", {})
     known = same and task.get("reference_returns")
     return Player(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 import time
 from collections import deque
@@ -17,6 +18,7 @@ from gymnasium.envs.mujoco import MujocoEnv
 
 from unroll.envs.datasets.reference import normalized_score
 from unroll.envs.wrappers import own_copy
+from unroll.errors import EnvError
 from unroll.policies.backbones import State, select_rows
 
 RESAMPLES = 2000  # of the bootstrap
@@ -56,6 +58,9 @@ def play(
     ``n_envs`` environments of this process step together, so that the policy sees one batch. An environment that is
     done takes the next episode, and its row of the memory is reset; when none is left, its row leaves the batch. An
     episode depends on its seed and target alone, but for the last bits of sums over batches of different size.
+
+    Raises:
+        EnvError: an environment paid what is no number.
     """
     waiting = deque(episodes)
     envs = [make_env() for _ in range(min(n_envs, len(episodes)))]
@@ -81,6 +86,10 @@ def play(
                     on_step(env)
                 episode.total += float(reward)
                 episode.length += 1
+                if not math.isfinite(episode.total):
+                    name = env.spec.id if env.spec else type(env.unwrapped).__name__
+                    where = f"in step {episode.length} of the episode of seed {episode.seed}"
+                    raise EnvError(f"{name} paid {float(reward):g} {where}: its return is {episode.total:g}")
                 if not (terminated or truncated):
                     observations[i] = observation
                     kept.append(i)

@@ -193,13 +193,13 @@ def _write_rest(episodes: Episodes, folder: Path, written: Collection[str]) -> N
         meta["n"] = int(space.n)
         meta["start"] = int(space.start)
 
-    # Statistics are two arrays, and the faults as a list of three.
+    # Statistics are two arrays, and the rest as a list of four.
     meta["faults"] = None
     known = episodes.known_statistics
     if known is not None:
         arrays["mean"] = known.mean
         arrays["std"] = known.std
-        meta["faults"] = [known.not_finite, known.outside, known.partly_known]
+        meta["faults"] = [known.not_finite, known.outside, known.partly_known, known.largest_reward]
 
     for key in arrays.keys() - set(written):
         np.save(folder / f"{key}.npy", arrays[key], allow_pickle=False)
@@ -244,13 +244,14 @@ def _read(entry: Path) -> Episodes:
 
     known = None
     if meta["faults"] is not None:
-        not_finite, outside, partly_known = meta["faults"]
+        not_finite, outside, partly_known, largest_reward = meta["faults"]
         known = Statistics(
             mean=arrays.pop("mean"),
             std=arrays.pop("std"),
             not_finite=not_finite,
             outside=tuple(outside),
             partly_known=tuple(partly_known),
+            largest_reward=float(largest_reward),
         )
 
     episodes = Episodes(

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from unroll.envs.datasets.conversion import FLOAT32_MAX, can_be_scaled
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.reference import normalized_score
 from unroll.envs.datasets.registered import in_words, is_registered, known_env, step_limit
@@ -82,13 +83,28 @@ def _bad_values(episodes: Episodes) -> list[str]:
     if count:
         found.append(f"the observation after episode {first} is NaN or infinite in part")
 
+    if not found:
+        found += _unbounded_returns(episodes, statistics.largest_reward)
+
     space = episodes.action_space
     if isinstance(space, gym.spaces.Box) and not space.is_bounded():
         found.append(f"actions has no bounds in its space {space}")
+    elif isinstance(space, gym.spaces.Box) and not can_be_scaled(space):
+        found.append(f"actions has bounds too far apart for float32, {_describe(space)}")
     count, first = statistics.outside
     if count:
         found.append(f"actions lies outside of {_describe(space)} in {count} rows, first in row {first}")
     return found
+
+
+def _unbounded_returns(episodes: Episodes, largest_reward: float) -> list[str]:
+    """List returns-to-go that float32 cannot hold, as the policy takes them."""
+    if largest_reward * int(episodes.lengths.max()) <= FLOAT32_MAX:
+        return []
+    largest = max(float(np.abs(part).max()) for part in episodes.returns_to_go_in_blocks())
+    if largest <= FLOAT32_MAX:
+        return []
+    return [f"rewards add up to {largest:.3g}, float32 holds up to {FLOAT32_MAX:.2g}: divide them by a constant"]
 
 
 def _misfits(episodes: Episodes) -> list[str]:

@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 
 from unroll.envs.datasets.cache import cached
-from unroll.envs.datasets.conversion import MAX_DISCRETE, as_float32, box_of, flatten
+from unroll.envs.datasets.conversion import MAX_DISCRETE, Precision, as_float32, box_of, flatten
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.reference import reference_returns
 from unroll.envs.datasets.registered import Known, is_env_id, known_env, not_plain, step_limit
@@ -130,12 +130,18 @@ def _read(path: Path, env_id: str | None, scored_as: str | None, store: Store) -
             "actions": _action_cast(items["actions"], env),
             "rewards": _reward_cast,
         }
+        watched = {name: Precision(name) for name in ("observations", "rewards")}
         for rows in _blocks(*(items[name] for name in ROWS)):
-            store.append(**{name: cast(items[name][rows]) for name, cast in casts.items()})
+            block = {name: items[name][rows] for name in ROWS}
+            for name, precision in watched.items():
+                precision.see(None, block[name])
+            store.append(**{name: cast(block[name]) for name, cast in casts.items()})
         final = _final(items, ends.rows, env)
 
     arrays = store.arrays()
     remarks = ends.remarks
+    for precision in watched.values():
+        remarks += precision.remarks()
     action_space = _action_space(arrays["actions"], env, remarks)
     # The table's returns are those of the environment as it is registered, where the goal is an end.
     standard = not (env.env_kwargs or env.doubt or ends.marks_goal)

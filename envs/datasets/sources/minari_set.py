@@ -17,7 +17,7 @@ import gymnasium as gym
 import numpy as np
 
 from unroll.envs.datasets.cache import cached
-from unroll.envs.datasets.conversion import as_float32, flatten
+from unroll.envs.datasets.conversion import Precision, as_float32, flatten
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.reference import reference_returns
 from unroll.envs.datasets.registered import known_env
@@ -139,6 +139,8 @@ def _convert(dataset_id: str, data: Path, store: Store) -> Episodes:
     observation_space, said, remarks = settle(metadata, dataset.spec.observation_space)
 
     endings = []
+    seen = Precision("observations")
+    paid = Precision("rewards")
     steps = 0
     for episode in dataset.iterate_episodes():
         rows, ending = _episode(episode, observation_space, action_space)
@@ -146,12 +148,14 @@ def _convert(dataset_id: str, data: Path, store: Store) -> Episodes:
         # By this number it was decided whether the arrays fit into RAM.
         if steps > dataset.spec.total_steps:
             raise DatasetError(f"the metadata count {dataset.spec.total_steps} steps, the episodes hold more")
+        seen.see(observation_space, episode.observations)
+        paid.see(None, np.asarray(episode.rewards))
         store.append(**rows)
         endings.append(ending)
     if not endings:
         raise DatasetError("holds no episodes")
 
-    remarks += _remarks_on(endings)
+    remarks += [*_remarks_on(endings), *seen.remarks(), *paid.remarks()]
     arrays = store.arrays()
     reference, reference_name = _reference(metadata, dataset_id, said)
     return Episodes(
