@@ -42,10 +42,31 @@ def leaves(space: gym.Space, values: Any) -> Iterator[tuple[gym.Space, Any]]:
         yield space, values
 
 
+def leaf_spaces(space: gym.Space) -> list[gym.Space]:
+    """List the parts of a space that have none themselves, in order."""
+    inner: list[gym.Space] = []
+    if isinstance(space, gym.spaces.Dict):
+        for key in kept(space.spaces):
+            inner += leaf_spaces(space[key])
+    elif isinstance(space, gym.spaces.Tuple):
+        for part in space.spaces:
+            inner += leaf_spaces(part)
+    else:
+        inner.append(space)
+    return inner
+
+
 def _rows(space: gym.Space, values: Any) -> np.ndarray:
     """Convert T values of a space without parts to [T, width] float32."""
     if isinstance(space, gym.spaces.Discrete):
         return _one_hot(space, np.asarray(values).reshape(-1))
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        values = np.asarray(values)
+        if values.shape[1:] != space.shape:
+            raise ValueError(f"observations are {values.shape[1:]}, their space says {space.shape}")
+        columns = zip(space.nvec.flat, space.start.flat, values.reshape(len(values), -1).T, strict=True)
+        parts = [_one_hot(gym.spaces.Discrete(n, start=start), column) for n, start, column in columns]
+        return np.concatenate(parts, axis=1)
     if isinstance(space, gym.spaces.Box | gym.spaces.MultiBinary):
         values = np.asarray(values)
         if values.shape[1:] != space.shape:

@@ -227,13 +227,17 @@ def _observation_cast(item: h5py.Dataset, env: _Env) -> Cast:
     Whole numbers become one-hot if the environment's states are discrete, so that it shows them as
     one-hot as well.
     """
-    # One whole number per step may be a number of a state, or an observation of width 1.
-    if item.size == len(item) and item.dtype.kind in "iu" and env.known is not None:
-        space = env.known.observation_space
-        if isinstance(space, gym.spaces.Discrete):
-            first = int(space.start)
-            if all(part.min() >= first and part.max() < first + space.n for part in _parts(item)):
-                return functools.partial(flatten, space)
+    # One whole number per step may be the number of a state, or an observation of width 1.
+    if item.dtype.kind not in "iu" or env.known is None:
+        return _rows_cast
+    space: Any = env.known.observation_space
+    high: Any = None  # the first number that is none of its own
+    if isinstance(space, gym.spaces.Discrete) and item.size == len(item):
+        high = space.start + space.n
+    elif isinstance(space, gym.spaces.MultiDiscrete) and item.shape[1:] == space.shape:
+        high = space.start + space.nvec
+    if high is not None and all(((space.start <= part) & (part < high)).all() for part in _parts(item)):
+        return functools.partial(flatten, space)
     return _rows_cast
 
 

@@ -17,7 +17,7 @@ import gymnasium as gym
 import numpy as np
 
 from unroll.envs.datasets.cache import cached
-from unroll.envs.datasets.conversion import Precision, as_float32, flatten
+from unroll.envs.datasets.conversion import Precision, as_float32, flatten, leaf_spaces
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.reference import reference_returns
 from unroll.envs.datasets.registered import known_env
@@ -138,6 +138,7 @@ def _convert(dataset_id: str, data: Path, store: Store) -> Episodes:
 
     observation_space, said, remarks = settle(metadata, dataset.spec.observation_space)
 
+    remarks += _remarks_on_images(metadata, observation_space)
     endings = []
     seen = Precision("observations")
     paid = Precision("rewards")
@@ -219,6 +220,15 @@ def _endings(episode: Any, steps: int) -> _Endings:
         # A truncation ends the episode then, whatever is marked beside it.
         return _Endings(ends[-1:], terminations[-1:] & ~truncations[-1:], truncations[-1:], True)
     return _Endings(ends, terminations[ends], truncations[ends] & ~terminations[ends], False)
+
+
+def _remarks_on_images(metadata: dict[str, Any], space: gym.Space) -> list[str]:
+    """Say that Minari keeps what it takes for an image as a JPEG, unless it was told not to."""
+    from minari.dataset.minari_storage import is_image_space
+
+    if not metadata.get("jpeg_encoding", True) or not any(map(is_image_space, leaf_spaces(space))):
+        return []
+    return ["its images are JPEGs: not quite what the environment shows to a policy that was trained on them"]
 
 
 def _remarks_on(endings: list[_Endings]) -> list[str]:
