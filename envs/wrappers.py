@@ -152,6 +152,28 @@ class ReturnToGo(gym.Wrapper):
         }
 
 
+class FlatActions(gym.ActionWrapper):
+    """A wrapper that takes a continuous action of any shape as one row, as a dataset holds it."""
+
+    def __init__(self, env: gym.Env):
+        super().__init__(env)
+        space = env.action_space
+        assert isinstance(space, gym.spaces.Box)
+        self._shape = space.shape
+        self.action_space = gym.spaces.Box(space.low.reshape(-1), space.high.reshape(-1), dtype=space.dtype.type)
+
+    def action(self, action: Any) -> Any:
+        return np.reshape(action, self._shape)
+
+
+def flat_actions(env: gym.Env) -> gym.Env:
+    """Let the environment take its actions as a dataset holds them."""
+    space = env.action_space
+    if isinstance(space, gym.spaces.Box) and len(space.shape) != 1:
+        return FlatActions(env)
+    return env
+
+
 class NoisyActions(gym.ActionWrapper):
     """Disturbs what the agent chose; the recording holds what was done."""
 

@@ -11,7 +11,7 @@ from unroll.agents.evaluation.player import Player
 from unroll.envs.datasets.conversion import FLOAT32_MAX
 from unroll.envs.make import make_env
 from unroll.envs.own import registered_id
-from unroll.envs.wrappers import ReturnToGo
+from unroll.envs.wrappers import ReturnToGo, flat_actions
 from unroll.errors import EnvError
 from unroll.policies.actions import build_space
 
@@ -50,8 +50,8 @@ def decision_player(
     return Player(
         agent=agent,
         env_id=env_id,
-        make_env=lambda **kwargs: ReturnToGo(make_env(env_id, env_kwargs=own, **kwargs)),
-        show=ReturnToGo,
+        make_env=lambda **kwargs: show(make_env(env_id, env_kwargs=own, **kwargs)),
+        show=show,
         env_kwargs=own,
         facts={
             "agent": "DecisionAgent",
@@ -64,6 +64,11 @@ def decision_player(
         reference=(task["reference_returns"], task["reference_name"]) if known else (None, None),
         warm=config["context"],
     )
+
+
+def show(env: gym.Env) -> gym.Env:
+    """Put around an environment what a decision agent sees, and let it act as its dataset does."""
+    return ReturnToGo(flat_actions(env))
 
 
 def said_by_dataset(env_id: str, task: dict[str, Any]) -> dict[str, Any]:
@@ -97,7 +102,9 @@ def check_spaces(env_id: str, env_kwargs: dict[str, Any], config: dict[str, Any]
     if shape != (expected,):
         raise EnvError(f"{env_id} observes {shape}, the policy was trained on {expected} numbers")
     space = build_space(config["action_space"])
-    same = type(actions) is type(space) and actions.shape == space.shape
+    same = (
+        isinstance(actions, gym.spaces.Box) and isinstance(space, gym.spaces.Box) and actions.low.size == space.low.size
+    )
     if isinstance(space, gym.spaces.Discrete):
         same = actions == space
     if not same:

@@ -99,6 +99,11 @@ def as_float32(values: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(values, dtype=np.float32)
 
 
+def flat_box(space: gym.spaces.Box) -> gym.spaces.Box:
+    """Return the box of actions as one row, of float32."""
+    return gym.spaces.Box(space.low.reshape(-1), space.high.reshape(-1), dtype=np.float32)
+
+
 def can_be_scaled(space: gym.spaces.Box) -> bool:
     """Say whether float32 holds the middle and the width of a box, from which actions are scaled."""
     with np.errstate(over="ignore", invalid="ignore"):

@@ -18,6 +18,7 @@ import gymnasium as gym
 import h5py
 import numpy as np
 
+from unroll.envs.datasets.conversion import flat_box
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.registered import not_plain
 from unroll.errors import DatasetError
@@ -92,7 +93,8 @@ def to_episodes(done: list[Recorded], env: gym.Env, name: str, env_kwargs: dict[
     if isinstance(space, gym.spaces.Discrete):
         actions = actions.astype(np.int64) - int(space.start)
     else:
-        actions = actions.astype(np.float32)
+        actions = actions.astype(np.float32).reshape(len(actions), -1)
+        space = flat_box(space)
     terminated = np.array([episode.terminated for episode in done])
     strange = not_plain(env_kwargs or {})
     return Episodes(
@@ -119,18 +121,27 @@ def _as_played(episodes: Episodes) -> np.ndarray:
     return episodes.actions
 
 
-def _spec(episodes: Episodes) -> gym.envs.registration.EnvSpec | None:
-    """Return the specification of the episodes' environment, with the arguments that it was made with.
+def _named_env(episodes: Episodes) -> gym.Env | None:
+    """Return something that Minari takes for the episodes' environment. Only its specification is asked for.
 
-    None where they name none, or one of which these arguments are not all.
+    So nothing is built, and the code of an environment need not have a name that can be imported.
+    None where the episodes name none, or one of which its arguments are not all.
     """
     if episodes.env_id is None or episodes.env_doubt:
         return None
-    spec = copy.deepcopy(gym.spec(episodes.env_id))
+    spec = gym.envs.registration.EnvSpec(episodes.env_id)
+    if episodes.env_id in gym.registry:
+        spec = copy.deepcopy(gym.registry[episodes.env_id])
     given = dict(episodes.env_kwargs)
     spec.max_episode_steps = given.pop("max_episode_steps", spec.max_episode_steps)
     spec.kwargs |= given
-    return spec
+    code = spec.entry_point
+    if callable(code):
+        spec.entry_point = f"{code.__module__}:{getattr(code, '__qualname__', type(code).__qualname__)}"
+
+    env: gym.Env = gym.Env()
+    env.spec = spec
+    return env
 
 
 def check_output(output: str) -> None:
@@ -252,10 +263,10 @@ def write_minari(episodes: Episodes, dataset_id: str, **metadata: str) -> None:
             minari.create_dataset_from_buffers(
                 dataset_id,
                 buffers,
-                env=_spec(episodes),
+                env=_named_env(episodes),
                 observation_space=unbounded,
                 action_space=episodes.action_space,
                 **metadata,
             )
-    except ValueError as error:  # a malformed id, or one that exists
+    except (ValueError, gym.error.Error) as error:  # a malformed id, or one that exists
         raise DatasetError(f"{dataset_id}: {error}") from None

@@ -181,10 +181,9 @@ def check_recordable(env_id: str, env_kwargs: dict[str, Any]) -> None:
     env.close()
     if not isinstance(observed, gym.spaces.Box) or len(observed.shape) != 1:
         raise DatasetError(f"{env_id} observes {in_words(observed)}; a dataset holds one row of numbers for each step")
-    flat_box = isinstance(actions, gym.spaces.Box) and len(actions.shape) == 1
-    if not (isinstance(actions, gym.spaces.Discrete) or flat_box):
+    if not isinstance(actions, gym.spaces.Discrete | gym.spaces.Box):
         raise DatasetError(
-            f"{env_id} takes actions of {in_words(actions)}; a dataset holds those of a Discrete or a flat Box"
+            f"{env_id} takes actions of {in_words(actions)}; a dataset holds those of a Discrete or a Box"
         )
 
 

@@ -29,7 +29,10 @@ def play(policy, env, target=0.0, seed=None, on_step=None):
         if on_step:
             on_step(row, action)
         previous = action - start if start else action
-        observation, reward, terminated, truncated, _ = env.step(action.copy())
+        given = action.copy()
+        if given.shape != env.action_space.shape:
+            given = given.reshape(env.action_space.shape)
+        observation, reward, terminated, truncated, _ = env.step(given)
         total, wish, t, done = total + float(reward), wish - float(reward), t + 1, terminated or truncated
     return total
 

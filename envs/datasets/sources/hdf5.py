@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 
 from unroll.envs.datasets.cache import cached
-from unroll.envs.datasets.conversion import MAX_DISCRETE, Precision, as_float32, box_of, flatten
+from unroll.envs.datasets.conversion import MAX_DISCRETE, Precision, as_float32, box_of, flat_box, flatten
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.reference import reference_returns
 from unroll.envs.datasets.registered import Known, is_env_id, known_env, not_plain, step_limit
@@ -282,8 +282,8 @@ def _action_space(actions: np.ndarray, env: _Env, remarks: list[str]) -> gym.spa
         return gym.spaces.Discrete(high + 1)
 
     box = env.known.action_space if env.known else None
-    if isinstance(box, gym.spaces.Box) and box.shape == actions.shape[1:] and box.is_bounded():
-        return gym.spaces.Box(box.low, box.high, dtype=np.float32)
+    if isinstance(box, gym.spaces.Box) and box.low.size == actions.shape[1] and box.is_bounded():
+        return flat_box(box)
     return box_of(actions)
 
 

@@ -17,7 +17,7 @@ import gymnasium as gym
 import numpy as np
 
 from unroll.envs.datasets.cache import cached
-from unroll.envs.datasets.conversion import Precision, as_float32, flatten, leaf_spaces
+from unroll.envs.datasets.conversion import Precision, as_float32, flat_box, flatten, leaf_spaces
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.reference import reference_returns
 from unroll.envs.datasets.registered import known_env
@@ -164,7 +164,7 @@ def _convert(dataset_id: str, data: Path, store: Store) -> Episodes:
         lengths=np.concatenate([np.diff(ending.steps, prepend=-1) for ending in endings]),
         terminated=np.concatenate([ending.terminated for ending in endings]),
         truncated=np.concatenate([ending.truncated for ending in endings]),
-        action_space=_without_shape(action_space),
+        action_space=flat_box(action_space) if isinstance(action_space, gym.spaces.Box) else action_space,
         name=dataset_id,
         env_id=said.env_id,
         env_kwargs=said.env_kwargs,
@@ -275,10 +275,3 @@ def _reference(metadata: dict[str, Any], dataset_id: str, said: Said) -> tuple[t
     if isinstance(low, float | int) and isinstance(high, float | int) and -math.inf < low < high < math.inf:
         return (float(low), float(high)), f"Minari {dataset_id}"
     return reference_returns(None if said.env_kwargs or said.doubt else said.env_id)
-
-
-def _without_shape(space: gym.spaces.Box | gym.spaces.Discrete) -> gym.spaces.Box | gym.spaces.Discrete:
-    """Return the space of the actions as flat rows."""
-    if isinstance(space, gym.spaces.Discrete):
-        return gym.spaces.Discrete(int(space.n), start=int(space.start))
-    return gym.spaces.Box(space.low.reshape(-1), space.high.reshape(-1), dtype=np.float32)
