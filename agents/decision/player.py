@@ -12,7 +12,7 @@ from unroll.envs.datasets.conversion import FLOAT32_MAX
 from unroll.envs.make import make_env
 from unroll.envs.own import registered_id
 from unroll.envs.wrappers import ReturnToGo, flat_actions
-from unroll.errors import EnvError
+from unroll.errors import EnvError, HyperparameterError
 from unroll.policies.actions import build_space
 
 
@@ -31,6 +31,7 @@ def decision_player(
     Raises:
         EnvError: the environment does not exist, or does not show and take what the policy was trained on, or the
             dataset says more of it than can be taken from a file.
+        HyperparameterError: a return is asked for that float32 cannot hold.
     """
     env_id = registered_id(env_name)
     config = agent.policy.config
@@ -44,7 +45,9 @@ def decision_player(
         asked = list(dict.fromkeys(default_targets(agent) if targets is None else targets))
         for target in asked:
             if target is not None and abs(target) > FLOAT32_MAX:
-                raise EnvError(f"a return of {target:g} cannot be asked for: float32 holds up to {FLOAT32_MAX:.2g}")
+                raise HyperparameterError(
+                    f"a return of {target:g} cannot be asked for: float32 holds up to {FLOAT32_MAX:.2g}"
+                )
     same = env_id == task.get("env") and own == task.get("env_kwargs", {})
     known = same and task.get("reference_returns")
     return Player(

@@ -16,7 +16,7 @@ from unroll.agents.decision.player import decision_player, undecided
 from unroll.agents.decision.task import check_same_data
 from unroll.agents.evaluation.player import Player
 from unroll.envs.datasets.episodes import Episodes
-from unroll.envs.datasets.registered import in_words, known_env
+from unroll.envs.datasets.registered import in_words, is_registered, known_env, why_unknown
 from unroll.envs.datasets.sources import load_episodes
 from unroll.envs.make import find_env
 from unroll.envs.own import registered_id
@@ -37,9 +37,20 @@ class DecisionTraining:
             self.agent = self._resumed(tell)
         else:
             self.agent = make_agent(config, self._counted(tell))
-        player = self.player()  # says now what would not fit
+        player = self._first_player(tell)
         if player is not None and player.env_kwargs:
             tell(f"evaluated in {player.env_id} with {in_words(player.env_kwargs)}")
+
+    def _first_player(self, tell: Tell) -> Player | None:
+        """Make sure that the agent fits its environment: else an error if the config names it, or no evaluation."""
+        try:
+            return self.player()
+        except EnvError as error:
+            if self.config.evaluation.env or self.config.evaluation.env_kwargs is not None:
+                raise
+            tell(f"no evaluation: {error}")
+            self.env_id = None
+            return None
 
     def _counted(self, tell: Tell) -> Episodes:
         """Return the episodes with discrete actions counted as the environment to evaluate in counts them."""
@@ -85,8 +96,8 @@ class DecisionTraining:
 def evaluation_env(config: DecisionConfig, episodes: Episodes, tell: Tell) -> str | None:
     """The environment to evaluate in; None, and a line that says why, where there is none.
 
-    A dataset may name an environment that is not installed, or say of it what no file may, and be trained on all the
-    same.
+    A dataset may name an environment that is not installed or cannot start, or say of it what no file may, and be
+    trained on all the same.
 
     Raises:
         EnvError: the config names an environment that there is not.
@@ -97,13 +108,15 @@ def evaluation_env(config: DecisionConfig, episodes: Episodes, tell: Tell) -> st
     if episodes.env_id is None:
         tell("no evaluation: the dataset names no environment; --evaluation.env gives one")
         return None
-    try:
-        find_env(episodes.env_id)
-    except EnvError as error:
-        tell(f"no evaluation: {error}")
-        return None
-    if episodes.env_doubt and config.evaluation.env_kwargs is None:
-        tell(f"no evaluation: {undecided(episodes.name, episodes.env_id, episodes.env_doubt)}")
+    why = None
+    if config.evaluation.env_kwargs is None:
+        why = why_unknown(episodes.env_id, episodes.env_kwargs)
+        if episodes.env_doubt:
+            why = undecided(episodes.name, episodes.env_id, episodes.env_doubt)
+    elif not is_registered(episodes.env_id):
+        why = why_unknown(episodes.env_id, {})
+    if why:
+        tell(f"no evaluation: {why}")
         return None
     return episodes.env_id
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from unroll.envs.datasets.conversion import FLOAT32_MAX, can_be_scaled
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.reference import normalized_score
-from unroll.envs.datasets.registered import in_words, is_registered, known_env, step_limit
+from unroll.envs.datasets.registered import in_words, is_registered, known_env, step_limit, why_unknown
 from unroll.envs.datasets.statistics import read
 
 
@@ -64,6 +64,9 @@ def _inconsistencies(episodes: Episodes) -> list[str]:
             found.append(f"{name} has {len(values)} rows for {len(episodes)} episodes")
 
     space = episodes.action_space
+    for name in ("observations", "actions"):
+        if 0 in getattr(episodes, name).shape[1:]:
+            found.append(f"{name} is 0 wide")
     if isinstance(space, gym.spaces.Box) and episodes.actions.shape[1:] != space.shape:
         found.append(f"actions has rows of shape {episodes.actions.shape[1:]}, its space {space.shape}")
     final = episodes.final_observations
@@ -120,7 +123,7 @@ def _misfits(episodes: Episodes) -> list[str]:
 
     # A recording need not show all choices: the loader counts them as the environment does.
     space = episodes.action_space
-    if isinstance(expected, gym.spaces.Box | gym.spaces.Discrete) and type(space) is not type(expected):
+    if type(space) is not type(expected):
         found.append(f"actions is {_describe(space)}, {episodes.env_id}'s are {_describe(expected)}")
     elif isinstance(space, gym.spaces.Box):
         if _width(space) != _width(expected):  # actions of any shape are held as rows
@@ -168,6 +171,9 @@ def _facts(episodes: Episodes) -> dict[str, str]:
     env = "none named"
     if episodes.env_id:
         state = "registered" if is_registered(episodes.env_id) else "not registered here"
+        why = why_unknown(episodes.env_id, episodes.env_kwargs)
+        if why and state == "registered":
+            state = f"no evaluation: {why}"
         env = f"{episodes.env_id} ({state})"
         if episodes.env_kwargs:
             env += f" with {in_words(episodes.env_kwargs)}"

@@ -7,6 +7,7 @@ imports anything by itself. Arguments that a file gives are plain values, or are
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -90,7 +91,8 @@ def _look_up(env_id: str, env_kwargs: dict[str, Any]) -> Known | str:
                 observed = env.observation_space
                 flat = flatten_observation(env).observation_space.shape
                 _FOUND[key] = Known(observed, flat[0] if flat else None, env.action_space)
-                env.close()
+                with contextlib.suppress(Exception):  # what is wanted of it is known
+                    env.close()
         except Exception as error:
             # A simulator that cannot start raises anything. The data can be trained on without it.
             log.debug("%s cannot be built: %s", env_id, error)

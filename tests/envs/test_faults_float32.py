@@ -14,7 +14,7 @@ from unroll.agents.evaluation.play import Episode, play
 from unroll.commands import inspect, train
 from unroll.envs import load_episodes
 from unroll.envs.datasets.sources.hdf5 import load_hdf5
-from unroll.errors import DatasetError, EnvError
+from unroll.errors import DatasetError, EnvError, HyperparameterError
 from unroll.policies.actions import make_action
 
 ABOUT = {key: "a" for key in ("author", "author_email", "code_permalink", "algorithm_name", "description")}
@@ -143,5 +143,5 @@ def test_a_return_that_is_no_number_is_one_line_and_in_no_table(reward):
 
 
 def test_a_return_that_float32_cannot_hold_cannot_be_asked_for():
-    with pytest.raises(EnvError, match=r"a return of 1e\+39 cannot be asked for"):
+    with pytest.raises(HyperparameterError, match=r"a return of 1e\+39 cannot be asked for"):
         decision_player(make_agent(), "ToyBox-v0", [1e39], "carried")
