@@ -174,6 +174,28 @@ def flat_actions(env: gym.Env) -> gym.Env:
     return env
 
 
+class FromZero(gym.ActionWrapper):
+    """A wrapper that takes discrete actions counted from 0, for agents that know no others."""
+
+    def __init__(self, env: gym.Env):
+        super().__init__(env)
+        space = env.action_space
+        assert isinstance(space, gym.spaces.Discrete)
+        self._start = space.start
+        self.action_space = gym.spaces.Discrete(int(space.n))
+
+    def action(self, action: Any) -> Any:
+        return self._start + action
+
+
+def from_zero(env: gym.Env) -> gym.Env:
+    """Let the environment take its discrete actions counted from 0."""
+    space = env.action_space
+    if isinstance(space, gym.spaces.Discrete) and space.start != 0:
+        return FromZero(env)
+    return env
+
+
 class NoisyActions(gym.ActionWrapper):
     """Disturbs what the agent chose; the recording holds what was done."""
 

@@ -69,7 +69,7 @@ class Recorder(gym.Wrapper):
                 np.asarray(self._actions),
                 np.asarray(self._rewards),
                 self._observation,
-                terminated,
+                bool(terminated),
             )
             self.done.append(episode)
             self._begin(observation)
