@@ -25,6 +25,7 @@ import numpy as np
 
 from unroll.agents.common.machine import machine
 from unroll.policies.backbones import BACKBONES
+from unroll.tables import exact
 
 AGENTS = {name: ["--backbone.name", name] for name in BACKBONES} | {
     "sequence BC (mingru)": ["--condition", "none"],
@@ -67,7 +68,7 @@ def rank_correlation(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.nd
 
 def table(options: argparse.Namespace) -> str:
     """The results in Markdown."""
-    targets = [f"{target:g}" for target in options.targets]
+    targets = [exact(target) for target in options.targets]
     lines = [f"| agent | memory | {' | '.join(targets)} | rank correlation |", "|---" * (len(targets) + 3) + "|"]
     for agent in options.agents:
         for memory in MEMORIES[agent]:

@@ -14,6 +14,7 @@ from unroll.envs.own import registered_id
 from unroll.envs.wrappers import ReturnToGo, flat_actions
 from unroll.errors import EnvError, HyperparameterError
 from unroll.policies.actions import build_space
+from unroll.tables import decimals
 
 
 def decision_player(
@@ -115,6 +116,15 @@ def check_spaces(env_id: str, env_kwargs: dict[str, Any], config: dict[str, Any]
 
 
 def default_targets(agent: DecisionAgent) -> list[float]:
-    """The median, the 90 % quantile and the maximum of the dataset's returns."""
-    quantiles = agent.task["return_quantiles"]
-    return [round(quantiles[q], 1) for q in ("0.5", "0.9", "1")]
+    """The median, the 90 % quantile and the maximum of the dataset's returns.
+
+    They are rounded to a decimal, or to three significant digits of a small one. Two of them are the same only where
+    the quantiles are.
+    """
+    quantiles = [agent.task["return_quantiles"][q] for q in ("0.5", "0.9", "1")]
+    rounded: list[float] = []
+    for more in range(17):  # digits of a float64
+        rounded = [round(value, max(1, decimals(value)) + more) for value in quantiles]
+        if len(set(rounded)) == len(set(quantiles)):
+            return rounded
+    return quantiles

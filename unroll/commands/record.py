@@ -18,6 +18,7 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 from unroll.commands.process import Reporting
 from unroll.configs import Parser
 from unroll.own import import_backbone, import_environment
+from unroll.tables import significant
 
 if TYPE_CHECKING:  # simulators and PyTorch are imported once the arguments are known to be right
     import gymnasium as gym
@@ -87,10 +88,11 @@ def record(options: Namespace, command: str) -> None:
     else:
         versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items())
         write_hdf5(episodes, options.output, command=command, versions=versions)
-    low, median, high = np.quantile(episodes.returns, [0, 0.5, 1])
+    quantiles = np.quantile(episodes.returns, [0, 0.5, 1])
+    low, median, high = [significant(value, abs(quantiles).max()) for value in quantiles]
     print(
-        f"{len(episodes):,} episodes, {episodes.n_steps:,} steps, returns {low:.1f} … {median:.1f} (median) … "
-        f"{high:.1f}, written to {options.output}"
+        f"{len(episodes):,} episodes, {episodes.n_steps:,} steps, returns {low} … {median} (median) … {high}, "
+        f"written to {options.output}"
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from unroll.comparison.report import leaders, too_few
 from unroll.comparison.statistics import COVERED, FEWEST
-from unroll.tables import markdown_table
+from unroll.tables import exact, markdown_table
 
 WORDS = {"normalized_score": "normalised score", "return_mean": "return"}
 
@@ -78,7 +78,7 @@ def conditions(experiment: dict[str, Any]) -> str:
     """What was trained and how it was evaluated, and what was not equal."""
     e, played = experiment, experiment["evaluation"]
     source = f"learned from {e['dataset']}, " if e["dataset"] else ""
-    asked = ", ".join(f"{target:g}" for target in played["targets"] if target is not None)
+    asked = ", ".join(exact(target) for target in played["targets"] if target is not None)
     lines = [
         f"{e['agent']}, {source}played in {e['env']}. {e['steps'][0].upper() + e['steps'][1:]}; "
         f"seed{'s' * (len(e['seeds']) > 1)} {listed(e['seeds'])}, {e['threads'] or 'all'} CPU thread(s) for a run.",
@@ -139,7 +139,10 @@ def cost_table(experiment: dict[str, Any]) -> str:
 def calibration_table(experiment: dict[str, Any]) -> str:
     rows = []
     for name, row in experiment["backbones"].items():
-        achieved = {f"{target:g}": number(sum(seeds) / len(seeds), 0) for target, seeds in row["calibration"]}
+        achieved = {}
+        for target, seeds in row["calibration"]:
+            reached = sum(seeds) / len(seeds)
+            achieved[exact(target)] = number(reached, 0 if abs(reached) >= 100 else None)
         rows.append({"backbone": name} | achieved)
     return table(rows)
 
@@ -224,9 +227,11 @@ def cell(value: float | None, interval: Sequence[float] | None, digits: int | No
 
 
 def number(value: float | None, digits: int | None = None) -> str:
-    """With one decimal, or two where the number is small."""
+    """With one decimal, or two where the number is small, or three significant digits of a very small one."""
     if value is None:
         return "–"
+    if digits is None and 0 < abs(value) < 0.1:
+        return f"{value:.3g}"
     return f"{value:,.{(1 if abs(value) >= 10 else 2) if digits is None else digits}f}"
 
 

@@ -11,7 +11,7 @@ import yaml
 from unroll.agents.evaluation.scoring import highest
 from unroll.hub.verify import Shared
 from unroll.policies.backbones import BACKBONES, find_backbone
-from unroll.tables import markdown_table
+from unroll.tables import exact, markdown_table, significant
 
 REFERENCES = {
     "minari": "[Minari's {name}](https://minari.farama.org/datasets/{name})",
@@ -120,7 +120,7 @@ def describe_dataset(dataset: str, evaluation: dict[str, Any] | None) -> str:
         name = Path(dataset).name
     words = REFERENCES[kind].format(name=name)
     mean = (evaluation or {}).get("dataset_return_mean")
-    return f"{words}, whose mean return is {mean:.1f}" if isinstance(mean, float) else words
+    return f"{words}, whose mean return is {significant(mean)}" if isinstance(mean, float) else words
 
 
 def score(evaluation: dict[str, Any] | None) -> str:
@@ -146,7 +146,7 @@ def score(evaluation: dict[str, Any] | None) -> str:
 
 def _score_row(result: dict[str, Any]) -> list[str]:
     target = result["target_return"]
-    asked = "–" if target is None else f"{target:g}"
+    asked = "–" if target is None else exact(target)
     if "memory" in result:
         asked = f"memory {result['memory']}"
     low, high = result["return_interval"]
