@@ -44,11 +44,11 @@ class Odd(gym.Env):
 
 
 for name in SPACES:
-    if f"UnrollTest{name}-v0" not in gym.registry:
-        gym.register(f"UnrollTest{name}-v0", Odd, max_episode_steps=9, kwargs={"name": name}, disable_env_checker=True)
-if "UnrollTestEndless-v0" not in gym.registry:
-    gym.register("UnrollTestEndless-v0", Odd, kwargs={"length": None}, disable_env_checker=True)
-    gym.register("UnrollTestEnding-v0", Odd, disable_env_checker=True)
+    if f"UnrollOdd{name}-v0" not in gym.registry:
+        gym.register(f"UnrollOdd{name}-v0", Odd, max_episode_steps=9, kwargs={"name": name}, disable_env_checker=True)
+if "UnrollOddEndless-v0" not in gym.registry:
+    gym.register("UnrollOddEndless-v0", Odd, kwargs={"length": None}, disable_env_checker=True)
+    gym.register("UnrollOddEnding-v0", Odd, disable_env_checker=True)
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +77,7 @@ def trained(source, *arguments):
 )
 def test_what_cannot_be_recorded_is_refused_before_the_learning(name, text, monkeypatch, capsys):
     monkeypatch.setattr(stable_baselines3.PPO, "learn", lambda *_, **__: pytest.fail("it began"))
-    env = f"UnrollTest{name}-v0"
+    env = f"UnrollOdd{name}-v0"
     assert record.main(["--algorithm", "ppo", "--env", env, "--steps", "64", "--output", "x.hdf5"]) == 2
     error = capsys.readouterr().err.strip()
     assert text in error
@@ -87,7 +87,7 @@ def test_what_cannot_be_recorded_is_refused_before_the_learning(name, text, monk
 @pytest.mark.parametrize("output", ["x.hdf5", "minari:odd/x-v0"])
 @pytest.mark.parametrize("name", ["Minus", "Parts"])
 def test_what_is_recorded_can_be_trained_on(name, output, capsys):
-    env = f"UnrollTest{name}-v0"
+    env = f"UnrollOdd{name}-v0"
     assert record.main(["--algorithm", "ppo", "--env", env, "--steps", "64", "--output", output]) == 0
     assert load_episodes(output).env_id == env
     assert trained(output) == 0
@@ -97,7 +97,7 @@ def test_what_is_recorded_can_be_trained_on(name, output, capsys):
 
 @pytest.mark.parametrize("algorithm", ["ppo", "dqn"])
 def test_actions_below_zero_are_played_and_recorded(algorithm, capsys):
-    arguments = ["--algorithm", algorithm, "--env", "UnrollTestMinus-v0", "--steps", "300", "--output", "x.hdf5"]
+    arguments = ["--algorithm", algorithm, "--env", "UnrollOddMinus-v0", "--steps", "300", "--output", "x.hdf5"]
     assert record.main(arguments) == 0
     with h5py.File("x.hdf5") as file:
         assert set(np.unique(file["actions"])) == {-1, 0, 1}
@@ -109,7 +109,7 @@ def test_actions_below_zero_are_played_and_recorded(algorithm, capsys):
 
 @pytest.mark.parametrize(("algorithm", "length"), [("ppo", 64), ("dqn", 64)])
 def test_an_environment_without_an_end_is_cut_off_where_it_is_said(algorithm, length, capsys):
-    arguments = ["--algorithm", algorithm, "--env", "UnrollTestEndless-v0", "--steps", "64", "--output", "x.hdf5"]
+    arguments = ["--algorithm", algorithm, "--env", "UnrollOddEndless-v0", "--steps", "64", "--output", "x.hdf5"]
     assert record.main(arguments) == 0
     assert f"has no step limit: {2048 // 64 if algorithm == 'ppo' else 1} episodes" in capsys.readouterr().out
     episodes = load_episodes("x.hdf5")
@@ -124,10 +124,10 @@ def test_an_environment_without_an_end_is_cut_off_where_it_is_said(algorithm, le
 
 def test_a_limit_of_the_users_and_an_end_of_the_environments_own_are_kept(capsys):
     limit = ["--env_kwargs", "{max_episode_steps: 5}"]
-    arguments = ["--algorithm", "ppo", "--env", "UnrollTestEndless-v0", "--steps", "64"]
+    arguments = ["--algorithm", "ppo", "--env", "UnrollOddEndless-v0", "--steps", "64"]
     assert record.main([*arguments, *limit, "--output", "x.hdf5"]) == 0
     assert load_episodes("x.hdf5").env_kwargs == {"max_episode_steps": 5}
-    arguments[3] = "UnrollTestEnding-v0"
+    arguments[3] = "UnrollOddEnding-v0"
     assert record.main([*arguments, "--output", "y.hdf5"]) == 0
     episodes = load_episodes("y.hdf5")
     assert episodes.env_kwargs == {}
@@ -136,7 +136,7 @@ def test_a_limit_of_the_users_and_an_end_of_the_environments_own_are_kept(capsys
 
 
 def test_a_recording_of_too_long_episodes_is_not_lost(capsys):
-    arguments = ["--algorithm", "ppo", "--env", "UnrollTestMinus-v0", "--steps", "64", "--keep", "3"]
+    arguments = ["--algorithm", "ppo", "--env", "UnrollOddMinus-v0", "--steps", "64", "--keep", "3"]
     assert record.main([*arguments, "--output", "x.hdf5"]) == 0
     assert "no episode has as few as 3 steps: the shortest one is kept" in capsys.readouterr().out
     assert len(load_episodes("x.hdf5")) == 1
