@@ -139,8 +139,8 @@ def _leaves(value: Any, depth: int) -> Iterator[Any]:
 
 def _is_plain(value: Any) -> bool:
     if isinstance(value, str):
-        # module:Class is what Gymnasium imports; <function f at 0x…> stands for what JSON cannot hold.
-        return not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*|<.*>", value, re.DOTALL)
+        # module:Class and module:id are what Gymnasium imports; <function f at 0x…> stands for what JSON cannot hold.
+        return not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w./-]*|<.*>", value, re.DOTALL)
     return value is None or isinstance(value, bool | int | float)
 
 
