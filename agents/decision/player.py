@@ -12,7 +12,7 @@ from unroll.envs.datasets.conversion import FLOAT32_MAX
 from unroll.envs.make import make_env
 from unroll.envs.own import registered_id
 from unroll.envs.wrappers import ReturnToGo, flat_actions
-from unroll.errors import EnvError, HyperparameterError
+from unroll.errors import EnvError, HyperparameterError, one_line
 from unroll.policies.actions import build_space
 from unroll.tables import decimals
 
@@ -112,7 +112,7 @@ def check_spaces(env_id: str, env_kwargs: dict[str, Any], config: dict[str, Any]
     if isinstance(space, gym.spaces.Discrete):
         same = actions == space
     if not same:
-        raise EnvError(f"{env_id} takes actions of {actions}, the policy was trained on {space}")
+        raise EnvError(f"{env_id} takes actions of {one_line(actions)}, the policy was trained on {one_line(space)}")
 
 
 def default_targets(agent: DecisionAgent) -> list[float]:

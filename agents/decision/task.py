@@ -18,7 +18,7 @@ from unroll.agents.decision.config import Hyperparameters
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.registered import is_env_id, not_plain
 from unroll.envs.datasets.statistics import moments
-from unroll.errors import DatasetError
+from unroll.errors import DatasetError, one_line
 from unroll.policies.actions import build_space
 from unroll.policies.backbones import count_parameters
 from unroll.policies.decision import DecisionPolicy
@@ -138,7 +138,8 @@ def check_same_spaces(episodes: Episodes, policy: dict[str, Any]) -> None:
     trained = {"observation_dim": policy["observation_dim"], "action_space": build_space(policy["action_space"])}
     for key, value in have.items():
         if trained[key] != value:
-            raise DatasetError(f"{episodes.name}: {key} is {value}, the agent was trained on {trained[key]}")
+            was = one_line(trained[key])
+            raise DatasetError(f"{episodes.name}: {key} is {one_line(value)}, the agent was trained on {was}")
 
 
 def check_state(tensors: Mapping[str, Tensor], state: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.reference import normalized_score
 from unroll.envs.datasets.registered import in_words, is_registered, known_env, step_limit, why_unknown
 from unroll.envs.datasets.statistics import read
+from unroll.errors import one_line
 
 
 def problems(episodes: Episodes) -> list[str]:
@@ -91,7 +92,7 @@ def _bad_values(episodes: Episodes) -> list[str]:
 
     space = episodes.action_space
     if isinstance(space, gym.spaces.Box) and not space.is_bounded():
-        found.append(f"actions has no bounds in its space {space}")
+        found.append(f"actions has no bounds in its space {_describe(space)}")
     elif isinstance(space, gym.spaces.Box) and not can_be_scaled(space):
         found.append(f"actions has bounds too far apart for float32, {_describe(space)}")
     count, first = statistics.outside
@@ -252,7 +253,7 @@ def _describe(space: gym.Space) -> str:
     if isinstance(space, gym.spaces.Discrete):
         return f"Discrete({space.n}, start={space.start})" if space.start else f"Discrete({space.n})"
     if not isinstance(space, gym.spaces.Box):
-        return str(space)
+        return one_line(space)
     low = space.low.min(initial=np.inf)
     high = space.high.max(initial=-np.inf)
     return f"Box({low:.4g}, {high:.4g}, {_width(space)} wide)"

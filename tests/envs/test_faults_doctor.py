@@ -163,3 +163,14 @@ def test_what_the_training_refuses_the_doctor_refuses(fields, write, tmp_path, c
     assert line in words(capsys)[0]
     assert run(tmp_path, path) == 2
     assert line in words(capsys)[1]
+
+
+def test_a_wide_box_is_one_line_wherever_it_is_named(fields, write, tmp_path, capsys):
+    wide = {"actions": np.linspace(-3, 3, 12 * 30).reshape(12, 30)}
+    assert run(tmp_path, str(write(fields | wide))) == 0
+    capsys.readouterr()
+    assert evaluate.main([str(tmp_path / "run"), "--env", "CartPole-v1"]) == 2
+    assert len(words(capsys)[1].splitlines()) == 1
+    fields["observations"] = np.zeros((12, 4))
+    assert run(tmp_path, str(write(fields | wide)), "--evaluation.env", "CartPole-v1") == 2
+    assert len(words(capsys)[1].splitlines()) == 1

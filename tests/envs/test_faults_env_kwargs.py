@@ -152,7 +152,15 @@ def test_wrappers_that_watch_or_flatten_leave_no_doubt(tmp_path):
 
 def test_plain_values_are_told_from_references_to_code():
     assert not not_plain({"xml_file": "hopper.xml", "range": [0.7, float("inf")], "map": ["SF", "FG"], "n": None})
-    for wrong in ({"id": "x"}, {"a b": 1}, {"f": "os:system"}, {"f": [["os.path:join"]]}, {"f": "m:Env-v0"}, {"max_episode_steps": 0}, []):
+    for wrong in (
+        {"id": "x"},
+        {"a b": 1},
+        {"f": "os:system"},
+        {"f": [["os.path:join"]]},
+        {"f": "m:Env-v0"},
+        {"max_episode_steps": 0},
+        [],
+    ):
         assert not_plain(wrong)
 
 

@@ -121,7 +121,6 @@ def _read(path: Path, env_id: str | None, scored_as: str | None, store: Store) -
     with h5py.File(path, "r") as file:
         env = _env_of(file, env_id)
         items = _find(file)
-
         ends = find_ends(items, env.limit, env.env_id)
 
         # The rows of all steps.

@@ -137,7 +137,6 @@ def _convert(dataset_id: str, data: Path, store: Store) -> Episodes:
         raise DatasetError(f"actions of {type(action_space).__name__}; only Box and Discrete can be learned")
 
     observation_space, said, remarks = settle(metadata, dataset.spec.observation_space)
-
     remarks += _remarks_on_images(metadata, observation_space)
     endings = []
     seen = Precision("observations")
