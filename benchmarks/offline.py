@@ -24,7 +24,7 @@ import numpy as np
 from unroll.agents.common.machine import machine
 from unroll.comparison.launch import python_command, python_environment
 from unroll.policies.backbones import BACKBONES
-from unroll.tables import markdown_table
+from unroll.tables import exact, markdown_table
 
 # Name → the flags of unroll train.
 AGENTS = {name: ["--backbone.name", name] for name in BACKBONES} | {
@@ -77,7 +77,7 @@ def rank_correlation(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.nd
 
 def table(options: argparse.Namespace) -> str:
     """Write the results in Markdown."""
-    targets = [f"{target:g}" for target in options.targets]
+    targets = [exact(target) for target in options.targets]
     rows = []
     for agent in options.agents:
         for memory in MEMORIES[agent]:

@@ -13,7 +13,9 @@ import importlib.util
 import io
 import logging
 import re
+import traceback
 import warnings
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -65,23 +67,39 @@ def make_env(
     Raises:
         EnvError: the environment does not exist, cannot be made so, or its actions cannot be shown.
     """
-    find_env(env_id)
-    _log_mujoco_warnings()  # before a model is compiled, which warns as well
-    if env_id.startswith("popgym-"):
-        kwargs = {"disable_env_checker": True} | kwargs  # its warnings are for popgym's authors
-    try:
-        env = gym.make(env_id, **(env_kwargs or {}) | kwargs)
-    except (gym.error.Error, ImportError, TypeError, ValueError) as error:
-        raise EnvError(f"{env_id}: {one_line(error)}") from None
-
+    env = open_env(env_id, (env_kwargs or {}) | kwargs)
     flat = not (images and _has_image(env.observation_space))
     if flat:
-        env = _flatten(env)
+        env = flatten_observation(env)
     if previous_action or previous_reward:
         env = PreviousStep(env, previous_action, previous_reward)
         if flat:
             env = FlattenObservation(env)  # in the order of the Dict's keys: the observation is first
     return env
+
+
+def open_env(env_id: str, kwargs: dict[str, Any]) -> gym.Env:
+    """Make an environment as it is registered, with its own observation.
+
+    Args:
+        env_id: a registered id.
+        kwargs: keyword arguments of the environment and of ``gym.make``.
+
+    Raises:
+        EnvError: the environment does not exist, or cannot be made so, whatever its code raises.
+    """
+    find_env(env_id)
+    _log_mujoco_warnings()  # before a model is compiled, which warns as well
+    if env_id.startswith("popgym-"):
+        kwargs = {"disable_env_checker": True} | kwargs  # its warnings are for popgym's authors
+    try:
+        return gym.make(env_id, **kwargs)
+    except (gym.error.Error, ImportError, TypeError, ValueError) as error:
+        raise EnvError(f"{env_id}: {one_line(error)}") from None
+    except Exception as error:  # no display, no licence, another version of the simulator
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(frame.filename).name}, line {frame.lineno}"
+        raise EnvError(f"{env_id} cannot start: {type(error).__name__}: {one_line(error)} ({where})") from error
 
 
 def make_vec_env(
@@ -168,7 +186,8 @@ def _has_image(space: gym.Space) -> bool:
     return any(is_image_space(part) for part in parts)
 
 
-def _flatten(env: gym.Env) -> gym.Env:
+def flatten_observation(env: gym.Env) -> gym.Env:
+    """Show the observation as one row: a goal environment's observation ⊕ desired_goal, else all of it."""
     space = env.observation_space
     if isinstance(space, gym.spaces.Dict) and "desired_goal" in space.spaces and "observation" in space.spaces:
         # FilterObservation would leave a Dict, whose sorted keys put the goal first.

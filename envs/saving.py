@@ -19,6 +19,8 @@ import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
 from stable_baselines3.common.monitor import Monitor
 
+from unroll.envs.wrappers import own_copy
+
 # Modules whose classes have all of their state in such attributes.
 KNOWN = (
     "gymnasium.envs.classic_control",
@@ -46,6 +48,13 @@ class EpisodeMonitor(Monitor):
         for episodes in (self.episode_returns, self.episode_lengths, self.episode_times):
             episodes.clear()
         return super().reset(**kwargs)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = super().step(action)
+        if terminated or truncated:
+            # The vector keeps it as the terminal observation while it resets the environment.
+            observation = own_copy(observation)
+        return observation, reward, terminated, truncated, info
 
     def save_state(self) -> dict[str, Any] | None:
         """Return nested dicts, lists and tuples of numbers, text and arrays, or None."""

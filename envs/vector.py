@@ -167,7 +167,9 @@ def serve(theirs: Connection, ours: Connection, env_fn: CloudpickleWrapper) -> N
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         _worker(theirs, ours, env_fn)
-    except Exception as error:
+    except Exception as raised:
+        # The environment is named by who reads this: what its code raised is enough.
+        error = raised.__cause__ if isinstance(raised, EnvError) and raised.__cause__ else raised
         reason = one_line(error)
         if not isinstance(error, EnvError):
             frame = traceback.extract_tb(error.__traceback__)[-1]

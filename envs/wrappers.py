@@ -10,6 +10,15 @@ import numpy as np
 from unroll.errors import EnvError
 
 
+def own_copy(observation: Any) -> Any:
+    """Copy the arrays of an observation: an environment may change those that it gave in its next step."""
+    if isinstance(observation, dict):
+        return {key: own_copy(part) for key, part in observation.items()}
+    if isinstance(observation, tuple):
+        return tuple(own_copy(part) for part in observation)
+    return observation.copy() if isinstance(observation, np.ndarray) else observation
+
+
 class PreviousAction:
     """A converter from an action to how the next step shows it, a member of ``space``.
 
@@ -82,14 +91,14 @@ class PreviousStep(gym.Wrapper):
         return self._dict(observation, self._action and self._action.none(), 0.0), info
 
     def step(self, action: Any) -> tuple[dict[str, Any], Any, bool, bool, dict[str, Any]]:
+        shown = self._action and self._action.show(action)  # before the environment may change it
         observation, reward, terminated, truncated, info = self.env.step(action)
-        shown = self._action and self._action.show(action)
         return self._dict(observation, shown, reward), reward, terminated, truncated, info
 
     def _dict(self, observation: Any, action: Any, reward: Any) -> dict[str, Any]:
-        shown = {"observation": observation}
+        shown = {"observation": own_copy(observation)}
         if self._is_dict:
-            shown = dict(observation)
+            shown = own_copy(observation)
         if self._action:
             shown["previous_action"] = action
         if self._reward:
@@ -128,19 +137,63 @@ class ReturnToGo(gym.Wrapper):
         return self._dict(observation), info
 
     def step(self, action: Any) -> tuple[dict[str, Any], Any, bool, bool, dict[str, Any]]:
+        self._previous_action = self._action.show(action)  # before the environment may change it
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._return_to_go -= float(reward)
         self._timestep += 1
-        self._previous_action = self._action.show(action)
         return self._dict(observation), reward, terminated, truncated, info
 
     def _dict(self, observation: Any) -> dict[str, Any]:
         return {
-            "observation": observation,
+            "observation": own_copy(observation),
             "previous_action": self._previous_action,
             "return_to_go": np.array([self._return_to_go], np.float32),
             "timestep": np.array([self._timestep], np.int64),
         }
+
+
+class FlatActions(gym.ActionWrapper):
+    """A wrapper that takes a continuous action of any shape as one row, as a dataset holds it."""
+
+    def __init__(self, env: gym.Env):
+        super().__init__(env)
+        space = env.action_space
+        assert isinstance(space, gym.spaces.Box)
+        self._shape = space.shape
+        self.action_space = gym.spaces.Box(space.low.reshape(-1), space.high.reshape(-1), dtype=space.dtype.type)
+
+    def action(self, action: Any) -> Any:
+        return np.reshape(action, self._shape)
+
+
+def flat_actions(env: gym.Env) -> gym.Env:
+    """Let the environment take its actions as a dataset holds them."""
+    space = env.action_space
+    if isinstance(space, gym.spaces.Box) and len(space.shape) != 1:
+        return FlatActions(env)
+    return env
+
+
+class FromZero(gym.ActionWrapper):
+    """A wrapper that takes discrete actions counted from 0, for agents that know no others."""
+
+    def __init__(self, env: gym.Env):
+        super().__init__(env)
+        space = env.action_space
+        assert isinstance(space, gym.spaces.Discrete)
+        self._start = space.start
+        self.action_space = gym.spaces.Discrete(int(space.n))
+
+    def action(self, action: Any) -> Any:
+        return self._start + action
+
+
+def from_zero(env: gym.Env) -> gym.Env:
+    """Let the environment take its discrete actions counted from 0."""
+    space = env.action_space
+    if isinstance(space, gym.spaces.Discrete) and space.start != 0:
+        return FromZero(env)
+    return env
 
 
 class NoisyActions(gym.ActionWrapper):
@@ -169,6 +222,7 @@ class NoisyActions(gym.ActionWrapper):
 
     def _allowed(self, space: gym.spaces.Discrete) -> np.ndarray:
         """The actions that the environment does not forbid now."""
+        choices = np.arange(space.n)
         if self.env.has_wrapper_attr("action_masks"):
-            return np.flatnonzero(self.env.get_wrapper_attr("action_masks")())
-        return np.arange(space.n)
+            choices = np.flatnonzero(self.env.get_wrapper_attr("action_masks")())
+        return space.start + choices

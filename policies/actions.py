@@ -21,7 +21,7 @@ class Action(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, action: Tensor) -> Tensor:
-        """Convert actions in the units of the environment to what the embedding and the error take."""
+        """Convert actions, as a dataset holds and ReturnToGo shows them, to what the embedding and the error take."""
 
     @abstractmethod
     def predict(self, features: Tensor) -> Tensor:
@@ -72,10 +72,13 @@ class BoxAction(Action):
 
 
 class DiscreteAction(Action):
-    """One of n actions: logits and cross-entropy. The class n stands for "no action came before"."""
+    """One of n actions: logits and cross-entropy. The class n stands for "no action came before".
+
+    Actions are learned and shown as 0 to n - 1, and played as the environment counts them, from ``start``."""
 
     def __init__(self, space: gym.spaces.Discrete, d_model: int):
         super().__init__()
+        self.start = int(space.start)
         self.head = nn.Linear(d_model, int(space.n))
 
     def embedding(self) -> nn.Module:
@@ -92,8 +95,10 @@ class DiscreteAction(Action):
 
     def choose(self, prediction: Tensor, deterministic: bool) -> Tensor:
         if deterministic:
-            return prediction.argmax(-1)
-        return torch.distributions.Categorical(logits=prediction).sample()
+            choice = prediction.argmax(-1)
+        else:
+            choice = torch.distributions.Categorical(logits=prediction).sample()
+        return choice + self.start if self.start else choice
 
 
 def make_action(space: gym.Space, d_model: int) -> Action:
@@ -105,14 +110,20 @@ def make_action(space: gym.Space, d_model: int) -> Action:
     if isinstance(space, gym.spaces.Discrete):
         return DiscreteAction(space, d_model)
     if isinstance(space, gym.spaces.Box) and len(space.shape) == 1 and space.is_bounded():
-        return BoxAction(space, d_model)
+        with np.errstate(over="ignore"):
+            scaled = np.isfinite(space.high - space.low).all() and np.isfinite(space.high + space.low).all()
+        if scaled:
+            return BoxAction(space, d_model)
     raise ValueError(f"action space {space} is not supported: a bounded Box of one axis or a Discrete is needed")
 
 
 def describe_space(space: gym.Space) -> dict[str, Any]:
     """Describe a space as plain data, for a checkpoint."""
     if isinstance(space, gym.spaces.Discrete):
-        return {"type": "Discrete", "n": int(space.n)}
+        described: dict[str, Any] = {"type": "Discrete", "n": int(space.n)}
+        if space.start:
+            described["start"] = int(space.start)
+        return described
     assert isinstance(space, gym.spaces.Box)
     return {"type": "Box", "low": space.low.tolist(), "high": space.high.tolist()}
 
@@ -120,7 +131,7 @@ def describe_space(space: gym.Space) -> dict[str, Any]:
 def build_space(description: dict[str, Any]) -> gym.spaces.Box | gym.spaces.Discrete:
     """Build the space that ``describe_space`` described. A description of anything else raises any exception."""
     if description["type"] == "Discrete":
-        return gym.spaces.Discrete(int(description["n"]))
+        return gym.spaces.Discrete(int(description["n"]), start=int(description.get("start", 0)))
     if description["type"] != "Box":
         raise ValueError(f"no action space {description['type']!r}")
     # a number beyond float32 becomes infinity, which make_action refuses

@@ -33,11 +33,13 @@ from unroll.agents.decision.task import (
     check_same_spaces,
     check_state,
     describe_task,
+    digest,
     fit_statistics,
 )
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.sampling import Batch, Sampler, make_sampler
 from unroll.errors import HyperparameterError, TrainingError, one_line
+from unroll.policies.actions import build_space
 from unroll.policies.backbones import State
 from unroll.policies.decision import DecisionPolicy
 
@@ -376,7 +378,10 @@ class DecisionAgent:
         Raises:
             DatasetError: their observations or actions are not those of the policy.
         """
+        episodes = episodes.counted_as(build_space(self.policy.config["action_space"]))
         check_same_spaces(episodes, self.policy.config)
+        if self.task:
+            self.task["data"] = digest(episodes)
         episodes = episodes.top(self.hyperparameters.top_fraction)
         self.sampler = make_sampler(episodes, self.policy.config["context"], self.device)
         self._recorded = self._make_recorded()

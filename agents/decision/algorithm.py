@@ -75,9 +75,12 @@ class Decision(Algorithm):
             "agent": self.agent,
             "backbone": agent.policy.config["backbone"],
             "env": agent.task.get("env"),
+            "env_kwargs": agent.task.get("env_kwargs", {}),
             "wrappers": [],
             "action_space": actions,
+            # Shown as the action before the first one; a discrete action is shown as its place among the choices.
             "first_action": actions["n"] if discrete else [0.0] * len(actions["low"]),
+            "start": actions.get("start", 0),
             "keeps_memory": False,
             "dataset": agent.task.get("dataset"),
             "dataset_returns": agent.task.get("return_quantiles"),

@@ -20,8 +20,9 @@ class EvaluationConfig:
 
     env: str | None = None
     """environment id; null: the dataset's own. my_module:MyEnv-v0 imports my_module, on the command line alone"""
-    env_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """arguments of the environment, e.g. '{frame_skip: 2}'"""
+    env_kwargs: dict[str, Any] | None = None
+    """arguments of the environment, e.g. '{frame_skip: 2, max_episode_steps: 500}', in place of those that the dataset
+    says; null: these; '{}': none"""
     episodes: Size = 20
     """episodes for each target return"""
     targets: list[float] | None = None

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import gymnasium as gym
+
 from unroll.agents.decision.agent import DecisionAgent
 from unroll.agents.evaluation.player import Player
+from unroll.envs.datasets.conversion import FLOAT32_MAX
 from unroll.envs.make import make_env
 from unroll.envs.own import registered_id
-from unroll.envs.wrappers import ReturnToGo
-from unroll.errors import EnvError
+from unroll.envs.wrappers import ReturnToGo, flat_actions
+from unroll.errors import EnvError, HyperparameterError, one_line
 from unroll.policies.actions import build_space
+from unroll.tables import decimals
 
 
 def decision_player(
@@ -23,26 +27,35 @@ def decision_player(
     """Put a decision agent in its environment; it has this memory from now on.
 
     It is asked for each of ``targets``, None: for its default ones. Without a return condition it is asked for nothing.
+    ``env_kwargs`` None: what the dataset says of its own environment.
 
     Raises:
-        EnvError: the environment does not exist, or does not show and take what the policy was trained on.
+        EnvError: the environment does not exist, or does not show and take what the policy was trained on, or the
+            dataset says more of it than can be taken from a file.
+        HyperparameterError: a return is asked for that float32 cannot hold.
     """
     env_id = registered_id(env_name)
-    own = dict(env_kwargs or {})
     config = agent.policy.config
     task = agent.task
+    own = said_by_dataset(env_id, task) if env_kwargs is None else dict(env_kwargs)
     check_spaces(env_id, own, config)
     agent.policy.memory = memory  # type: ignore[assignment]
 
     asked: list[float | None] = [None]
     if config["condition"] == "return":
         asked = list(dict.fromkeys(default_targets(agent) if targets is None else targets))
-    known = env_id == task.get("env") and task.get("reference_returns")
+        for target in asked:
+            if target is not None and abs(target) > FLOAT32_MAX:
+                raise HyperparameterError(
+                    f"a return of {target:g} cannot be asked for: float32 holds up to {FLOAT32_MAX:.2g}"
+                )
+    same = env_id == task.get("env") and own == task.get("env_kwargs", {})
+    known = same and task.get("reference_returns")
     return Player(
         agent=agent,
         env_id=env_id,
-        make_env=lambda **kwargs: ReturnToGo(make_env(env_id, env_kwargs=own, **kwargs)),
-        show=ReturnToGo,
+        make_env=lambda **kwargs: show(make_env(env_id, env_kwargs=own, **kwargs)),
+        show=show,
         env_kwargs=own,
         facts={
             "agent": "DecisionAgent",
@@ -57,6 +70,32 @@ def decision_player(
     )
 
 
+def show(env: gym.Env) -> gym.Env:
+    """Put around an environment what a decision agent sees, and let it act as its dataset does."""
+    return ReturnToGo(flat_actions(env))
+
+
+def said_by_dataset(env_id: str, task: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments with which the dataset's environment is made; none for another environment.
+
+    Raises:
+        EnvError: the dataset was recorded in something that these arguments do not describe.
+    """
+    if env_id != task.get("env"):
+        return {}
+    if task.get("env_doubt"):
+        raise EnvError(undecided(task["dataset"], env_id, task["env_doubt"]))
+    return task.get("env_kwargs", {})
+
+
+def undecided(dataset: str, env_id: str, doubt: str) -> str:
+    """Say why an agent is not evaluated in an environment of which a file says more than an id and plain arguments."""
+    return (
+        f"{dataset} was recorded in {env_id} with {doubt}, which cannot be taken from a file; --evaluation.env_kwargs "
+        "says how it is made instead, '{}': as it is registered"
+    )
+
+
 def check_spaces(env_id: str, env_kwargs: dict[str, Any], config: dict[str, Any]) -> None:
     """Raise EnvError unless the environment observes and acts as the policy of this config does."""
     env = make_env(env_id, env_kwargs=env_kwargs)
@@ -67,11 +106,25 @@ def check_spaces(env_id: str, env_kwargs: dict[str, Any], config: dict[str, Any]
     if shape != (expected,):
         raise EnvError(f"{env_id} observes {shape}, the policy was trained on {expected} numbers")
     space = build_space(config["action_space"])
-    if type(actions) is not type(space) or actions.shape != space.shape:
-        raise EnvError(f"{env_id} takes actions of {actions}, the policy was trained on {space}")
+    same = (
+        isinstance(actions, gym.spaces.Box) and isinstance(space, gym.spaces.Box) and actions.low.size == space.low.size
+    )
+    if isinstance(space, gym.spaces.Discrete):
+        same = actions == space
+    if not same:
+        raise EnvError(f"{env_id} takes actions of {one_line(actions)}, the policy was trained on {one_line(space)}")
 
 
 def default_targets(agent: DecisionAgent) -> list[float]:
-    """The median, the 90 % quantile and the maximum of the dataset's returns."""
-    quantiles = agent.task["return_quantiles"]
-    return [round(quantiles[q], 1) for q in ("0.5", "0.9", "1")]
+    """The median, the 90 % quantile and the maximum of the dataset's returns.
+
+    They are rounded to a decimal, or to three significant digits of a small one. Two of them are the same only where
+    the quantiles are.
+    """
+    quantiles = [agent.task["return_quantiles"][q] for q in ("0.5", "0.9", "1")]
+    rounded: list[float] = []
+    for more in range(17):  # digits of a float64
+        rounded = [round(value, max(1, decimals(value)) + more) for value in quantiles]
+        if len(set(rounded)) == len(set(quantiles)):
+            return rounded
+    return quantiles

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,14 +16,18 @@ from unroll.agents.common.guards import FLOAT32, check_budget
 from unroll.agents.common.restoring import check_arguments, check_count, check_fields, check_size
 from unroll.agents.decision.config import Hyperparameters
 from unroll.envs.datasets.episodes import Episodes
-from unroll.envs.datasets.registered import is_env_id
+from unroll.envs.datasets.registered import is_env_id, not_plain
 from unroll.envs.datasets.statistics import moments
-from unroll.errors import DatasetError
-from unroll.policies.actions import build_space, describe_space
+from unroll.errors import DatasetError, one_line
+from unroll.policies.actions import build_space
 from unroll.policies.backbones import count_parameters
 from unroll.policies.decision import DecisionPolicy
 
 QUANTILES = (0, 0.1, 0.5, 0.9, 1)
+
+# A digest covers all rows of a set up to WHOLE numbers, and SAMPLED rows spread over a larger one.
+WHOLE = 1 << 24
+SAMPLED = 4096
 
 
 def describe_task(episodes: Episodes) -> dict[str, Any]:
@@ -30,11 +36,51 @@ def describe_task(episodes: Episodes) -> dict[str, Any]:
     return {
         "dataset": episodes.name,
         "env": episodes.env_id,
+        "env_kwargs": episodes.env_kwargs,
+        "env_doubt": episodes.env_doubt,
         "reference_returns": episodes.reference_returns,
         "reference_name": episodes.reference_name,
         "return_mean": float(returns.mean()),
         "return_quantiles": {str(q): float(np.quantile(returns, q)) for q in QUANTILES},
+        "data": digest(episodes),
     }
+
+
+def digest(episodes: Episodes) -> dict[str, Any]:
+    """Return what tells these episodes from others, whatever file they are in: their numbers and a checksum."""
+    rows = _spread(episodes.n_steps, episodes.observation_dim + 2)
+    actions = episodes.actions[rows]
+    if isinstance(episodes.action_space, gym.spaces.Discrete):
+        actions = actions + int(episodes.action_space.start)  # as the environment counts them
+    parts = [
+        episodes.lengths[_spread(len(episodes), 1)],
+        episodes.observations[rows],
+        actions,
+        episodes.rewards[rows],
+    ]
+    checksum = 0
+    for part in parts:
+        checksum = zlib.crc32(np.ascontiguousarray(part).tobytes(), checksum)
+    return {"episodes": len(episodes), "steps": episodes.n_steps, "checksum": f"{checksum:08x}"}
+
+
+def _spread(n: int, width: int) -> np.ndarray | slice:
+    """Choose all of n rows of this width, or some that are spread over them."""
+    if n * width <= WHOLE:
+        return slice(None)
+    return np.linspace(0, n - 1, SAMPLED).astype(np.int64)
+
+
+def check_same_data(episodes: Episodes, task: dict[str, Any]) -> None:
+    """Raise DatasetError unless the episodes are those of the task. Old checkpoints do not say which these are."""
+    before = task.get("data")
+    now = digest(episodes)
+    if before not in (None, now):
+        was = f"{before['episodes']:,} episodes, {before['steps']:,} steps, checksum {before['checksum']}"
+        found = f"{now['episodes']:,}, {now['steps']:,}, {now['checksum']}"
+        raise DatasetError(
+            f"{episodes.name} is not what this run has learned from ({was}; now {found}); it goes on with its own data"
+        )
 
 
 def check_task(task: Any) -> None:
@@ -46,6 +92,17 @@ def check_task(task: Any) -> None:
     env_id = task["env"]
     if env_id is not None and not is_env_id(env_id):
         raise ValueError(f"task.env {env_id!r} is not the id of an environment")
+    wrong = not_plain(task.get("env_kwargs", {}))  # checkpoints from before lack the key
+    if wrong:
+        raise ValueError(f"task.env_kwargs: {wrong[0]} is no plain value")
+    if not isinstance(task.get("env_doubt"), str | None):
+        raise ValueError("task.env_doubt is no text")
+
+    data = task.get("data")
+    if data is not None:
+        check_count(data, "episodes", "steps")
+        if not isinstance(data["checksum"], str):
+            raise ValueError("task.data.checksum is no text")
 
     numbers = [task["return_mean"]]
     numbers += [task["return_quantiles"][str(q)] for q in QUANTILES]
@@ -77,10 +134,12 @@ def fit_statistics(policy: DecisionPolicy, episodes: Episodes) -> None:
 
 def check_same_spaces(episodes: Episodes, policy: dict[str, Any]) -> None:
     """Raise DatasetError unless the episodes observe and act as the policy of this config."""
-    have = {"observation_dim": episodes.observation_dim, "action_space": describe_space(episodes.action_space)}
+    have = {"observation_dim": episodes.observation_dim, "action_space": episodes.action_space}
+    trained = {"observation_dim": policy["observation_dim"], "action_space": build_space(policy["action_space"])}
     for key, value in have.items():
-        if policy[key] != value:
-            raise DatasetError(f"{episodes.name}: {key} is {value}, the agent was trained on {policy[key]}")
+        if trained[key] != value:
+            was = one_line(trained[key])
+            raise DatasetError(f"{episodes.name}: {key} is {one_line(value)}, the agent was trained on {was}")
 
 
 def check_state(tensors: Mapping[str, Tensor], state: dict[str, Any]) -> dict[str, Any]:

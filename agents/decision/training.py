@@ -12,9 +12,11 @@ from unroll.agents.common.checkpoint import checkpoints, latest_checkpoint, read
 from unroll.agents.common.machine import not_as_made
 from unroll.agents.decision.agent import DecisionAgent
 from unroll.agents.decision.config import DecisionConfig, Hyperparameters
-from unroll.agents.decision.player import decision_player
+from unroll.agents.decision.player import decision_player, undecided
+from unroll.agents.decision.task import check_same_data
 from unroll.agents.evaluation.player import Player
 from unroll.envs.datasets.episodes import Episodes
+from unroll.envs.datasets.registered import in_words, is_registered, known_env, why_unknown
 from unroll.envs.datasets.sources import load_episodes
 from unroll.envs.make import find_env
 from unroll.envs.own import registered_id
@@ -29,17 +31,46 @@ class DecisionTraining:
         self.config = config
         self.episodes = load_episodes(config.dataset, download=config.download)
         self.name = self.episodes.name
-        self.env_id = evaluation_env(config, self.episodes.env_id, tell)
+        self.env_id = evaluation_env(config, self.episodes, tell)
         self.callbacks: list[BaseCallback] = []
         if config.resume and checkpoints(config.run_dir or ""):
             self.agent = self._resumed(tell)
         else:
-            self.agent = make_agent(config, self.episodes)
-        self.player()  # says now what would not fit
+            self.agent = make_agent(config, self._counted(tell))
+        player = self._first_player(tell)
+        if player is not None and player.env_kwargs:
+            tell(f"evaluated in {player.env_id} with {in_words(player.env_kwargs)}")
+
+    def _first_player(self, tell: Tell) -> Player | None:
+        """Make sure that the agent fits its environment: else an error if the config names it, or no evaluation."""
+        try:
+            return self.player()
+        except EnvError as error:
+            if self.config.evaluation.env or self.config.evaluation.env_kwargs is not None:
+                raise
+            tell(f"no evaluation: {error}")
+            self.env_id = None
+            return None
+
+    def _counted(self, tell: Tell) -> Episodes:
+        """Return the episodes with discrete actions counted as the environment to evaluate in counts them."""
+        if self.env_id is None:
+            return self.episodes
+        env_id = registered_id(self.env_id)
+        env_kwargs = self.config.evaluation.env_kwargs
+        if env_kwargs is None:
+            env_kwargs = self.episodes.env_kwargs if env_id == self.episodes.env_id else {}
+        known = known_env(env_id, env_kwargs)
+        counted = self.episodes.counted_as(known.action_space) if known else self.episodes
+        if counted is not self.episodes:
+            tell(f"discrete actions are counted as in {env_id}: {counted.action_space}")
+        return counted
 
     def _resumed(self, tell: Tell) -> DecisionAgent:
         path = latest_checkpoint(self.config.run_dir or "")
-        agent = DecisionAgent.load(path, device=self.config.device, episodes=self.episodes)
+        agent = DecisionAgent.load(path, device=self.config.device)
+        check_same_data(self.episodes, agent.task)
+        agent.set_episodes(self.episodes)
         tell(f"goes on at update {agent.num_timesteps}")
         note = not_as_made(read_state(path), agent.device)
         if note:
@@ -62,10 +93,11 @@ class DecisionTraining:
         self.agent.save(path)
 
 
-def evaluation_env(config: DecisionConfig, dataset_env: str | None, tell: Tell) -> str | None:
+def evaluation_env(config: DecisionConfig, episodes: Episodes, tell: Tell) -> str | None:
     """The environment to evaluate in; None, and a line that says why, where there is none.
 
-    A dataset may name an environment that is not installed, and be trained on all the same.
+    A dataset may name an environment that is not installed or cannot start, or say of it what no file may, and be
+    trained on all the same.
 
     Raises:
         EnvError: the config names an environment that there is not.
@@ -73,15 +105,20 @@ def evaluation_env(config: DecisionConfig, dataset_env: str | None, tell: Tell) 
     if config.evaluation.env:
         find_env(registered_id(config.evaluation.env))
         return config.evaluation.env
-    if dataset_env is None:
+    if episodes.env_id is None:
         tell("no evaluation: the dataset names no environment; --evaluation.env gives one")
         return None
-    try:
-        find_env(dataset_env)
-    except EnvError as error:
-        tell(f"no evaluation: {error}")
+    why = None
+    if config.evaluation.env_kwargs is None:
+        why = why_unknown(episodes.env_id, episodes.env_kwargs)
+        if episodes.env_doubt:
+            why = undecided(episodes.name, episodes.env_id, episodes.env_doubt)
+    elif not is_registered(episodes.env_id):
+        why = why_unknown(episodes.env_id, {})
+    if why:
+        tell(f"no evaluation: {why}")
         return None
-    return dataset_env
+    return episodes.env_id
 
 
 def make_agent(config: DecisionConfig, episodes: Episodes) -> DecisionAgent:

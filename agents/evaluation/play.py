@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 import time
 from collections import deque
@@ -16,6 +17,8 @@ import torch
 from gymnasium.envs.mujoco import MujocoEnv
 
 from unroll.envs.datasets.reference import normalized_score
+from unroll.envs.wrappers import own_copy
+from unroll.errors import EnvError
 from unroll.policies.backbones import State, select_rows
 
 RESAMPLES = 2000  # of the bootstrap
@@ -55,6 +58,9 @@ def play(
     ``n_envs`` environments of this process step together, so that the policy sees one batch. An environment that is
     done takes the next episode, and its row of the memory is reset; when none is left, its row leaves the batch. An
     episode depends on its seed and target alone, but for the last bits of sums over batches of different size.
+
+    Raises:
+        EnvError: an environment paid what is no number.
     """
     waiting = deque(episodes)
     envs = [make_env() for _ in range(min(n_envs, len(episodes)))]
@@ -80,6 +86,10 @@ def play(
                     on_step(env)
                 episode.total += float(reward)
                 episode.length += 1
+                if not math.isfinite(episode.total):
+                    name = env.spec.id if env.spec else type(env.unwrapped).__name__
+                    where = f"in step {episode.length} of the episode of seed {episode.seed}"
+                    raise EnvError(f"{name} paid {float(reward):g} {where}: its return is {episode.total:g}")
                 if not (terminated or truncated):
                     observations[i] = observation
                     kept.append(i)
@@ -150,7 +160,12 @@ def _step(envs: list[gym.Env], actions: np.ndarray, pool: ThreadPoolExecutor, th
     """Step every environment and return what each ``step`` gives, in order; every thread steps a part of them."""
 
     def step_some(part: np.ndarray) -> list[Any]:
-        return [envs[i].step(actions[i]) for i in part]
+        found = []
+        for i in part:
+            observation, *rest = envs[i].step(actions[i])
+            # A copy, because the next environment may write into the same array.
+            found.append((own_copy(observation), *rest))
+        return found
 
     every = np.arange(len(envs))
     if threads == 1 or len(envs) < 2 * threads:
@@ -163,7 +178,7 @@ def _step(envs: list[gym.Env], actions: np.ndarray, pool: ThreadPoolExecutor, th
 
 def _reset(env: gym.Env, episode: Episode) -> Any:
     options = None if episode.target_return is None else {"target_return": episode.target_return}
-    return env.reset(seed=episode.seed, options=options)[0]
+    return own_copy(env.reset(seed=episode.seed, options=options)[0])
 
 
 def _stack(observations: list[Any]) -> Any:

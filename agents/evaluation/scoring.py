@@ -12,7 +12,9 @@ from unroll.agents.common.checkpoint import installed_versions
 from unroll.agents.common.machine import machine
 from unroll.agents.evaluation.play import Episode, Predictor, play, step_latency, summarize
 from unroll.agents.evaluation.player import Player
+from unroll.envs.datasets.registered import in_words
 from unroll.files import write_whole
+from unroll.tables import exact, significant
 
 WIPED = "wiped every step"
 
@@ -76,7 +78,7 @@ def headline(evaluation: dict[str, Any]) -> dict[str, float]:
                 continue
             scalars[f"eval/{tag}"] = result[tag]
             if result["target_return"] is not None:
-                scalars[f"eval_targets/{tag}_at_{result['target_return']:g}"] = result[tag]
+                scalars[f"eval_targets/{tag}_at_{exact(result['target_return'])}"] = result[tag]
     if "ablation" in evaluation:
         scalars["eval/return_mean_without_memory"] = evaluation["ablation"]["return_mean"]
     return scalars
@@ -92,7 +94,10 @@ def score_table(evaluation: dict[str, Any]) -> Table:
     if "ablation" in evaluation:
         results.append(evaluation["ablation"])
 
-    title = f"{evaluation['env']}, MuJoCo {evaluation['versions']['mujoco']}: {evaluation['episodes']} episodes"
+    env = evaluation["env"]
+    if evaluation.get("env_kwargs"):
+        env += f" ({in_words(evaluation['env_kwargs'])})"
+    title = f"{env}, MuJoCo {evaluation['versions']['mujoco']}: {evaluation['episodes']} episodes"
     if asked:
         title = f"{title} each, {evaluation['memory']} memory"
     table = Table(title=title)
@@ -101,29 +106,30 @@ def score_table(evaluation: dict[str, Any]) -> Table:
         table.add_column(column, justify="right")
 
     for result in results:
-        low, high = result["return_interval"]
         score = result["normalized_score"]
-        digits = _digits(result)
+        low, high = result["return_interval"]
         table.add_row(
-            f"{result['target_return']:g}" if asked else result.get("memory", evaluation["memory"]),
-            f"{result['return_mean']:.{digits}f}",
-            f"{low:.{digits}f} … {high:.{digits}f}",
+            exact(result["target_return"]) if asked else result.get("memory", evaluation["memory"]),
+            _beside(result, result["return_mean"]),
+            f"{_beside(result, low)} … {_beside(result, high)}",
             "no reference" if score is None else f"{score:.1f}",
             f"{sum(result['lengths']) / len(result['lengths']):.0f}",
         )
 
     captions = []
     if evaluation.get("dataset_return_mean") is not None:
-        captions.append(f"mean return of the dataset {evaluation['dataset']}: {evaluation['dataset_return_mean']:.1f}")
+        mean = significant(evaluation["dataset_return_mean"])
+        captions.append(f"mean return of the dataset {evaluation['dataset']}: {mean}")
     if evaluation["reference"]:
         captions.append(f"0 and 100: the random and expert returns of {evaluation['reference']}")
     table.caption = "; ".join(captions) or None
     return table
 
 
-def _digits(result: dict[str, Any]) -> int:
-    """How many decimals show a return: tasks of memory pay between -1 and 1."""
-    return 1 if max(map(abs, result["returns"])) > 10 else 3
+def _beside(result: dict[str, Any], value: float) -> str:
+    """Write a return with as many digits as all of a result's: tasks of memory pay between -1 and 1."""
+    largest = max(map(abs, result["returns"]))
+    return significant(value, largest, least=1 if largest > 10 else 3)
 
 
 def write_evaluation(evaluation: dict[str, Any], path: Path) -> None:

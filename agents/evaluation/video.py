@@ -68,7 +68,7 @@ def try_gif(player: Player, evaluation: dict[str, Any], tell: Callable[[str], An
 
     def keep(env: gym.Env) -> None:
         if episode.length % EVERY == 0 and episode.length < STEPS:
-            frames.append(env.render())
+            frames.append(np.array(env.render()))  # a copy: it may be drawn into again
 
     missing = prepare_rendering()  # what MuJoCo needs; other environments draw without
     try:

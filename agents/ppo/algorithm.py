@@ -75,6 +75,7 @@ class PPO(Algorithm):
             "agent": self.agent,
             "backbone": config.backbone.name,
             "env": config.env,
+            "env_kwargs": config.env_kwargs,
             "wrappers": [name for name in ("previous_action", "previous_reward") if shown[name]],
             "action_space": in_words(agent.action_space),
             "first_action": None,

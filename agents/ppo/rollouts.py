@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import time
@@ -115,13 +116,13 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
                     )
                 actions = actions.cpu().numpy()
 
-                # One step of the environments.
+                # One step of the environments, which may write into what they gave before.
+                last_obs = copy.deepcopy(self._last_obs)
                 clipped_actions = self.policy.to_environment(actions)
                 new_obs, rewards, dones, infos = env.step(clipped_actions)
                 self.num_timesteps += env.num_envs * world.size
 
                 # What comes next is set before the callback, which may end the learning now.
-                last_obs = self._last_obs
                 last_episode_starts = self._last_episode_starts
                 self._last_episode_starts = dones
                 self._last_obs = new_obs  # type: ignore[assignment]

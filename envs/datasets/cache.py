@@ -40,13 +40,14 @@ import numpy as np
 from filelock import FileLock
 
 from unroll.envs.datasets.episodes import Episodes
+from unroll.envs.datasets.registered import not_plain
 from unroll.envs.datasets.statistics import Statistics
 from unroll.envs.datasets.store import DiskStore, Store, is_large, refusals
 from unroll.errors import one_line
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3  # part of every entry's name: entries of another format are not looked at
+FORMAT = 4  # part of every entry's name: entries of another format are not looked at
 
 # The fields of Episodes that are arrays, and those of them with a fixed type and number of axes.
 ARRAYS = ("observations", "actions", "rewards", "lengths", "terminated", "truncated", "final_observations")
@@ -60,7 +61,7 @@ TYPES = {
 }
 # The arrays that a large set leaves on the disk.
 MAPPED = ("observations", "actions", "rewards", "final_observations")
-TEXTS = {"name": str, "env_id": str | None, "reference_name": str | None}
+TEXTS = {"name": str, "env_id": str | None, "env_doubt": str | None, "reference_name": str | None}
 
 # A checksum covers all of an array up to SAMPLED_ABOVE bytes, and SAMPLES blocks of PART bytes of a
 # larger one.
@@ -182,26 +183,27 @@ def _write_rest(episodes: Episodes, folder: Path, written: Collection[str]) -> N
         if values is not None:
             arrays[key] = values
 
-    # An action space is its number of actions, or the bounds of a box.
-    meta: dict[str, Any] = {"n": None}
+    # An action space is its number of actions and the first of them, or the bounds of a box.
+    meta: dict[str, Any] = {"n": None, "start": 0}
     space = episodes.action_space
     if isinstance(space, gym.spaces.Box):
         arrays["low"] = space.low
         arrays["high"] = space.high
     else:
         meta["n"] = int(space.n)
+        meta["start"] = int(space.start)
 
-    # Statistics are two arrays, and the faults as a list of three.
+    # Statistics are two arrays, and the rest as a list of four.
     meta["faults"] = None
     known = episodes.known_statistics
     if known is not None:
         arrays["mean"] = known.mean
         arrays["std"] = known.std
-        meta["faults"] = [known.not_finite, known.outside, known.partly_known]
+        meta["faults"] = [known.not_finite, known.outside, known.partly_known, known.largest_reward]
 
     for key in arrays.keys() - set(written):
         np.save(folder / f"{key}.npy", arrays[key], allow_pickle=False)
-    for key in (*TEXTS, "reference_returns"):
+    for key in (*TEXTS, "env_kwargs", "reference_returns", "remarks"):
         meta[key] = getattr(episodes, key)
     meta["checksums"] = {key: _checksum(values) for key, values in arrays.items()}
     meta["checksum"] = _meta_checksum(meta)
@@ -221,7 +223,7 @@ def _read(entry: Path) -> Episodes:
     if meta["n"] is None and not low.dtype == high.dtype == np.float32:
         raise ValueError("the bounds of its actions are no float32")
     if meta["n"]:
-        space = gym.spaces.Discrete(meta["n"])
+        space = gym.spaces.Discrete(meta["n"], start=meta["start"])
     else:
         space = gym.spaces.Box(low, high, dtype=np.float32)
 
@@ -230,26 +232,34 @@ def _read(entry: Path) -> Episodes:
         texts[key] = meta[key]
         if not isinstance(meta[key], kind):
             raise ValueError("its names are no text")
+    if not_plain(meta["env_kwargs"]):
+        raise ValueError("the arguments of its environment are no plain values")
     reference = meta["reference_returns"]
     if reference is not None:
         random, expert = map(float, reference)
         reference = (random, expert)
+    remarks = meta["remarks"]
+    if not isinstance(remarks, list) or not all(isinstance(remark, str) for remark in remarks):
+        raise ValueError("its remarks are no text")
 
     known = None
     if meta["faults"] is not None:
-        not_finite, outside, partly_known = meta["faults"]
+        not_finite, outside, partly_known, largest_reward = meta["faults"]
         known = Statistics(
             mean=arrays.pop("mean"),
             std=arrays.pop("std"),
             not_finite=not_finite,
             outside=tuple(outside),
             partly_known=tuple(partly_known),
+            largest_reward=float(largest_reward),
         )
 
     episodes = Episodes(
         action_space=space,
+        env_kwargs=meta["env_kwargs"],
         reference_returns=reference,
         known_statistics=known,
+        remarks=tuple(remarks),
         **texts,
         **arrays,
     )

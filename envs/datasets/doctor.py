@@ -8,10 +8,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from unroll.envs.datasets.conversion import FLOAT32_MAX, can_be_scaled
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.reference import normalized_score
-from unroll.envs.datasets.registered import env_spaces, is_registered
+from unroll.envs.datasets.registered import in_words, is_registered, known_env, step_limit, why_unknown
 from unroll.envs.datasets.statistics import read
+from unroll.errors import one_line
 
 
 def problems(episodes: Episodes) -> list[str]:
@@ -19,6 +21,26 @@ def problems(episodes: Episodes) -> list[str]:
     found = _inconsistencies(episodes)
     if not found:  # otherwise no row can be trusted
         found = _bad_values(episodes) + _misfits(episodes)
+    return found
+
+
+def remarks(episodes: Episodes) -> list[str]:
+    """List what a user should know of these episodes, one line each. It forbids nothing."""
+    found = list(episodes.remarks)
+    if _inconsistencies(episodes):
+        return found
+
+    one_step = int((episodes.lengths == 1).sum())
+    if one_step > 1 and one_step > 0.5 * len(episodes):
+        found.append(f"{one_step:,} of {len(episodes):,} episodes have one step: are its terminals 1 - done?")
+    limit = step_limit(episodes.env_id, episodes.env_kwargs)
+    longest = int(episodes.lengths.max())
+    if limit is not None and longest > limit:
+        first = int(np.argmax(episodes.lengths))
+        found.append(
+            f"episode {first} has {longest:,} steps, {episodes.env_id} ends after {limit:,}: is an end of an episode "
+            "missing?"
+        )
     return found
 
 
@@ -43,6 +65,9 @@ def _inconsistencies(episodes: Episodes) -> list[str]:
             found.append(f"{name} has {len(values)} rows for {len(episodes)} episodes")
 
     space = episodes.action_space
+    for name in ("observations", "actions"):
+        if 0 in getattr(episodes, name).shape[1:]:
+            found.append(f"{name} is 0 wide")
     if isinstance(space, gym.spaces.Box) and episodes.actions.shape[1:] != space.shape:
         found.append(f"actions has rows of shape {episodes.actions.shape[1:]}, its space {space.shape}")
     final = episodes.final_observations
@@ -62,34 +87,52 @@ def _bad_values(episodes: Episodes) -> list[str]:
     if count:
         found.append(f"the observation after episode {first} is NaN or infinite in part")
 
+    if not found:
+        found += _unbounded_returns(episodes, statistics.largest_reward)
+
     space = episodes.action_space
     if isinstance(space, gym.spaces.Box) and not space.is_bounded():
-        found.append(f"actions has no bounds in its space {space}")
+        found.append(f"actions has no bounds in its space {_describe(space)}")
+    elif isinstance(space, gym.spaces.Box) and not can_be_scaled(space):
+        found.append(f"actions has bounds too far apart for float32, {_describe(space)}")
     count, first = statistics.outside
     if count:
         found.append(f"actions lies outside of {_describe(space)} in {count} rows, first in row {first}")
     return found
 
 
+def _unbounded_returns(episodes: Episodes, largest_reward: float) -> list[str]:
+    """List returns-to-go that float32 cannot hold, as the policy takes them."""
+    if largest_reward * int(episodes.lengths.max()) <= FLOAT32_MAX:
+        return []
+    largest = max(float(np.abs(part).max()) for part in episodes.returns_to_go_in_blocks())
+    if largest <= FLOAT32_MAX:
+        return []
+    return [f"rewards add up to {largest:.3g}, float32 holds up to {FLOAT32_MAX:.2g}: divide them by a constant"]
+
+
 def _misfits(episodes: Episodes) -> list[str]:
     """List where the data do not fit the environment that they name."""
-    width, expected = env_spaces(episodes.env_id)
-    if expected is None:
+    known = known_env(episodes.env_id, episodes.env_kwargs)
+    if known is None:
         return []
 
     found = []
-    if width not in (None, episodes.observation_dim):
-        found.append(f"observations is {episodes.observation_dim} wide, {episodes.env_id}'s are {width}")
+    expected = known.action_space
+    if known.width not in (None, episodes.observation_dim):
+        found.append(f"observations is {episodes.observation_dim} wide, {episodes.env_id}'s are {known.width}")
 
-    # Fewer choices than the environment's are fine: a recording need not show all of them.
+    # A recording need not show all choices: the loader counts them as the environment does.
     space = episodes.action_space
-    if isinstance(expected, gym.spaces.Box | gym.spaces.Discrete) and type(space) is not type(expected):
+    if type(space) is not type(expected):
         found.append(f"actions is {_describe(space)}, {episodes.env_id}'s are {_describe(expected)}")
     elif isinstance(space, gym.spaces.Box):
-        if space.shape != expected.shape:
+        if _width(space) != _width(expected):  # actions of any shape are held as rows
             found.append(f"actions is {_width(space)} wide, {episodes.env_id}'s are {_width(expected)}")
-    elif isinstance(expected, gym.spaces.Discrete) and space.n > expected.n:
+    elif isinstance(expected, gym.spaces.Discrete) and space.start == expected.start and space.n > expected.n:
         found.append(f"actions has {space.n} choices, {episodes.env_id} {expected.n}")
+    elif isinstance(expected, gym.spaces.Discrete) and space != expected:
+        found.append(f"actions is {_describe(space)}, {episodes.env_id}'s are {_describe(expected)}")
     return found
 
 
@@ -109,6 +152,8 @@ def print_report(episodes: Episodes, source: str, console: Console | None = None
     for label, value in facts.items():
         table.add_row(label, Text(value))
     console.print(table)
+    for remark in remarks(episodes):
+        console.print(Text(f"note: {remark}", style="yellow"), soft_wrap=True)
 
     verdict = Text("can be trained on: yes", style="green")
     if found:
@@ -127,7 +172,14 @@ def _facts(episodes: Episodes) -> dict[str, str]:
     env = "none named"
     if episodes.env_id:
         state = "registered" if is_registered(episodes.env_id) else "not registered here"
+        why = why_unknown(episodes.env_id, episodes.env_kwargs)
+        if why and state == "registered":
+            state = f"no evaluation: {why}"
         env = f"{episodes.env_id} ({state})"
+        if episodes.env_kwargs:
+            env += f" with {in_words(episodes.env_kwargs)}"
+        if episodes.env_doubt:
+            env += f" with {episodes.env_doubt}, which cannot be taken from a file: evaluation.env_kwargs must say how"
 
     width = f"{episodes.observation_dim} wide"
     constant = np.flatnonzero(np.ptp(episodes.observations, axis=0) == 0)
@@ -199,9 +251,9 @@ def _quantiles(values: np.ndarray) -> str:
 def _describe(space: gym.Space) -> str:
     """Describe a space on one line, with the outermost bounds of a Box."""
     if isinstance(space, gym.spaces.Discrete):
-        return f"Discrete({space.n})"
+        return f"Discrete({space.n}, start={space.start})" if space.start else f"Discrete({space.n})"
     if not isinstance(space, gym.spaces.Box):
-        return str(space)
+        return one_line(space)
     low = space.low.min(initial=np.inf)
     high = space.high.max(initial=-np.inf)
     return f"Box({low:.4g}, {high:.4g}, {_width(space)} wide)"

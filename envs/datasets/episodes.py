@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from unroll.envs.datasets.statistics import Statistics, find_statistics
+from unroll.envs.datasets.statistics import Statistics, find_statistics, read
 from unroll.errors import DatasetError
 
 STEPS = 1 << 21  # steps whose rewards are summed together
@@ -23,12 +23,15 @@ class Episodes:
     it brought. Only the last step of an episode can be ``terminated`` or ``truncated``; if it is
     neither, the recording stopped.
 
+    A discrete action is a choice, 0 to n - 1. The environment's own action is the choice plus the
+    ``start`` of its space.
+
     Arrays that are large compared to RAM are memory-mapped (see cache.py). Code that needs
     all of their values reads them in blocks (see statistics.py).
     """
 
     observations: np.ndarray  # [N, observation_dim] float32
-    actions: np.ndarray  # [N, action_dim] float32 (Box) or [N] int64 (Discrete)
+    actions: np.ndarray  # [N, action_dim] float32 (Box) or [N] int64 (Discrete): choices, see below
     rewards: np.ndarray  # [N] float32
     lengths: np.ndarray  # [E] int64
     terminated: np.ndarray  # [E] bool
@@ -37,9 +40,12 @@ class Episodes:
     name: str
     final_observations: np.ndarray | None = None  # [E, observation_dim]: after the last step, NaN where unknown
     env_id: str | None = None
+    env_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)  # its arguments, plain values
+    env_doubt: str | None = None  # what it has beyond these, which cannot be taken from a file
     reference_returns: tuple[float, float] | None = None  # mean return of a random and of an expert policy
     reference_name: str | None = None  # where these two numbers come from
     known_statistics: Statistics | None = None  # of these values, where they were computed before
+    remarks: tuple[str, ...] = ()  # how the loader read what can be read in several ways, a line each
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -127,6 +133,25 @@ class Episodes:
             final_observations=None if final is None else final[episodes],
             known_statistics=None,
         )
+
+    def counted_as(self, space: gym.Space) -> Episodes:
+        """Return these episodes with their choices counted as those of another Discrete space.
+
+        The environment's actions stay what they are. Where one of them is not in that space, or it
+        is no Discrete, the episodes are returned as they are.
+        """
+        own = self.action_space
+        if not isinstance(own, gym.spaces.Discrete) or not isinstance(space, gym.spaces.Discrete):
+            return self
+        if own == space or not len(self.actions):
+            return self
+        shift = int(own.start) - int(space.start)
+        low = min(int(part.min()) for part in read(self.actions)) + shift
+        high = max(int(part.max()) for part in read(self.actions)) + shift
+        if low < 0 or high >= space.n:
+            return self
+        actions = np.asarray(self.actions) + shift if shift else self.actions
+        return dataclasses.replace(self, actions=actions, action_space=space)
 
     def top(self, fraction: float) -> Episodes:
         """Return the episodes with the best returns that make up `fraction` of the steps.

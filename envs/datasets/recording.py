@@ -7,6 +7,8 @@ Minari dataset.
 
 from __future__ import annotations
 
+import copy
+import json
 import os
 import warnings
 from pathlib import Path
@@ -16,7 +18,9 @@ import gymnasium as gym
 import h5py
 import numpy as np
 
+from unroll.envs.datasets.conversion import flat_box
 from unroll.envs.datasets.episodes import Episodes
+from unroll.envs.datasets.registered import not_plain
 from unroll.errors import DatasetError
 
 
@@ -41,7 +45,8 @@ class Recorder(gym.Wrapper):
         self.done = done
 
     def _begin(self, observation: Any) -> None:
-        self._observation = np.asarray(observation, np.float32)
+        # Copies throughout: environments change arrays that they gave, or were given, in place.
+        self._observation = np.array(observation, np.float32)
         self._observations: list[np.ndarray] = []
         self._actions: list[np.ndarray] = []
         self._rewards: list[float] = []
@@ -52,11 +57,11 @@ class Recorder(gym.Wrapper):
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = self.env.step(action)
         self._observations.append(self._observation)
         self._actions.append(np.array(action))
+        observation, reward, terminated, truncated, info = self.env.step(action)
         self._rewards.append(float(reward))
-        self._observation = np.asarray(observation, np.float32)
+        self._observation = np.array(observation, np.float32)
 
         if terminated or truncated:
             episode = Recorded(
@@ -64,17 +69,18 @@ class Recorder(gym.Wrapper):
                 np.asarray(self._actions),
                 np.asarray(self._rewards),
                 self._observation,
-                terminated,
+                bool(terminated),
             )
             self.done.append(episode)
             self._begin(observation)
+            observation = np.array(observation)  # a vector keeps it while it resets the environment
         return observation, reward, terminated, truncated, info
 
 
-def to_episodes(done: list[Recorded], env: gym.Env, name: str) -> Episodes:
+def to_episodes(done: list[Recorded], env: gym.Env, name: str, env_kwargs: dict[str, Any] | None = None) -> Episodes:
     """Return the recorded episodes in the order in which they ended.
 
-    They were recorded in environments like `env`.
+    They were recorded in environments like `env`, made with the arguments `env_kwargs`.
 
     Raises:
         DatasetError: no episode was finished.
@@ -83,11 +89,17 @@ def to_episodes(done: list[Recorded], env: gym.Env, name: str) -> Episodes:
         raise DatasetError(f"{name}: no episode was finished, so there is nothing to record")
     space = env.action_space
     assert isinstance(space, gym.spaces.Box | gym.spaces.Discrete)
-    action_type = np.int64 if isinstance(space, gym.spaces.Discrete) else np.float32
+    actions = np.concatenate([episode.actions for episode in done])
+    if isinstance(space, gym.spaces.Discrete):
+        actions = actions.astype(np.int64) - int(space.start)
+    else:
+        actions = actions.astype(np.float32).reshape(len(actions), -1)
+        space = flat_box(space)
     terminated = np.array([episode.terminated for episode in done])
+    strange = not_plain(env_kwargs or {})
     return Episodes(
         observations=np.concatenate([episode.observations for episode in done]),
-        actions=np.concatenate([episode.actions for episode in done]).astype(action_type),
+        actions=actions,
         rewards=np.concatenate([episode.rewards for episode in done]).astype(np.float32),
         lengths=np.array([len(episode.rewards) for episode in done]),
         terminated=terminated,
@@ -96,7 +108,40 @@ def to_episodes(done: list[Recorded], env: gym.Env, name: str) -> Episodes:
         action_space=space,
         name=name,
         env_id=env.spec.id if env.spec else None,
+        env_kwargs={} if strange else env_kwargs or {},
+        env_doubt=f"argument {', argument '.join(strange)}" if strange else None,
     )
+
+
+def _as_played(episodes: Episodes) -> np.ndarray:
+    """Return the actions as the environment was given them."""
+    space = episodes.action_space
+    if isinstance(space, gym.spaces.Discrete) and space.start:
+        return np.asarray(episodes.actions) + int(space.start)
+    return episodes.actions
+
+
+def _named_env(episodes: Episodes) -> gym.Env | None:
+    """Return something that Minari takes for the episodes' environment. Only its specification is asked for.
+
+    So nothing is built, and the code of an environment need not have a name that can be imported.
+    None where the episodes name none, or one of which its arguments are not all.
+    """
+    if episodes.env_id is None or episodes.env_doubt:
+        return None
+    spec = gym.envs.registration.EnvSpec(episodes.env_id)
+    if episodes.env_id in gym.registry:
+        spec = copy.deepcopy(gym.registry[episodes.env_id])
+    given = dict(episodes.env_kwargs)
+    spec.max_episode_steps = given.pop("max_episode_steps", spec.max_episode_steps)
+    spec.kwargs |= given
+    code = spec.entry_point
+    if callable(code):
+        spec.entry_point = f"{code.__module__}:{getattr(code, '__qualname__', type(code).__qualname__)}"
+
+    env: gym.Env = gym.Env()
+    env.spec = spec
+    return env
 
 
 def check_output(output: str) -> None:
@@ -131,7 +176,8 @@ def check_output(output: str) -> None:
 def write_hdf5(episodes: Episodes, path: str | Path, **attributes: str) -> None:
     """Write episodes to an HDF5 file with D4RL's fields, one row per step.
 
-    The file also holds ``final_observations`` [E, …] and the attribute ``env``.
+    The file also holds ``final_observations`` [E, …] and the attributes ``env`` and, where the
+    environment has some, ``env_kwargs`` (JSON) and ``env_doubt``.
 
     The file is written beside `path` and renamed, so that a reader never sees half of it. Every
     byte is under a checksum: the arrays by Fletcher-32, all else by the format of HDF5 1.10.
@@ -145,7 +191,7 @@ def write_hdf5(episodes: Episodes, path: str | Path, **attributes: str) -> None:
 
     fields = {
         "observations": episodes.observations,
-        "actions": episodes.actions,
+        "actions": _as_played(episodes),
         "rewards": episodes.rewards,
         "terminals": terminals,
         "timeouts": timeouts,
@@ -161,7 +207,12 @@ def write_hdf5(episodes: Episodes, path: str | Path, **attributes: str) -> None:
             file.create_dataset(
                 name, data=values, compression="gzip", compression_opts=9, shuffle=True, fletcher32=True
             )
-        for name, value in {"env": episodes.env_id or "", **attributes}.items():
+        texts = {"env": episodes.env_id or ""}
+        if episodes.env_kwargs:
+            texts["env_kwargs"] = json.dumps(episodes.env_kwargs)
+        if episodes.env_doubt:
+            texts["env_doubt"] = episodes.env_doubt
+        for name, value in (texts | attributes).items():
             # Text of a fixed length lies in the header. Text of any length would lie in a heap
             # without checksums.
             text = value.encode()
@@ -186,6 +237,7 @@ def write_minari(episodes: Episodes, dataset_id: str, **metadata: str) -> None:
             f"{episodes.name}: Minari needs the observation after each episode's last step, which is unknown here"
         )
 
+    actions = _as_played(episodes)
     buffers = []
     for e, start in enumerate(episodes.starts):
         length = int(episodes.lengths[e])
@@ -197,7 +249,7 @@ def write_minari(episodes: Episodes, dataset_id: str, **metadata: str) -> None:
         buffer = EpisodeBuffer(
             id=e,
             observations=np.concatenate([episodes.observations[rows], final[e, None]]),
-            actions=episodes.actions[rows],
+            actions=actions[rows],
             rewards=episodes.rewards[rows],
             terminations=terminations,
             truncations=truncations,
@@ -211,10 +263,10 @@ def write_minari(episodes: Episodes, dataset_id: str, **metadata: str) -> None:
             minari.create_dataset_from_buffers(
                 dataset_id,
                 buffers,
-                env=episodes.env_id,
+                env=_named_env(episodes),
                 observation_space=unbounded,
                 action_space=episodes.action_space,
                 **metadata,
             )
-    except ValueError as error:  # a malformed id, or one that exists
+    except (ValueError, gym.error.Error) as error:  # a malformed id, or one that exists
         raise DatasetError(f"{dataset_id}: {error}") from None

@@ -27,6 +27,7 @@ class Statistics:
     not_finite: dict[str, tuple[int, int]]  # by the names of the arrays that have this fault
     outside: tuple[int, int]  # actions outside of their space
     partly_known: tuple[int, int]  # final observations that are NaN in some but not all numbers
+    largest_reward: float  # without its sign
 
 
 def find_statistics(
@@ -48,12 +49,13 @@ def find_statistics(
             if fault[0]:
                 not_finite[name] = fault
 
+        largest_reward = max((float(np.abs(part).max(initial=0)) for part in read(rewards)), default=0.0)
         outside = _count(_outside(part, action_space) for part in read(actions))
         partly_known = (0, 0)
         if final_observations is not None:
             partly_known = _count(_partly_known(part) for part in read(final_observations))
 
-    return Statistics(mean, std, not_finite, outside, partly_known)
+    return Statistics(mean, std, not_finite, outside, partly_known, largest_reward)
 
 
 def blocks(n: int, row_bytes: int, multiple: int = 1) -> Iterator[slice]:

@@ -64,7 +64,7 @@ def test_without_wandb_or_its_server_a_line_says_what_to_do(tmp_path, monkeypatc
     arguments = [*SMALL, "--track", "wandb", "--steps", "1", "--run_dir", str(tmp_path / "run")]
     assert train.main(arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "pip install -e '.[wandb]'" in line
+    assert "pip install 'unroll-rl[wandb]'" in line
     monkeypatch.undo()
 
     pytest.importorskip("wandb", reason="the extra wandb is not installed")

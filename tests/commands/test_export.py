@@ -31,7 +31,7 @@ from unroll.policies.backbones import BACKBONES, Mixer
 STEPS, CLOSE = 30, 1e-5
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in NEEDED),
-    reason=f"{', '.join(NEEDED)} are not all installed: pip install -e '.[export]'",
+    reason=f"{', '.join(NEEDED)} are not all installed: pip install 'unroll-rl[export]'",
 )
 
 
@@ -291,7 +291,7 @@ def test_what_cannot_be_exported_is_one_line(capsys, monkeypatch):
 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert export.main(["ppo"]) == 2
-    assert_one_line(capsys, "pip install -e '.[export]'")
+    assert_one_line(capsys, "pip install 'unroll-rl[export]'")
 
 
 def test_a_policy_still_learns_after_its_export():

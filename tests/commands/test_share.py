@@ -305,4 +305,4 @@ def test_a_name_that_is_none_is_one_line(name, capsys):
 def test_without_the_library_a_line_says_what_to_install(run, capsys, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     assert share.main(["upload", "run", NAME]) == 2
-    assert "pip install -e '.[share]'" in line(capsys)
+    assert "pip install 'unroll-rl[share]'" in line(capsys)

@@ -116,17 +116,17 @@ def test_goal_environments_lay_out_their_observation_as_the_datasets_do():
         del gym.registry["UnrollTestGoal-v0"]
 
 
-def test_nested_goals_are_flattened_in_sorted_order():
+def test_nested_goals_are_flattened_in_the_order_in_which_the_space_was_written():
     box = gym.spaces.Box(-9, 9, (1,))
     nested = gym.spaces.Dict(observation=box, desired_goal=gym.spaces.Dict(kettle=box, burner=box))
     create([1], lambda e, t: {"observation": [t], "desired_goal": {"kettle": [3], "burner": [2]}}, nested)
-    assert load_minari("unit/test-v0").observations.tolist() == [[0, 2, 3]]
+    assert load_minari("unit/test-v0").observations.tolist() == [[0, 3, 2]]
 
 
-def test_other_dicts_are_flattened_whole_in_sorted_order():
+def test_other_dicts_are_flattened_whole_in_the_order_in_which_the_space_was_written():
     box = gym.spaces.Box(-9, 9, (1,))
     create([1], lambda e, t: {"z": [1], "a": [2]}, gym.spaces.Dict(z=box, a=box))
-    assert load_minari("unit/test-v0").observations.tolist() == [[2, 1]]
+    assert load_minari("unit/test-v0").observations.tolist() == [[1, 2]]
 
 
 def test_discrete_observations_become_one_hot():

@@ -18,14 +18,17 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 from unroll.commands.process import Reporting
 from unroll.configs import Parser
 from unroll.own import import_backbone, import_environment
+from unroll.tables import significant
 
 if TYPE_CHECKING:  # simulators and PyTorch are imported once the arguments are known to be right
     import gymnasium as gym
 
     from unroll.envs.datasets.episodes import Episodes
+    from unroll.envs.datasets.recording import Recorded
 
 ALGORITHMS = ("a2c", "dqn", "ppo", "sac", "td3")
 ON_POLICY = ("a2c", "ppo")
+LONGEST = 1000  # steps of an episode in an environment that has no limit of its own
 
 
 def make_parser() -> Parser:
@@ -89,10 +92,11 @@ def record(options: Namespace, command: str) -> None:
     else:
         versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items())
         write_hdf5(episodes, options.output, command=command, versions=versions)
-    low, median, high = np.quantile(episodes.returns, [0, 0.5, 1])
+    quantiles = np.quantile(episodes.returns, [0, 0.5, 1])
+    low, median, high = [significant(value, abs(quantiles).max()) for value in quantiles]
     print(
-        f"{len(episodes):,} episodes, {episodes.n_steps:,} steps, returns {low:.1f} … {median:.1f} (median) … "
-        f"{high:.1f}, written to {options.output}"
+        f"{len(episodes):,} episodes, {episodes.n_steps:,} steps, returns {low} … {median} (median) … {high}, "
+        f"written to {options.output}"
     )
 
 
@@ -106,17 +110,20 @@ def record_learning(options: Namespace) -> Episodes:
     import stable_baselines3
     from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
-    from unroll.envs.datasets.recording import Recorded, Recorder, to_episodes
+    from unroll.envs.datasets.recording import Recorder
     from unroll.envs.make import make_env
     from unroll.envs.own import registered_id
+    from unroll.envs.wrappers import from_zero
     from unroll.errors import EnvError, one_line
 
     env_id = registered_id(options.env)
     env_kwargs = options.env_kwargs or {}
+    check_recordable(env_id, env_kwargs)
+    limited = with_limit(env_id, env_kwargs, options.steps // options.n_envs)
     done: list[Recorded] = []
 
     def make() -> gym.Env:
-        return Recorder(make_env(env_id, env_kwargs=env_kwargs), done)
+        return from_zero(Recorder(make_env(env_id, env_kwargs=limited), done))
 
     # The recorder is inside of VecNormalize, so that it sees what the environment gave.
     vector: VecEnv = DummyVecEnv([make] * options.n_envs)
@@ -129,7 +136,7 @@ def record_learning(options: Namespace) -> Episodes:
         raise EnvError(f"{options.algorithm} cannot learn in {env_id}: {one_line(error)}") from None
     with keep_on_interrupt():
         agent.learn(options.steps)
-    return to_episodes(done, make_env(env_id, env_kwargs=env_kwargs), f"{env_id} {options.algorithm} replay")
+    return recorded(done, env_id, env_kwargs, limited, f"{env_id} {options.algorithm} replay")
 
 
 def record_run(options: Namespace) -> Episodes:
@@ -145,20 +152,21 @@ def record_run(options: Namespace) -> Episodes:
     from unroll.agents.algorithm import PlayOptions
     from unroll.agents.common.checkpoint import latest_checkpoint
     from unroll.agents.evaluation.play import Episode, play
-    from unroll.envs.datasets.recording import Recorded, Recorder, to_episodes
+    from unroll.envs.datasets.recording import Recorder
     from unroll.envs.make import make_env
     from unroll.envs.wrappers import NoisyActions
 
     checkpoint = latest_checkpoint(options.run)
     asked = PlayOptions("cpu", options.env, options.env_kwargs, options.targets, options.memory)
     player = algorithm_of(checkpoint).player(checkpoint, None, asked)
-    check_recordable(player.env_id, player.env_kwargs)
+    check_recordable(player.env_id, player.env_kwargs, images=True)
+    limited = with_limit(player.env_id, player.env_kwargs, LONGEST)
 
     # The noise is outermost, so that the policy sees the action that was carried out as its previous action.
     done: list[Recorded] = []
 
     def make() -> gym.Env:
-        recorder = Recorder(make_env(player.env_id, env_kwargs=player.env_kwargs), done)
+        recorder = Recorder(make_env(player.env_id, env_kwargs=limited), done)
         return NoisyActions(player.show(recorder), options.noise)
 
     # An agent with several targets is asked for them in turn.
@@ -168,28 +176,64 @@ def record_run(options: Namespace) -> Episodes:
     torch.manual_seed(options.seed)
     with keep_on_interrupt():
         play(player.agent, make, plan, n_envs=32, deterministic=not options.stochastic)
-    return to_episodes(done, make_env(player.env_id, env_kwargs=player.env_kwargs), f"{player.env_id} {options.run}")
+    return recorded(done, player.env_id, player.env_kwargs, limited, f"{player.env_id} {options.run}")
 
 
-def check_recordable(env_id: str, env_kwargs: dict[str, Any]) -> None:
-    """Raise DatasetError unless a dataset can hold what the environment observes and what is done in it."""
+def check_recordable(env_id: str, env_kwargs: dict[str, Any], images: bool = False) -> None:
+    """Raise DatasetError unless a dataset can hold what the environment observes and what is done in it.
+
+    ``images``: whether an image is shown as such, and not as a row of numbers.
+    """
     import gymnasium as gym
 
+    from unroll.envs.datasets.conversion import MAX_DISCRETE, can_be_scaled
     from unroll.envs.make import make_env
     from unroll.envs.spaces import in_words
     from unroll.errors import DatasetError
 
-    env = make_env(env_id, images=True, env_kwargs=env_kwargs)
+    env = make_env(env_id, images=images, env_kwargs=env_kwargs)
     observed = env.observation_space
     actions = env.action_space
     env.close()
     if not isinstance(observed, gym.spaces.Box) or len(observed.shape) != 1:
         raise DatasetError(f"{env_id} observes {in_words(observed)}; a dataset holds one row of numbers for each step")
-    flat_box = isinstance(actions, gym.spaces.Box) and len(actions.shape) == 1
-    if not (isinstance(actions, gym.spaces.Discrete) or flat_box):
-        raise DatasetError(
-            f"{env_id} takes actions of {in_words(actions)}; a dataset holds those of a Discrete or a flat Box"
+
+    taken = f"{env_id} takes actions of {in_words(actions)}; a dataset holds those of"
+    if isinstance(actions, gym.spaces.Box):
+        if not (actions.is_bounded() and can_be_scaled(actions)):
+            raise DatasetError(f"{taken} a Box whose bounds are finite, and not too far apart for float32")
+    elif not isinstance(actions, gym.spaces.Discrete):
+        raise DatasetError(f"{taken} a Discrete or a Box")
+    elif actions.n > MAX_DISCRETE:
+        raise DatasetError(f"{taken} at most {MAX_DISCRETE:,} choices")
+
+
+def with_limit(env_id: str, env_kwargs: dict[str, Any], steps: int) -> dict[str, Any]:
+    """Give an environment without a step limit one, of so many steps or fewer: it may have no end of its own."""
+    from unroll.envs.datasets.registered import step_limit
+
+    limit = step_limit(env_id, env_kwargs)
+    if limit is not None and limit > 0:
+        return env_kwargs
+    return env_kwargs | {"max_episode_steps": max(1, min(LONGEST, steps))}
+
+
+def recorded(
+    done: list[Recorded], env_id: str, env_kwargs: dict[str, Any], limited: dict[str, Any], name: str
+) -> Episodes:
+    """Return what was recorded, under the environment's own arguments unless an episode was cut off by our limit."""
+    from unroll.envs.datasets.recording import to_episodes
+    from unroll.envs.make import make_env
+
+    limit = limited.get("max_episode_steps")
+    cut = [episode for episode in done if not episode.terminated and len(episode.rewards) == limit]
+    if limited != env_kwargs and cut:
+        print(
+            f"{env_id} has no step limit: {len(cut):,} episodes were cut off after {limit:,} steps; "
+            "--env_kwargs '{max_episode_steps: N}' sets another limit"
         )
+        env_kwargs = limited
+    return to_episodes(done, make_env(env_id, env_kwargs=env_kwargs), name, env_kwargs)
 
 
 @contextlib.contextmanager
@@ -205,18 +249,15 @@ def keep_on_interrupt() -> Iterator[None]:
 
 
 def subset(episodes: Episodes, steps: int, seed: int) -> Episodes:
-    """Choose episodes at random, of at most ``steps`` steps together, and keep their order.
-
-    Raises:
-        DatasetError: not one episode is so short.
-    """
+    """Choose episodes at random, of at most ``steps`` steps together, and at least one; keep their order."""
     import numpy as np
-
-    from unroll.errors import DatasetError
 
     # As many of the shuffled episodes as fit.
     shuffled = np.random.default_rng(seed).permutation(len(episodes))
     n = int(np.searchsorted(np.cumsum(episodes.lengths[shuffled]), steps, side="right"))
-    if n == 0:
-        raise DatasetError(f"{episodes.name}: no episode has as few as {steps} steps")
+    if n == 0:  # the first is too long by itself; a recording is not lost for that
+        shortest = int(np.argmin(episodes.lengths))
+        if episodes.lengths[shortest] > steps:
+            print(f"no episode has as few as {steps:,} steps: the shortest one is kept")
+        return episodes.select(np.array([shortest]))
     return episodes.select(np.sort(shuffled[:n]))

@@ -172,6 +172,7 @@ def _compared_evaluation(evaluation: dict[str, Any]) -> dict[str, Any]:
     versions = evaluation.get("versions", {})
     return {
         "env": evaluation["env"],
+        "env_kwargs": evaluation.get("env_kwargs"),
         "seeds": evaluation.get("seeds"),
         "memory": evaluation.get("memory"),
         "target_return": [result["target_return"] for result in evaluation["results"]],

@@ -9,7 +9,7 @@ from typing import Any
 
 from unroll.comparison.report import leaders, too_few
 from unroll.comparison.statistics import COVERED, FEWEST
-from unroll.tables import markdown_table
+from unroll.tables import exact, markdown_table
 
 WORDS = {"normalized_score": "normalised score", "return_mean": "return"}
 NOTHING = "–"  # the cell of a value that there is not
@@ -121,7 +121,7 @@ def trained(experiment: dict[str, Any]) -> str:
 
 def evaluated(evaluation: dict[str, Any]) -> str:
     """Say how the runs were scored."""
-    targets = ", ".join(f"{target:g}" for target in evaluation["targets"] if target is not None)
+    targets = ", ".join(exact(target) for target in evaluation["targets"] if target is not None)
     asked = ""
     if targets:
         asked = f" for each target of {targets}; scores are those of the highest"
@@ -188,7 +188,9 @@ def calibration_table(experiment: dict[str, Any]) -> str:
     for name, row in experiment["backbones"].items():
         cells = {"backbone": name}
         for target, returns in row["calibration"]:
-            cells[f"{target:g}"] = number(sum(returns) / len(returns), 0)
+            reached = sum(returns) / len(returns)
+            digits = 0 if abs(reached) >= 100 else None
+            cells[exact(target)] = number(reached, digits)
         rows.append(cells)
     return table(rows)
 
@@ -289,10 +291,15 @@ def cell(value: float | None, interval: Sequence[float] | None, digits: int | No
 
 
 def number(value: float | None, digits: int | None = None) -> str:
-    """Write a number with so many decimals; by default with one, or with two where it is below 10."""
+    """Write a number with so many decimals.
+
+    By default with one, with two where it is below 10, and with three significant digits where it is below 0.1.
+    """
     if value is None:
         return NOTHING
     if digits is None:
+        if 0 < abs(value) < 0.1:
+            return f"{value:.3g}"
         digits = 1 if abs(value) >= 10 else 2
     return f"{value:,.{digits}f}"
 

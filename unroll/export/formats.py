@@ -27,7 +27,7 @@ def require_packages(format: Format) -> None:
         return
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise ExportError(f"--format onnx needs {', '.join(missing)}: pip install -e '.[export]'")
+        raise ExportError(f"--format onnx needs {', '.join(missing)}: pip install 'unroll-rl[export]'")
 
 
 def write_step(step: Step, format: Format, path: Path) -> None:

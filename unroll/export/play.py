@@ -19,7 +19,8 @@ def play(policy, env, target=0.0, seed=None, on_step=None):
     with what the policy was shown.
     """
     observation, _ = env.reset(seed=seed)
-    action = policy.about["first_action"]
+    previous = policy.about["first_action"]
+    start = policy.about.get("start", 0)
     to_go = float(target)
     total = 0.0
     t = 0
@@ -28,7 +29,7 @@ def play(policy, env, target=0.0, seed=None, on_step=None):
     starts_anew = not (policy.about["keeps_memory"] and policy.state)
     done = False
     while not done:
-        shown = {"observation": observation, "previous_action": action, "return_to_go": to_go, "timestep": t}
+        shown = {"observation": observation, "previous_action": previous, "return_to_go": to_go, "timestep": t}
         shown["reset"] = starts_anew and t == 0
         if isinstance(observation, dict):
             shown |= {f"observation.{key}": value for key, value in observation.items()}
@@ -36,12 +37,20 @@ def play(policy, env, target=0.0, seed=None, on_step=None):
             shown["action_masks"] = env.get_wrapper_attr("action_masks")()
 
         # One row of each input that this policy has.
-        row = {name: np.asarray(value)[None] for name, value in shown.items() if name in policy.zeros}
+        row = {name: np.array(value)[None] for name, value in shown.items() if name in policy.zeros}
         action = policy(row)[0]
         if on_step:
             on_step(row, action)
 
-        observation, reward, terminated, truncated, _ = env.step(action)
+        # The policy counts its choices from 0, and holds actions of any shape as a row.
+        previous = action
+        if start:
+            previous = action - start
+        given = action.copy()
+        if given.shape != env.action_space.shape:
+            given = given.reshape(env.action_space.shape)
+
+        observation, reward, terminated, truncated, _ = env.step(given)
         total += float(reward)
         to_go -= float(reward)
         t += 1
@@ -67,7 +76,11 @@ def main(arguments):
         return
     import gymnasium
 
-    env = gymnasium.make(arguments[0])
+    about = policy.about
+    env_kwargs = {}
+    if arguments[0] == about["env"]:
+        env_kwargs = about.get("env_kwargs", {})
+    env = gymnasium.make(arguments[0], **env_kwargs)
     shown = policy.zeros.get("observation")
     if shown is not None and shown.shape[1:] != env.observation_space.shape:
         env = gymnasium.wrappers.FlattenObservation(env)

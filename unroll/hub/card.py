@@ -11,7 +11,7 @@ import yaml
 from unroll.agents.evaluation.scoring import highest
 from unroll.hub.verify import Shared
 from unroll.policies.backbones import BACKBONES, find_backbone
-from unroll.tables import markdown_table
+from unroll.tables import exact, markdown_table, significant
 
 REFERENCES = {
     "minari": "[Minari's {name}](https://minari.farama.org/datasets/{name})",
@@ -127,7 +127,7 @@ def describe_dataset(dataset: str, evaluation: dict[str, Any] | None) -> str:
     words = REFERENCES[kind].format(name=name)
     mean = (evaluation or {}).get("dataset_return_mean")
     if isinstance(mean, float):
-        words += f", whose mean return is {mean:.1f}"
+        words += f", whose mean return is {significant(mean)}"
     return words
 
 
@@ -157,7 +157,7 @@ def _score_row(result: dict[str, Any]) -> list[str]:
     if "memory" in result:
         asked = f"memory {result['memory']}"
     elif result["target_return"] is not None:
-        asked = f"{result['target_return']:g}"
+        asked = exact(result["target_return"])
     low, high = result["return_interval"]
     score = "–"
     if result["normalized_score"] is not None:

@@ -25,7 +25,7 @@ def connect() -> Any:
         from huggingface_hub import HfApi
         from huggingface_hub.utils import disable_progress_bars
     except ImportError:
-        raise ShareError("unroll share needs huggingface_hub: pip install -e '.[share]'") from None
+        raise ShareError("unroll share needs huggingface_hub: pip install 'unroll-rl[share]'") from None
     if not sys.stderr.isatty():
         disable_progress_bars()
     return HfApi(library_name="unroll")

@@ -7,16 +7,19 @@ A new source is one file with a loader ``(name, download) -> Episodes`` and one 
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from unroll.envs.datasets.doctor import problems
+from unroll.envs.datasets.doctor import problems, remarks
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.reference import d4rl_table
 from unroll.envs.datasets.sources.d4rl_set import load_d4rl
 from unroll.envs.datasets.sources.hdf5 import load_hdf5
 from unroll.envs.datasets.sources.minari_set import load_minari
 from unroll.errors import DatasetError
+
+log = logging.getLogger(__name__)
 
 EMBEDDED = Path(__file__).parents[1] / "data"
 FORMS = "minari:ID, d4rl:ID, embedded:NAME or the path of an .hdf5 file"
@@ -69,7 +72,7 @@ def read_episodes(source: str, download: bool = False) -> Episodes:
 
 
 def load_episodes(source: str, download: bool = False) -> Episodes:
-    """Load the episodes of `source`, fit to be trained on.
+    """Load the episodes of `source`, fit to be trained on. What there is to say of them is logged.
 
     `download` fetches a D4RL file that is missing.
 
@@ -81,4 +84,6 @@ def load_episodes(source: str, download: bool = False) -> Episodes:
     if found:
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
         raise DatasetError(f"{source}: {found[0]}{more} (see unroll inspect {source})")
+    for remark in remarks(episodes):
+        log.warning("%s: %s", source, remark)
     return episodes

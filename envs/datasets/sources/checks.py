@@ -126,10 +126,27 @@ def _check_space(space: dict[str, Any], name: str, depth: int = 0) -> None:
         width = math.prod(space["shape"])
         if width > MAX_WIDTH:
             raise DatasetError(f"{name} has {width:,} numbers, which is more than {MAX_WIDTH:,}")
-    elif kind in ("Discrete", "MultiBinary"):
-        most = MAX_DISCRETE if kind == "Discrete" else MAX_WIDTH
-        if not 1 <= space["n"] <= most:
-            raise DatasetError(f"{name} is a {kind} of {space['n']}, which is more than {most}")
+    elif kind == "Discrete":
+        if not 1 <= space["n"] <= MAX_DISCRETE:
+            raise DatasetError(f"{name} is a {kind} of {space['n']}, which is more than {MAX_DISCRETE}")
+    elif kind == "MultiBinary":
+        numbers = math.prod(_numbers(space["n"]))
+        if not 1 <= numbers <= MAX_WIDTH:
+            raise DatasetError(f"{name} is a {kind} of {numbers}, which is more than {MAX_WIDTH}")
+    elif kind == "MultiDiscrete":
+        choices = _numbers(space["nvec"])
+        if min(choices) < 1 or sum(choices) > MAX_DISCRETE:
+            raise DatasetError(f"{name} is a {kind} of {sum(choices)} choices, which is more than {MAX_DISCRETE}")
+
+
+def _numbers(value: Any) -> list[int]:
+    """List the numbers in nested lists, or the one number."""
+    if not isinstance(value, list):
+        return [value]
+    found = []
+    for part in value:
+        found += _numbers(part)
+    return found
 
 
 def _check_spec(spec: dict[str, Any], path: Path) -> None:

@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 from unroll.envs.datasets.episodes import Episodes
-from unroll.envs.datasets.reference import d4rl_table, reference_returns
+from unroll.envs.datasets.reference import d4rl_table
 from unroll.envs.datasets.sources.download import download_hdf5
 from unroll.envs.datasets.sources.hdf5 import load_hdf5
 from unroll.errors import DatasetError
@@ -78,16 +78,13 @@ def load_d4rl(dataset_id: str, download: bool = False) -> Episodes:
 
     env_id = COUNTERPART.get(dataset_id.split("-")[0])
     if path.exists():
-        episodes: Episodes | None = load_hdf5(path, env_id)
+        episodes: Episodes | None = load_hdf5(path, env_id, dataset_id)
     else:
         episodes = _from_package(dataset_id, env_id)
     if episodes is None:
         raise DatasetError(f"d4rl:{dataset_id}: not found at {path}; --download true fetches it from {url}")
 
-    reference, reference_name = reference_returns(dataset_id)
-    return dataclasses.replace(
-        episodes, name=dataset_id, env_id=env_id, reference_returns=reference, reference_name=reference_name
-    )
+    return dataclasses.replace(episodes, name=dataset_id, env_id=env_id)
 
 
 def _from_package(dataset_id: str, env_id: str | None) -> Episodes | None:
@@ -102,4 +99,4 @@ def _from_package(dataset_id: str, env_id: str | None) -> Episodes | None:
             reason = result.stderr.strip().splitlines() or [f"exit code {result.returncode}"]
             log.warning("the installed d4rl does not work: %s", reason[-1])
             return None
-        return load_hdf5(output, env_id)
+        return load_hdf5(output, env_id, dataset_id)

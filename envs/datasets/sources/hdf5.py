@@ -10,25 +10,26 @@ The loader reads ``observations``, ``actions``, ``rewards``, ``terminals``, and 
 from __future__ import annotations
 
 import functools
-import logging
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import h5py
 import numpy as np
 
 from unroll.envs.datasets.cache import cached
-from unroll.envs.datasets.conversion import MAX_DISCRETE, as_float32, box_of, flatten
+from unroll.envs.datasets.conversion import MAX_DISCRETE, Precision, as_float32, box_of, flat_box, flatten
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.reference import reference_returns
-from unroll.envs.datasets.registered import env_spaces, is_env_id, step_limit
+from unroll.envs.datasets.registered import Known, is_env_id, known_env, not_plain, step_limit
 from unroll.envs.datasets.sources.checks import check_sizes
-from unroll.envs.datasets.statistics import blocks
+from unroll.envs.datasets.sources.ends import find_ends
+from unroll.envs.datasets.sources.reading import blocks_of as _blocks
+from unroll.envs.datasets.sources.reading import parts_of as _parts
 from unroll.envs.datasets.store import Store
 from unroll.errors import DatasetError, one_line
-
-log = logging.getLogger(__name__)
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")
 ROWS = ("observations", "actions", "rewards")
@@ -37,12 +38,13 @@ OPTIONAL = ("timeouts", "next_observations", "final_observations")
 Cast = Callable[[np.ndarray], np.ndarray]
 
 
-def load_hdf5(path: str | Path, env_id: str | None = None) -> Episodes:
+def load_hdf5(path: str | Path, env_id: str | None = None, scored_as: str | None = None) -> Episodes:
     """Load the episodes of the file at `path`. Their values are not judged here.
 
     Args:
         path: the file.
         env_id: the environment, instead of the one in the file's attribute ``env``.
+        scored_as: the id in the table of reference returns, instead of the environment's.
 
     Raises:
         DatasetError: this is not such a file. The message is one line that names the path.
@@ -56,15 +58,55 @@ def load_hdf5(path: str | Path, env_id: str | None = None) -> Episodes:
         return cached(
             path.stem,
             [path],
-            convert=lambda store: _read(path, env_id, store),
+            convert=lambda store: _read(path, env_id, scored_as, store),
             size=lambda: _size(path),
             min_seconds=1,
-            variant=env_id or "",
+            variant=f"{_variant(path, env_id)} {scored_as}",
         )
     except DatasetError as error:
         raise DatasetError(f"{path}: {error}") from None
     except Exception as error:  # of a damaged file h5py makes anything from OSError to SystemError
         raise DatasetError(f"{path}: {_diagnosis(path)} ({one_line(error)})") from None
+
+
+class _Env(NamedTuple):
+    """The environment of a file: what is said of it, and what is known of it here."""
+
+    env_id: str | None
+    env_kwargs: dict[str, Any]
+    doubt: str | None  # what it has beyond that
+    known: Known | None
+    limit: int | None  # steps of an episode
+
+    @property
+    def discrete(self) -> gym.spaces.Discrete | None:
+        """The environment's actions, if they are discrete ones."""
+        space = self.known.action_space if self.known else None
+        return space if isinstance(space, gym.spaces.Discrete) else None
+
+
+def _env_of(file: h5py.File, env_id: str | None) -> _Env:
+    """Find the environment `env_id`, or the one that the file's attributes name."""
+    if env_id:
+        return _Env(env_id, {}, None, known_env(env_id, {}), step_limit(env_id, {}))
+    env_id = _text(file.attrs.get("env")) or None
+    if env_id and not is_env_id(env_id):
+        raise DatasetError(f"its attribute env is {env_id[:100]!r}, not the id of an environment")
+
+    # What `unroll record` writes of the environment beside its id.
+    env_kwargs = json.loads(_text(file.attrs.get("env_kwargs")) or "{}")
+    doubt = _text(file.attrs.get("env_doubt")) or None
+    strange = not_plain(env_kwargs)
+    if strange:
+        doubt = f"argument {', argument '.join(strange)}"
+        env_kwargs = {}
+    return _Env(env_id, env_kwargs, doubt, known_env(env_id, env_kwargs), step_limit(env_id, env_kwargs))
+
+
+def _variant(path: Path, env_id: str | None) -> str:
+    """Say what decides how the file is read: its environment, and whether that can be made here."""
+    with h5py.File(path, "r") as file:
+        return str(_env_of(file, env_id))
 
 
 def _size(path: Path) -> int:
@@ -74,49 +116,49 @@ def _size(path: Path) -> int:
         return sum(4 * int(items[name].size or 0) for name in ROWS)
 
 
-def _read(path: Path, env_id: str | None, store: Store) -> Episodes:
+def _read(path: Path, env_id: str | None, scored_as: str | None, store: Store) -> Episodes:
     """Convert the file, a block of rows at a time."""
     with h5py.File(path, "r") as file:
-        env_id = env_id or _text(file.attrs.get("env")) or None
-        if env_id and not is_env_id(env_id):
-            raise DatasetError(f"its attribute env is {env_id[:100]!r}, not the id of an environment")
+        env = _env_of(file, env_id)
         items = _find(file)
-
-        # The last steps of the episodes.
-        n = len(items["observations"])
-        terminals = _flags(items["terminals"])
-        if "timeouts" in items:
-            timeouts = _flags(items["timeouts"])
-        else:
-            timeouts = _guess_timeouts(terminals, env_id, path)
-        ends = np.flatnonzero(terminals | timeouts)
-        if len(ends) == 0 or ends[-1] != n - 1:
-            # An unfinished tail is kept: neither terminated nor truncated.
-            ends = np.append(ends, n - 1)
+        ends = find_ends(items, env.limit, env.env_id)
 
         # The rows of all steps.
         casts = {
-            "observations": _observation_cast(items["observations"], env_id),
-            "actions": _action_cast(items["actions"], env_id),
+            "observations": _observation_cast(items["observations"], env),
+            "actions": _action_cast(items["actions"], env),
             "rewards": _reward_cast,
         }
+        watched = {name: Precision(name) for name in ("observations", "rewards")}
         for rows in _blocks(*(items[name] for name in ROWS)):
-            store.append(**{name: cast(items[name][rows]) for name, cast in casts.items()})
-        final = _final(items, ends, env_id)
+            block = {name: items[name][rows] for name in ROWS}
+            for name, precision in watched.items():
+                precision.see(None, block[name])
+            store.append(**{name: cast(block[name]) for name, cast in casts.items()})
+        final = _final(items, ends.rows, env)
 
     arrays = store.arrays()
-    reference, reference_name = reference_returns(env_id)
+    remarks = ends.remarks
+    for precision in watched.values():
+        remarks += precision.remarks()
+    action_space = _action_space(arrays["actions"], env, remarks)
+    # The table's returns are those of the environment as it is registered, where the goal is an end.
+    standard = not (env.env_kwargs or env.doubt or ends.marks_goal)
+    reference, reference_name = reference_returns((scored_as or env.env_id) if standard else None)
     return Episodes(
         **arrays,
-        lengths=np.diff(ends, prepend=-1).astype(np.int64),
-        terminated=terminals[ends],
-        truncated=timeouts[ends] & ~terminals[ends],
+        lengths=np.diff(ends.rows, prepend=-1).astype(np.int64),
+        terminated=ends.terminated,
+        truncated=ends.truncated,
         final_observations=final,
-        action_space=_action_space(arrays["actions"], env_id),
+        action_space=action_space,
         name=path.stem,
-        env_id=env_id,
+        env_id=env.env_id,
+        env_kwargs=env.env_kwargs,
+        env_doubt=env.doubt,
         reference_returns=reference,
         reference_name=reference_name,
+        remarks=tuple(remarks),
     )
 
 
@@ -166,48 +208,6 @@ def _check(items: dict[str, h5py.Dataset]) -> None:
             raise DatasetError(f"{name} is {item.shape}, not ({n},) or ({n}, 1)")
 
 
-def _blocks(*items: h5py.Dataset) -> Iterator[slice]:
-    """Cut the rows into blocks that are whole chunks of the item with the longest chunks.
-
-    HDF5 unpacks a chunk as a whole for each read of a part of it.
-    """
-    n = len(items[0])
-    row_bytes = sum(item.nbytes for item in items) // n
-    longest = 1
-    for item in items:
-        if item.chunks:
-            longest = max(longest, item.chunks[0])
-    return blocks(n, row_bytes, longest)
-
-
-def _parts(item: h5py.Dataset) -> Iterator[np.ndarray]:
-    """Read an item, a block of rows at a time."""
-    return (item[rows] for rows in _blocks(item))
-
-
-def _flags(item: h5py.Dataset) -> np.ndarray:
-    return np.concatenate([part.reshape(-1).astype(bool) for part in _parts(item)])
-
-
-def _guess_timeouts(terminals: np.ndarray, env_id: str | None, path: Path) -> np.ndarray:
-    """Mark where an episode reaches the environment's step limit.
-
-    D4RL's oldest files have no timeouts.
-    """
-    timeouts = np.zeros(len(terminals), bool)
-    limit = step_limit(env_id)
-    if limit is None:
-        log.warning("%s: no timeouts and no known step limit, so episodes end at terminals alone", path)
-        return timeouts
-
-    # An episode that is longer than the limit is several, each cut off at the limit.
-    start = 0
-    for end in [*(np.flatnonzero(terminals) + 1).tolist(), len(terminals)]:
-        timeouts[start + limit - 1 : end : limit] = True
-        start = end
-    return timeouts
-
-
 def _reward_cast(values: np.ndarray) -> np.ndarray:
     return as_float32(values.reshape(-1))
 
@@ -216,68 +216,83 @@ def _rows_cast(values: np.ndarray) -> np.ndarray:
     return as_float32(values.reshape(len(values), -1))
 
 
-def _choice_cast(values: np.ndarray) -> np.ndarray:
-    return values.reshape(-1).astype(np.int64)
+def _choice_cast(start: int, values: np.ndarray) -> np.ndarray:
+    return values.reshape(-1).astype(np.int64) - start
 
 
-def _observation_cast(item: h5py.Dataset, env_id: str | None) -> Cast:
+def _observation_cast(item: h5py.Dataset, env: _Env) -> Cast:
     """Choose how a block becomes observations [N, width] float32.
 
     Whole numbers become one-hot if the environment's states are discrete, so that it shows them as
     one-hot as well.
     """
-    # One whole number per step may be a number of a state, or an observation of width 1.
-    if item.size == len(item) and item.dtype.kind in "iu":
-        width, _ = env_spaces(env_id)
-        if width and width > 1 and all(part.min() >= 0 and part.max() < width for part in _parts(item)):
-            return functools.partial(flatten, gym.spaces.Discrete(width))
+    # One whole number per step may be the number of a state, or an observation of width 1.
+    if item.dtype.kind not in "iu" or env.known is None:
+        return _rows_cast
+    space: Any = env.known.observation_space
+    high: Any = None  # the first number that is none of its own
+    if isinstance(space, gym.spaces.Discrete) and item.size == len(item):
+        high = space.start + space.n
+    elif isinstance(space, gym.spaces.MultiDiscrete) and item.shape[1:] == space.shape:
+        high = space.start + space.nvec
+    if high is not None and all(((space.start <= part) & (part < high)).all() for part in _parts(item)):
+        return functools.partial(flatten, space)
     return _rows_cast
 
 
-def _action_cast(item: h5py.Dataset, env_id: str | None) -> Cast:
-    """Choose how a block becomes actions: [N, width] float32, or [N] int64 whole numbers."""
+def _action_cast(item: h5py.Dataset, env: _Env) -> Cast:
+    """Choose how a block becomes actions: [N, width] float32, or [N] int64 choices.
+
+    A file holds the actions that the environment was given.
+    """
     one_column = item.size == len(item)
+    choice_cast = functools.partial(_choice_cast, int(env.discrete.start) if env.discrete else 0)
     if item.dtype.kind != "f":
         if not one_column:
             raise DatasetError(f"actions are whole numbers of shape {item.shape}: discrete actions need one column")
-        return _choice_cast
+        return choice_cast
 
     # Some tools store action 1 as 1.0. This is believed only where the environment's actions are
     # discrete.
-    if _choices(env_id) and one_column and all(np.array_equal(part, np.rint(part)) for part in _parts(item)):
-        return _choice_cast
+    if env.discrete and one_column and all(np.array_equal(part, np.rint(part)) for part in _parts(item)):
+        return choice_cast
     return _rows_cast
 
 
-def _action_space(actions: np.ndarray, env_id: str | None) -> gym.spaces.Box | gym.spaces.Discrete:
-    """Choose the environment's action space if it fits the actions, else the smallest usual one."""
+def _action_space(actions: np.ndarray, env: _Env, remarks: list[str]) -> gym.spaces.Box | gym.spaces.Discrete:
+    """Choose the environment's action space if it fits the actions, else the smallest usual one.
+
+    What was assumed for that is added to `remarks`.
+    """
+    if env.discrete and actions.ndim == 1:
+        if env.discrete.n > MAX_DISCRETE:
+            raise DatasetError(f"{env.env_id} has {env.discrete.n} discrete actions, more than {MAX_DISCRETE}")
+        return env.discrete
     if actions.ndim == 1:
         low = int(actions.min())
         high = int(actions.max())
-        expected = _choices(env_id)
-        if max(high + 1, expected or 1) > MAX_DISCRETE or low < 0:
+        if high + 1 > MAX_DISCRETE or low < 0:
             raise DatasetError(f"discrete actions from {low} to {high} are outside of 0 to {MAX_DISCRETE}")
-        return gym.spaces.Discrete(expected or high + 1)
+        if low > 0:
+            remarks.append(
+                f"discrete actions from {low} to {high}, and no environment that says from where they are counted: "
+                f"taken as {high + 1} choices, counted from 0"
+            )
+        return gym.spaces.Discrete(high + 1)
 
-    _, box = env_spaces(env_id)
-    if isinstance(box, gym.spaces.Box) and box.shape == actions.shape[1:] and box.is_bounded():
-        return gym.spaces.Box(box.low, box.high, dtype=np.float32)
+    box = env.known.action_space if env.known else None
+    if isinstance(box, gym.spaces.Box) and box.low.size == actions.shape[1] and box.is_bounded():
+        return flat_box(box)
     return box_of(actions)
 
 
-def _choices(env_id: str | None) -> int | None:
-    """Return the number of discrete actions of an environment if they are counted from 0."""
-    _, space = env_spaces(env_id)
-    return int(space.n) if isinstance(space, gym.spaces.Discrete) and space.start == 0 else None
-
-
-def _final(items: dict[str, h5py.Dataset], ends: np.ndarray, env_id: str | None) -> np.ndarray | None:
+def _final(items: dict[str, h5py.Dataset], ends: np.ndarray, env: _Env) -> np.ndarray | None:
     """Read the observation after each episode's last step, [E, width], where the file has it."""
     if "final_observations" in items:
         item = items["final_observations"]
         if len(item) != len(ends):
             raise DatasetError(f"final_observations has {len(item)} rows for {len(ends)} episodes")
-        return _observation_cast(item, env_id)(item[()])
+        return _observation_cast(item, env)(item[()])
 
     if "next_observations" in items:
         # Pick the rows of the last steps out of the blocks.
@@ -288,7 +303,7 @@ def _final(items: dict[str, h5py.Dataset], ends: np.ndarray, env_id: str | None)
             within = ends[(row <= ends) & (ends < row + len(part))] - row
             picked.append(part[within])
             row += len(part)
-        return _observation_cast(item, env_id)(np.concatenate(picked))
+        return _observation_cast(item, env)(np.concatenate(picked))
 
     return None
 

@@ -7,8 +7,6 @@ would import what the metadata name: only its id is taken.
 
 from __future__ import annotations
 
-import json
-import logging
 import math
 import os
 import warnings
@@ -19,18 +17,18 @@ import gymnasium as gym
 import numpy as np
 
 from unroll.envs.datasets.cache import cached
-from unroll.envs.datasets.conversion import as_float32, flatten
+from unroll.envs.datasets.conversion import Precision, as_float32, flat_box, flatten, leaf_spaces
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.reference import reference_returns
-from unroll.envs.datasets.registered import env_spaces
+from unroll.envs.datasets.registered import known_env
 from unroll.envs.datasets.sources.checks import check_data, read_metadata
+from unroll.envs.datasets.sources.minari_env import Said, settle, what_is_here
+from unroll.envs.datasets.sources.reading import check_flags
 from unroll.envs.datasets.store import Store
 from unroll.errors import DatasetError, one_line
 
 if TYPE_CHECKING:
     import minari
-
-log = logging.getLogger(__name__)
 
 HOST = "huggingface.co/farama-minari"
 
@@ -55,12 +53,17 @@ def load_minari(dataset_id: str, download: bool = False) -> Episodes:
     try:
         # Minari and Gymnasium warn about spaces. What matters of that is an error here.
         with warnings.catch_warnings(action="ignore"):
-            return cached(
+            metadata = read_metadata(data / "metadata.json")
+            episodes = cached(
                 dataset_id,
                 files,
                 convert=lambda store: _convert(dataset_id, data, store),
                 size=lambda: _size(dataset_id, data),
+                variant=what_is_here(metadata),
             )
+            # A recording need not show all choices of its environment.
+            known = known_env(episodes.env_id, episodes.env_kwargs)
+            return episodes.counted_as(known.action_space) if known else episodes
     except DatasetError as error:
         raise DatasetError(f"minari:{dataset_id}: {error}") from None
     except Exception as error:  # damaged files make h5py, json and Minari raise anything
@@ -117,77 +120,132 @@ def _size(dataset_id: str, data: Path) -> int:
     return 4 * int(dataset.spec.total_steps) * (width + 1)  # 1: the reward
 
 
-class _Ending(NamedTuple):
-    """The length of an episode, and how it ended."""
+class _Endings(NamedTuple):
+    """The last steps of the episodes that one of Minari's is split into, and how each of them ended."""
 
-    steps: int
-    terminated: bool
-    truncated: bool
+    steps: np.ndarray  # [P]
+    terminated: np.ndarray  # [P] bool
+    truncated: np.ndarray  # [P] bool
+    marked: bool  # whether there are flags in mid-episode that are no ends
 
 
 def _convert(dataset_id: str, data: Path, store: Store) -> Episodes:
     """Convert the dataset, an episode at a time."""
     metadata, dataset = _open(dataset_id, data)
-    observation_space = dataset.spec.observation_space
     action_space = dataset.spec.action_space
     if not isinstance(action_space, gym.spaces.Box | gym.spaces.Discrete):
         raise DatasetError(f"actions of {type(action_space).__name__}; only Box and Discrete can be learned")
-    if isinstance(action_space, gym.spaces.Discrete) and action_space.start != 0:
-        raise DatasetError(f"{action_space}: discrete actions must be counted from 0")
 
+    observation_space, said, remarks = settle(metadata, dataset.spec.observation_space)
+    remarks += _remarks_on_images(metadata, observation_space)
     endings = []
+    seen = Precision("observations")
+    paid = Precision("rewards")
     steps = 0
     for episode in dataset.iterate_episodes():
         rows, ending = _episode(episode, observation_space, action_space)
-        steps += ending.steps
+        steps += len(rows["rewards"])
         # By this number it was decided whether the arrays fit into RAM.
         if steps > dataset.spec.total_steps:
             raise DatasetError(f"the metadata count {dataset.spec.total_steps} steps, the episodes hold more")
+        seen.see(observation_space, episode.observations)
+        paid.see(None, np.asarray(episode.rewards))
         store.append(**rows)
         endings.append(ending)
     if not endings:
         raise DatasetError("holds no episodes")
 
+    remarks += [*_remarks_on(endings), *seen.remarks(), *paid.remarks()]
     arrays = store.arrays()
-    env_id, reference, reference_name = _about(metadata, dataset_id, arrays["observations"].shape[1])
+    reference, reference_name = _reference(metadata, dataset_id, said)
     return Episodes(
         **arrays,
-        lengths=np.array([ending.steps for ending in endings]),
-        terminated=np.array([ending.terminated for ending in endings]),
-        truncated=np.array([ending.truncated for ending in endings]),
-        action_space=_without_shape(action_space),
+        lengths=np.concatenate([np.diff(ending.steps, prepend=-1) for ending in endings]),
+        terminated=np.concatenate([ending.terminated for ending in endings]),
+        truncated=np.concatenate([ending.truncated for ending in endings]),
+        action_space=flat_box(action_space) if isinstance(action_space, gym.spaces.Box) else action_space,
         name=dataset_id,
-        env_id=env_id,
+        env_id=said.env_id,
+        env_kwargs=said.env_kwargs,
+        env_doubt=said.doubt,
         reference_returns=reference,
         reference_name=reference_name,
+        remarks=tuple(remarks),
     )
 
 
 def _episode(
     episode: Any, observation_space: gym.Space, action_space: gym.spaces.Box | gym.spaces.Discrete
-) -> tuple[dict[str, np.ndarray], _Ending]:
-    """Convert one episode to rows of each array, and its ending."""
+) -> tuple[dict[str, np.ndarray], _Endings]:
+    """Convert one of Minari's episodes to rows of each array, and the endings in it."""
     observations = flatten(observation_space, episode.observations)
     steps = len(episode.rewards)
     _check_lengths(episode, len(observations), steps)
 
     if isinstance(action_space, gym.spaces.Discrete):
         actions = np.asarray(episode.actions).reshape(steps)
-        if not np.array_equal(actions, np.clip(np.rint(actions), 0, action_space.n)):
+        last = action_space.start + action_space.n - 1
+        if not np.array_equal(actions, np.clip(np.rint(actions), action_space.start, last)):
             raise DatasetError(f"episode {episode.id} has actions that are none of {action_space}")
-        actions = actions.astype(np.int64)
+        actions = actions.astype(np.int64) - int(action_space.start)
     else:
         actions = flatten(action_space, episode.actions)
 
+    endings = _endings(episode, steps)
     rows = {
         "observations": observations[:-1],
-        "final_observations": observations[-1:],
+        "final_observations": observations[endings.steps + 1],
         "actions": actions,
         "rewards": as_float32(episode.rewards.reshape(steps)),
     }
-    terminated = bool(episode.terminations[-1])
-    truncated = bool(episode.truncations[-1]) and not terminated
-    return rows, _Ending(steps, terminated, truncated)
+    return rows, endings
+
+
+def _endings(episode: Any, steps: int) -> _Endings:
+    """Find the ends in one of Minari's episodes: its last step, and flags before that.
+
+    Flags in row after row, as while an agent stands at its goal, are no ends.
+    """
+    terminations = np.asarray(episode.terminations).reshape(steps)
+    truncations = np.asarray(episode.truncations).reshape(steps)
+    for name, flags in (("terminations", terminations), ("truncations", truncations)):
+        check_flags(flags, f"episode {episode.id}: {name}", unit="step")
+    terminations = terminations.astype(bool)
+    truncations = truncations.astype(bool)
+
+    ends = np.union1d(np.flatnonzero(terminations | truncations), steps - 1)
+    marked = len(ends) > 1 and (np.diff(ends, prepend=-1) == 1).sum() > 0.5 * len(ends)
+    if marked:
+        # A truncation ends the episode then, whatever is marked beside it.
+        return _Endings(ends[-1:], terminations[-1:] & ~truncations[-1:], truncations[-1:], True)
+    return _Endings(ends, terminations[ends], truncations[ends] & ~terminations[ends], False)
+
+
+def _remarks_on_images(metadata: dict[str, Any], space: gym.Space) -> list[str]:
+    """Say that Minari keeps what it takes for an image as a JPEG, unless it was told not to."""
+    from minari.dataset.minari_storage import is_image_space
+
+    if not metadata.get("jpeg_encoding", True) or not any(map(is_image_space, leaf_spaces(space))):
+        return []
+    return ["its images are JPEGs: not quite what the environment shows to a policy that was trained on them"]
+
+
+def _remarks_on(endings: list[_Endings]) -> list[str]:
+    """Say how flags in mid-episode were read."""
+    found = []
+    split = [len(ending.steps) for ending in endings if len(ending.steps) > 1]
+    if split:
+        found.append(
+            f"{len(split):,} episodes have terminations or truncations before their last step and are split there, "
+            f"into {sum(split):,}"
+        )
+    marked = sum(ending.marked for ending in endings)
+    if marked:
+        found.append(
+            f"{marked:,} episodes have terminations step after step before their last: taken for marks, as of being at "
+            "the goal, and no ends"
+        )
+    return found
 
 
 def _check_lengths(episode: Any, n_observations: int, steps: int) -> None:
@@ -205,30 +263,14 @@ def _check_lengths(episode: Any, n_observations: int, steps: int) -> None:
             raise DatasetError(f"episode {episode.id} has {name} of {values.dtype} {values.shape} for {steps} steps")
 
 
-def _about(
-    metadata: dict[str, Any], dataset_id: str, width: int
-) -> tuple[str | None, tuple[float, float] | None, str | None]:
-    """Return the environment's id, the reference returns and where these come from.
+def _reference(metadata: dict[str, Any], dataset_id: str, said: Said) -> tuple[tuple[float, float] | None, str | None]:
+    """Return the reference returns and where they come from.
 
-    The returns are Minari's own scores where the metadata have some, else D4RL's.
+    They are Minari's own scores where the metadata have some, else D4RL's, which are those of the
+    environment as it is registered.
     """
-    env_id = str(json.loads(metadata.get("env_spec") or "{}").get("id") or "") or None
-    expected, _ = env_spaces(env_id)
-    if expected not in (None, width):
-        # The data were recorded with other options than the registered environment has.
-        log.warning("minari:%s: %d observations per step, %s has %d", dataset_id, width, env_id, expected)
-        env_id = None
-
     low = metadata.get("ref_min_score")
     high = metadata.get("ref_max_score")
     if isinstance(low, float | int) and isinstance(high, float | int) and -math.inf < low < high < math.inf:
-        return env_id, (float(low), float(high)), f"Minari {dataset_id}"
-    reference, reference_name = reference_returns(env_id)
-    return env_id, reference, reference_name
-
-
-def _without_shape(space: gym.spaces.Box | gym.spaces.Discrete) -> gym.spaces.Box | gym.spaces.Discrete:
-    """Return the space of the actions as flat rows."""
-    if isinstance(space, gym.spaces.Discrete):
-        return gym.spaces.Discrete(int(space.n))
-    return gym.spaces.Box(space.low.reshape(-1), space.high.reshape(-1), dtype=np.float32)
+        return (float(low), float(high)), f"Minari {dataset_id}"
+    return reference_returns(None if said.env_kwargs or said.doubt else said.env_id)

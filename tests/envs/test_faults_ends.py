@@ -1,0 +1,207 @@
+"""Where episodes of an HDF5 file end: missing timeouts, terminals that are no ends, flags that are none."""
+
+import dataclasses
+
+import h5py
+import numpy as np
+import pytest
+
+from toy import TINY
+from unroll.commands import inspect, train
+from unroll.envs import load_episodes
+from unroll.envs.datasets.doctor import remarks
+from unroll.envs.datasets.recording import write_hdf5
+from unroll.envs.datasets.reference import d4rl_table
+from unroll.envs.datasets.sources.hdf5 import load_hdf5
+from unroll.errors import DatasetError
+
+
+def walks(lengths, seed=0):
+    """Random walks of these lengths, as D4RL's fields: each begins near the origin and ends far from it."""
+    random = np.random.default_rng(seed)
+    seen, following = [], []
+    for length in lengths:
+        path = np.cumsum(random.uniform(0.5, 1.0, (length + 1, 2)), 0)
+        seen.append(path[:-1])
+        following.append(path[1:])
+    n = sum(lengths)
+    return {
+        "observations": np.concatenate(seen).astype(np.float32),
+        "next_observations": np.concatenate(following).astype(np.float32),
+        "actions": random.uniform(-1, 1, (n, 1)).astype(np.float32),
+        "rewards": np.ones(n, np.float32),
+        "terminals": np.zeros(n, bool),
+    }
+
+
+def ends_of(lengths):
+    ends = np.zeros(sum(lengths), bool)
+    ends[np.cumsum(lengths) - 1] = True
+    return ends
+
+
+LENGTHS = [9, 19, 5, 19, 12]
+
+
+@pytest.fixture(params=["resident", "in blocks of few rows"])
+def blocks(request, monkeypatch):
+    if request.param != "resident":
+        monkeypatch.setattr("unroll.envs.datasets.statistics.BLOCK", 100)
+
+
+@pytest.mark.parametrize("timeouts", ["missing", "all false"])
+@pytest.mark.parametrize("env", ["", "Pendulum-v1"])
+def test_without_timeouts_episodes_are_cut_where_the_next_row_is_another(write, caplog, blocks, timeouts, env):
+    fields = walks(LENGTHS)
+    fields["terminals"][8] = True  # the first one ends by itself
+    if timeouts == "all false":
+        fields["timeouts"] = np.zeros_like(fields["terminals"])
+    if env:  # 3 numbers, and a limit of 200 that says nothing here
+        fields["observations"] = np.pad(fields["observations"], ((0, 0), (0, 1)))
+        fields["next_observations"] = np.pad(fields["next_observations"], ((0, 0), (0, 1)))
+    episodes = load_episodes(str(write(fields, env=env)))
+    assert episodes.lengths.tolist() == LENGTHS
+    assert episodes.terminated.tolist() == [True, False, False, False, False]
+    assert episodes.truncated.tolist() == [False, True, True, True, False]
+    np.testing.assert_array_equal(episodes.final_observations[:, 0], fields["next_observations"][ends_of(LENGTHS), 0])
+    assert "an episode is cut off in 3 rows whose next_observations is not the next row" in caplog.text
+
+
+def test_float64_and_rounding_make_no_end(write):
+    fields = walks(LENGTHS)
+    fields["next_observations"] = fields["next_observations"].astype(np.float64) * (1 + 1e-7)
+    assert load_hdf5(write(fields)).lengths.tolist() == LENGTHS
+
+
+def test_rows_in_no_order_are_refused_where_nothing_says_what_an_episode_is(write):
+    fields = walks(LENGTHS)
+    shuffled = np.random.default_rng(0).permutation(sum(LENGTHS))
+    fields = {name: values[shuffled] for name, values in fields.items()}
+    with pytest.raises(DatasetError, match=r"next_observations is not the next row in \d+ of 64 rows") as error:
+        load_hdf5(write(fields))
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_assumed_where_nothing_says_it_is_told(write, caplog):
+    fields = walks([500])
+    del fields["next_observations"]
+    load_episodes(str(write(fields)))
+    assert "no timeouts and no known step limit: episodes are assumed to end at terminals alone" in caplog.text
+    fields["observations"] = np.zeros((500, 3), np.float32)
+    assert load_episodes(str(write(fields, env="Pendulum-v1"))).lengths.tolist() == [200, 200, 100]
+    assert "an episode is assumed to be cut off after 200 steps, the limit of Pendulum-v1" in caplog.text
+
+
+def test_an_episode_longer_than_the_environments_limit_is_remarked(write, caplog, capsys):
+    fields = walks([600])
+    del fields["next_observations"]
+    fields |= {"observations": np.random.default_rng(0).normal(size=(600, 3)), "timeouts": np.zeros(600, bool)}
+    path = str(write(fields, env="Pendulum-v1"))
+    assert load_episodes(path).lengths.tolist() == [600]
+    line = "episode 0 has 600 steps, Pendulum-v1 ends after 200: is an end of an episode missing?"
+    assert line in caplog.text
+    assert inspect.main([path]) == 0
+    assert line in capsys.readouterr().out
+
+
+# Antmaze: a walk stays at its goal, with a terminal and a reward in each row, until a timeout ends it.
+
+
+def antmaze(successes=5, n=10, length=60):
+    fields = walks([length] * n)
+    terminals = np.zeros((n, length), bool)
+    terminals[:successes, 10:] = True
+    place = fields["observations"].reshape(n, length, 2)
+    following = fields["next_observations"].reshape(n, length, 2)
+    for e in range(successes):  # it stands nearly still
+        place[e, 10:] = place[e, 10] + np.random.default_rng(e).normal(scale=0.02, size=(length - 10, 2))
+        following[e, 9:-1] = place[e, 10:]
+        following[e, -1] = place[e, -1]
+    return fields | {
+        "terminals": terminals.reshape(-1),
+        "rewards": terminals.reshape(-1).astype(np.float32),
+        "timeouts": ends_of([length] * n),
+    }
+
+
+@pytest.mark.parametrize("following", [True, False])
+def test_terminals_that_mark_the_goal_are_no_ends(write, caplog, blocks, following):
+    fields = antmaze()
+    if not following:
+        del fields["next_observations"]
+    episodes = load_episodes(str(write(fields)))
+    assert episodes.lengths.tolist() == [60] * 10
+    assert not episodes.terminated.any()
+    assert episodes.truncated.all()
+    assert episodes.returns.tolist() == [50] * 5 + [0] * 5
+    assert "terminals are true in 250 rows, row after row in walks that timeouts end" in caplog.text
+
+
+def test_returns_that_count_every_step_at_the_goal_have_no_reference(write, tmp_path, monkeypatch):
+    path = write(antmaze())
+    folder = tmp_path / "d4rl"
+    folder.mkdir()
+    name = "antmaze-umaze-v0"
+    path.rename(folder / d4rl_table()[name]["url"].rsplit("/", 1)[1])
+    episodes = load_episodes(f"d4rl:{name}")
+    assert len(episodes) == 10
+    assert episodes.reference_returns is None
+
+
+def test_terminals_row_after_row_that_nothing_explains_are_refused(write):
+    fields = antmaze()
+    del fields["next_observations"]
+    fields["observations"] = np.random.default_rng(0).normal(size=fields["observations"].shape)
+    with pytest.raises(DatasetError, match="makes 245 of 255 episodes one step long, while timeouts end longer walks"):
+        load_hdf5(write(fields))
+
+
+def test_episodes_of_one_step_that_do_end_stay_as_they_are(make_episodes, tmp_path, write):
+    fields = antmaze()
+    fields["next_observations"][:] = 100  # every row is followed by a reset
+    assert len(load_hdf5(write(fields))) == 255
+    for lengths in ([1] * 40, [1] * 40 + [9, 8]):  # a bandit, recorded by us and by others
+        episodes = make_episodes(lengths)
+        write_hdf5(episodes, tmp_path / "own.hdf5")
+        assert load_hdf5(tmp_path / "own.hdf5").lengths.tolist() == lengths
+        with h5py.File(tmp_path / "own.hdf5", "a") as file:
+            del file["final_observations"]
+        assert load_hdf5(tmp_path / "own.hdf5").lengths.tolist() == lengths
+        (tmp_path / "own.hdf5").unlink()
+
+
+# Flags
+
+
+@pytest.mark.parametrize("name", ["terminals", "timeouts"])
+@pytest.mark.parametrize(("value", "shown"), [(np.nan, "nan"), (-1, "-1"), (2, "2"), (0.5, "0.5"), (np.inf, "inf")])
+def test_flags_that_are_neither_0_nor_1_are_refused_with_row_and_value(fields, write, blocks, name, value, shown):
+    flags = fields[name].astype(np.float64)
+    flags[5] = value
+    with pytest.raises(DatasetError, match=rf"{name} is {shown} in row 5, where a flag is 0 or 1") as error:
+        load_hdf5(write(fields | {name: flags}))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int64", "float32"])
+def test_flags_of_any_type_are_read(fields, write, kind):
+    for name in ("terminals", "timeouts"):
+        fields[name] = fields[name].astype(kind)
+    assert load_hdf5(write(fields)).lengths.tolist() == [4, 3, 5]
+
+
+def test_inverted_terminals_are_warned_of_by_the_doctor_and_the_training(fields, write, capsys, caplog, tmp_path):
+    del fields["timeouts"]
+    fields["terminals"] = ~fields["terminals"]
+    path = str(write(fields))
+    line = "10 of 11 episodes have one step: are its terminals 1 - done?"
+    assert inspect.main([path]) == 0
+    assert line in capsys.readouterr().out
+    run = ["--run_dir", str(tmp_path / "run"), *TINY, "--steps", "1", "--device", "cpu"]
+    assert train.main(["--dataset", path, *run]) == 0
+    assert line in caplog.text
+
+
+def test_episodes_of_several_steps_are_not_remarked(make_episodes):
+    assert remarks(make_episodes([3, 1, 4])) == []
+    assert remarks(dataclasses.replace(make_episodes([3, 4]), lengths=np.array([3]))) == []
