@@ -13,7 +13,8 @@ from unroll.errors import EnvError
 class PreviousAction:
     """A converter from an action to how the next step shows it, a member of ``space``.
 
-    Discrete actions, one or several, get one class more, the last, for "none yet" at an episode's
+    Discrete actions, one or several, are counted from 0 as policies count them, whatever the
+    ``start`` of their space. They get one class more, the last, for "none yet" at an episode's
     start. Others are zeros then.
 
     Raises:
@@ -162,13 +163,13 @@ class NoisyActions(gym.ActionWrapper):
             if self._random.random() >= self.noise:
                 return action
             allowed = self._allowed(space)
-            return allowed[self._random.integers(len(allowed))]
+            return space.start + allowed[self._random.integers(len(allowed))]
         assert isinstance(space, gym.spaces.Box)
         error = self._random.normal(scale=self.noise, size=space.shape) * (space.high - space.low) / 2
         return np.clip(action + error, space.low, space.high).astype(np.float32)
 
     def _allowed(self, space: gym.spaces.Discrete) -> np.ndarray:
-        """The actions that the environment does not forbid now."""
+        """The actions that the environment does not forbid now, counted from 0."""
         if self.env.has_wrapper_attr("action_masks"):
             return np.flatnonzero(self.env.get_wrapper_attr("action_masks")())
         return np.arange(space.n)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from unroll.policies.backbones import State, make_backbone, map_state
 from unroll.policies.backbones.backbone import require, stack_gates
 from unroll.policies.backbones.layers import Linear, linear
+from unroll.policies.choices import as_counted_by_policy, first_choice
 from unroll.policies.masking import check_masks, mask_logits
 
 
@@ -203,9 +204,10 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         return (actions if vectorized else actions.squeeze(0)), state
 
     def to_environment(self, actions: np.ndarray) -> np.ndarray:
-        """What the environment is given: continuous actions within its bounds."""
+        """What the environment is given: continuous actions within its bounds, choices counted from its start."""
         if not isinstance(self.action_space, spaces.Box):
-            return actions
+            start = first_choice(self.action_space)
+            return actions if start is None else actions + start
         if self.squash_output:
             return self.unscale_action(actions)
         return np.clip(actions, self.action_space.low, self.action_space.high)
@@ -244,7 +246,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 
     def _features(self, obs: PyTorchObs) -> list[Tensor]:
         """One tensor for each encoder."""
-        features = self.extract_features(obs)
+        features = self.extract_features(as_counted_by_policy(obs, self.observation_space))
         return list(features) if isinstance(features, tuple) else [features]
 
     def _distribution(self, actor: Tensor, action_masks: Tensor | None) -> Distribution:
