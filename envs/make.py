@@ -21,6 +21,7 @@ from gymnasium.wrappers import FlattenObservation, TransformObservation
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from unroll.envs.datasets.conversion import shown_keys
 from unroll.envs.saving import EpisodeMonitor
 from unroll.envs.tasks import MEMORY_TASKS, NO_VELOCITY_TASKS
 from unroll.envs.vector import ProcessVecEnv
@@ -51,7 +52,8 @@ def make_env(
 ) -> gym.Env:
     """Make an environment whose observation is one flat row of numbers, as in the datasets.
 
-    A goal environment's row is observation ⊕ desired_goal.
+    A goal environment's row is observation ⊕ desired_goal; any other Dict is shown whole (see
+    ``shown_keys``).
 
     Args:
         env_id: a registered id.
@@ -170,10 +172,11 @@ def _has_image(space: gym.Space) -> bool:
 
 def _flatten(env: gym.Env) -> gym.Env:
     space = env.observation_space
-    if isinstance(space, gym.spaces.Dict) and "desired_goal" in space.spaces and "observation" in space.spaces:
+    if isinstance(space, gym.spaces.Dict) and shown_keys(space) != tuple(space.spaces):
         # FilterObservation would leave a Dict, whose sorted keys put the goal first.
-        pair = gym.spaces.Tuple([space["observation"], space["desired_goal"]])
-        env = TransformObservation(env, lambda obs: (obs["observation"], obs["desired_goal"]), pair)
+        keys = shown_keys(space)
+        parts = gym.spaces.Tuple([space[key] for key in keys])
+        env = TransformObservation(env, lambda obs: tuple(obs[key] for key in keys), parts)
     if isinstance(space, gym.spaces.Box) and len(space.shape) == 1:
         return env
     return FlattenObservation(env)

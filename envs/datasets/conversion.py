@@ -11,23 +11,41 @@ from unroll.envs.datasets.statistics import read
 from unroll.envs.datasets.store import machine_memory
 
 MAX_DISCRETE = 1 << 16  # choices of a discrete space: more are refused
+GOAL = ("observation", "desired_goal", "achieved_goal")  # the entries of a goal environment
+
+
+def shown_keys(space: gym.spaces.Dict) -> tuple[str, ...]:
+    """Return the entries of a Dict observation that make up its row, in the row's order.
+
+    Of a goal environment (Gymnasium-Robotics) they are observation and desired_goal: the goal that
+    was achieved is part of what is observed. A Dict with any other entry is no such environment and
+    is shown whole, in the space's order.
+    """
+    keys = tuple(space.spaces)
+    if {"observation", "desired_goal"} <= set(keys) <= set(GOAL):
+        return GOAL[:2]
+    return keys
 
 
 def flatten(space: gym.Space, values: Any) -> np.ndarray:
     """Convert T values of `space` (arrays [T, …], dicts or tuples of such) to [T, width] float32.
 
-    A goal environment's dict is observation ⊕ desired_goal; other dicts are in the space's order,
-    which is sorted. Discrete values become one-hot, as in Gymnasium's own flattening.
+    The outermost dict has the entries of `shown_keys`; dicts within it have all of theirs, in the
+    space's order, which is sorted. Discrete values become one-hot, as in Gymnasium's own flattening.
 
     Raises:
         ValueError: values that are not in their space, or a space of another kind.
     """
     if isinstance(space, gym.spaces.Dict):
-        goal = {"observation", "desired_goal"} <= set(space.spaces)
-        keys = ("observation", "desired_goal") if goal else tuple(space.spaces)
-        return np.concatenate([flatten(space[key], values[key]) for key in keys], axis=1)
+        return np.concatenate([_flatten(space[key], values[key]) for key in shown_keys(space)], axis=1)
+    return _flatten(space, values)
+
+
+def _flatten(space: gym.Space, values: Any) -> np.ndarray:
+    if isinstance(space, gym.spaces.Dict):
+        return np.concatenate([_flatten(part, values[key]) for key, part in space.items()], axis=1)
     if isinstance(space, gym.spaces.Tuple):
-        return np.concatenate([flatten(s, v) for s, v in zip(space.spaces, values, strict=True)], axis=1)
+        return np.concatenate([_flatten(s, v) for s, v in zip(space.spaces, values, strict=True)], axis=1)
     if isinstance(space, gym.spaces.Discrete):
         return _one_hot(space, np.asarray(values).reshape(-1))
     if isinstance(space, gym.spaces.Box | gym.spaces.MultiBinary):
