@@ -17,15 +17,17 @@ import warnings
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.spaces.utils import flatten, flatten_space
 from gymnasium.wrappers import FlattenObservation, TransformObservation
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from unroll.envs.datasets.conversion import shown_keys
 from unroll.envs.saving import EpisodeMonitor
+from unroll.envs.spaces import in_words
 from unroll.envs.tasks import MEMORY_TASKS, NO_VELOCITY_TASKS
 from unroll.envs.vector import ProcessVecEnv
-from unroll.envs.wrappers import PreviousStep, ReturnToGo
+from unroll.envs.wrappers import PreviousStep, ReturnToGo, name_of
 from unroll.errors import EnvError, one_line
 
 log = logging.getLogger(__name__)
@@ -59,8 +61,8 @@ def make_env(
         env_id: a registered id.
         previous_action: append the last action to the row (see PreviousStep).
         previous_reward: append the last reward to the row.
-        images: leave an observation that is an image, or a Dict with one, as it is. PreviousStep's
-            is a Dict then.
+        images: leave an observation that is an image, or a Dict with one, as it is, but for parts
+            of it that no policy knows, which become rows. PreviousStep's is a Dict then.
         env_kwargs: keyword arguments of the environment.
         kwargs: more of them, and arguments of ``gym.make`` such as ``render_mode``; they come first.
 
@@ -76,9 +78,12 @@ def make_env(
     except (gym.error.Error, ImportError, TypeError, ValueError) as error:
         raise EnvError(f"{env_id}: {one_line(error)}") from None
 
+    _check_flattenable(env)
     flat = not (images and _has_image(env.observation_space))
     if flat:
         env = _flatten(env)
+    elif isinstance(env.observation_space, gym.spaces.Dict):
+        env = _flatten_parts(env)
     if previous_action or previous_reward:
         env = PreviousStep(env, previous_action, previous_reward)
         if flat:
@@ -170,6 +175,12 @@ def _has_image(space: gym.Space) -> bool:
     return any(is_image_space(part) for part in parts)
 
 
+def _check_flattenable(env: gym.Env) -> None:
+    space = env.observation_space
+    if not space.is_np_flattenable:
+        raise EnvError(f"{name_of(env)}: an observation of {in_words(space)} cannot be made one row of numbers")
+
+
 def _flatten(env: gym.Env) -> gym.Env:
     space = env.observation_space
     if isinstance(space, gym.spaces.Dict) and shown_keys(space) != tuple(space.spaces):
@@ -180,6 +191,25 @@ def _flatten(env: gym.Env) -> gym.Env:
     if isinstance(space, gym.spaces.Box) and len(space.shape) == 1:
         return env
     return FlattenObservation(env)
+
+
+def _flatten_parts(env: gym.Env) -> gym.Env:
+    """Make rows of those parts of a Dict for which Stable-Baselines3 has no network."""
+    parts = env.observation_space.spaces  # type: ignore[attr-defined]
+    rows = {key: flatten_space(part) for key, part in parts.items() if not _is_simple(part)}
+    if not rows:
+        return env
+
+    def show(observation: dict[str, Any]) -> dict[str, Any]:
+        return observation | {key: flatten(parts[key], observation[key]) for key in rows}
+
+    return TransformObservation(env, show, gym.spaces.Dict(parts | rows))
+
+
+def _is_simple(space: gym.Space) -> bool:
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return space.nvec.ndim == 1
+    return isinstance(space, gym.spaces.Box | gym.spaces.Discrete | gym.spaces.MultiBinary)
 
 
 _SHOWN: set[str] = set()  # the kinds of MuJoCo's warnings that were shown

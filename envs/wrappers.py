@@ -10,6 +10,11 @@ import numpy as np
 from unroll.errors import EnvError
 
 
+def name_of(env: gym.Env) -> str:
+    """Return the id of an environment, or the name of its class."""
+    return env.spec.id if env.spec else type(env.unwrapped).__name__
+
+
 class PreviousAction:
     """A converter from an action to how the next step shows it, a member of ``space``.
 
@@ -42,8 +47,9 @@ class PreviousAction:
             self.space = gym.spaces.Box(low, high, dtype=np.float32)
             self._none = np.zeros(actions.shape, np.float32)
         else:
-            name = env.spec.id if env.spec else type(env.unwrapped).__name__
-            raise EnvError(f"{name}: an action of {type(actions).__name__} cannot be shown in the step after it")
+            raise EnvError(
+                f"{name_of(env)}: an action of {type(actions).__name__} cannot be shown in the step after it"
+            )
 
     def none(self) -> Any:
         """Return what is shown at an episode's start."""

@@ -204,13 +204,20 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         return (actions if vectorized else actions.squeeze(0)), state
 
     def to_environment(self, actions: np.ndarray) -> np.ndarray:
-        """What the environment is given: continuous actions within its bounds, choices counted from its start."""
+        """What the environment is given: continuous actions within its bounds, choices counted from its start.
+
+        Of a Box of integers that is the nearest one.
+        """
         if not isinstance(self.action_space, spaces.Box):
             start = first_choice(self.action_space)
             return actions if start is None else actions + start
         if self.squash_output:
-            return self.unscale_action(actions)
-        return np.clip(actions, self.action_space.low, self.action_space.high)
+            bounded = self.unscale_action(actions)
+        else:
+            bounded = np.clip(actions, self.action_space.low, self.action_space.high)
+        if self.action_space.dtype.kind in "iu":
+            bounded = np.rint(bounded).astype(self.action_space.dtype)
+        return bounded
 
     def set_training_mode(self, mode: bool) -> None:
         if self.training != mode:  # it would visit every module at every step

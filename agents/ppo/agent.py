@@ -15,12 +15,12 @@ from stable_baselines3.common.utils import FloatSchedule, explained_variance
 from torch import Tensor, nn
 
 from unroll.agents.common.distributed import world
-from unroll.agents.common.guards import check_finite, memory_guard, not_finite
+from unroll.agents.common.guards import check_finite, memory_guard
 from unroll.agents.ppo.loss import PPOLoss
 from unroll.agents.ppo.memory_metrics import memory_metrics
 from unroll.agents.ppo.rollouts import RecurrentOnPolicyAlgorithm
 from unroll.agents.ppo.sequences import Sequences, make_sequences
-from unroll.errors import HyperparameterError, TrainingError
+from unroll.errors import HyperparameterError
 from unroll.policies.actor_critic import RecurrentActorCriticPolicy
 from unroll.policies.backbones import map_state
 
@@ -229,18 +229,10 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             self.device,
         )
 
-    def _explain_distribution(self, error: ValueError) -> None:
-        """Raise TrainingError if PyTorch's distributions were given NaN."""
-        if "to satisfy the constraint" in str(error):
-            raise TrainingError(not_finite("the distribution of actions is not finite", *self._when())) from error
-
     def _check_finite(self, metrics: Metrics) -> None:
         """Raise TrainingError, while the weights are still good, where the loss or its gradient is not finite."""
         if not math.isfinite(metrics["loss"] + metrics["grad_norm"]):  # one number to wait for, where all is well
             check_finite({f"train/{name}": value for name, value in metrics.items()}, *self._when())
-
-    def _when(self) -> tuple[str, float]:
-        return f"at step {self.num_timesteps}", self.policy.optimizer.param_groups[0]["lr"]
 
     def _diverged(self, epochs: list[list[Metrics]]) -> bool:
         """Whether the policy is further from the one that acted than is wanted, by the last minibatch."""

@@ -18,7 +18,9 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from unroll.agents.common.distributed import world
-from unroll.agents.common.guards import check_budget, memory_guard
+from unroll.agents.common.guards import check_budget, memory_guard, not_finite
+from unroll.agents.ppo.finite import check_observations, check_returns, check_rewards, check_sizes
+from unroll.agents.ppo.spaces import check_actions, check_observations_of
 from unroll.errors import TrainingError
 from unroll.policies.actor_critic import (
     RecurrentActorCriticCnnPolicy,
@@ -48,6 +50,9 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
     agree_every = 16  # steps after which several processes ask each other whether one was told to stop
 
     def _setup_model(self) -> None:
+        check_actions(self.action_space)
+        if self.policy_class is not RecurrentActorCriticPolicy:  # which would make an image a row
+            check_observations_of(self.observation_space, self.policy_kwargs)
         self._check_budget()
         super()._setup_model()
         self._state: State | None = None  # None: the environments begin
@@ -93,6 +98,8 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         assert self._last_episode_starts is not None
         if self.interrupted:  # maybe in the middle of the update before
             return False
+        normalizer = self.get_vec_normalize_env()
+        check_observations(self._last_obs, env, self.num_timesteps, normalizer)
         with memory_guard(self):
             began = time.perf_counter()
             masks = self._begin_rollout(env, callback, rollout_buffer)
@@ -106,19 +113,15 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
 
                 # One step of the policy. The memory is emptied where an episode begins.
                 action_masks = self._ask_masks(env, masks)
-                check_observations(self._last_obs, self.num_timesteps)
-                with torch.no_grad():
-                    obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
-                    reset = self._reset(self._last_episode_starts)
-                    actions, values, log_probs, self._state = self.policy(
-                        obs_tensor, self._state, reset, action_masks=action_masks
-                    )
-                actions = actions.cpu().numpy()
+                obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
+                actions, values, log_probs = self._act(obs_tensor, action_masks)
 
                 # One step of the environments.
                 clipped_actions = self.policy.to_environment(actions)
                 new_obs, rewards, dones, infos = env.step(clipped_actions)
                 self.num_timesteps += env.num_envs * world.size
+                check_rewards(rewards, env, self.num_timesteps, normalizer)
+                check_observations(new_obs, env, self.num_timesteps, normalizer)
 
                 # What comes next is set before the callback, which may end the learning now.
                 last_obs = self._last_obs
@@ -165,6 +168,29 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         masks.append(check_masks(allowed, self.action_space, env.num_envs))
         return torch.from_numpy(masks[-1]).to(self.device)
 
+    def _act(self, obs_tensor: Any, action_masks: torch.Tensor | None) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
+        """Make one step of the policy: actions as it counts them, values and log-probabilities."""
+        assert self._last_episode_starts is not None
+        try:
+            with torch.no_grad():
+                reset = self._reset(self._last_episode_starts)
+                actions, values, log_probs, self._state = self.policy(
+                    obs_tensor, self._state, reset, action_masks=action_masks
+                )
+        except ValueError as error:
+            check_sizes(self._last_obs, self.env, self.num_timesteps)
+            self._explain_distribution(error)
+            raise
+        return actions.cpu().numpy(), values, log_probs
+
+    def _explain_distribution(self, error: ValueError) -> None:
+        """Raise TrainingError if PyTorch's distributions were given NaN."""
+        if "to satisfy the constraint" in str(error):
+            raise TrainingError(not_finite("the distribution of actions is not finite", *self._when())) from error
+
+    def _when(self) -> tuple[str, float]:
+        return f"at step {self.num_timesteps}", self.policy.optimizer.param_groups[0]["lr"]
+
     def _end_rollout(self, rollout_buffer: RolloutBuffer, masks: list[np.ndarray] | None) -> None:
         """Compute returns and advantages, with the value of what each environment shows now."""
         assert self._last_episode_starts is not None
@@ -172,7 +198,9 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         with torch.no_grad():
             obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
             values = self.policy.predict_values(obs_tensor, self._state, self._reset(self._last_episode_starts))
-        rollout_buffer.compute_returns_and_advantage(last_values=values, dones=self._last_episode_starts)
+        with np.errstate(over="ignore", invalid="ignore"):  # too large a reward is told of below
+            rollout_buffer.compute_returns_and_advantage(last_values=values, dones=self._last_episode_starts)
+        check_returns(rollout_buffer, self.env, self.num_timesteps)
 
     def _tell_episodes(self) -> None:
         """Give every process the episodes that ended in any."""
@@ -202,7 +230,7 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         for i in np.flatnonzero(dones):
             truncated = infos[i].get("TimeLimit.truncated", False)
             if truncated and infos[i].get("terminal_observation") is not None:
-                rows.append(i)
+                rows.append(int(i))
         if not rows:
             return
         last: list[Any] = [infos[i]["terminal_observation"] for i in rows]
@@ -210,6 +238,7 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
             stacked: Any = {key: np.stack([observation[key] for observation in last]) for key in last[0]}
         else:
             stacked = np.stack(last)
+        check_observations(stacked, self.env, self.num_timesteps, rows=rows)
         with torch.no_grad():
             state = select_rows(self._state, torch.tensor(rows, device=self.device))
             values = self.policy.predict_values(obs_as_tensor(stacked, self.device), state)
@@ -228,19 +257,6 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_state", "_states", "_action_masks"]
-
-
-def check_observations(observations: Any, step: int) -> None:
-    """Raise TrainingError where an environment gave an observation that is not finite."""
-    parts = observations.items() if isinstance(observations, dict) else [("", observations)]
-    for key, values in parts:
-        if values.dtype.kind != "f" or np.isfinite(values).all():
-            continue
-        finite = np.isfinite(values).reshape(len(values), -1).all(1)
-        where = f"environment {int(np.argmin(finite))}"
-        if key:
-            where = f"{key} of {where}"
-        raise TrainingError(f"the observation of {where} is not finite at step {step}")
 
 
 def count_policy_parameters(policy_kwargs: dict[str, Any], observation_space: Any) -> int:

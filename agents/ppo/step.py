@@ -83,6 +83,8 @@ class ActorStep(Step):
         action = self._likeliest(prediction)
         if self.start is not None:
             action = action + self.start
+        elif action.is_floating_point() and not self.action.dtype.is_floating_point:
+            action = action.round()  # a Box of integers
         return action.to(self.action.dtype).reshape(-1, *self.action.shape), state
 
     def _observe(self, key: str, value: Tensor) -> Tensor:

@@ -141,9 +141,12 @@ def make_ppo(config: PPOConfig, tell: Tell, seed: int | None = None) -> Recurren
         warnings.simplefilter("always")
         try:
             agent = RecurrentPPO(policy_for(env.observation_space), env, **arguments)
+        except EnvError as error:
+            raise EnvError(f"ppo cannot learn in {config.env}: {error}") from None
         except UserError:
             raise
-        except (AssertionError, ValueError) as error:  # how Stable-Baselines3 says that spaces do not suit it
+        # How Stable-Baselines3 says that spaces do not suit it.
+        except (AssertionError, NotImplementedError, ValueError) as error:
             raise EnvError(f"ppo cannot learn in {config.env}: {one_line(error)}") from None
     env.seed(seed + world.share(config.n_envs).start)  # of this process's first environment
     for warning in caught:
