@@ -14,6 +14,7 @@ import io
 import logging
 import re
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -23,6 +24,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from unroll.envs.datasets.conversion import shown_keys
+from unroll.envs.faults import env_fault, numbered
 from unroll.envs.saving import EpisodeMonitor
 from unroll.envs.spaces import in_words
 from unroll.envs.tasks import MEMORY_TASKS, NO_VELOCITY_TASKS
@@ -77,6 +79,8 @@ def make_env(
         env = gym.make(env_id, **(env_kwargs or {}) | kwargs)
     except (gym.error.Error, ImportError, TypeError, ValueError) as error:
         raise EnvError(f"{env_id}: {one_line(error)}") from None
+    except Exception as error:  # a display, a port or a licence that it cannot have
+        raise env_fault(error, env_id) from error
 
     _check_flattenable(env)
     flat = not (images and _has_image(env.observation_space))
@@ -113,12 +117,15 @@ def make_vec_env(
         EnvError: an environment cannot be made.
     """
     find_env(env_id)
-    make_one = functools.partial(_make_one, gym.spec(env_id), target_return, kwargs)
+    makers: list[Callable[[], gym.Env]] = []
+    for i in range(n_envs):
+        name = numbered(env_id, i)
+        makers.append(functools.partial(_make_one, gym.spec(env_id), target_return, name, kwargs))
     vector: VecEnv
     if processes:
-        vector = ProcessVecEnv([make_one] * n_envs, env_id)
+        vector = ProcessVecEnv(makers, env_id)
     else:
-        vector = DummyVecEnv([make_one] * n_envs)
+        vector = DummyVecEnv(makers)
     vector.seed(seed)
     return vector
 
@@ -158,7 +165,9 @@ def _register_known_packages(env_id: str) -> None:
         import popgym  # noqa: F401 - importing it registers its environments
 
 
-def _make_one(spec: gym.envs.registration.EnvSpec, target_return: float | None, kwargs: dict[str, Any]) -> gym.Env:
+def _make_one(
+    spec: gym.envs.registration.EnvSpec, target_return: float | None, vector_name: str, kwargs: dict[str, Any]
+) -> gym.Env:
     """Make one environment of a vector, perhaps in another process."""
     # A new process does not know what this one has registered. The environment's own module, if it
     # has one, is imported by its entry point: a worker has the parent's module path.
@@ -166,7 +175,7 @@ def _make_one(spec: gym.envs.registration.EnvSpec, target_return: float | None, 
     env = make_env(spec.id, **kwargs)
     if target_return is not None:
         env = ReturnToGo(env, target_return)
-    return EpisodeMonitor(env)
+    return EpisodeMonitor(env, vector_name)
 
 
 def _has_image(space: gym.Space) -> bool:

@@ -24,7 +24,12 @@ class DatasetError(UserError):
 
 
 class EnvError(UserError):
-    """An environment that cannot be made, played in, or shown as asked."""
+    """An environment that cannot be made, played in, or shown as asked.
+
+    ``details`` is the traceback where an exception of the environment's own code is behind it.
+    """
+
+    details: str = ""
 
 
 class ExportError(UserError):

@@ -56,20 +56,26 @@ class DecisionTraining:
         if self.env_id is None:
             return None
         options = self.config.evaluation
-        return decision_player(self.agent, self.env_id, options.targets, options.memory, options.env_kwargs)
+        player = decision_player(self.agent, self.env_id, options.targets, options.memory, options.env_kwargs)
+        return player.as_told(options)
 
     def save(self, path: Path) -> None:
         self.agent.save(path)
 
+    def go_back(self) -> None:
+        """Do nothing: an update that failed was not counted."""
+
 
 def evaluation_env(config: DecisionConfig, dataset_env: str | None, tell: Tell) -> str | None:
-    """The environment to evaluate in; None, and a line that says why, where there is none.
+    """The environment to evaluate in; None where none is asked for, or, with a line that says why, where there is none.
 
     A dataset may name an environment that is not installed, and be trained on all the same.
 
     Raises:
         EnvError: the config names an environment that there is not.
     """
+    if not config.evaluation.episodes:
+        return None
     if config.evaluation.env:
         find_env(registered_id(config.evaluation.env))
         return config.evaluation.env

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from unroll.configs.fields import BackboneConfig, RunConfig
-from unroll.configs.sizes import Environments, Rate, Seed, Size
+from unroll.configs.sizes import Environments, Episodes, Rate, Seed, Size
 
 
 @dataclasses.dataclass
@@ -25,14 +25,21 @@ class PPOBackboneConfig(BackboneConfig):
 class PPOEvaluationConfig:
     """Playing episodes with the trained agent: the likeliest action in every step."""
 
-    episodes: Size = 20
-    """episodes to play"""
+    episodes: Episodes = 20
+    """episodes to play; 0: there is no evaluation"""
     every: NonNegativeInt = 20_000
     """environment steps between evaluations while training, at the next update; 0: at the end alone"""
     ablation: bool = True
     """also play them with the memory wiped before every step: what is the memory worth?"""
     seed: Seed = 1_000_000
     """reset seed of the first episode; the others count up. The same for every backbone"""
+    max_steps: PositiveInt = 100_000
+    """steps after which an episode is cut, which is told, where an environment has no end"""
+    n_envs: Environments = 100
+    """the most environments that are open at once to play, beside those that are learned in"""
+    reuse_envs: bool = False
+    """play in the environments that are learned in, for a simulator of which no more can be open. Their episodes go on
+    afterwards where they can be saved, and begin anew elsewhere"""
     video: bool = False
     """also record a GIF of one episode, where rendering works"""
 

@@ -161,7 +161,14 @@ def record_run(options: Namespace) -> Episodes:
         plan.append(Episode(options.seed + i, player.targets[i % len(player.targets)]))
     torch.manual_seed(options.seed)
     with keep_on_interrupt():
-        play(player.agent, make, plan, n_envs=32, deterministic=not options.stochastic)
+        deterministic = not options.stochastic
+        play(player.agent, make, plan, min(32, player.n_envs), deterministic, max_steps=player.max_steps)
+    cut = sum(episode.cut for episode in plan)
+    if cut:
+        print(
+            f"{cut} of {len(plan)} episodes did not end within {player.max_steps:,} steps and are not recorded",
+            file=sys.stderr,
+        )
     return to_episodes(done, make_env(player.env_id, env_kwargs=player.env_kwargs), f"{player.env_id} {options.run}")
 
 

@@ -135,6 +135,7 @@ def _played(evaluation: dict[str, Any]) -> dict[str, Any]:
         "env": evaluation["env"],
         "seeds": evaluation.get("seeds"),
         "memory": evaluation.get("memory"),
+        "max_steps": evaluation.get("max_steps"),  # where an episode was cut
         "target_return": [result["target_return"] for result in evaluation["results"]],
         "mujoco": evaluation.get("versions", {}).get("mujoco"),
         "torch": evaluation.get("versions", {}).get("torch"),

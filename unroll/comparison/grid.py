@@ -17,6 +17,7 @@ from unroll.configs.loading import flat
 from unroll.errors import ComparisonError
 
 MAY_DIFFER = ("device", "threads", "keep", "log_every", "checkpoint_every", "experiment", "track")
+MAY_DIFFER_TOO = ("evaluation.video", "evaluation.n_envs", "evaluation.reuse_envs")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,7 +74,9 @@ class Cell:
         saved = load_config(["--config", str(path)], schemas(), f"unroll compare: {path}")
         there, wanted = flat(plain_config(saved)), flat(plain_config(self.config))
         for key in wanted:
-            if key.split(".")[0] not in MAY_DIFFER and key != "evaluation.video" and there.get(key) != wanted[key]:
+            if key.split(".")[0] in MAY_DIFFER or key in MAY_DIFFER_TOO:
+                continue
+            if there.get(key) != wanted[key]:
                 raise ComparisonError(
                     f"{self.folder}: is a run with {key} {json.dumps(there.get(key))}, not {json.dumps(wanted[key])}; "
                     "another --output, or the flags that it was made with"

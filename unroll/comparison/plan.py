@@ -47,6 +47,8 @@ def plan(options: Namespace, flags: list[str], arguments: list[str]) -> list[Cel
                 ]
                 label = backbone.rpartition(":")[2]
                 config = _settled(words)
+                if not config.evaluation.episodes:
+                    raise ComparisonError(f"{experiment}: with evaluation.episodes 0 a run has no score to compare")
                 named = named_code(config, arguments)
                 if options.minutes:
                     file = options.output / "steps_per_second.json"
