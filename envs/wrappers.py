@@ -176,6 +176,9 @@ class NoisyActions(gym.ActionWrapper):
 
     def _allowed(self, space: gym.spaces.Discrete) -> np.ndarray:
         """The actions that the environment does not forbid now, counted from 0."""
-        if self.env.has_wrapper_attr("action_masks"):
-            return np.flatnonzero(self.env.get_wrapper_attr("action_masks")())
-        return np.arange(space.n)
+        if not self.env.has_wrapper_attr("action_masks"):
+            return np.arange(space.n)
+        masks = np.asarray(self.env.get_wrapper_attr("action_masks")())
+        if masks.shape != (space.n,) or not np.isin(masks, (0, 1)).all() or not masks.any():
+            raise EnvError(f"{name_of(self)}: action_masks() gives {masks}; {space.n} of true or false are needed")
+        return np.flatnonzero(masks)

@@ -23,6 +23,7 @@ from unroll.envs.faults import after, env_fault
 from unroll.envs.wrappers import name_of
 from unroll.errors import EnvError, UserError
 from unroll.policies.backbones import State, select_rows
+from unroll.policies.masking import NO_METHOD, check_masks
 
 log = logging.getLogger(__name__)
 
@@ -198,7 +199,18 @@ def _masks(agent: Predictor, envs: list[gym.Env]) -> dict[str, Any]:
     """What the environments allow now, as a keyword argument of ``predict``; none where nothing is forbidden."""
     if not getattr(agent, "takes_masks", False) or not envs[0].has_wrapper_attr("action_masks"):
         return {}
-    return {"action_masks": np.stack([env.get_wrapper_attr("action_masks")() for env in envs])}
+    given = []
+    for env in envs:
+        ask = env.get_wrapper_attr("action_masks")
+        if not callable(ask):
+            raise EnvError(NO_METHOD)
+        try:
+            given.append(ask())
+        except UserError:
+            raise
+        except Exception as error:
+            raise env_fault(error, name_of(env), "in action_masks() of an evaluation") from error
+    return {"action_masks": check_masks(given, envs[0].action_space, len(envs))}
 
 
 def _step(rows: list[Row], actions: np.ndarray, pool: ThreadPoolExecutor, threads: int) -> list[Outcome]:

@@ -13,6 +13,7 @@ from unroll.agents.evaluation.player import Player
 from unroll.agents.ppo.agent import RecurrentPPO
 from unroll.agents.ppo.config import PPOConfig
 from unroll.agents.ppo.lending import Lender
+from unroll.agents.ppo.rollouts import ask_masks
 from unroll.envs.datasets.reference import reference_returns
 from unroll.envs.make import make_env
 from unroll.envs.own import registered_id
@@ -20,6 +21,7 @@ from unroll.envs.spaces import in_words
 from unroll.envs.wrappers import PreviousStep
 from unroll.errors import EnvError
 from unroll.policies.backbones import State
+from unroll.policies.masking import check_masks
 
 
 class PPOActor:
@@ -65,7 +67,7 @@ class MaskedPredictor:
     def predict(
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
     ) -> tuple[np.ndarray, State]:
-        masks = np.stack(self.env.env_method("action_masks"))
+        masks = check_masks(ask_masks(self.env), self.env.action_space, self.env.num_envs)
         return self.agent.predict(observation, state, episode_start, deterministic, masks)
 
 

@@ -21,14 +21,15 @@ from unroll.agents.common.distributed import world
 from unroll.agents.common.guards import check_budget, memory_guard, not_finite
 from unroll.agents.ppo.finite import check_observations, check_returns, check_rewards, check_sizes
 from unroll.agents.ppo.spaces import check_actions, check_observations_of
-from unroll.errors import TrainingError
+from unroll.envs.faults import env_fault
+from unroll.errors import EnvError, TrainingError, UserError
 from unroll.policies.actor_critic import (
     RecurrentActorCriticCnnPolicy,
     RecurrentActorCriticPolicy,
     RecurrentMultiInputActorCriticPolicy,
 )
 from unroll.policies.backbones import State, count_parameters, select_rows
-from unroll.policies.masking import check_masks
+from unroll.policies.masking import NO_METHOD, check_masks
 
 
 class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
@@ -164,8 +165,7 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         """What the environments allow now, which is also appended to ``masks``."""
         if masks is None:
             return None
-        allowed = np.stack(env.env_method("action_masks"))
-        masks.append(check_masks(allowed, self.action_space, env.num_envs))
+        masks.append(check_masks(ask_masks(env), self.action_space, env.num_envs))
         return torch.from_numpy(masks[-1]).to(self.device)
 
     def _act(self, obs_tensor: Any, action_masks: torch.Tensor | None) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
@@ -257,6 +257,22 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_state", "_states", "_action_masks"]
+
+
+def ask_masks(env: VecEnv) -> list[Any]:
+    """What ``action_masks()`` of each environment gives.
+
+    Raises:
+        EnvError: it is no method, or raises.
+    """
+    try:
+        return env.env_method("action_masks")
+    except Exception as error:
+        if "not callable" in str(error):
+            raise EnvError(NO_METHOD) from None
+        if isinstance(error, UserError):
+            raise
+        raise env_fault(error, "action_masks()") from error
 
 
 def count_policy_parameters(policy_kwargs: dict[str, Any], observation_space: Any) -> int:

@@ -17,6 +17,8 @@ class Policy:
     def __call__(self, shown):
         """Actions [B, …] for arrays [B, …] by name: all inputs but the state. ``reset`` begins an episode."""
         given = shown | (self.state or {name: self.zeros[name] for name in self.about["state"]})
+        if "action_masks" in shown and not np.isin(shown["action_masks"], (0, 1)).all():
+            raise ValueError("action_masks hold true or 1 where an action is allowed, and false or 0 elsewhere")
         feed = {name: np.ascontiguousarray(given[name], zero.dtype) for name, zero in self.zeros.items()}
         action, *state = self.model(feed)
         self.state = dict(zip(self.about["state"], state, strict=True))
