@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Callable
-from typing import NoReturn
+from decimal import Decimal
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
@@ -19,6 +21,12 @@ class Parser(ArgumentParser):
     """
 
     hint: Callable[[str], str | None] = staticmethod(lambda word: None)
+
+    def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
+        """Parse the arguments, -1e3 among them, which argparse of Python < 3.14 takes for an option."""
+        if args is None:
+            args = sys.argv[1:]
+        return super().parse_args([plain_number(word) for word in args], *more, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         line = " ".join(message.split()).replace("a typing.Literal", "one of ")
@@ -34,6 +42,13 @@ class Parser(ArgumentParser):
 
     def flags(self) -> list[str]:
         return [option for action in self._actions for option in action.option_strings]
+
+
+def plain_number(word: str) -> str:
+    """A negative number with an exponent without it, -1000 for -1e3; any other word as it is."""
+    if re.fullmatch(r"-(\d+\.?\d*|\.\d+)[eE][-+]?\d{1,3}", word):
+        return format(Decimal(word), "f")
+    return word
 
 
 def suggest(word: str, known: list[str]) -> str:

@@ -11,7 +11,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from unroll.agents import algorithm_of, schemas
 from unroll.agents.algorithm import PlayOptions
-from unroll.commands.process import Reporting
+from unroll.commands.process import Reporting, expand_home
 from unroll.configs import Parser, RunConfig, load_saved
 from unroll.errors import EnvError
 from unroll.own import import_backbone, import_environment
@@ -44,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = make_parser()
     options = parser.parse_args(arguments)
+    expand_home(options, "run", "output")
     output = options.output
     if output is not None and not (output.endswith(".json") and Path(output).parent.is_dir()):
         parser.error(f"--output {output}: must end in .json and be in a folder that exists")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 
-from unroll.commands.process import Reporting
+from unroll.commands.process import Reporting, expand_home
 from unroll.configs import Parser
 from unroll.own import import_backbone, import_environment
 
@@ -57,6 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = make_parser()
     options = parser.parse_args(arguments)
+    expand_home(options, "run", "output")
     if options.algorithm and not options.env:
         parser.error("--algorithm needs --env")
     with Reporting("unroll record") as report:
