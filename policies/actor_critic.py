@@ -180,7 +180,8 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         ``state`` None begins anew; ``episode_start`` [B] empties the memory of these environments first.
 
         Raises:
-            ValueError: the state is of another number of environments.
+            ValueError: the state is of another number of environments, or none that this method has returned;
+                ``episode_start`` is of another number of environments.
         """
         self.set_training_mode(False)
         if isinstance(observation, tuple):  # the words of Stable-Baselines3 about what env.reset() gives
@@ -192,7 +193,9 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             state = self.initial_state(n)
         elif self.reset_on_done and episode_start is not None and np.any(episode_start):
             start = torch.as_tensor(np.atleast_1d(np.asarray(episode_start, bool)), device=self.device)
-        map_state(lambda part: _check_rows(part, n), state)
+            if len(start) != n:
+                raise ValueError(f"episode_start is of {len(start)} environments, the observation of {n}")
+        _check_state(state, n)
         masks = None
         if action_masks is not None:
             masks = torch.from_numpy(check_masks(action_masks, self.action_space, n)).to(self.device)
@@ -218,6 +221,17 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         if self.action_space.dtype.kind in "iu":
             bounded = np.rint(bounded).astype(self.action_space.dtype)
         return bounded
+
+    def evaluate_actions(self, obs: PyTorchObs, actions: Tensor, *_: Any, **__: Any) -> Any:
+        """Say what is here in the place of Stable-Baselines3's method, which knows no sequences.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            "a policy with memory has evaluate_sequences(obs [B, T, …], actions, state, episode_start) instead of "
+            "evaluate_actions"
+        )
 
     def set_training_mode(self, mode: bool) -> None:
         if self.training != mode:  # it would visit every module at every step
@@ -285,6 +299,14 @@ def _among(rows: Any, own: slice, total: int) -> Any:
     every = rows.new_full((total, *rows.shape[1:]), rows.dtype == torch.bool)
     every[own] = rows
     return every
+
+
+def _check_state(state: Any, n: int) -> None:
+    """Raise ValueError unless this can be the state of ``n`` environments."""
+    try:
+        map_state(lambda part: _check_rows(part, n), state)
+    except TypeError as error:
+        raise ValueError(f"{error}: it is None at first, and then what predict has returned") from None
 
 
 def _check_rows(part: Tensor, n: int) -> Tensor:

@@ -36,8 +36,8 @@ class ExportError(UserError):
     """A policy that cannot be exported, or a folder that does not hold an export."""
 
 
-class HyperparameterError(UserError):
-    """Hyperparameters that do not fit together."""
+class HyperparameterError(UserError, AssertionError):
+    """Hyperparameters that do not fit together. It is also what Stable-Baselines3 raises for them."""
 
 
 class ShareError(UserError):

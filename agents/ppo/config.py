@@ -71,7 +71,8 @@ class PPOConfig(RunConfig):
     n_steps: Size = 128
     """steps of each environment in a rollout, from one update to the next"""
     sequence_length: Size | None = None
-    """steps through which gradients flow, a divisor of n_steps; null: n_steps"""
+    """steps through which gradients flow, a divisor of n_steps; null: n_steps, or batch_size where that divides it, or,
+    of a single environment without batch_size, at most an eighth of n_steps: minibatches can be drawn then"""
     batch_size: Size | None = None
     """steps of a minibatch, a multiple of the sequence length; null: a quarter of the rollout"""
     n_epochs: PositiveInt = 10

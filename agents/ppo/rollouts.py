@@ -35,8 +35,8 @@ from unroll.policies.masking import NO_METHOD, check_masks
 class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
     """Plays with a policy whose state is carried from step to step and from rollout to rollout.
 
-    Beside Stable-Baselines3's buffer it keeps the states before steps 0, L, 2·L, … of the rollout, where L is the
-    ``sequence_length``, and the action masks of environments that have a method ``action_masks()``. A subclass learns
+    Beside Stable-Baselines3's buffer it keeps the states before steps 0, L, 2·L, … of the rollout, where L is
+    ``steps_of_sequence``, and the action masks of environments that have a method ``action_masks()``. A subclass learns
     from them in ``train``.
     """
 
@@ -44,9 +44,13 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         "MlpPolicy": RecurrentActorCriticPolicy,
         "CnnPolicy": RecurrentActorCriticCnnPolicy,
         "MultiInputPolicy": RecurrentMultiInputActorCriticPolicy,
+        # sb3-contrib's names, with its arguments (see sb3_contrib.py)
+        "MlpLstmPolicy": RecurrentActorCriticPolicy,
+        "CnnLstmPolicy": RecurrentActorCriticCnnPolicy,
+        "MultiInputLstmPolicy": RecurrentMultiInputActorCriticPolicy,
     }
     policy: RecurrentActorCriticPolicy
-    sequence_length: int | None
+    steps_of_sequence: int
     sized_by: tuple[str, ...] = ("n_envs", "n_steps")
     agree_every = 16  # steps after which several processes ask each other whether one was told to stop
 
@@ -109,7 +113,7 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
                 # New noise where it is due, and the state before each sequence.
                 if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
                     self.policy.reset_noise(env.num_envs * world.size)
-                if n_steps % (self.sequence_length or n_rollout_steps) == 0:
+                if n_steps % self.steps_of_sequence == 0:
                     self._states.append(self._state)
 
                 # One step of the policy. The memory is emptied where an episode begins.

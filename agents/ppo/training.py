@@ -171,6 +171,9 @@ def make_ppo(config: PPOConfig, tell: Tell, seed: int | None = None) -> Recurren
         # How Stable-Baselines3 says that spaces do not suit it.
         except (AssertionError, NotImplementedError, ValueError) as error:
             raise EnvError(f"ppo cannot learn in {config.env}: {one_line(error)}") from None
+    if config.sequence_length is None and agent.steps_of_sequence < config.n_steps:
+        length = agent.steps_of_sequence
+        tell(f"note: sequences of {length} steps; --sequence_length {config.n_steps} lets gradients flow further")
     env.seed(seed + world.share(config.n_envs).start)  # of this process's first environment
     for warning in caught:
         tell(f"note: {one_line(warning.message)}")
