@@ -42,6 +42,9 @@ class Training(Protocol):
     def save(self, path: Path) -> None:
         """Write a checkpoint."""
 
+    def go_back(self) -> None:
+        """After learning has failed: have the agent count the steps of what ``save`` writes."""
+
 
 @dataclasses.dataclass(frozen=True)
 class PlayOptions:

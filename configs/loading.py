@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast, get_args, get_type_hints
@@ -64,7 +65,7 @@ def load_config(arguments: list[str], schemas: Schemas, prog: str = "unroll trai
     said = _peek(arguments, prog)
 
     # The agent chooses the parser. A run that goes on has the agent that its own config names.
-    saved = Path(str(said.get("run_dir")), "config.yaml")
+    saved = Path(os.path.expanduser(str(said.get("run_dir"))), "config.yaml")
     before = None
     if said.get("resume") is True and saved.is_file():
         before = _peek(["--config", str(saved)], prog).get("agent", next(iter(schemas)))
@@ -105,6 +106,7 @@ def find_configs(arguments: list[str]) -> list[str]:
 
 def find_config(name: str) -> str:
     """Return the path of a config file: ``name`` itself if it is a file, else the one that comes with the package."""
+    name = os.path.expanduser(name)
     if Path(name).exists() or Path(name).is_absolute():
         return name
 
@@ -211,6 +213,8 @@ def _build(parser: Parser, schema: type[RunConfig], source: list[str] | dict[str
     fields.pop("config", None)
     config = schema(**fields)
     _make_plain(config)
+    if config.run_dir:
+        config.run_dir = os.path.expanduser(config.run_dir)  # no shell does it in a file, or after an =
     for fault in config.faults():
         parser.error(fault)
     return config

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import difflib
 import re
+import sys
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, set_parsing_settings
@@ -55,9 +57,12 @@ class Parser(ArgumentParser):
         keys = [flag.removeprefix("--") for flag in flags]
         return f"no key {word!r} in a config{self.hint(f'--{word}') or suggest(word, keys)}"
 
-    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+    def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
+        """Parse the arguments, -1e3 among them, which argparse of Python < 3.14 takes for an option."""
+        if args is None:
+            args = sys.argv[1:]
         with self._refusing_overflow():
-            return super().parse_args(*args, **kwargs)
+            return super().parse_args([plain_number(word) for word in args], *more, **kwargs)
 
     def parse_object(self, *args: Any, **kwargs: Any) -> Any:
         with self._refusing_overflow():
@@ -74,6 +79,13 @@ class Parser(ArgumentParser):
     def flags(self) -> list[str]:
         """List the flags of this parser."""
         return [option for action in self._actions for option in action.option_strings]
+
+
+def plain_number(word: str) -> str:
+    """A negative number with an exponent without it, -1000 for -1e3; any other word as it is."""
+    if re.fullmatch(r"-(\d+\.?\d*|\.\d+)[eE][-+]?\d{1,3}", word):
+        return format(Decimal(word), "f")
+    return word
 
 
 def suggest(word: str, known: list[str]) -> str:

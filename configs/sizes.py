@@ -10,12 +10,14 @@ from jsonargparse.typing import restricted_number_type
 
 if TYPE_CHECKING:
     Size = int
+    Episodes = int
     Environments = int
     Threads = int
     Seed = int
     Rate = float
 else:
     Size = restricted_number_type("Size", int, [(">=", 1), ("<=", 1 << 20)])
+    Episodes = restricted_number_type("Episodes", int, [(">=", 0), ("<=", 1 << 20)])
     Environments = restricted_number_type("Environments", int, [(">=", 1), ("<=", 1 << 14)])
     Threads = restricted_number_type("Threads", int, [(">=", 0), ("<=", 1 << 10)])
     Seed = restricted_number_type("Seed", int, [(">=", 0), ("<=", (1 << 63) - 1)])

@@ -13,20 +13,23 @@ import importlib.util
 import io
 import logging
 import re
-import traceback
 import warnings
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.spaces.utils import flatten, flatten_space
 from gymnasium.wrappers import FlattenObservation, TransformObservation
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from unroll.envs.datasets.order import kept
+from unroll.envs.faults import env_fault, numbered
 from unroll.envs.saving import EpisodeMonitor
+from unroll.envs.spaces import in_words
 from unroll.envs.tasks import MEMORY_TASKS, NO_VELOCITY_TASKS
 from unroll.envs.vector import ProcessVecEnv
-from unroll.envs.wrappers import PreviousStep, ReturnToGo
+from unroll.envs.wrappers import PreviousStep, ReturnToGo, name_of
 from unroll.errors import EnvError, one_line
 
 log = logging.getLogger(__name__)
@@ -53,14 +56,15 @@ def make_env(
 ) -> gym.Env:
     """Make an environment whose observation is one flat row of numbers, as in the datasets.
 
-    A goal environment's row is observation ⊕ desired_goal.
+    A goal environment's row is observation ⊕ desired_goal; any other Dict is shown whole (see
+    ``unroll.envs.datasets.order``).
 
     Args:
         env_id: a registered id.
         previous_action: append the last action to the row (see PreviousStep).
         previous_reward: append the last reward to the row.
-        images: leave an observation that is an image, or a Dict with one, as it is. PreviousStep's
-            is a Dict then.
+        images: leave an observation that is an image, or a Dict with one, as it is, but for parts
+            of it that no policy knows, which become rows. PreviousStep's is a Dict then.
         env_kwargs: keyword arguments of the environment.
         kwargs: more of them, and arguments of ``gym.make`` such as ``render_mode``; they come first.
 
@@ -68,9 +72,12 @@ def make_env(
         EnvError: the environment does not exist, cannot be made so, or its actions cannot be shown.
     """
     env = open_env(env_id, (env_kwargs or {}) | kwargs)
+    _check_flattenable(env)
     flat = not (images and _has_image(env.observation_space))
     if flat:
         env = flatten_observation(env)
+    elif isinstance(env.observation_space, gym.spaces.Dict):
+        env = _flatten_parts(env)
     if previous_action or previous_reward:
         env = PreviousStep(env, previous_action, previous_reward)
         if flat:
@@ -97,9 +104,7 @@ def open_env(env_id: str, kwargs: dict[str, Any]) -> gym.Env:
     except (gym.error.Error, ImportError, TypeError, ValueError) as error:
         raise EnvError(f"{env_id}: {one_line(error)}") from None
     except Exception as error:  # no display, no licence, another version of the simulator
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(frame.filename).name}, line {frame.lineno}"
-        raise EnvError(f"{env_id} cannot start: {type(error).__name__}: {one_line(error)} ({where})") from error
+        raise env_fault(error, env_id) from error
 
 
 def make_vec_env(
@@ -124,12 +129,15 @@ def make_vec_env(
         EnvError: an environment cannot be made.
     """
     find_env(env_id)
-    make_one = functools.partial(_make_one, gym.spec(env_id), target_return, kwargs)
+    makers: list[Callable[[], gym.Env]] = []
+    for i in range(n_envs):
+        name = numbered(env_id, i)
+        makers.append(functools.partial(_make_one, gym.spec(env_id), target_return, name, kwargs))
     vector: VecEnv
     if processes:
-        vector = ProcessVecEnv([make_one] * n_envs, env_id)
+        vector = ProcessVecEnv(makers, env_id)
     else:
-        vector = DummyVecEnv([make_one] * n_envs)
+        vector = DummyVecEnv(makers)
     vector.seed(seed)
     return vector
 
@@ -169,7 +177,9 @@ def _register_known_packages(env_id: str) -> None:
         import popgym  # noqa: F401 - importing it registers its environments
 
 
-def _make_one(spec: gym.envs.registration.EnvSpec, target_return: float | None, kwargs: dict[str, Any]) -> gym.Env:
+def _make_one(
+    spec: gym.envs.registration.EnvSpec, target_return: float | None, vector_name: str, kwargs: dict[str, Any]
+) -> gym.Env:
     """Make one environment of a vector, perhaps in another process."""
     # A new process does not know what this one has registered. The environment's own module, if it
     # has one, is imported by its entry point: a worker has the parent's module path.
@@ -177,7 +187,7 @@ def _make_one(spec: gym.envs.registration.EnvSpec, target_return: float | None, 
     env = make_env(spec.id, **kwargs)
     if target_return is not None:
         env = ReturnToGo(env, target_return)
-    return EpisodeMonitor(env)
+    return EpisodeMonitor(env, vector_name)
 
 
 def _has_image(space: gym.Space) -> bool:
@@ -186,16 +196,42 @@ def _has_image(space: gym.Space) -> bool:
     return any(is_image_space(part) for part in parts)
 
 
+def _check_flattenable(env: gym.Env) -> None:
+    space = env.observation_space
+    if not space.is_np_flattenable:
+        raise EnvError(f"{name_of(env)}: an observation of {in_words(space)} cannot be made one row of numbers")
+
+
 def flatten_observation(env: gym.Env) -> gym.Env:
     """Show the observation as one row: a goal environment's observation ⊕ desired_goal, else all of it."""
     space = env.observation_space
-    if isinstance(space, gym.spaces.Dict) and "desired_goal" in space.spaces and "observation" in space.spaces:
+    if isinstance(space, gym.spaces.Dict) and kept(space.spaces) != tuple(space.spaces):
         # FilterObservation would leave a Dict, whose sorted keys put the goal first.
-        pair = gym.spaces.Tuple([space["observation"], space["desired_goal"]])
-        env = TransformObservation(env, lambda obs: (obs["observation"], obs["desired_goal"]), pair)
+        keys = kept(space.spaces)
+        parts = gym.spaces.Tuple([space[key] for key in keys])
+        env = TransformObservation(env, lambda obs: tuple(obs[key] for key in keys), parts)
     if isinstance(space, gym.spaces.Box) and len(space.shape) == 1:
         return env
     return FlattenObservation(env)
+
+
+def _flatten_parts(env: gym.Env) -> gym.Env:
+    """Make rows of those parts of a Dict for which Stable-Baselines3 has no network."""
+    parts = env.observation_space.spaces  # type: ignore[attr-defined]
+    rows = {key: flatten_space(part) for key, part in parts.items() if not _is_simple(part)}
+    if not rows:
+        return env
+
+    def show(observation: dict[str, Any]) -> dict[str, Any]:
+        return observation | {key: flatten(parts[key], observation[key]) for key in rows}
+
+    return TransformObservation(env, show, gym.spaces.Dict(parts | rows))
+
+
+def _is_simple(space: gym.Space) -> bool:
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return space.nvec.ndim == 1
+    return isinstance(space, gym.spaces.Box | gym.spaces.Discrete | gym.spaces.MultiBinary)
 
 
 _SHOWN: set[str] = set()  # the kinds of MuJoCo's warnings that were shown

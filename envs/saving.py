@@ -11,7 +11,7 @@ checkpoints of earlier versions unreadable.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import mujoco
@@ -19,7 +19,9 @@ import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
 from stable_baselines3.common.monitor import Monitor
 
+from unroll.envs.faults import after, env_fault
 from unroll.envs.wrappers import own_copy
+from unroll.errors import UserError
 
 # Modules whose classes have all of their state in such attributes.
 KNOWN = (
@@ -42,19 +44,38 @@ class EpisodeMonitor(Monitor):
     A vector's ``env_method("save_state")`` and ``env_method("load_state", …)`` reach it in any
     process. Its lists of episodes hold only the last one: with all that ever were, a long run would
     need more and more RAM.
+
+    Whatever the environment raises becomes an EnvError that names it by ``vector_name``.
     """
+
+    def __init__(self, env: gym.Env, vector_name: str = "the environment"):
+        super().__init__(env)
+        self.vector_name = vector_name
+        self._begun = 0  # episodes
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         for episodes in (self.episode_returns, self.episode_lengths, self.episode_times):
             episodes.clear()
-        return super().reset(**kwargs)
+        self._begun += 1
+        try:
+            return super().reset(**kwargs)
+        except Exception as error:
+            raise self._fault(error, f"at the reset before episode {self._begun}") from error
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = super().step(action)
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        number = len(self.rewards) + 1
+        try:
+            observation, reward, terminated, truncated, info = super().step(action)
+        except Exception as error:
+            where = f"in step {number} of episode {self._begun} of this process, {after(action)}"
+            raise self._fault(error, where) from error
         if terminated or truncated:
             # The vector keeps it as the terminal observation while it resets the environment.
             observation = own_copy(observation)
         return observation, reward, terminated, truncated, info
+
+    def _fault(self, error: Exception, where: str) -> UserError:
+        return error if isinstance(error, UserError) else env_fault(error, self.vector_name, where)
 
     def save_state(self) -> dict[str, Any] | None:
         """Return nested dicts, lists and tuples of numbers, text and arrays, or None."""

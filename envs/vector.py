@@ -12,12 +12,10 @@ import multiprocessing
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from multiprocessing.util import Finalize
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -26,6 +24,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper
 from stable_baselines3.common.vec_env.subproc_vec_env import _worker
 
+from unroll.envs.faults import after, env_fault, numbered
 from unroll.errors import EnvError, one_line
 
 PATIENCE = 2.0  # seconds that the workers are given to end
@@ -46,7 +45,7 @@ class ProcessVecEnv(SubprocVecEnv):
 
         workers: list[Worker] = []
         for i, env_fn in enumerate(env_fns):
-            workers.append(Worker(f"environment {i} ({name})", env_fn, context, workers))
+            workers.append(Worker(name, i, env_fn, context, workers))
         self.remotes: Any = workers
         self.processes = [worker.process for worker in workers]
 
@@ -87,8 +86,11 @@ class Worker:
     those to the next.
     """
 
-    def __init__(self, who: str, env_fn: Callable[[], gym.Env], context: ForkServerContext, workers: list[Worker]):
-        self.who = who
+    def __init__(
+        self, name: str, i: int, env_fn: Callable[[], gym.Env], context: ForkServerContext, workers: list[Worker]
+    ):
+        self.name = name
+        self.who = numbered(name, i)
         self.workers = workers
         self.action: Any = None
         self.connection, theirs = context.Pipe()
@@ -112,7 +114,12 @@ class Worker:
             answer = EnvError("")  # it ended without a last word
         if not isinstance(answer, EnvError):
             return answer
-        error = self._describe_end(str(answer))
+        reason = str(answer).removeprefix(f"{self.who}: ").removeprefix(f"{self.name}: ")
+        if answer.details:  # an exception of the environment's own code, which says all
+            error = EnvError(f"{self.who}: {reason}")
+            error.details = answer.details
+        else:
+            error = self._describe_end(reason)
         end_workers(self.workers)
         raise error
 
@@ -133,7 +140,7 @@ class Worker:
 
         when = "before its first action"
         if self.action is not None:
-            when = f"after the action {np.array2string(np.asarray(self.action), precision=4, threshold=8)}"
+            when = after(self.action)
         return EnvError(one_line(f"{self.who}: {how}, {when}", most=1000))
 
 
@@ -167,13 +174,11 @@ def serve(theirs: Connection, ours: Connection, env_fn: CloudpickleWrapper) -> N
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         _worker(theirs, ours, env_fn)
-    except Exception as raised:
-        # The environment is named by who reads this: what its code raised is enough.
-        error = raised.__cause__ if isinstance(raised, EnvError) and raised.__cause__ else raised
-        reason = one_line(error)
-        if not isinstance(error, EnvError):
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            reason = f"{type(error).__name__}: {reason} ({Path(frame.filename).name}, line {frame.lineno})"
+    except Exception as error:
+        if isinstance(error, EnvError):
+            last = error
+        else:
+            last = env_fault(error, "")
         with contextlib.suppress(OSError):  # the parent is gone
-            theirs.send(EnvError(reason))
+            theirs.send(last)
         sys.exit(1)

@@ -19,10 +19,16 @@ def own_copy(observation: Any) -> Any:
     return observation.copy() if isinstance(observation, np.ndarray) else observation
 
 
+def name_of(env: gym.Env) -> str:
+    """Return the id of an environment, or the name of its class."""
+    return env.spec.id if env.spec else type(env.unwrapped).__name__
+
+
 class PreviousAction:
     """A converter from an action to how the next step shows it, a member of ``space``.
 
-    Discrete actions, one or several, get one class more, the last, for "none yet" at an episode's
+    Discrete actions, one or several, are counted from 0 as policies count them, whatever the
+    ``start`` of their space. They get one class more, the last, for "none yet" at an episode's
     start. Others are zeros then.
 
     Raises:
@@ -50,8 +56,9 @@ class PreviousAction:
             self.space = gym.spaces.Box(low, high, dtype=np.float32)
             self._none = np.zeros(actions.shape, np.float32)
         else:
-            name = env.spec.id if env.spec else type(env.unwrapped).__name__
-            raise EnvError(f"{name}: an action of {type(actions).__name__} cannot be shown in the step after it")
+            raise EnvError(
+                f"{name_of(env)}: an action of {type(actions).__name__} cannot be shown in the step after it"
+            )
 
     def none(self) -> Any:
         """Return what is shown at an episode's start."""
@@ -222,7 +229,9 @@ class NoisyActions(gym.ActionWrapper):
 
     def _allowed(self, space: gym.spaces.Discrete) -> np.ndarray:
         """The actions that the environment does not forbid now."""
-        choices = np.arange(space.n)
-        if self.env.has_wrapper_attr("action_masks"):
-            choices = np.flatnonzero(self.env.get_wrapper_attr("action_masks")())
-        return space.start + choices
+        if not self.env.has_wrapper_attr("action_masks"):
+            return space.start + np.arange(space.n)
+        masks = np.asarray(self.env.get_wrapper_attr("action_masks")())
+        if masks.shape != (space.n,) or not np.isin(masks, (0, 1)).all() or not masks.any():
+            raise EnvError(f"{name_of(self)}: action_masks() gives {masks}; {space.n} of true or false are needed")
+        return space.start + np.flatnonzero(masks)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from unroll.policies.backbones import State, make_backbone, map_state
 from unroll.policies.backbones.backbone import require, stack_gates
 from unroll.policies.backbones.layers import Linear, linear
+from unroll.policies.choices import as_counted_by_policy, first_choice
 from unroll.policies.masking import check_masks, mask_logits
 
 
@@ -193,7 +194,8 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         ``state`` None begins anew; ``episode_start`` [B] empties the memory of these environments first.
 
         Raises:
-            ValueError: The state is that of another number of environments.
+            ValueError: The state is that of another number of environments, or none that this method has returned;
+                ``episode_start`` is of another number of environments.
         """
         self.set_training_mode(False)
         if isinstance(observation, tuple):
@@ -208,7 +210,9 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             state = self.initial_state(n_envs)
         elif self.reset_on_done and episode_start is not None and np.any(episode_start):
             start = torch.as_tensor(np.atleast_1d(np.asarray(episode_start, bool)), device=self.device)
-        map_state(lambda part: _check_rows(part, n_envs), state)
+            if len(start) != n_envs:
+                raise ValueError(f"episode_start is of {len(start)} environments, the observation of {n_envs}")
+        _check_state(state, n_envs)
 
         masks = None
         if action_masks is not None:
@@ -222,12 +226,31 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         return (actions if vectorized else actions.squeeze(0)), state
 
     def to_environment(self, actions: np.ndarray) -> np.ndarray:
-        """Convert actions to what the environment takes: continuous ones within its bounds."""
+        """Convert actions to what the environment takes: continuous ones within its bounds, choices from its start.
+
+        Of a Box of integers that is the nearest one.
+        """
         if not isinstance(self.action_space, spaces.Box):
-            return actions
+            start = first_choice(self.action_space)
+            return actions if start is None else actions + start
         if self.squash_output:
-            return self.unscale_action(actions)
-        return np.clip(actions, self.action_space.low, self.action_space.high)
+            bounded = self.unscale_action(actions)
+        else:
+            bounded = np.clip(actions, self.action_space.low, self.action_space.high)
+        if self.action_space.dtype.kind in "iu":
+            bounded = np.rint(bounded).astype(self.action_space.dtype)
+        return bounded
+
+    def evaluate_actions(self, obs: PyTorchObs, actions: Tensor, *_: Any, **__: Any) -> Any:
+        """Say what is here in the place of Stable-Baselines3's method, which knows no sequences.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            "a policy with memory has evaluate_sequences(obs [B, T, …], actions, state, episode_start) instead of "
+            "evaluate_actions"
+        )
 
     def set_training_mode(self, mode: bool) -> None:
         # setting it visits every module, which is not worth doing at every step
@@ -259,7 +282,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 
     def _features(self, obs: PyTorchObs) -> list[Tensor]:
         """Extract the features of observations, one tensor for each encoder."""
-        features = self.extract_features(obs)
+        features = self.extract_features(as_counted_by_policy(obs, self.observation_space))
         return list(features) if isinstance(features, tuple) else [features]
 
     def _distribution(self, actor: Tensor, action_masks: Tensor | None) -> Distribution:
@@ -291,6 +314,14 @@ def _among(rows: Any, own: slice, total: int) -> Any:
     every = rows.new_full((total, *rows.shape[1:]), rows.dtype == torch.bool)
     every[own] = rows
     return every
+
+
+def _check_state(state: Any, n: int) -> None:
+    """Raise ValueError unless this can be the state of ``n`` environments."""
+    try:
+        map_state(lambda part: _check_rows(part, n), state)
+    except TypeError as error:
+        raise ValueError(f"{error}: it is None at first, and then what predict has returned") from None
 
 
 def _check_rows(part: Tensor, n: int) -> Tensor:

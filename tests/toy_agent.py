@@ -145,6 +145,9 @@ class RepeatTraining:
     def save(self, path: Path) -> None:
         self.agent.save(path)
 
+    def go_back(self) -> None:
+        pass
+
 
 class RepeatStep(Step):
     def __init__(self, policy: RepeatPolicy):

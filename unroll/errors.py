@@ -24,15 +24,20 @@ class DatasetError(UserError):
 
 
 class EnvError(UserError):
-    """An environment that cannot be made, played in, or shown as asked."""
+    """An environment that cannot be made, played in, or shown as asked.
+
+    ``details`` is the traceback where an exception of the environment's own code is behind it.
+    """
+
+    details: str = ""
 
 
 class ExportError(UserError):
     """A policy that cannot be exported, or a folder that does not hold an export."""
 
 
-class HyperparameterError(UserError):
-    """Hyperparameters that do not fit together."""
+class HyperparameterError(UserError, AssertionError):
+    """Hyperparameters that do not fit together. It is also what Stable-Baselines3 raises for them."""
 
 
 class ShareError(UserError):

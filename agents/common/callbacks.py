@@ -119,8 +119,13 @@ class SaveCheckpoints(Every):
         self.folder = run / "checkpoints"
         self.keep = keep
         self.best_score = best_score
+        self.begun = False
         self.failed: OSError | None = None
         self._save = save
+
+    def _on_rollout_start(self) -> None:
+        self.begun = True  # there is something to save
+        super()._on_rollout_start()
 
     def _on_training_end(self) -> None:
         try:
@@ -239,20 +244,26 @@ class StopOnSignal(BaseCallback):
             self._at_once = False
             raise Stopped
 
-    def unless_stopped(self, action: Callable[[], Result]) -> Result | None:
+    def unless_stopped(self, action: Callable[[], Result], at_once: bool = True) -> Result | None:
         """Do ``action()`` and return its result; None if a signal came before it or ends it.
 
-        The action is left wherever it is, so it must be one that loses nothing.
+        The action is left wherever it is, so it must be one that loses nothing. With ``at_once`` False it is left only
+        where it calls ``leave_if_stopped``.
         """
         if self.received is not None:
             return None
         try:
-            self._at_once = True
-            result = action()
-            self._at_once = False
+            self._at_once = at_once
+            return action()
         except Stopped:
             return None
-        return result
+        finally:
+            self._at_once = False
+
+    def leave_if_stopped(self) -> None:
+        """Leave the action of ``unless_stopped`` if a signal came."""
+        if self.received is not None:
+            raise Stopped
 
     def _on_step(self) -> bool:
         # Several processes ask each other every few steps alone, and all of them stop after the same one.

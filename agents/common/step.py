@@ -15,24 +15,28 @@ from unroll.policies.backbones import Backbone, State, map_state
 
 @dataclasses.dataclass(frozen=True)
 class Port:
-    """A tensor [B, *shape] that goes in or comes out; B is any number of environments. Integers are below ``high``."""
+    """A tensor [B, *shape] that goes in or comes out; B is any number of environments.
+
+    Integers are ``low`` and the ones after it, ``high`` of them.
+    """
 
     name: str
     dtype: torch.dtype
     shape: tuple[int, ...] = ()
     high: int = 1
+    low: Any = 0  # one, or an array [*shape]
 
     def zeros(self, batch: int) -> Tensor:
         return torch.zeros(batch, *self.shape, dtype=self.dtype)
 
     def random(self, batch: int, generator: torch.Generator) -> Tensor:
-        """Draw normal numbers or integers below ``high``; a mask is all true: no environment forbids every action."""
+        """Draw normal numbers or integers of the port's; a mask is all true: no environment forbids all actions."""
         size = (batch, *self.shape)
         if self.dtype == torch.bool:
             return torch.ones(size, dtype=torch.bool)
         if self.dtype.is_floating_point:
             return torch.randn(size, generator=generator, dtype=self.dtype)
-        return torch.randint(self.high, size, generator=generator).to(self.dtype)
+        return (torch.randint(self.high, size, generator=generator) + torch.as_tensor(self.low)).to(self.dtype)
 
 
 class Step(nn.Module, ABC):

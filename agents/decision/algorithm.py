@@ -56,9 +56,7 @@ class Decision(Algorithm):
         memory = options.memory or (own.memory if config else agent.policy.memory)
         env_kwargs = own.env_kwargs if options.env_kwargs is None else options.env_kwargs
         player = decision_player(agent, env_id, options.targets or own.targets, memory, env_kwargs)
-        player.episodes = own.episodes
-        player.seed = own.seed
-        return player
+        return player.as_told(own)
 
     def step(self, checkpoint: Path, memory: str | None) -> tuple[Step, dict[str, Any]]:
         from unroll.agents.decision.step import DecisionStep

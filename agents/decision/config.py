@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from unroll.configs.fields import BackboneConfig, RunConfig
-from unroll.configs.sizes import Rate, Seed, Size
+from unroll.configs.sizes import Environments, Episodes, Rate, Seed, Size
 from unroll.errors import HyperparameterError
 
 
@@ -23,8 +23,8 @@ class EvaluationConfig:
     env_kwargs: dict[str, Any] | None = None
     """arguments of the environment, e.g. '{frame_skip: 2, max_episode_steps: 500}', in place of those that the dataset
     says; null: these; '{}': none"""
-    episodes: Size = 20
-    """episodes for each target return"""
+    episodes: Episodes = 20
+    """episodes for each target return; 0: there is no evaluation"""
     targets: list[float] | None = None
     """returns to ask for; null: the median, 90 % quantile and maximum of the dataset's returns"""
     memory: Literal["carried", "window"] = "carried"
@@ -33,6 +33,10 @@ class EvaluationConfig:
     """updates between evaluations while training; 0: at the end alone"""
     seed: Seed = 1_000_000
     """reset seed of the first episode; the others count up. The same for every backbone"""
+    max_steps: PositiveInt = 100_000
+    """steps after which an episode is cut, which is told, where an environment has no end"""
+    n_envs: Environments = 100
+    """the most environments that are open at once"""
     video: bool = False
     """also record a GIF of one episode, where rendering works"""
 

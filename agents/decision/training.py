@@ -87,14 +87,18 @@ class DecisionTraining:
         if self.env_id is None:
             return None
         options = self.config.evaluation
-        return decision_player(self.agent, self.env_id, options.targets, options.memory, options.env_kwargs)
+        player = decision_player(self.agent, self.env_id, options.targets, options.memory, options.env_kwargs)
+        return player.as_told(options)
 
     def save(self, path: Path) -> None:
         self.agent.save(path)
 
+    def go_back(self) -> None:
+        """Do nothing: an update that failed was not counted."""
+
 
 def evaluation_env(config: DecisionConfig, episodes: Episodes, tell: Tell) -> str | None:
-    """The environment to evaluate in; None, and a line that says why, where there is none.
+    """The environment to evaluate in; None where none is asked for, or, with a line that says why, where there is none.
 
     A dataset may name an environment that is not installed or cannot start, or say of it what no file may, and be
     trained on all the same.
@@ -102,6 +106,8 @@ def evaluation_env(config: DecisionConfig, episodes: Episodes, tell: Tell) -> st
     Raises:
         EnvError: the config names an environment that there is not.
     """
+    if not config.evaluation.episodes:
+        return None
     if config.evaluation.env:
         find_env(registered_id(config.evaluation.env))
         return config.evaluation.env

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import logging
 import math
 import statistics
 import time
@@ -17,11 +19,17 @@ import torch
 from gymnasium.envs.mujoco import MujocoEnv
 
 from unroll.envs.datasets.reference import normalized_score
-from unroll.envs.wrappers import own_copy
-from unroll.errors import EnvError
+from unroll.envs.faults import after, env_fault
+from unroll.envs.wrappers import name_of, own_copy
+from unroll.errors import EnvError, UserError
 from unroll.policies.backbones import State, select_rows
+from unroll.policies.masking import NO_METHOD, check_masks
+
+log = logging.getLogger(__name__)
 
 RESAMPLES = 2000  # of the bootstrap
+N_ENVS = 100  # that are open at once
+MAX_STEPS = 100_000  # of an episode; Atari's longest have 27,000
 
 
 class Predictor(Protocol):
@@ -43,54 +51,67 @@ class Episode:
     target_return: float | None = None
     total: float = 0.0
     length: int = 0
+    cut: bool = False
+    """it did not end by itself within the most steps"""
+
+
+Row = tuple[gym.Env, Episode]  # an environment and what it plays
+Outcome = tuple[Any, float, bool]  # observation, reward, whether the episode is over
 
 
 def play(
     agent: Predictor,
     make_env: Callable[[], gym.Env],
     episodes: Sequence[Episode],
-    n_envs: int = 100,
+    n_envs: int = N_ENVS,
     deterministic: bool = True,
     on_step: Callable[[gym.Env], None] | None = None,
+    max_steps: int = MAX_STEPS,
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """Play every episode from its own reset seed and fill in its total reward and length.
 
-    ``n_envs`` environments of this process step together, so that the policy sees one batch. An environment that is
-    done takes the next episode, and its row of the memory is reset; when none is left, its row leaves the batch. An
-    episode depends on its seed and target alone, but for the last bits of sums over batches of different size.
+    At most ``n_envs`` environments of this process step together, so that the policy sees one batch. An environment
+    that is done takes the next episode, and its row of the memory is reset; when none is left, its row leaves the
+    batch. An episode depends on its seed and target alone, but for the last bits of sums over batches of different
+    size. One that goes on after ``max_steps`` is cut there. ``check()`` is called before every step, and may raise.
 
     Raises:
-        EnvError: an environment paid what is no number.
+        EnvError: an environment cannot be made or played in, or it or the agent gives a number that is not finite.
     """
     waiting = deque(episodes)
-    envs = [make_env() for _ in range(min(n_envs, len(episodes)))]
-    rows = [(env, waiting.popleft()) for env in envs]
-    observations = [_reset(env, episode) for env, episode in rows]
-    state: Any = None
-    start = np.ones(len(rows), bool)
+    with contextlib.ExitStack() as stack:
+        envs = open_envs(make_env, min(n_envs, len(episodes)), stack)
+        rows = [(env, waiting.popleft()) for env in envs]
+        observations = [_reset(env, episode) for env, episode in rows]
+        state: Any = None
+        start = np.ones(len(rows), bool)
 
-    # MuJoCo lets go of Python's lock, so its environments are stepped by as many threads as PyTorch uses.
-    threads = torch.get_num_threads() if isinstance(envs[0].unwrapped, MujocoEnv) else 1
-    with ThreadPoolExecutor(threads) as pool:
+        # MuJoCo lets go of Python's lock, so its environments are stepped by as many threads as PyTorch uses.
+        threads = torch.get_num_threads() if isinstance(envs[0].unwrapped, MujocoEnv) else 1
+        pool = stack.enter_context(ThreadPoolExecutor(threads))
         while rows:
             # One action for each row.
+            check()
+            shown = _stack(observations)
+            _check_finite(shown, rows)
             masks = _masks(agent, [env for env, _ in rows])
-            actions, state = agent.predict(_stack(observations), state, start, deterministic, **masks)
+            actions, state = agent.predict(shown, state, start, deterministic, **masks)
+            _check_actions(actions, rows)
             start = np.zeros(len(rows), bool)
-            outcomes = _step([env for env, _ in rows], actions, pool, threads)
+            outcomes = _step(rows, actions, pool, threads)
 
             kept = []
-            for i, (observation, reward, terminated, truncated, _) in enumerate(outcomes):
+            for i, (observation, reward, over) in enumerate(outcomes):
                 env, episode = rows[i]
                 if on_step is not None:
                     on_step(env)
-                episode.total += float(reward)
+                episode.total += reward
                 episode.length += 1
-                if not math.isfinite(episode.total):
-                    name = env.spec.id if env.spec else type(env.unwrapped).__name__
-                    where = f"in step {episode.length} of the episode of seed {episode.seed}"
-                    raise EnvError(f"{name} paid {float(reward):g} {where}: its return is {episode.total:g}")
-                if not (terminated or truncated):
+                if not over and episode.length >= max_steps:
+                    episode.cut = True
+                    over = True
+                if not over:
                     observations[i] = observation
                     kept.append(i)
                 elif waiting:
@@ -107,8 +128,33 @@ def play(
                 start = start[kept]
                 if state is not None:  # an agent may do without
                     state = select_rows(state, torch.tensor(kept, dtype=torch.int64))
-    for env in envs:
+
+
+def open_envs(make_env: Callable[[], gym.Env], n: int, stack: contextlib.ExitStack) -> list[gym.Env]:
+    """Make ``n`` environments, which ``stack`` closes. Where there can be fewer, the error says how many."""
+    envs: list[gym.Env] = []
+    while len(envs) < n:
+        try:
+            envs.append(make_env())
+        except EnvError as error:
+            if not envs:
+                raise
+            fault = EnvError(
+                f"{error}; {len(envs)} of {n} could be open at once for an evaluation, and evaluation.n_envs "
+                f"{len(envs)} opens no more"
+            )
+            fault.details = error.details
+            raise fault from error
+        stack.callback(_close, envs[-1])
+    return envs
+
+
+def _close(env: gym.Env) -> None:
+    """Close an environment. What has been played is not lost where that fails."""
+    try:
         env.close()
+    except Exception as error:
+        log.warning("%s", env_fault(error, name_of(env), "when it was closed"))
 
 
 def summarize(returns: Sequence[float], reference: tuple[float, float] | None) -> dict[str, Any]:
@@ -136,7 +182,7 @@ def step_latency(agent: Predictor, env: gym.Env, warm: int, calls: int = 100) ->
 
     It is the median over ``calls`` steps that follow ``warm`` others, which fill a window.
     """
-    observation = _stack([env.reset(seed=0)[0]])
+    observation = _stack([_reset(env, Episode(0))])
     masks = _masks(agent, [env])
     _, state = agent.predict(observation, None, np.ones(1, bool), **masks)
     for _ in range(warm):
@@ -153,32 +199,84 @@ def _masks(agent: Predictor, envs: list[gym.Env]) -> dict[str, Any]:
     """What the environments allow now, as a keyword argument of ``predict``; none where nothing is forbidden."""
     if not getattr(agent, "takes_masks", False) or not envs[0].has_wrapper_attr("action_masks"):
         return {}
-    return {"action_masks": np.stack([env.get_wrapper_attr("action_masks")() for env in envs])}
+    given = []
+    for env in envs:
+        ask = env.get_wrapper_attr("action_masks")
+        if not callable(ask):
+            raise EnvError(NO_METHOD)
+        try:
+            given.append(ask())
+        except UserError:
+            raise
+        except Exception as error:
+            raise env_fault(error, name_of(env), "in action_masks() of an evaluation") from error
+    return {"action_masks": check_masks(given, envs[0].action_space, len(envs))}
 
 
-def _step(envs: list[gym.Env], actions: np.ndarray, pool: ThreadPoolExecutor, threads: int) -> list[Any]:
-    """Step every environment and return what each ``step`` gives, in order; every thread steps a part of them."""
+def _step(rows: list[Row], actions: np.ndarray, pool: ThreadPoolExecutor, threads: int) -> list[Outcome]:
+    """Step every environment and return what comes of it, in order; every thread steps a part of them."""
 
-    def step_some(part: np.ndarray) -> list[Any]:
-        found = []
-        for i in part:
-            observation, *rest = envs[i].step(actions[i])
-            # A copy, because the next environment may write into the same array.
-            found.append((own_copy(observation), *rest))
-        return found
+    def step_some(part: np.ndarray) -> list[Outcome]:
+        return [_step_one(rows[i], actions[i]) for i in part]
 
-    every = np.arange(len(envs))
-    if threads == 1 or len(envs) < 2 * threads:
+    every = np.arange(len(rows))
+    if threads == 1 or len(rows) < 2 * threads:
         return step_some(every)
-    outcomes: list[Any] = []
+    outcomes: list[Outcome] = []
     for part in pool.map(step_some, np.array_split(every, threads)):
         outcomes += part
     return outcomes
 
 
+def _step_one(row: Row, action: Any) -> Outcome:
+    """Step an environment and return the observation, the reward and whether the episode is over."""
+    env, episode = row
+    try:
+        observation, reward, terminated, truncated, _ = env.step(action)
+        paid = float(reward)
+    except UserError:
+        raise
+    except Exception as error:
+        raise env_fault(error, name_of(env), f"{_where(episode)}, {after(action)}") from error
+    if not math.isfinite(paid):
+        raise EnvError(f"{name_of(env)}: the reward is {paid} {_where(episode)}, {after(action)}")
+    # A copy, because the next environment may write into the same array.
+    return own_copy(observation), paid, bool(terminated or truncated)
+
+
+def _where(episode: Episode) -> str:
+    """Say which step of which episode comes next."""
+    return f"in step {episode.length + 1} of the evaluation's episode with seed {episode.seed}"
+
+
+def _check_finite(shown: Any, rows: list[Row]) -> None:
+    """Raise EnvError where an environment shows a number that is not finite."""
+    for part in shown.values() if isinstance(shown, dict) else [shown]:
+        if part.dtype.kind != "f" or np.isfinite(part).all():
+            continue
+        finite = np.isfinite(part).reshape(len(part), -1).all(1)
+        env, episode = rows[int(np.argmin(finite))]
+        raise EnvError(f"{name_of(env)}: the observation is not finite {_where(episode)}")
+
+
+def _check_actions(actions: np.ndarray, rows: list[Row]) -> None:
+    """Raise EnvError where an action is not finite: nothing that an environment makes of it means anything."""
+    actions = np.asarray(actions)
+    if actions.dtype.kind == "f" and not np.isfinite(actions).all():
+        finite = np.isfinite(actions).reshape(len(actions), -1).all(1)
+        i = int(np.argmin(finite))
+        env, episode = rows[i]
+        raise EnvError(f"{name_of(env)}: the agent's action {actions[i]} is not finite {_where(episode)}")
+
+
 def _reset(env: gym.Env, episode: Episode) -> Any:
     options = None if episode.target_return is None else {"target_return": episode.target_return}
-    return own_copy(env.reset(seed=episode.seed, options=options)[0])
+    try:
+        return own_copy(env.reset(seed=episode.seed, options=options)[0])
+    except UserError:
+        raise
+    except Exception as error:
+        raise env_fault(error, name_of(env), f"at the reset with seed {episode.seed} of an evaluation") from error
 
 
 def _stack(observations: list[Any]) -> Any:

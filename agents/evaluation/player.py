@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import gymnasium as gym
 
-from unroll.agents.evaluation.play import Predictor
+from unroll.agents.evaluation.play import MAX_STEPS, N_ENVS, Predictor
 
 
 @dataclasses.dataclass
@@ -37,3 +38,20 @@ class Player:
     """the same agent with its memory wiped before every step, if that is to be played too"""
     warm: int = 20
     """steps after which a step takes as long as any other"""
+    n_envs: int = N_ENVS
+    """the most environments that are open at once"""
+    max_steps: int = MAX_STEPS
+    """steps after which an episode is cut"""
+    lending: Callable[[], AbstractContextManager[None]] | None = None
+    """for ``make_env`` that gives environments in which the agent learns: a ``with`` around their use, after which the
+    learning goes on. They must not be left in the middle of a step; None: they are the player's own"""
+
+    def as_told(self, evaluation: Any) -> Player:
+        """The same player with the numbers of an evaluation's config."""
+        return dataclasses.replace(
+            self,
+            episodes=evaluation.episodes,
+            seed=evaluation.seed,
+            n_envs=evaluation.n_envs,
+            max_steps=evaluation.max_steps,
+        )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,55 +17,102 @@ from unroll.agents.common.machine import machine
 from unroll.agents.evaluation.play import Episode, Predictor, play, step_latency, summarize
 from unroll.agents.evaluation.player import Player
 from unroll.envs.datasets.registered import in_words
+from unroll.errors import EnvError
 from unroll.files import write_whole
 from unroll.tables import exact, significant
 
+log = logging.getLogger(__name__)
 WIPED = "wiped every step"
 
 
-def evaluate(player: Player, n_episodes: int | None = None, seed: int | None = None) -> dict[str, Any]:
+def evaluate(
+    player: Player, n_episodes: int | None = None, seed: int | None = None, check: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """Play ``n_episodes`` for each of the player's target returns and score them; None: the player's own numbers.
 
     Reset seeds are seed, seed + 1, …, the same for every target and every agent, so that results can be compared in
-    pairs.
+    pairs. ``check()`` is called before every step, and may raise.
+
+    Raises:
+        EnvError: an environment cannot be made or played in, or a return is not finite.
     """
     if n_episodes is None:
         n_episodes = player.episodes
     if seed is None:
         seed = player.seed
-    pair, source = player.reference
-
-    def scores(agent: Predictor, targets: list[float | None]) -> list[dict[str, Any]]:
-        # All targets at once, so that the policy sees one large batch.
-        episodes = {target: [Episode(seed + i, target) for i in range(n_episodes)] for target in targets}
-        play(agent, player.make_env, [episode for played in episodes.values() for episode in played])
-        found = []
-        for target, played in episodes.items():
-            returns = [episode.total for episode in played]
-            lengths = [episode.length for episode in played]
-            found.append({"target_return": target, "returns": returns, "lengths": lengths, **summarize(returns, pair)})
-        return found
-
     result: dict[str, Any] = {
         "env": player.env_id,
         "versions": installed_versions(),
         "machine": machine(),
-        "reference": source,
+        "reference": player.reference[1],
         **player.facts,
         "episodes": n_episodes,
         "seeds": [seed + i for i in range(n_episodes)],
-        "results": scores(player.agent, player.targets),
     }
     if player.env_kwargs:
         result["env_kwargs"] = player.env_kwargs
-    if player.forgetful is not None:
-        result["ablation"] = {"memory": WIPED, **scores(player.forgetful, [None])[0]}
+    lending = player.lending or contextlib.nullcontext
+    with lending():
+        result["results"] = scores(player, player.agent, player.targets, result["seeds"], check)
+        if player.forgetful is not None:
+            (wiped,) = scores(player, player.forgetful, [None], result["seeds"], check)
+            result["ablation"] = {"memory": WIPED, **wiped}
 
-    # What a step costs, without the environment's own.
-    env = player.make_env()
-    result["step_latency_us"] = step_latency(player.agent, env, player.warm)
-    env.close()
+        # What a step costs, without the environment's own.
+        env = player.make_env()
+        result["step_latency_us"] = step_latency(player.agent, env, player.warm)
+        env.close()
+
+    if any("cut" in one for one in _all_results(result)):
+        result["max_steps"] = player.max_steps
+        log.warning("%s; evaluation.max_steps sets where", cuts_in_words(result))
     return result
+
+
+def scores(
+    player: Player, agent: Predictor, targets: list[float | None], seeds: list[int], check: Callable[[], None]
+) -> list[dict[str, Any]]:
+    """Play an episode of each seed for each target, and sum up what they returned, by target."""
+    # All targets at once, so that the policy sees one large batch.
+    episodes = {target: [Episode(seed, target) for seed in seeds] for target in targets}
+    everything = [episode for played in episodes.values() for episode in played]
+    play(agent, player.make_env, everything, player.n_envs, max_steps=player.max_steps, check=check)
+
+    found = []
+    for target, played in episodes.items():
+        returns = [episode.total for episode in played]
+        for episode in played:
+            if not math.isfinite(episode.total):
+                raise EnvError(
+                    f"{player.env_id}: the return of the episode with seed {episode.seed} is {episode.total}"
+                )
+        result: dict[str, Any] = {
+            "target_return": target,
+            "returns": returns,
+            "lengths": [episode.length for episode in played],
+            **summarize(returns, player.reference[0]),
+        }
+        cut = sum(episode.cut for episode in played)
+        if cut:
+            result["cut"] = cut
+        found.append(result)
+    return found
+
+
+def _all_results(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+    """The results of each target, and of the wiped memory if that was played."""
+    results = list(evaluation["results"])
+    if "ablation" in evaluation:
+        results.append(evaluation["ablation"])
+    return results
+
+
+def cuts_in_words(evaluation: dict[str, Any]) -> str:
+    """Say how many episodes did not end by themselves."""
+    results = _all_results(evaluation)
+    cut = sum(result.get("cut", 0) for result in results)
+    played = len(results) * evaluation["episodes"]
+    return f"{cut} of {played} episodes of {evaluation['env']} were cut after {evaluation['max_steps']:,} steps"
 
 
 def highest(evaluation: dict[str, Any]) -> dict[str, Any]:
@@ -89,10 +140,8 @@ def score_table(evaluation: dict[str, Any]) -> Table:
 
     Its first column is what the rows differ in: the return that was asked for, or the memory.
     """
-    results = list(evaluation["results"])
-    asked = any(result["target_return"] is not None for result in results)
-    if "ablation" in evaluation:
-        results.append(evaluation["ablation"])
+    asked = any(result["target_return"] is not None for result in evaluation["results"])
+    results = _all_results(evaluation)
 
     env = evaluation["env"]
     if evaluation.get("env_kwargs"):
@@ -117,6 +166,8 @@ def score_table(evaluation: dict[str, Any]) -> Table:
         )
 
     captions = []
+    if "max_steps" in evaluation:
+        captions.append(cuts_in_words(evaluation))
     if evaluation.get("dataset_return_mean") is not None:
         mean = significant(evaluation["dataset_return_mean"])
         captions.append(f"mean return of the dataset {evaluation['dataset']}: {mean}")

@@ -18,18 +18,22 @@ from torch import Tensor, nn
 
 from unroll.agents.common.checkpoint import latest_checkpoint
 from unroll.agents.common.distributed import world
-from unroll.agents.common.guards import check_finite, memory_guard, not_finite
+from unroll.agents.common.guards import check_finite, memory_guard
 from unroll.agents.common.machine import set_products
 from unroll.agents.ppo.loss import PPOLoss
 from unroll.agents.ppo.memory_metrics import memory_metrics
 from unroll.agents.ppo.rollouts import RecurrentOnPolicyAlgorithm
+from unroll.agents.ppo.sb3_contrib import policy_kwargs_of
 from unroll.agents.ppo.sequences import Sequences, make_sequences
-from unroll.errors import CheckpointError, HyperparameterError, TrainingError
+from unroll.errors import CheckpointError, HyperparameterError
 from unroll.policies.actor_critic import RecurrentActorCriticPolicy
 from unroll.policies.backbones import map_state
 
 Self = TypeVar("Self", bound="RecurrentPPO")
 Metrics = dict[str, Tensor]  # of one minibatch, still on the device
+MINIBATCHES = 4  # of a rollout, unless a batch_size says otherwise
+SEQUENCES = 8  # at least, of the rollout of a single environment; minibatches of one are no fair sample
+SHORTEST = 16  # steps that such a sequence has
 
 
 class RecurrentPPO(RecurrentOnPolicyAlgorithm):
@@ -46,7 +50,9 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
 
     Args:
         batch_size: steps of a minibatch, a multiple of ``sequence_length``; None: a quarter of the rollout.
-        sequence_length: steps through which gradients flow, a divisor of ``n_steps``; None: ``n_steps``.
+        sequence_length: steps through which gradients flow, a divisor of ``n_steps``; None: ``n_steps``, or
+            ``batch_size`` where that is a divisor of it. Of a single environment without a ``batch_size`` None is the
+            largest divisor of at most an eighth of ``n_steps``, so that minibatches can be drawn.
         normalize_advantage: make the advantages of the rollout of mean 0 and deviation 1. Stable-Baselines3's PPO does
             so in each minibatch; here a minibatch is few sequences, which are no fair sample.
         backbone: one of ``BACKBONES``, or ``module:Class`` of an imported module; None: minGRU. Its size and its
@@ -54,8 +60,11 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         recompute_states: make the states before the sequences anew for every epoch but the first, by the policy as it
             is then. Else they stay those of the policy that acted.
 
+    Positional arguments are in the order of sb3-contrib's RecurrentPPO, whose policies' names and arguments are
+    understood as well (docs/from_sb3_contrib.md).
+
     Raises:
-        HyperparameterError: sizes that do not fit together.
+        HyperparameterError: sizes that do not fit together, or arguments that there are not.
     """
 
     sized_by = ("batch_size", "n_envs", "n_steps", "d_model", "n_layers")
@@ -67,7 +76,6 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         learning_rate: float | Schedule = 3e-4,
         n_steps: int = 128,
         batch_size: int | None = None,
-        sequence_length: int | None = None,
         n_epochs: int = 10,
         gamma: float = 0.99,
         gae_lambda: float = 0.95,
@@ -77,22 +85,26 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         ent_coef: float = 0.0,
         vf_coef: float = 0.5,
         max_grad_norm: float = 0.5,
-        target_kl: float | None = None,
-        backbone: str | None = None,
-        recompute_states: bool = False,
         use_sde: bool = False,
         sde_sample_freq: int = -1,
-        policy_kwargs: dict[str, Any] | None = None,
+        target_kl: float | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
         verbose: int = 0,
         seed: int | None = None,
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
+        # The arguments before are those of sb3-contrib's RecurrentPPO, in its order.
+        *,
+        sequence_length: int | None = None,
+        backbone: str | None = None,
+        recompute_states: bool = False,
     ):
         policy_kwargs = dict(policy_kwargs or {})
         if backbone is not None and policy_kwargs.setdefault("backbone", backbone) != backbone:
             raise HyperparameterError(f"backbone is {backbone}, and {policy_kwargs['backbone']} in policy_kwargs")
+        policy_kwargs = policy_kwargs_of(policy, policy_kwargs)
         super().__init__(
             policy,
             env,
@@ -131,23 +143,45 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             # the first ratio is 1 only where steps and sequences are computed alike
             set_products("float32", self.device)
             self.clip_range = FloatSchedule(self.clip_range)
+            if isinstance(self.clip_range_vf, float | int) and self.clip_range_vf <= 0:
+                raise HyperparameterError(f"clip_range_vf {self.clip_range_vf}: must be positive, None for no clipping")
             if self.clip_range_vf is not None:
                 self.clip_range_vf = FloatSchedule(self.clip_range_vf)
-            self._sequences_per_minibatch = self._check_sizes()
+            self.steps_of_sequence = self._choose_length()
+            self._sequences_per_minibatch = self._check_sizes(self.steps_of_sequence)
             self._log_interval: int | None = 1
             self._loss = world.parallel(PPOLoss(self.policy))
 
-    def _check_sizes(self) -> int:
-        """How many sequences a minibatch has."""
+    def _choose_length(self) -> int:
+        """How many steps a sequence has."""
+        if self.sequence_length is not None:
+            return self.sequence_length
+        if self.batch_size is not None:
+            # A minibatch is whole sequences, so one that is less than a rollout of one environment has shorter ones.
+            divides = 0 < self.batch_size < self.n_steps and self.n_steps % self.batch_size == 0
+            return self.batch_size if divides else self.n_steps
+        if self.n_envs * world.size > 1:
+            return self.n_steps
+        # The rollout of a single environment would be one sequence, and every epoch one minibatch.
+        for parts in range(SEQUENCES, self.n_steps // SHORTEST + 1):
+            if self.n_steps % parts == 0:
+                return self.n_steps // parts
+        return self.n_steps
+
+    def _check_sizes(self, length: int) -> int:
+        """How many sequences of this length a minibatch has."""
         # The rollout is cut into sequences of equal length,
-        length = self.sequence_length or self.n_steps
         if self.n_steps % length:
             raise HyperparameterError(f"sequence_length {length} is not a divisor of n_steps {self.n_steps}")
-        n = self.n_steps * self.n_envs * world.size // length
+        steps = self.n_steps * self.n_envs * world.size
+        if self.normalize_advantage and 1 in (steps, self.batch_size):
+            what = "n_steps × n_envs is 1" if steps == 1 else "batch_size is 1"
+            raise HyperparameterError(f"{what}, and one advantage cannot be normalised: normalize_advantage=False")
+        n = steps // length
 
         # and a minibatch is some of them, whole.
         if self.batch_size is None:
-            return math.ceil(n / 4)
+            return math.ceil(n / MINIBATCHES)
         if self.batch_size % length or self.batch_size < 1:
             near = max(1, round(self.batch_size / length)) * length
             raise HyperparameterError(
@@ -156,8 +190,10 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             )
         size = self.batch_size // length
         if size < n and n % size:
+            last = n % size
             warnings.warn(
-                f"the rollout's {n} sequences do not divide into minibatches of {size}: the last has {n % size}",
+                f"the rollout's {n} sequences do not divide into minibatches of {size}: the last has {last}, a "
+                f"truncated mini-batch of size {last * length}",
                 stacklevel=4,
             )
         return size
@@ -231,25 +267,17 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         """The rollout of this process, cut into sequences."""
         return make_sequences(
             self.rollout_buffer,
-            self.sequence_length or self.n_steps,
+            self.steps_of_sequence,
             self._states,
             self.policy.reset_on_done,
             self._action_masks,
             self.device,
         )
 
-    def _explain_distribution(self, error: ValueError) -> None:
-        """Raise TrainingError if PyTorch's distributions were given NaN."""
-        if "to satisfy the constraint" in str(error):
-            raise TrainingError(not_finite("the distribution of actions is not finite", *self._when())) from error
-
     def _check_finite(self, metrics: Metrics) -> None:
         """Raise TrainingError, while the weights are still good, where the loss or its gradient is not finite."""
         if not math.isfinite(metrics["loss"] + metrics["grad_norm"]):  # one number to wait for, where all is well
             check_finite({f"train/{name}": value for name, value in metrics.items()}, *self._when())
-
-    def _when(self) -> tuple[str, float]:
-        return f"at step {self.num_timesteps}", self.policy.optimizer.param_groups[0]["lr"]
 
     def _diverged(self, epochs: list[list[Metrics]]) -> bool:
         """Whether the policy is further from the one that acted than is wanted, by the last minibatch."""
@@ -294,7 +322,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
     def _log_speed(self, seconds: float, minibatches: int) -> None:
         """Log how fast the rollout was and this update."""
         steps = self.n_steps * self.n_envs * world.size
-        tokens = minibatches * self._sequences_per_minibatch * (self.sequence_length or self.n_steps)
+        tokens = minibatches * self._sequences_per_minibatch * self.steps_of_sequence
         self.logger.record("time/rollout_fps", int(steps / self._rollout_seconds))
         self.logger.record("time/train_fps", int(steps / seconds))
         self.logger.record("perf/train_tokens_per_s", tokens / seconds)

@@ -54,9 +54,11 @@ class PPO(Algorithm):
         _refuse(checkpoint, "--memory", options.memory)
         agent, saved = load_ppo(checkpoint, options.device)
         own = (config or saved).evaluation
-        player = ppo_player(agent, saved, own.ablation, options.env, options.env_kwargs)
-        player.episodes = own.episodes
-        player.seed = own.seed
+        assert agent.env is not None
+        agent.env.close()  # it has told its spaces; where few can be open, those that are played in are opened next
+        player = ppo_player(agent, saved, own.ablation, options.env, options.env_kwargs).as_told(own)
+        if own.reuse_envs:  # more than were learned in cannot be open
+            player.n_envs = (config or saved).n_envs
         return player
 
     def step(self, checkpoint: Path, memory: str | None) -> tuple[Step, dict[str, Any]]:

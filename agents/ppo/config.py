@@ -8,7 +8,7 @@ from typing import Any, Literal
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from unroll.configs.fields import BackboneConfig, RunConfig
-from unroll.configs.sizes import Environments, Rate, Seed, Size
+from unroll.configs.sizes import Environments, Episodes, Rate, Seed, Size
 
 
 @dataclasses.dataclass
@@ -25,14 +25,21 @@ class PPOBackboneConfig(BackboneConfig):
 class PPOEvaluationConfig:
     """Playing episodes with the trained agent: the likeliest action in every step."""
 
-    episodes: Size = 20
-    """episodes to play"""
+    episodes: Episodes = 20
+    """episodes to play; 0: there is no evaluation"""
     every: NonNegativeInt = 20_000
     """environment steps between evaluations while training, at the next update; 0: at the end alone"""
     ablation: bool = True
     """also play them with the memory wiped before every step: what is the memory worth?"""
     seed: Seed = 1_000_000
     """reset seed of the first episode; the others count up. The same for every backbone"""
+    max_steps: PositiveInt = 100_000
+    """steps after which an episode is cut, which is told, where an environment has no end"""
+    n_envs: Environments = 100
+    """the most environments that are open at once to play, beside those that are learned in"""
+    reuse_envs: bool = False
+    """play in the environments that are learned in, for a simulator of which no more can be open. Their episodes go on
+    afterwards where they can be saved, and begin anew elsewhere"""
     video: bool = False
     """also record a GIF of one episode, where rendering works"""
 
@@ -64,7 +71,8 @@ class PPOConfig(RunConfig):
     n_steps: Size = 128
     """steps of each environment in a rollout, from one update to the next"""
     sequence_length: Size | None = None
-    """steps through which gradients flow, a divisor of n_steps; null: n_steps"""
+    """steps through which gradients flow, a divisor of n_steps; null: n_steps, or batch_size where that divides it, or,
+    of a single environment without batch_size, at most an eighth of n_steps: minibatches can be drawn then"""
     batch_size: Size | None = None
     """steps of a minibatch, a multiple of the sequence length; null: a quarter of the rollout"""
     n_epochs: PositiveInt = 10

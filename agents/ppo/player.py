@@ -12,6 +12,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from unroll.agents.evaluation.player import Player
 from unroll.agents.ppo.agent import RecurrentPPO
 from unroll.agents.ppo.config import PPOConfig
+from unroll.agents.ppo.lending import Lender
+from unroll.agents.ppo.rollouts import ask_masks
 from unroll.envs.datasets.reference import reference_returns
 from unroll.envs.make import make_env
 from unroll.envs.own import registered_id
@@ -19,6 +21,7 @@ from unroll.envs.spaces import in_words
 from unroll.envs.wrappers import PreviousStep
 from unroll.errors import EnvError
 from unroll.policies.backbones import State
+from unroll.policies.masking import check_masks
 
 
 class PPOActor:
@@ -64,7 +67,7 @@ class MaskedPredictor:
     def predict(
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
     ) -> tuple[np.ndarray, State]:
-        masks = np.stack(self.env.env_method("action_masks"))
+        masks = check_masks(ask_masks(self.env), self.env.action_space, self.env.num_envs)
         return self.agent.predict(observation, state, episode_start, deterministic, masks)
 
 
@@ -74,10 +77,12 @@ def ppo_player(
     ablation: bool,
     env_name: str | None = None,
     env_kwargs: dict[str, Any] | None = None,
+    lender: Lender | None = None,
 ) -> Player:
     """Put the agent in the environment of its config, or in another one with the same wrappers.
 
-    The statistics of its VecNormalize stay as they are. ``ablation``: also play with the memory wiped.
+    The statistics of its VecNormalize stay as they are. ``ablation``: also play with the memory wiped. ``lender``: play
+    in the environments that the agent learns in.
 
     Raises:
         EnvError: the environment does not exist, or does not show and take what the policy was trained on.
@@ -95,12 +100,14 @@ def ppo_player(
             return env
         return FlattenObservation(PreviousStep(env, config.previous_action, config.previous_reward))
 
-    check_spaces(env_id, make(), agent)
+    if lender is None:
+        check_spaces(env_id, make(), agent)
     normalizer = agent.get_vec_normalize_env()
     return Player(
         agent=PPOActor(agent, normalizer),
         env_id=env_id,
-        make_env=make,
+        make_env=make if lender is None else lender.make_env,
+        lending=None if lender is None else lender.lending,
         show=show,
         env_kwargs=own,
         facts={"agent": "RecurrentPPO", "steps": agent.num_timesteps, "memory": "carried"},

@@ -19,22 +19,25 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from unroll.agents.common.distributed import world
-from unroll.agents.common.guards import check_budget, memory_guard
-from unroll.errors import TrainingError
+from unroll.agents.common.guards import check_budget, memory_guard, not_finite
+from unroll.agents.ppo.finite import check_observations, check_returns, check_rewards, check_sizes
+from unroll.agents.ppo.spaces import check_actions, check_observations_of
+from unroll.envs.faults import env_fault
+from unroll.errors import EnvError, TrainingError, UserError
 from unroll.policies.actor_critic import (
     RecurrentActorCriticCnnPolicy,
     RecurrentActorCriticPolicy,
     RecurrentMultiInputActorCriticPolicy,
 )
 from unroll.policies.backbones import State, count_parameters, select_rows
-from unroll.policies.masking import check_masks
+from unroll.policies.masking import NO_METHOD, check_masks
 
 
 class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
     """Plays with a policy whose state is carried from step to step and from rollout to rollout.
 
-    Beside Stable-Baselines3's buffer it keeps the states before steps 0, L, 2·L, … of the rollout, where L is the
-    ``sequence_length``, and the action masks of environments that have a method ``action_masks()``. A subclass learns
+    Beside Stable-Baselines3's buffer it keeps the states before steps 0, L, 2·L, … of the rollout, where L is
+    ``steps_of_sequence``, and the action masks of environments that have a method ``action_masks()``. A subclass learns
     from them in ``train``.
     """
 
@@ -42,13 +45,20 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         "MlpPolicy": RecurrentActorCriticPolicy,
         "CnnPolicy": RecurrentActorCriticCnnPolicy,
         "MultiInputPolicy": RecurrentMultiInputActorCriticPolicy,
+        # sb3-contrib's names, with its arguments (see sb3_contrib.py)
+        "MlpLstmPolicy": RecurrentActorCriticPolicy,
+        "CnnLstmPolicy": RecurrentActorCriticCnnPolicy,
+        "MultiInputLstmPolicy": RecurrentMultiInputActorCriticPolicy,
     }
     policy: RecurrentActorCriticPolicy
-    sequence_length: int | None
+    steps_of_sequence: int
     sized_by: tuple[str, ...] = ("n_envs", "n_steps")
     agree_every = 16  # steps after which several processes ask each other whether one was told to stop
 
     def _setup_model(self) -> None:
+        check_actions(self.action_space)
+        if self.policy_class is not RecurrentActorCriticPolicy:  # which would make an image a row
+            check_observations_of(self.observation_space, self.policy_kwargs)
         self._check_budget()
         super()._setup_model()
         self._state: State | None = None  # None: the environments begin
@@ -94,6 +104,8 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         assert self._last_episode_starts is not None
         if self.interrupted:  # maybe in the middle of the update before
             return False
+        normalizer = self.get_vec_normalize_env()
+        check_observations(self._last_obs, env, self.num_timesteps, normalizer)
         with memory_guard(self):
             began = time.perf_counter()
             masks = self._begin_rollout(env, callback, rollout_buffer)
@@ -102,25 +114,21 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
                 # New noise where it is due, and the state before each sequence.
                 if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
                     self.policy.reset_noise(env.num_envs * world.size)
-                if n_steps % (self.sequence_length or n_rollout_steps) == 0:
+                if n_steps % self.steps_of_sequence == 0:
                     self._states.append(self._state)
 
                 # One step of the policy. The memory is emptied where an episode begins.
                 action_masks = self._ask_masks(env, masks)
-                check_observations(self._last_obs, self.num_timesteps)
-                with torch.no_grad():
-                    obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
-                    reset = self._reset(self._last_episode_starts)
-                    actions, values, log_probs, self._state = self.policy(
-                        obs_tensor, self._state, reset, action_masks=action_masks
-                    )
-                actions = actions.cpu().numpy()
+                obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
+                actions, values, log_probs = self._act(obs_tensor, action_masks)
 
                 # One step of the environments, which may write into what they gave before.
                 last_obs = copy.deepcopy(self._last_obs)
                 clipped_actions = self.policy.to_environment(actions)
                 new_obs, rewards, dones, infos = env.step(clipped_actions)
                 self.num_timesteps += env.num_envs * world.size
+                check_rewards(rewards, env, self.num_timesteps, normalizer)
+                check_observations(new_obs, env, self.num_timesteps, normalizer)
 
                 # What comes next is set before the callback, which may end the learning now.
                 last_episode_starts = self._last_episode_starts
@@ -162,9 +170,31 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         """What the environments allow now, which is also appended to ``masks``."""
         if masks is None:
             return None
-        allowed = np.stack(env.env_method("action_masks"))
-        masks.append(check_masks(allowed, self.action_space, env.num_envs))
+        masks.append(check_masks(ask_masks(env), self.action_space, env.num_envs))
         return torch.from_numpy(masks[-1]).to(self.device)
+
+    def _act(self, obs_tensor: Any, action_masks: torch.Tensor | None) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
+        """Make one step of the policy: actions as it counts them, values and log-probabilities."""
+        assert self._last_episode_starts is not None
+        try:
+            with torch.no_grad():
+                reset = self._reset(self._last_episode_starts)
+                actions, values, log_probs, self._state = self.policy(
+                    obs_tensor, self._state, reset, action_masks=action_masks
+                )
+        except ValueError as error:
+            check_sizes(self._last_obs, self.env, self.num_timesteps)
+            self._explain_distribution(error)
+            raise
+        return actions.cpu().numpy(), values, log_probs
+
+    def _explain_distribution(self, error: ValueError) -> None:
+        """Raise TrainingError if PyTorch's distributions were given NaN."""
+        if "to satisfy the constraint" in str(error):
+            raise TrainingError(not_finite("the distribution of actions is not finite", *self._when())) from error
+
+    def _when(self) -> tuple[str, float]:
+        return f"at step {self.num_timesteps}", self.policy.optimizer.param_groups[0]["lr"]
 
     def _end_rollout(self, rollout_buffer: RolloutBuffer, masks: list[np.ndarray] | None) -> None:
         """Compute returns and advantages, with the value of what each environment shows now."""
@@ -173,7 +203,9 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         with torch.no_grad():
             obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
             values = self.policy.predict_values(obs_tensor, self._state, self._reset(self._last_episode_starts))
-        rollout_buffer.compute_returns_and_advantage(last_values=values, dones=self._last_episode_starts)
+        with np.errstate(over="ignore", invalid="ignore"):  # too large a reward is told of below
+            rollout_buffer.compute_returns_and_advantage(last_values=values, dones=self._last_episode_starts)
+        check_returns(rollout_buffer, self.env, self.num_timesteps)
 
     def _tell_episodes(self) -> None:
         """Give every process the episodes that ended in any."""
@@ -203,7 +235,7 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         for i in np.flatnonzero(dones):
             truncated = infos[i].get("TimeLimit.truncated", False)
             if truncated and infos[i].get("terminal_observation") is not None:
-                rows.append(i)
+                rows.append(int(i))
         if not rows:
             return
         last: list[Any] = [infos[i]["terminal_observation"] for i in rows]
@@ -211,6 +243,7 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
             stacked: Any = {key: np.stack([observation[key] for observation in last]) for key in last[0]}
         else:
             stacked = np.stack(last)
+        check_observations(stacked, self.env, self.num_timesteps, rows=rows)
         with torch.no_grad():
             state = select_rows(self._state, torch.tensor(rows, device=self.device))
             values = self.policy.predict_values(obs_as_tensor(stacked, self.device), state)
@@ -231,17 +264,20 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         return [*super()._excluded_save_params(), "_state", "_states", "_action_masks"]
 
 
-def check_observations(observations: Any, step: int) -> None:
-    """Raise TrainingError where an environment gave an observation that is not finite."""
-    parts = observations.items() if isinstance(observations, dict) else [("", observations)]
-    for key, values in parts:
-        if values.dtype.kind != "f" or np.isfinite(values).all():
-            continue
-        finite = np.isfinite(values).reshape(len(values), -1).all(1)
-        where = f"environment {int(np.argmin(finite))}"
-        if key:
-            where = f"{key} of {where}"
-        raise TrainingError(f"the observation of {where} is not finite at step {step}")
+def ask_masks(env: VecEnv) -> list[Any]:
+    """What ``action_masks()`` of each environment gives.
+
+    Raises:
+        EnvError: it is no method, or raises.
+    """
+    try:
+        return env.env_method("action_masks")
+    except Exception as error:
+        if "not callable" in str(error):
+            raise EnvError(NO_METHOD) from None
+        if isinstance(error, UserError):
+            raise
+        raise env_fault(error, "action_masks()") from error
 
 
 def count_policy_parameters(policy_kwargs: dict[str, Any], observation_space: Any) -> int:

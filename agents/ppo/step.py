@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from unroll.agents.common.step import Port, Step, for_acting
 from unroll.policies.actor_critic import Encoder, RecurrentActorCriticPolicy
 from unroll.policies.backbones import State
+from unroll.policies.choices import as_counted_by_policy, first_choice
 from unroll.policies.masking import mask_logits, mask_width
 
 
@@ -35,7 +37,11 @@ class ActorStep(Step):
     ):
         parts = dict(space.spaces) if isinstance(space, spaces.Dict) else {"": space}
         names = {key: f"observation.{key}" if key else "observation" for key in parts}
-        shown = [Port(names[key], torch_type(part), part.shape or (), high_of(part)) for key, part in parts.items()]
+        shown = []
+        for key, part in parts.items():
+            port = Port(names[key], torch_type(part), part.shape or (), high_of(part))
+            low = first_choice(part)
+            shown.append(port if low is None else dataclasses.replace(port, low=low))
         if masked:
             shown.append(Port("action_masks", torch.bool, (mask_width(policy.action_space),)))
         encoder = policy.encoders[0]
@@ -49,6 +55,8 @@ class ActorStep(Step):
         self.masked = masked
         self.action_space = policy.action_space
         self.action = Port("action", torch_type(policy.action_space), policy.action_space.shape or ())
+        start = first_choice(policy.action_space)
+        self.start = None if start is None else torch.as_tensor(start)
         self.squash = policy.squash_output
         self.normalize_images = policy.normalize_images
         self.statistics = statistics_of(normalizer, list(parts))
@@ -66,12 +74,17 @@ class ActorStep(Step):
     def act(self, shown: dict[str, Tensor], state: State) -> tuple[Tensor, State]:
         observed = {key: self._observe(key, shown[name]) for key, name in self.names.items()}
         observation = observed if isinstance(self.space, spaces.Dict) else observed[""]
+        observation = as_counted_by_policy(observation, self.space)
         features = self.extractor(preprocess_obs(observation, self.space, normalize_images=self.normalize_images))
         features, state = self.backbone.step(self.embed(features), state, shown["reset"])
         prediction = self.out(self.hidden(features))
         if self.masked:
             prediction = mask_logits(prediction, shown["action_masks"], self.action_space)
         action = self._likeliest(prediction)
+        if self.start is not None:
+            action = action + self.start
+        elif action.is_floating_point() and not self.action.dtype.is_floating_point:
+            action = action.round()  # a Box of integers
         return action.to(self.action.dtype).reshape(-1, *self.action.shape), state
 
     def _observe(self, key: str, value: Tensor) -> Tensor:
@@ -116,7 +129,7 @@ def statistics_of(normalizer: VecNormalize | None, keys: list[str]) -> dict[str,
 
 
 def high_of(space: spaces.Space) -> int:
-    """A bound: integers below it are in the space."""
+    """A bound: integers below it, counted from the space's start, are in the space."""
     if isinstance(space, spaces.MultiDiscrete):
         return int(space.nvec.min())
     if isinstance(space, spaces.Discrete):

@@ -26,6 +26,7 @@ from unroll.agents.evaluation.player import Player
 from unroll.agents.ppo.agent import RecurrentPPO
 from unroll.agents.ppo.checkpoint import pack_ppo, read_ppo, restore_ppo, resume_ppo, write_ppo
 from unroll.agents.ppo.config import PPOConfig
+from unroll.agents.ppo.lending import Lender
 from unroll.agents.ppo.player import ppo_player, wrappers
 from unroll.configs.loading import plain_config, read_config
 from unroll.envs.make import make_vec_env
@@ -89,11 +90,32 @@ class PPOTraining:
         returns = [episode["r"] for episode in self.agent.ep_info_buffer or []]
         return f"return {np.mean(returns):.4g}  {rate}" if returns else rate
 
-    def player(self) -> Player:
-        return ppo_player(self.agent, self.config, self.config.evaluation.ablation)
+    def player(self) -> Player | None:
+        options = self.config.evaluation
+        if not options.episodes:
+            return None
+        lender = Lender(self.agent, self.name) if options.reuse_envs else None
+        try:
+            player = ppo_player(self.agent, self.config, options.ablation, lender=lender)
+        except EnvError as error:
+            fault = EnvError(
+                f"{error}; if no other can be open beside those that are learned in, --evaluation.reuse_envs true "
+                "plays in them, and --evaluation.episodes 0 leaves evaluations out"
+            )
+            fault.details = error.details
+            raise fault from error
+        player = player.as_told(options)
+        if lender is not None:
+            player.n_envs = min(player.n_envs, self.agent.n_envs)
+        return player
 
     def save(self, path: Path) -> None:
         write_ppo(path, *self._whole.packed)
+
+    def go_back(self) -> None:
+        if self._whole.packed is not None:
+            _, state = self._whole.packed
+            self.agent.num_timesteps = state["num_timesteps"]
 
 
 def load_ppo(checkpoint: Path, device: str, env: VecEnv | None = None) -> tuple[RecurrentPPO, PPOConfig]:
@@ -108,6 +130,7 @@ def load_ppo(checkpoint: Path, device: str, env: VecEnv | None = None) -> tuple[
     config = read_config(state["config"], {"ppo": PPOConfig}, f"{checkpoint}/state.json")
     assert isinstance(config, PPOConfig)
     config.n_envs = 1 if env is None else env.num_envs
+    config.vector = "serial"
     config.batch_size = None
     config.device = device  # type: ignore[assignment]
     with of_checkpoint(checkpoint):
@@ -147,10 +170,16 @@ def make_ppo(config: PPOConfig, tell: Tell, seed: int | None = None, env: VecEnv
         warnings.simplefilter("always")
         try:
             agent = RecurrentPPO(policy_for(env.observation_space), env, **arguments)
+        except EnvError as error:
+            raise EnvError(f"ppo cannot learn in {config.env}: {error}") from None
         except UserError:
             raise
-        except (AssertionError, ValueError) as error:  # how Stable-Baselines3 says that spaces do not suit it
+        # How Stable-Baselines3 says that spaces do not suit it.
+        except (AssertionError, NotImplementedError, ValueError) as error:
             raise EnvError(f"ppo cannot learn in {config.env}: {one_line(error)}") from None
+    if config.sequence_length is None and agent.steps_of_sequence < config.n_steps:
+        length = agent.steps_of_sequence
+        tell(f"note: sequences of {length} steps; --sequence_length {config.n_steps} lets gradients flow further")
     if not given:
         env.seed(seed + world.share(config.n_envs).start)  # of this process's first environment
     for warning in caught:

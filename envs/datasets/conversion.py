@@ -30,27 +30,27 @@ def flatten(space: gym.Space, values: Any) -> np.ndarray:
     return np.concatenate([_rows(part, given) for part, given in leaves(space, values)], axis=1)
 
 
-def leaves(space: gym.Space, values: Any) -> Iterator[tuple[gym.Space, Any]]:
+def leaves(space: gym.Space, values: Any, outermost: bool = True) -> Iterator[tuple[gym.Space, Any]]:
     """Iterate over the parts of a space that have none themselves, each with its values, in order."""
     if isinstance(space, gym.spaces.Dict):
-        for key in kept(space.spaces):
-            yield from leaves(space[key], values[key])
+        for key in kept(space.spaces, outermost):
+            yield from leaves(space[key], values[key], False)
     elif isinstance(space, gym.spaces.Tuple):
         for part, given in zip(space.spaces, values, strict=True):
-            yield from leaves(part, given)
+            yield from leaves(part, given, False)
     else:
         yield space, values
 
 
-def leaf_spaces(space: gym.Space) -> list[gym.Space]:
+def leaf_spaces(space: gym.Space, outermost: bool = True) -> list[gym.Space]:
     """List the parts of a space that have none themselves, in order."""
     inner: list[gym.Space] = []
     if isinstance(space, gym.spaces.Dict):
-        for key in kept(space.spaces):
-            inner += leaf_spaces(space[key])
+        for key in kept(space.spaces, outermost):
+            inner += leaf_spaces(space[key], False)
     elif isinstance(space, gym.spaces.Tuple):
         for part in space.spaces:
-            inner += leaf_spaces(part)
+            inner += leaf_spaces(part, False)
     else:
         inner.append(space)
     return inner

@@ -8,6 +8,7 @@ one number in the place of another.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import gymnasium as gym
@@ -17,17 +18,25 @@ Layout = dict[str, Any] | str
 GOAL = ("observation", "desired_goal")
 
 
-def kept(keys: Any) -> tuple[str, ...]:
-    """Return the keys of a Dict that are put into the row: of a goal environment's, those two."""
-    return GOAL if set(GOAL) <= set(keys) else tuple(keys)
+def kept(keys: Iterable[str], outermost: bool = True) -> tuple[str, ...]:
+    """Return the keys of a Dict that are put into the row, in order.
+
+    Of a goal environment (Gymnasium-Robotics) they are observation and desired_goal: the goal that
+    was achieved is part of what is observed. A Dict with any other key is no such environment and
+    is shown whole, and so is a Dict within another one.
+    """
+    keys = tuple(keys)
+    if outermost and set(GOAL) <= set(keys) <= {*GOAL, "achieved_goal"}:
+        return GOAL
+    return keys
 
 
-def layout(space: gym.Space) -> Layout:
+def layout(space: gym.Space, outermost: bool = True) -> Layout:
     """Return the order in which Gymnasium flattens a space."""
     if isinstance(space, gym.spaces.Dict):
-        return {key: layout(space[key]) for key in kept(space.spaces)}
+        return {key: layout(space[key], False) for key in kept(space.spaces, outermost)}
     if isinstance(space, gym.spaces.Tuple):
-        return {str(i): layout(part) for i, part in enumerate(space.spaces)}
+        return {str(i): layout(part, False) for i, part in enumerate(space.spaces)}
     if not space.is_np_flattenable:
         return f"0 {type(space).__name__}"
     one_hot = isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete)
@@ -45,18 +54,18 @@ def arrange(space: gym.Space, order: Layout) -> gym.Space:
     return gym.spaces.Dict([(key, arrange(space[key], part)) for key, part in order.items()])
 
 
-def declared(space: gym.Space, written: dict[str, Any]) -> Layout:
+def declared(space: gym.Space, written: dict[str, Any], outermost: bool = True) -> Layout:
     """Return the layout of a space in the order in which Minari's metadata list its parts.
 
     Minari writes the keys in the order of the environment's space, and forgets it when it reads.
     """
     if isinstance(space, gym.spaces.Dict):
         parts = written["subspaces"]
-        return {key: declared(space[key], parts[key]) for key in kept(parts)}
+        return {key: declared(space[key], parts[key], False) for key in kept(parts, outermost)}
     if isinstance(space, gym.spaces.Tuple):
         pairs = zip(space.spaces, written["subspaces"], strict=True)
-        return {str(i): declared(part, text) for i, (part, text) in enumerate(pairs)}
-    return layout(space)
+        return {str(i): declared(part, text, False) for i, (part, text) in enumerate(pairs)}
+    return layout(space, outermost)
 
 
 def same_parts(a: Layout, b: Layout) -> bool:

@@ -9,7 +9,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from memory_tasks import Noise, Recall, Scripted, make_ppo, rollout, vector
 from unroll.agents.ppo.loss import PPOLoss
-from unroll.errors import BackboneError, HyperparameterError, TrainingError
+from unroll.errors import BackboneError, EnvError, HyperparameterError, TrainingError
 from unroll.policies.backbones import BACKBONES, map_state
 
 
@@ -205,7 +205,7 @@ def test_an_observation_that_is_not_finite_is_told_with_its_environment(observat
     env = DummyVecEnv([lambda: Noise(observation), lambda: Broken(observation)])
     agent = make_ppo(env, "MultiInputPolicy" if observation == "dict" else "MlpPolicy")
     where = "a of environment 1" if observation == "dict" else "environment 1"
-    with pytest.raises(TrainingError, match=f"the observation of {where} is not finite at step 2"):
+    with pytest.raises(EnvError, match=f"the observation of {where} is not finite at step 2"):
         agent.learn(steps_of(agent))
 
 

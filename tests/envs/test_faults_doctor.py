@@ -67,7 +67,7 @@ def words(capsys):
 
 def test_an_environment_that_cannot_start_is_one_line_and_the_training_goes_on(fields, write, tmp_path, capsys):
     path = str(write(fields, env="UnrollTestBroken-v0"))
-    line = "UnrollTestBroken-v0 cannot start: RuntimeError: cannot connect to display :0 (test_faults_doctor.py, line"
+    line = "UnrollTestBroken-v0: RuntimeError: cannot connect to display :0 (test_faults_doctor.py, line"
     with pytest.raises(EnvError) as error:
         make_env("UnrollTestBroken-v0")
     assert str(error.value).startswith(line)
@@ -85,7 +85,7 @@ def test_an_environment_that_cannot_start_is_one_line_and_the_training_goes_on(f
 def test_an_environment_that_the_user_names_must_start(fields, write, tmp_path, capsys):
     assert run(tmp_path, str(write(fields)), "--evaluation.env", "UnrollTestBroken-v0") == 2
     error = words(capsys)[1]
-    assert error.startswith("unroll train: UnrollTestBroken-v0 cannot start: RuntimeError")
+    assert error.startswith("unroll train: UnrollTestBroken-v0: RuntimeError")
     assert "\n" not in error
 
 

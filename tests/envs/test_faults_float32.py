@@ -136,9 +136,8 @@ def test_a_return_that_is_no_number_is_one_line_and_in_no_table(reward):
         def predict(self, observation, state=None, episode_start=None, deterministic=True):
             return np.zeros((len(observation), 2), np.float32), None
 
-    with pytest.raises(
-        EnvError, match=rf"^Paid paid {reward} in step 1 of the episode of seed 7: its return is {reward}$"
-    ):
+    where = "in step 1 of the evaluation's episode with seed 7"
+    with pytest.raises(EnvError, match=rf"^Paid: the reward is {reward} {where}, after the action \[0. 0.\]$"):
         play(Still(), lambda: Paid(reward), [Episode(7)])
 
 

@@ -72,7 +72,7 @@ def trained(source, *arguments):
         ("Widest", "a dataset holds those of a Box whose bounds are finite, and not too far apart for float32"),
         ("Unbounded", "a dataset holds those of a Box whose bounds are finite, and not too far apart for float32"),
         ("Choices", "a dataset holds those of at most 65,536 choices"),
-        ("Sequence", "observes Sequence"),
+        ("Sequence", "observation of Sequence"),
     ],
 )
 def test_what_cannot_be_recorded_is_refused_before_the_learning(name, text, monkeypatch, capsys):

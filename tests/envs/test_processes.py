@@ -43,7 +43,7 @@ def vector():
     [
         (1, "its process ended with exit code 3, after the action 1"),
         (2, r"its process was ended by signal 9 \(SIGKILL\), after the action 2"),
-        (3, r"ValueError: the arm broke \(fragile.py, line \d+\); its process ended with exit code 1, after the"),
+        (3, r"ValueError: the arm broke \(fragile.py, line \d+\), in step 2 of episode 1 of this process, after the"),
     ],
 )
 def test_a_worker_that_dies_in_a_step_is_an_error_that_names_it(vector, action, expected):

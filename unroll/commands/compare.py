@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 
 from unroll.agents import AGENTS, schemas
-from unroll.commands.process import Reporting, typed
+from unroll.commands.process import Reporting, expand_home, typed
 from unroll.configs import Parser, train_parser
 from unroll.configs.loading import find_config
 from unroll.configs.parser import suggest
@@ -73,6 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = make_parser()
     own, flags = split(parser, arguments)
     options = parser.parse_args(own)
+    expand_home(options, "output", "folders")
     command = f"{typed('compare')} {shlex.join(arguments)}"
     if options.folders:
         check_report_only(parser, options, flags)

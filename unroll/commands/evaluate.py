@@ -11,8 +11,9 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from unroll.agents import algorithm_of, schemas
 from unroll.agents.algorithm import PlayOptions
-from unroll.commands.process import Reporting
+from unroll.commands.process import Reporting, expand_home
 from unroll.configs import Parser, RunConfig, load_saved
+from unroll.errors import EnvError
 from unroll.own import import_backbone, import_environment
 
 
@@ -21,6 +22,8 @@ def make_parser() -> Parser:
     add = parser.add_argument
     add("run", help="a run folder, or one of its checkpoints")
     add("--episodes", type=PositiveInt, help="for each target return; default: the run's config")
+    add("--n_envs", type=PositiveInt, help="the most environments that are open at once; default: the run's config")
+    add("--max_steps", type=PositiveInt, help="steps after which an episode is cut; default: the run's config")
     add("--targets", type=float, nargs="+", help="returns to ask for; default: the run's config")
     add("--memory", choices=["carried", "window"], help="default: the run's config")
     add("--env", help="environment id, or my_module:id of your own; default: the run's own")
@@ -42,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         arguments = sys.argv[1:]
     parser = make_parser()
     options = parser.parse_args(arguments)
+    expand_home(options, "run", "output")
     output = options.output
     if output is not None and not (output.endswith(".json") and Path(output).parent.is_dir()):
         parser.error(f"--output {output}: must end in .json and be in a folder that exists")
@@ -68,6 +72,10 @@ def evaluate(options: Namespace) -> None:
     checkpoint = latest_checkpoint(Path(options.run).absolute())
     run, config = config_of(checkpoint)
     player = algorithm_of(checkpoint).player(checkpoint, config, play_options(options))
+    player.n_envs = options.n_envs or player.n_envs
+    player.max_steps = options.max_steps or player.max_steps
+    if not (options.episodes or player.episodes):
+        raise EnvError(f"{run} was trained with evaluation.episodes 0, without evaluations: --episodes says how many")
 
     result = scoring.evaluate(player, options.episodes, options.seed)
     output = default_output(checkpoint, run)

@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from unroll.agents import algorithm_of
-from unroll.commands.process import Reporting
+from unroll.commands.process import Reporting, expand_home
 from unroll.configs import Parser
 from unroll.own import import_backbone
 
@@ -24,6 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--memory", choices=["carried"], help="export a carried memory, also of an agent that acts with a window")
     add("--backbone", metavar="MODULE:CLASS", help="import the run's backbone, one of your own")
     options = parser.parse_args(arguments)
+    expand_home(options, "run", "output")
     with Reporting("unroll export") as report:
         import_backbone(arguments, "--backbone", options.backbone)
         export(options)

@@ -12,7 +12,7 @@ import platform
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from unroll.errors import UserError
 
@@ -111,6 +111,16 @@ def exit_now(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def expand_home(options: Any, *names: str) -> None:
+    """Read a ~ at the beginning of these options as the home folder, which no shell does after an =."""
+    for name in names:
+        value = getattr(options, name)
+        if isinstance(value, str):
+            setattr(options, name, os.path.expanduser(value))
+        elif isinstance(value, list):
+            setattr(options, name, [os.path.expanduser(part) for part in value])
 
 
 def typed(command: str) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 
-from unroll.commands.process import Reporting
+from unroll.commands.process import Reporting, expand_home
 from unroll.configs import Parser
 from unroll.own import import_backbone, import_environment
 from unroll.tables import significant
@@ -61,6 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
         arguments = sys.argv[1:]
     parser = make_parser()
     options = parser.parse_args(arguments)
+    expand_home(options, "run", "output")
     if options.algorithm and not options.env:
         parser.error("--algorithm needs --env")
     with Reporting("unroll record") as report:
@@ -175,7 +176,14 @@ def record_run(options: Namespace) -> Episodes:
         plan.append(Episode(options.seed + i, player.targets[i % len(player.targets)]))
     torch.manual_seed(options.seed)
     with keep_on_interrupt():
-        play(player.agent, make, plan, n_envs=32, deterministic=not options.stochastic)
+        deterministic = not options.stochastic
+        play(player.agent, make, plan, min(32, player.n_envs), deterministic, max_steps=player.max_steps)
+    cut = sum(episode.cut for episode in plan)
+    if cut:
+        print(
+            f"{cut} of {len(plan)} episodes did not end within {player.max_steps:,} steps and are not recorded",
+            file=sys.stderr,
+        )
     return recorded(done, player.env_id, player.env_kwargs, limited, f"{player.env_id} {options.run}")
 
 

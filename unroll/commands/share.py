@@ -11,7 +11,7 @@ import tempfile
 from argparse import Namespace
 from pathlib import Path
 
-from unroll.commands.process import Reporting, typed
+from unroll.commands.process import Reporting, expand_home, typed
 from unroll.configs import Parser
 from unroll.errors import ShareError
 
@@ -42,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = make_parser()
     parsed = parser.parse_args(arguments)
     options = parsed[parsed.subcommand]
+    expand_home(options, "run" if parsed.subcommand == "upload" else "run_dir")
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", options.repository, re.ASCII):
         parser.error(f"{options.repository!r}: a repository is USER/NAME")
     with Reporting("unroll share") as report:

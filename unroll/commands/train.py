@@ -14,7 +14,7 @@ from unroll.agents import AGENTS, schemas
 from unroll.agents.algorithm import Algorithm, settle
 from unroll.commands.process import Reporting, give_back_memory, leave, typed
 from unroll.configs import RunConfig, flat, load_config, save_config
-from unroll.errors import EnvError, TrainingError
+from unroll.errors import EnvError, TrainingError, UserError
 from unroll.own import import_backbone, import_environment
 
 SCORE = "eval/return_mean"  # of the highest target: what the best checkpoint is best in
@@ -44,9 +44,16 @@ def main(arguments: list[str] | None = None) -> int:
                     log_interval=run.config.log_every,
                     reset_num_timesteps=False,
                 )
-            except (TrainingError, EnvError) as error:
-                raise type(error)(f"{error}; {last_good(run.folder)}") from error
-        report.code = run.finish()
+            except TrainingError as error:
+                raise TrainingError(f"{error}; {last_good(run.folder)}") from error
+            except Exception as error:
+                run.rescue(error)
+                raise
+        try:
+            report.code = run.finish()
+        except EnvError as error:
+            run.rescue(error)
+            raise
     return leave(report.code)
 
 
@@ -172,8 +179,8 @@ class Run:
         self.progress = ShowProgress(config.steps, console, algorithm.unit, training.progress)
         self.saving = SaveCheckpoints(folder, config.checkpoint_every, config.keep, training.save, best)
         playing = Every(config.evaluation.every, self.evaluate, last)
-        # What is saved has been logged and evaluated.
-        self.callbacks: list[BaseCallback] = [self.progress, self.stop, *training.callbacks, playing, self.saving]
+        # What is saved has been logged. An evaluation comes after it, and may fail.
+        self.callbacks: list[BaseCallback] = [self.progress, self.stop, *training.callbacks, self.saving, playing]
 
     def evaluate(self) -> dict[str, Any] | None:
         """Play the agent as it is now and log its scores; None where there is nowhere to play, or a signal came."""
@@ -183,7 +190,10 @@ class Run:
         if player is None:
             return None
         options = self.config.evaluation
-        result = self.stop.unless_stopped(lambda: scoring.evaluate(player, options.episodes, options.seed))
+        result = self.stop.unless_stopped(
+            lambda: scoring.evaluate(player, options.episodes, options.seed, self.stop.leave_if_stopped),
+            at_once=player.lending is None,
+        )
         give_back_memory()
         if result is None:
             return None
@@ -212,13 +222,54 @@ class Run:
             self.console.print(f"score again   {again}")
         return 0
 
-    def _say_stopped(self, number: int) -> int:
-        self.saving.check()
+    def rescue(self, error: Exception) -> None:
+        """Save what was learned before an environment or an evaluation failed.
+
+        The run goes back to where it can go on from, as after a stop. An error of no environment stays what it is.
+
+        Raises:
+            EnvError: one that also says what was saved.
+        """
+        from unroll.agents.common.distributed import world
+
+        if world.size > 1 and not isinstance(error, EnvError):
+            return  # maybe another process is lost, which is told elsewhere
+        at = self.agent.num_timesteps
+        saved = self._save_after_failure()
+        if not isinstance(error, EnvError):
+            print(f"unroll train: failed at {self.algorithm.unit} {at}; {saved}", file=sys.stderr)
+            return
+        what = f"{error}; at {self.algorithm.unit} {at}, {saved}"
+        if error.details:
+            path = self.folder / "traceback.txt"
+            path.write_text(error.details)
+            what += f"; traceback: {path}"
+        raise EnvError(what) from error
+
+    def _save_after_failure(self) -> str:
+        """Save, and say where and how the run goes on."""
+        from unroll.agents.common.callbacks import last_good
+
+        if not self.saving.begun:
+            return f"before anything was learned; {last_good(self.folder)}"
+        self.training.go_back()
+        try:
+            self.saving.save()
+        except (OSError, UserError) as error:
+            return f"which could not be saved ({error}); {last_good(self.folder)}"
+        return f"saved at {self.agent.num_timesteps}; to go on: {self._again()}"
+
+    def _again(self) -> str:
+        """The command line that goes on with the run."""
         again = f"{typed('train')} --resume true --run_dir {shlex.quote(str(self.folder))}"
         again += self._own("--backbone.name")
         for flag, name in self.algorithm.imports(self.config).items():
             again += f" {flag} {name}"
-        self.console.print(f"stopped at {self.algorithm.unit} {self.agent.num_timesteps}; to go on: {again}")
+        return again
+
+    def _say_stopped(self, number: int) -> int:
+        self.saving.check()
+        self.console.print(f"stopped at {self.algorithm.unit} {self.agent.num_timesteps}; to go on: {self._again()}")
         return 128 + number
 
     def _own(self, flag: str) -> str:
@@ -278,6 +329,9 @@ class Follower:
         self.progress = contextlib.nullcontext()
         self.stop = StopOnSignal()
         self.callbacks: list[BaseCallback] = [self.stop, *training.callbacks]
+
+    def rescue(self, error: Exception) -> None:
+        """Do nothing: the first process saves."""
 
     def finish(self) -> int:
         """The exit code."""

@@ -18,6 +18,7 @@ from unroll.errors import ComparisonError
 
 # What a repeated command may change about a run without making it another one.
 MAY_DIFFER = ("device", "threads", "keep", "log_every", "checkpoint_every", "experiment", "track")
+MAY_DIFFER_TOO = ("evaluation.video", "evaluation.n_envs", "evaluation.reuse_envs")
 TAIL = 8192  # bytes at the end of a log that are sure to hold a whole line
 
 
@@ -82,7 +83,7 @@ class Cell:
         saved = load_config(["--config", str(path)], schemas(), f"unroll compare: {path}")
         there = flat(plain_config(saved))
         for key, wanted in flat(plain_config(self.config)).items():
-            if key.split(".")[0] in MAY_DIFFER or key == "evaluation.video":
+            if key.split(".")[0] in MAY_DIFFER or key in MAY_DIFFER_TOO:
                 continue
             if there.get(key) != wanted:
                 raise ComparisonError(

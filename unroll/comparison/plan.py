@@ -75,6 +75,8 @@ def make_cell(
     """Make the cell of a run with these arguments of ``unroll train``."""
     label = backbone.rpartition(":")[2]
     config = settled(words)
+    if not config.evaluation.episodes:
+        raise ComparisonError(f"{experiment}: with evaluation.episodes 0 a run has no score to compare")
     named = named_code(config, arguments)
 
     # The steps are part of the arguments: the run itself knows nothing of minutes.

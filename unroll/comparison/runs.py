@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -118,6 +119,12 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
         # A run is finished once it has been evaluated.
         found = sorted(Path(where) for where, _, files in os.walk(top) if "evaluation.json" in files)
         if not found:
+            unscored = _without_evaluation(top)
+            if unscored is not None:
+                raise ComparisonError(
+                    f"{unscored}: was trained with evaluation.episodes 0 and has no score; unroll evaluate {unscored} "
+                    "--episodes 20 gives it one"
+                )
             raise ComparisonError(f"{top}: no finished run in it, which would be a folder with an evaluation.json")
         for folder in found:
             run = read_run(folder)
@@ -127,6 +134,18 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
                 raise ComparisonError(f"{runs[key].folder} and {folder} are both {name}; move one away")
             runs[key] = run
     return list(runs.values())
+
+
+def _without_evaluation(top: Path) -> Path | None:
+    """The first run in and below a folder that was trained without evaluations."""
+    for where, _, files in sorted(os.walk(top)):
+        if "config.yaml" not in files:
+            continue
+        with contextlib.suppress(ComparisonError):
+            evaluation = _read(Path(where, "config.yaml"), yaml.safe_load).get("evaluation")
+            if isinstance(evaluation, dict) and evaluation.get("episodes") == 0:
+                return Path(where)
+    return None
 
 
 def _read(path: Path, parse: Any) -> Any:

@@ -26,6 +26,8 @@ class Policy:
         """
         state = self.state or {name: self.zeros[name] for name in self.about["state"]}
         given = shown | state
+        if "action_masks" in shown and not np.isin(shown["action_masks"], (0, 1)).all():
+            raise ValueError("action_masks hold true or 1 where an action is allowed, and false or 0 elsewhere")
         feed = {name: np.ascontiguousarray(given[name], zero.dtype) for name, zero in self.zeros.items()}
         action, *following = self.model(feed)
         self.state = dict(zip(self.about["state"], following, strict=True))
