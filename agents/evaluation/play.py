@@ -54,6 +54,13 @@ class Episode:
     cut: bool = False
     """it did not end by itself within the most steps"""
 
+    def is_over(self, reward: float, ended: bool, max_steps: int) -> bool:
+        """Count a step, and say whether it was the last one: the episode ended, or has as many as it may."""
+        self.total += reward
+        self.length += 1
+        self.cut = not ended and self.length >= max_steps
+        return ended or self.cut
+
 
 Row = tuple[gym.Env, Episode]  # an environment and what it plays
 Outcome = tuple[Any, float, bool]  # observation, reward, whether the episode is over
@@ -106,12 +113,7 @@ def play(
                 env, episode = rows[i]
                 if on_step is not None:
                     on_step(env)
-                episode.total += reward
-                episode.length += 1
-                if not over and episode.length >= max_steps:
-                    episode.cut = True
-                    over = True
-                if not over:
+                if not episode.is_over(reward, over, max_steps):
                     observations[i] = observation
                     kept.append(i)
                 elif waiting:
