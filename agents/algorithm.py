@@ -141,6 +141,18 @@ class Algorithm(ABC):
     def env(self, config: Any) -> str | None:
         """The environment that a config names."""
 
+    def fill(self, backbone: str, options: dict[str, Any]) -> dict[str, Any]:
+        """Add to the options of a backbone those that this agent's have unless others are given."""
+        return options
+
+    def settled(self, config: RunConfig) -> RunConfig:
+        """Return the config with its backbone as it is built.
+
+        Raises:
+            BackboneError: there is no such backbone, option or size.
+        """
+        return dataclasses.replace(config, backbone=settle(config.backbone, self.fill))
+
     def imports(self, config: Any) -> dict[str, str]:
         """Flags whose values name an environment of the user's own, ``module:id``, with these values."""
         return {}
@@ -157,8 +169,10 @@ def shared_arguments(config: Any, function: Callable[..., Any]) -> dict[str, Any
     return {name: getattr(config, name) for name in names}
 
 
-def settle(backbone: BackboneConfig) -> Any:
+def settle(backbone: BackboneConfig, fill: Callable[[str, dict[str, Any]], dict[str, Any]]) -> Any:
     """The backbone with the width and options that it is built with, of the type that it had.
+
+    ``fill`` adds the agent's own defaults to the options of a backbone.
 
     Raises:
         BackboneError: it does not exist, or has no such option or size.
@@ -167,7 +181,8 @@ def settle(backbone: BackboneConfig) -> Any:
     from unroll.policies.backbones.registry import check_options, find_backbone
 
     check_options(backbone.name, find_backbone(backbone.name), backbone.options)
-    if not backbone.match_parameters:
-        return backbone
-    d_model, options = match_parameters(backbone.name, backbone.match_parameters, backbone.n_layers, **backbone.options)
+    options = fill(backbone.name, backbone.options)
+    d_model = backbone.d_model
+    if backbone.match_parameters:
+        d_model, options = match_parameters(backbone.name, backbone.match_parameters, backbone.n_layers, **options)
     return dataclasses.replace(backbone, d_model=d_model, options=options, match_parameters=0)

@@ -13,20 +13,50 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, MlpExtracto
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from unroll.policies.backbones import State, make_backbone, map_state
+from unroll.policies.backbones import Mixer, State, make_backbone, map_state
 from unroll.policies.backbones.backbone import require, stack_gates
 from unroll.policies.backbones.layers import Linear, linear
+from unroll.policies.backbones.registry import find_backbone
 from unroll.policies.choices import as_counted_by_policy, first_choice
 from unroll.policies.masking import check_masks, mask_logits
 
+# Where the memory reads the features as they are, PPO learns more per step.
+PLAIN: dict[str, Any] = {"plain": True, "mlp_ratio": 0.0}
+# Gates of the input alone cannot tell the fourth last step from the fifth: a short convolution can.
+OWN: dict[str, dict[str, Any]] = {"mingru": {"conv": 4}, "minlstm": {"conv": 4}}
+
+
+def fill_options(backbone: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Add to the options of a backbone those that it has in a policy of PPO unless others are given."""
+    if issubclass(find_backbone(backbone), Mixer):
+        return PLAIN | OWN.get(backbone, {}) | options
+    return dict(options)
+
 
 class Encoder(nn.Module):
-    """A linear map of the features of an observation, then a backbone. The policy calls both itself."""
+    """A linear map of the features of an observation, then a backbone. The policy calls both itself.
+
+    The map starts as the identity where there are channels enough: each number of an observation has a channel of its
+    own, and a one-hot part stays one. What the backbone gives and what it was given stand side by side in the latent
+    (``beside``): a policy need not carry what it sees now through its memory, and the two do not mix in one channel.
+    """
 
     def __init__(self, features_dim: int, backbone: str, d_model: int, n_layers: int, options: dict[str, Any]):
         super().__init__()
         self.embed = Linear(features_dim, d_model)
+        with torch.no_grad():
+            if features_dim <= d_model:
+                nn.init.eye_(self.embed.weight)
+            else:
+                nn.init.orthogonal_(self.embed.weight)
+            self.embed.bias.zero_()
         self.backbone = make_backbone(backbone, d_model, n_layers, **options)
+        self.d_latent = 2 * d_model
+
+
+def beside(remembered: Tensor, embedded: Tensor) -> Tensor:
+    """Put what a backbone gave beside what it was given: [..., 2·d_model]."""
+    return torch.cat([remembered.to(embedded.dtype), embedded], -1)
 
 
 class RecurrentActorCriticPolicy(ActorCriticPolicy):
@@ -61,8 +91,9 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         reset_on_done: bool = True,
         **kwargs: Any,
     ):
+        options = fill_options(backbone, backbone_options or {})
         self.encoder_kwargs: dict[str, Any] = dict(
-            backbone=backbone, d_model=d_model, n_layers=n_layers, options=dict(backbone_options or {})
+            backbone=backbone, d_model=d_model, n_layers=n_layers, options=options
         )
         self.reset_on_done = reset_on_done
         # With several processes: the index of this one's first environment, and the number of all environments.
@@ -79,8 +110,8 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         """Build the MLPs, and the encoders before them: the optimizer, which is made next, must see their weights."""
         n_encoders = 1 if self.share_features_extractor else 2
         self.encoders = nn.ModuleList(Encoder(self.features_dim, **self.encoder_kwargs) for _ in range(n_encoders))
-        d_model = self.encoder_kwargs["d_model"]
-        self.mlp_extractor = MlpExtractor(d_model, self.net_arch, self.activation_fn, self.device)
+        d_latent = self._encoders()[0].d_latent
+        self.mlp_extractor = MlpExtractor(d_latent, self.net_arch, self.activation_fn, self.device)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         own = {**self.encoder_kwargs, "reset_on_done": self.reset_on_done}
@@ -139,8 +170,9 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         inputs, reset = self._sequence_inputs(obs, episode_start)
         latents = []
         for encoder, features, before in zip(self._encoders(), inputs, state, strict=True):
-            latent, _ = encoder.backbone(encoder.embed(features), before, reset)
-            latents.append(latent.flatten(0, 1))
+            embedded = encoder.embed(features)
+            remembered, _ = encoder.backbone(embedded, before, reset)
+            latents.append(beside(remembered, embedded).flatten(0, 1))
 
         # steps are rows from here on; with one encoder, the actor and the critic see the same
         if action_masks is not None:
@@ -258,12 +290,13 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             super().set_training_mode(mode)
 
     def _step(self, obs: PyTorchObs, state: State, reset: Tensor | None) -> tuple[Tensor, Tensor, State]:
-        """Make one step of the backbones: the actor's and the critic's latents [B, d_model], and the next state."""
+        """Make one step of the backbones: the actor's and the critic's latents [B, d_latent], and the next state."""
         latents = []
         after = []
         for encoder, features, before in zip(self._encoders(), self._features(obs), state, strict=True):
-            latent, next_state = encoder.backbone.step(linear(encoder.embed, features), before, reset)
-            latents.append(latent)
+            embedded = linear(encoder.embed, features)
+            remembered, next_state = encoder.backbone.step(embedded, before, reset)
+            latents.append(beside(remembered, embedded))
             after.append(next_state)
         return latents[0], latents[-1], tuple(after)
 

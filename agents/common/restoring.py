@@ -23,9 +23,14 @@ def read_agent(path: str | Path, agent: str, version: int) -> tuple[dict[str, Te
         CheckpointError: it is damaged, or of another agent or version.
     """
     tensors, state = read_checkpoint(path)
-    same_format = type(state.get("format")) is int and state["format"] == version
-    if state.get("agent") != agent or not same_format or not isinstance(state.get("config"), dict):
-        raise CheckpointError(f"{path}: not a checkpoint of a {agent} of this version")
+    found = state.get("format")
+    if state.get("agent") != agent or type(found) is not int or not isinstance(state.get("config"), dict):
+        raise CheckpointError(f"{path}: not a checkpoint of a {agent}")
+    if found != version:
+        raise CheckpointError(
+            f"{path}: a checkpoint of a {agent} in format {found}, of another version of unroll; this one reads format "
+            f"{version}"
+        )
     return tensors, state
 
 

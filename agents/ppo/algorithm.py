@@ -98,6 +98,11 @@ class PPO(Algorithm):
     def imports(self, config: PPOConfig) -> dict[str, str]:
         return {"--env": config.env} if ":" in config.env else {}
 
+    def fill(self, backbone: str, options: dict[str, Any]) -> dict[str, Any]:
+        from unroll.policies.actor_critic import fill_options
+
+        return fill_options(backbone, options)
+
     def run_config(self, state: dict[str, Any]) -> dict[str, Any] | None:
         config = state.get("config")
         return config if isinstance(config, dict) else None

@@ -21,7 +21,7 @@ from unroll.agents.ppo.rollout_state import load_rollout, pack_rollout
 from unroll.errors import TrainingError
 
 AGENT = "RecurrentPPO"
-FORMAT = 1
+FORMAT = 2  # 1: the backbone's blocks had a norm and a skip, unless told otherwise
 STATISTICS = ("mean", "var", "count")  # of a RunningMeanStd
 
 Packed = tuple[dict[str, torch.Tensor], dict[str, Any]]  # the tensors and the state of a checkpoint

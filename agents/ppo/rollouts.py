@@ -28,6 +28,7 @@ from unroll.policies.actor_critic import (
     RecurrentActorCriticCnnPolicy,
     RecurrentActorCriticPolicy,
     RecurrentMultiInputActorCriticPolicy,
+    fill_options,
 )
 from unroll.policies.backbones import State, count_parameters, select_rows
 from unroll.policies.masking import NO_METHOD, check_masks
@@ -283,18 +284,15 @@ def ask_masks(env: VecEnv) -> list[Any]:
 def count_policy_parameters(policy_kwargs: dict[str, Any], observation_space: Any) -> int:
     """Count the numbers that a policy of these arguments learns, without its features extractor."""
     d_model = policy_kwargs.get("d_model", 64)
-    backbone = count_parameters(
-        policy_kwargs.get("backbone", "mingru"),
-        d_model,
-        policy_kwargs.get("n_layers", 1),
-        policy_kwargs.get("backbone_options") or {},
-    )
+    name = policy_kwargs.get("backbone", "mingru")
+    options = fill_options(name, policy_kwargs.get("backbone_options") or {})
+    backbone = count_parameters(name, d_model, policy_kwargs.get("n_layers", 1), options)
 
     # The two MLPs behind the backbone, where their widths are a plain list.
     widths = policy_kwargs.get("net_arch")
     layers = []
     if isinstance(widths, list) and all(isinstance(width, int) for width in widths):
-        layers = [d_model, *widths]
+        layers = [2 * d_model, *widths]
     heads = 2 * sum(a * b for a, b in itertools.pairwise(layers))
 
     shape: tuple[int, ...] = getattr(observation_space, "shape", None) or ()

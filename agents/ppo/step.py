@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 from unroll.agents.common.step import Port, Step, for_acting
-from unroll.policies.actor_critic import Encoder, RecurrentActorCriticPolicy
+from unroll.policies.actor_critic import Encoder, RecurrentActorCriticPolicy, beside
 from unroll.policies.backbones import State
 from unroll.policies.choices import as_counted_by_policy, first_choice
 from unroll.policies.masking import mask_logits, mask_width
@@ -76,8 +76,9 @@ class ActorStep(Step):
         observation = observed if isinstance(self.space, spaces.Dict) else observed[""]
         observation = as_counted_by_policy(observation, self.space)
         features = self.extractor(preprocess_obs(observation, self.space, normalize_images=self.normalize_images))
-        features, state = self.backbone.step(self.embed(features), state, shown["reset"])
-        prediction = self.out(self.hidden(features))
+        embedded = self.embed(features)
+        remembered, state = self.backbone.step(embedded, state, shown["reset"])
+        prediction = self.out(self.hidden(beside(remembered, embedded)))
         if self.masked:
             prediction = mask_logits(prediction, shown["action_masks"], self.action_space)
         action = self._likeliest(prediction)

@@ -33,6 +33,7 @@ from unroll.envs.make import make_vec_env
 from unroll.envs.own import registered_id
 from unroll.envs.spaces import in_words
 from unroll.errors import EnvError, UserError, one_line
+from unroll.policies.actor_critic import fill_options
 from unroll.policies.backbones import count_parameters
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
@@ -135,7 +136,8 @@ def load_ppo(checkpoint: Path, device: str, env: VecEnv | None = None) -> tuple[
     config.device = device  # type: ignore[assignment]
     with of_checkpoint(checkpoint):
         backbone = config.backbone
-        parameters = count_parameters(backbone.name, backbone.d_model, backbone.n_layers, backbone.options)
+        options = fill_options(backbone.name, backbone.options)
+        parameters = count_parameters(backbone.name, backbone.d_model, backbone.n_layers, options)
         check_size(tensors, parameters)
         agent = make_ppo(config, lambda _: None, env=env)
     restore_ppo(agent, checkpoint, tensors, state)

@@ -111,6 +111,12 @@ class ResidualStack(Backbone):
 
     A block computes x + mixer(norm(x)), then x + mlp(norm(x)). It is the same around every mixer, so that a comparison
     of backbones compares memories and not norms.
+
+    Args:
+        plain: The first mixer reads x itself, its output replaces x, and no norm comes last. The parts of an input so
+            keep their channels and their scale, where a norm and a skip mix them with the memory. RecurrentPPO learns
+            more per step this way; a deep stack needs the other one.
+        mlp_ratio: Hidden channels of the MLP per channel of x, or 0 for no MLP.
     """
 
     def __init__(
@@ -121,6 +127,7 @@ class ResidualStack(Backbone):
         dropout: float = 0.0,
         mlp_ratio: float = 4.0,
         activation: Activation = "gelu",
+        plain: bool = False,
         **mixer_options: Any,
     ):
         super().__init__()
@@ -128,9 +135,10 @@ class ResidualStack(Backbone):
         require(mlp_ratio >= 0, f"mlp_ratio must be at least 0, not {mlp_ratio}")
         self.d_model = d_model
         self.blocks = nn.ModuleList()
-        for _ in range(n_layers):
-            self.blocks.append(Block(mixer(d_model, **mixer_options), d_model, dropout, mlp_ratio, activation))
-        self.norm = nn.LayerNorm(d_model)
+        for i in range(n_layers):
+            skip = i > 0 or not plain
+            self.blocks.append(Block(mixer(d_model, **mixer_options), d_model, dropout, mlp_ratio, activation, skip))
+        self.norm = None if plain else nn.LayerNorm(d_model)
 
     def initial_state(self, batch_size: int) -> State:
         return tuple(block.mixer.initial_state(batch_size) for block in self._blocks())
@@ -140,23 +148,23 @@ class ResidualStack(Backbone):
         after = []
         for i, block in enumerate(self._blocks()):
             before = None if state is None else state[i]
-            mixed, next_state = block.mixer(norm(block.mixer_norm, x), before, reset)
+            mixed, next_state = block.mixer(normed(block.mixer_norm, x), before, reset)
             x = block.add_mixed(x, mixed)
             after.append(next_state)
-        return norm(self.norm, x), tuple(after)
+        return normed(self.norm, x), tuple(after)
 
     def step(self, x: Tensor, state: State, reset: Tensor | None = None) -> tuple[Tensor, State]:
         after = []
         for block, before in zip(self._blocks(), state, strict=True):
-            mixed, next_state = block.mixer.step(norm(block.mixer_norm, x), before, reset)
+            mixed, next_state = block.mixer.step(normed(block.mixer_norm, x), before, reset)
             x = block.add_mixed(x, mixed)
             after.append(next_state)
-        return norm(self.norm, x), tuple(after)
+        return normed(self.norm, x), tuple(after)
 
     def gate_activations(self, x: Tensor, state: State) -> dict[str, Tensor]:
         layers = []
         for block, before in zip(self._blocks(), state, strict=True):
-            seen = norm(block.mixer_norm, x)
+            seen = normed(block.mixer_norm, x)
             layers.append(block.mixer.gate_activations(seen, before))
             mixed, _ = block.mixer.step(seen, before, None)
             x = block.add_mixed(x, mixed)
@@ -169,13 +177,17 @@ class ResidualStack(Backbone):
 class Block(nn.Module):
     """The layers of one block: a mixer and an MLP, each with a norm before it.
 
-    The residual stack calls the mixer itself. There is no MLP if it would have no channel.
+    The residual stack calls the mixer itself. There is no MLP if it would have no channel. Without ``skip`` the mixer
+    has no norm before it either.
     """
 
-    def __init__(self, mixer: Mixer, d_model: int, dropout: float, mlp_ratio: float, activation: Activation):
+    def __init__(
+        self, mixer: Mixer, d_model: int, dropout: float, mlp_ratio: float, activation: Activation, skip: bool
+    ):
         super().__init__()
         self.mixer = mixer
-        self.mixer_norm = nn.LayerNorm(d_model)
+        self.skip = skip
+        self.mixer_norm = nn.LayerNorm(d_model) if skip else None
         # a sequential and not three layers: the names of the weights in checkpoints
         self.mlp: nn.Sequential | None = None
         hidden = round(mlp_ratio * d_model)
@@ -186,13 +198,19 @@ class Block(nn.Module):
 
     def add_mixed(self, x: Tensor, mixed: Tensor) -> Tensor:
         """Add to x what the mixer made of its norm, then what the MLP makes of the sum's norm."""
-        x = x + drop(self.dropout, mixed)
+        mixed = drop(self.dropout, mixed)
+        x = x + mixed if self.skip else mixed
         if self.mlp is None:
             return x
         # the layers one by one, without the cost of calling modules
         widen, activate, narrow = cast(tuple[nn.Linear, nn.Module, nn.Linear], tuple(self.mlp))
         hidden = activate(linear(widen, norm(self.mlp_norm, x)))
         return x + drop(self.dropout, linear(narrow, hidden))
+
+
+def normed(layer: nn.LayerNorm | None, x: Tensor) -> Tensor:
+    """Return x behind a norm, or x itself if there is none."""
+    return x if layer is None else norm(layer, x)
 
 
 def stack_gates(layers: list[dict[str, Tensor]]) -> dict[str, Tensor]:

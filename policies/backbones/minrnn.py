@@ -95,13 +95,22 @@ class MinRNN(Mixer):
         return y, (recent, last)
 
     def step(self, x: Tensor, state: State, reset: Tensor | None = None) -> tuple[Tensor, State]:
-        # the rarer forms are sequences of one step
-        if self.conv is not None or self.before is not None:
+        # a learned initial state is rare: a sequence of one step
+        if self.before is not None:
             return super().step(x, state, reset)
+        seen = x
+        h = state
+        if self.conv is not None:
+            recent, h = state
+            seen, recent = self.conv.step(x, recent, reset)
         if reset is not None:
-            state = forget(state, reset)
-        h = step_gates(linear(self.project, x), state, self.form, self.candidate)
-        return self._output(x, h), h
+            h = forget(h, reset)
+        h = step_gates(linear(self.project, seen), h, self.form, self.candidate)
+
+        y = self._output(x, h)
+        if self.conv is None:
+            return y, h
+        return y, (recent, h)
 
     def gate_activations(self, x: Tensor, state: State) -> dict[str, Tensor]:
         if self.conv is not None:

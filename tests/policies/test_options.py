@@ -30,10 +30,10 @@ OPTIONS = [
     ("transformer", dict(window=1, activation="relu", mlp_ratio=0.0)),
     ("mamba", dict(conv=1, d_state=3, expansion=1.0)),
     ("mamba", dict(conv=7, mlp_ratio=0.0)),
+    *((name, dict(plain=True, mlp_ratio=0.0)) for name in ("mingru", "lstm", "transformer", "mamba")),
+    ("minlstm", dict(plain=True, conv=4)),
 ]
-every_option = pytest.mark.parametrize(
-    ("name", "options"), OPTIONS, ids=[f"{name}-{'-'.join(map(str, options.values()))}" for name, options in OPTIONS]
-)
+every_option = pytest.mark.parametrize(("name", "options"), OPTIONS, ids=[f"{name} {given}" for name, given in OPTIONS])
 
 
 @every_option

@@ -126,7 +126,7 @@ def test_a_name_alone_imports_nothing():
 
 def test_an_imported_one_is_a_backbone_like_any_other():
     import_own("my_own:Mine")
-    assert list(options_of("my_own:Mine")) == ["size", "gate", "skip", "dropout", "mlp_ratio", "activation"]
+    assert list(options_of("my_own:Mine")) == ["size", "gate", "skip", "dropout", "mlp_ratio", "activation", "plain"]
     y, _ = make_backbone("my_own:Mine", 16, 2, size=0.5, gate="hard", skip=True)(torch.randn(2, 3, 16))
     assert y.shape == (2, 3, 16)
     assert options_of("my_own:Whole") == {"bias": True}

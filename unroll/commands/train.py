@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unroll.agents import AGENTS, schemas
-from unroll.agents.algorithm import Algorithm, settle
+from unroll.agents.algorithm import Algorithm
 from unroll.commands.process import Reporting, give_back_memory, leave, typed
 from unroll.configs import RunConfig, flat, load_config, save_config
 from unroll.errors import EnvError, TrainingError, UserError
@@ -72,7 +72,7 @@ def open_run(config: RunConfig, arguments: list[str], stack: contextlib.ExitStac
 
     algorithm = AGENTS[config.agent]
     import_code(config, algorithm, arguments)
-    config = dataclasses.replace(config, backbone=settle(config.backbone))
+    config = algorithm.settled(config)
     if config.threads:
         torch.set_num_threads(config.threads)
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 from unroll.agents import AGENTS, schemas
-from unroll.agents.algorithm import settle
 from unroll.comparison.grid import Cell
 from unroll.comparison.pace import steps_in
 from unroll.configs import RunConfig, load_config
@@ -92,7 +90,7 @@ def make_cell(
 def settled(arguments: list[str]) -> RunConfig:
     """Read the config of a run, and settle its backbone's sizes."""
     config = load_config(arguments, schemas(), "unroll compare")
-    return dataclasses.replace(config, backbone=settle(config.backbone))
+    return AGENTS[config.agent].settled(config)
 
 
 def named_code(config: RunConfig, arguments: list[str]) -> tuple[str, ...]:
@@ -116,7 +114,8 @@ def parameters_of_all(options: Namespace, path: str, flags: list[str]) -> int:
     # The config itself may say how many; otherwise the first backbone says it for the others.
     if first.match_parameters or len(options.backbones) == 1:
         return first.match_parameters
-    return count_parameters(options.backbones[0], first.d_model, first.n_layers, first.options)
+    built = AGENTS[config.agent].fill(options.backbones[0], first.options)
+    return count_parameters(options.backbones[0], first.d_model, first.n_layers, built)
 
 
 def experiment_names(paths: Sequence[str]) -> list[str]:
