@@ -49,7 +49,11 @@ class MinRNN(Mixer):
         require(conv >= 0, f"conv is the number of steps of the convolution, or 0 for none, not {conv}")
         self.form = form
         self.candidate = candidate
-        self.conv = CausalConv(d_model, conv) if conv else None
+        self.conv = None
+        if conv:
+            # Random filters would blur what must be remembered: a cue over 50 steps is then learned half as fast.
+            self.conv = CausalConv(d_model, conv)
+            self.conv.start_as_identity()
         self.project = Linear(d_model, PARTS[form] * self.d_inner)
         self.out = Linear(self.d_inner, d_model)
         self.highway = Linear(d_model, d_model) if highway else None
