@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from unroll.agents import RecurrentPPO
 from unroll.envs import make_vec_env
-from unroll.policies.actor_critic import RecurrentActorCriticPolicy
+from unroll.policies.actor_critic import Encoder, RecurrentActorCriticPolicy
 from unroll.policies.backbones import Backbone, State
 from unroll.policies.backbones.lstm import initial_lstm_state, run_lstm, step_lstm
 
@@ -50,15 +50,24 @@ class PlainLSTM(Backbone):
         return step_lstm(self.lstm, x, state, reset)
 
 
-class PlainLSTMPolicy(RecurrentActorCriticPolicy):
-    """A policy of ours with the network of sb3-contrib's, whose LSTM reads the observation itself."""
+class PlainEncoder(Encoder):
+    """The encoder of sb3-contrib's network: an LSTM that reads the observation itself, and nothing beside it."""
 
-    def _build_mlp_extractor(self) -> None:
-        # The encoders are made as always, and their parts are replaced.
-        super()._build_mlp_extractor()
-        for encoder in self._encoders():
-            encoder.embed = nn.Identity()  # type: ignore[assignment]
-            encoder.backbone = PlainLSTM(self.features_dim, self.encoder_kwargs["d_model"])
+    def __init__(self, features_dim: int, backbone: str, d_model: int, n_layers: int, options: dict[str, Any]):
+        super().__init__(features_dim, backbone, d_model, n_layers, options)
+        self.embed = nn.Identity()  # type: ignore[assignment]
+        self.backbone = PlainLSTM(features_dim, d_model)
+        self.d_latent = d_model
+
+    @staticmethod
+    def latent(remembered: Tensor, embedded: Tensor) -> Tensor:
+        return remembered
+
+
+class PlainLSTMPolicy(RecurrentActorCriticPolicy):
+    """A policy of ours with the network of sb3-contrib's."""
+
+    encoder_class = PlainEncoder
 
 
 def contrib(task: str, network: str, hidden: int, **sizes: Any) -> OnPolicyAlgorithm:

@@ -37,8 +37,8 @@ class Encoder(nn.Module):
     """A linear map of the features of an observation, then a backbone. The policy calls both itself.
 
     The map starts as the identity where there are channels enough: each number of an observation has a channel of its
-    own, and a one-hot part stays one. What the backbone gives and what it was given stand side by side in the latent
-    (``beside``): a policy need not carry what it sees now through its memory, and the two do not mix in one channel.
+    own, and a one-hot part stays one. The ``latent`` [..., d_latent], from which the policy acts, has what the backbone
+    gave beside what it was given: what is seen now need not pass through the memory, and the two share no channel.
     """
 
     def __init__(self, features_dim: int, backbone: str, d_model: int, n_layers: int, options: dict[str, Any]):
@@ -53,10 +53,10 @@ class Encoder(nn.Module):
         self.backbone = make_backbone(backbone, d_model, n_layers, **options)
         self.d_latent = 2 * d_model
 
-
-def beside(remembered: Tensor, embedded: Tensor) -> Tensor:
-    """Put what a backbone gave beside what it was given: [..., 2·d_model]."""
-    return torch.cat([remembered.to(embedded.dtype), embedded], -1)
+    @staticmethod
+    def latent(remembered: Tensor, embedded: Tensor) -> Tensor:
+        """Join what the backbone gave and what it was given."""
+        return torch.cat([remembered.to(embedded.dtype), embedded], -1)
 
 
 class RecurrentActorCriticPolicy(ActorCriticPolicy):
@@ -78,6 +78,8 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
     Raises:
         BackboneError: The backbone or an option is unknown.
     """
+
+    encoder_class: type[Encoder] = Encoder
 
     def __init__(
         self,
@@ -109,7 +111,9 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
     def _build_mlp_extractor(self) -> None:
         """Build the MLPs, and the encoders before them: the optimizer, which is made next, must see their weights."""
         n_encoders = 1 if self.share_features_extractor else 2
-        self.encoders = nn.ModuleList(Encoder(self.features_dim, **self.encoder_kwargs) for _ in range(n_encoders))
+        self.encoders = nn.ModuleList()
+        for _ in range(n_encoders):
+            self.encoders.append(self.encoder_class(self.features_dim, **self.encoder_kwargs))
         d_latent = self._encoders()[0].d_latent
         self.mlp_extractor = MlpExtractor(d_latent, self.net_arch, self.activation_fn, self.device)
 
@@ -172,7 +176,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         for encoder, features, before in zip(self._encoders(), inputs, state, strict=True):
             embedded = encoder.embed(features)
             remembered, _ = encoder.backbone(embedded, before, reset)
-            latents.append(beside(remembered, embedded).flatten(0, 1))
+            latents.append(encoder.latent(remembered, embedded).flatten(0, 1))
 
         # steps are rows from here on; with one encoder, the actor and the critic see the same
         if action_masks is not None:
@@ -296,7 +300,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         for encoder, features, before in zip(self._encoders(), self._features(obs), state, strict=True):
             embedded = linear(encoder.embed, features)
             remembered, next_state = encoder.backbone.step(embedded, before, reset)
-            latents.append(beside(remembered, embedded))
+            latents.append(encoder.latent(remembered, embedded))
             after.append(next_state)
         return latents[0], latents[-1], tuple(after)
 

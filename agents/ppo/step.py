@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 from unroll.agents.common.step import Port, Step, for_acting
-from unroll.policies.actor_critic import Encoder, RecurrentActorCriticPolicy, beside
+from unroll.policies.actor_critic import Encoder, RecurrentActorCriticPolicy
 from unroll.policies.backbones import State
 from unroll.policies.choices import as_counted_by_policy, first_choice
 from unroll.policies.masking import mask_logits, mask_width
@@ -67,6 +67,7 @@ class ActorStep(Step):
         self.extractor = copy.deepcopy(policy.features_extractor if shared else policy.pi_features_extractor)
         self.embed = copy.deepcopy(encoder.embed)
         self.backbone = for_acting(encoder.backbone)
+        self.latent = encoder.latent
         self.hidden = copy.deepcopy(policy.mlp_extractor.policy_net)
         self.out = copy.deepcopy(policy.action_net)
         self.eval()
@@ -78,7 +79,7 @@ class ActorStep(Step):
         features = self.extractor(preprocess_obs(observation, self.space, normalize_images=self.normalize_images))
         embedded = self.embed(features)
         remembered, state = self.backbone.step(embedded, state, shown["reset"])
-        prediction = self.out(self.hidden(beside(remembered, embedded)))
+        prediction = self.out(self.hidden(self.latent(remembered, embedded)))
         if self.masked:
             prediction = mask_logits(prediction, shown["action_masks"], self.action_space)
         action = self._likeliest(prediction)
