@@ -53,12 +53,13 @@ class Sequences:
 
         return Sequences(**{field.name: take(getattr(self, field.name)) for field in dataclasses.fields(self)})
 
-    def with_normal_advantages(self) -> Sequences:
-        """The same sequences with advantages of mean 0 and deviation 1."""
+    def with_normal_advantages(self, floor: float = 0.0) -> Sequences:
+        """The same sequences with advantages of mean 0 and deviation 1, or less where it was below ``floor``."""
         if self.advantages.numel() < 2:
             return self
         centered = self.advantages - self.advantages.mean()
-        return dataclasses.replace(self, advantages=centered / (self.advantages.std() + 1e-8))
+        deviation = self.advantages.std().clamp(min=floor)
+        return dataclasses.replace(self, advantages=centered / (deviation + 1e-8))
 
     def of_all_ranks(self, n_envs: int) -> Sequences:
         """The sequences of every process, each of which has ``n_envs`` environments.

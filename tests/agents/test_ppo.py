@@ -97,8 +97,8 @@ def test_minibatches_are_all_the_sequences_each_once(size, sizes):
     assert size == 50 or drawn.tolist() != whole.tolist()
 
 
-@pytest.mark.parametrize("wanted", [True, False])
-def test_advantages_are_normalised_over_the_rollout_and_not_in_each_minibatch(wanted, monkeypatch):
+@pytest.mark.parametrize(("wanted", "floor"), [(True, 0.0), (True, 100.0), (False, 100.0)])
+def test_advantages_are_normalised_over_the_rollout_and_not_in_each_minibatch(wanted, floor, monkeypatch):
     seen = []
     forward = PPOLoss.forward
 
@@ -107,12 +107,13 @@ def test_advantages_are_normalised_over_the_rollout_and_not_in_each_minibatch(wa
         return forward(loss, batch, **settings)
 
     monkeypatch.setattr(PPOLoss, "forward", spy)
-    agent = make_ppo(vector(Noise), sequence_length=4, batch_size=8, n_epochs=1, normalize_advantage=wanted)
+    sizes = dict(sequence_length=4, batch_size=8, n_epochs=1)
+    agent = make_ppo(vector(Noise), **sizes, normalize_advantage=wanted, advantage_floor=floor)
     agent.learn(steps_of(agent))
     raw, drawn = torch.from_numpy(agent.rollout_buffer.advantages), torch.cat(seen)
-    expected = (raw - raw.mean()) / raw.std() if wanted else raw
+    expected = (raw - raw.mean()) / raw.std().clamp(min=floor) if wanted else raw
     torch.testing.assert_close(drawn.flatten().sort().values, expected.flatten().sort().values, rtol=1e-4, atol=1e-5)
-    assert max(part.mean().abs() for part in seen) > 0.05
+    assert max(part.mean().abs() for part in seen) > 0.05 * expected.std()
 
 
 def test_states_that_are_made_anew_are_those_of_the_policy_as_it_is_now():
