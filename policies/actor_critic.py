@@ -206,12 +206,13 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 
         # A new state needs no reset. Without one, or where no episode begins, backbones take the faster way.
         start = None
+        begins = np.zeros(n_envs, bool) if episode_start is None else np.atleast_1d(np.asarray(episode_start, bool))
+        if begins.shape != (n_envs,):
+            raise ValueError(f"episode_start is of {len(begins)} environments, the observation of {n_envs}")
         if state is None:
             state = self.initial_state(n_envs)
-        elif self.reset_on_done and episode_start is not None and np.any(episode_start):
-            start = torch.as_tensor(np.atleast_1d(np.asarray(episode_start, bool)), device=self.device)
-            if len(start) != n_envs:
-                raise ValueError(f"episode_start is of {len(start)} environments, the observation of {n_envs}")
+        elif self.reset_on_done and begins.any():
+            start = torch.as_tensor(begins, device=self.device)
         _check_state(state, n_envs)
 
         masks = None
