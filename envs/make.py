@@ -229,7 +229,8 @@ def _without_texts(env: gym.Env) -> gym.Env:
     # One line for all environments of this kind.
     name = name_of(env)
     if name not in _TOLD:
-        log.warning("%s: %s is text and left out: a policy reads numbers", name, " and ".join(texts))
+        verb = "are" if len(texts) > 1 else "is"
+        log.warning("%s: %s %s text and left out: a policy reads numbers", name, " and ".join(texts), verb)
         _TOLD.add(name)
 
     def show(observation: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.torch_layers import CombinedExtractor, MlpExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import MlpExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
@@ -17,6 +17,7 @@ from unroll.policies.backbones import State, make_backbone, map_state
 from unroll.policies.backbones.backbone import require, stack_gates
 from unroll.policies.backbones.layers import Linear, linear
 from unroll.policies.choices import as_counted_by_policy, first_choice
+from unroll.policies.images import combined_extractor, image_extractor
 from unroll.policies.masking import check_masks, mask_logits
 
 
@@ -295,17 +296,21 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 
 
 class RecurrentActorCriticCnnPolicy(RecurrentActorCriticPolicy):
-    """A RecurrentActorCriticPolicy for images, with the convolutions of Mnih et al. 2015."""
+    """A RecurrentActorCriticPolicy for images: with the convolutions of Mnih et al. 2015, or for small grids of codes."""
 
-    def __init__(self, *args: Any, features_extractor_class: type = NatureCNN, **kwargs: Any):
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+    def __init__(self, observation_space: spaces.Space, *args: Any, **kwargs: Any):
+        chosen = image_extractor(observation_space, kwargs.get("normalize_images", True))
+        kwargs.setdefault("features_extractor_class", chosen)
+        super().__init__(observation_space, *args, **kwargs)
 
 
 class RecurrentMultiInputActorCriticPolicy(RecurrentActorCriticPolicy):
-    """A RecurrentActorCriticPolicy for Dict observations, which may hold images."""
+    """A RecurrentActorCriticPolicy for Dict observations, which may hold images and grids."""
 
-    def __init__(self, *args: Any, features_extractor_class: type = CombinedExtractor, **kwargs: Any):
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+    def __init__(self, observation_space: spaces.Dict, *args: Any, **kwargs: Any):
+        chosen = combined_extractor(observation_space, kwargs.get("normalize_images", True))
+        kwargs.setdefault("features_extractor_class", chosen)
+        super().__init__(observation_space, *args, **kwargs)
 
 
 def _among(rows: Any, own: slice, total: int) -> Any:

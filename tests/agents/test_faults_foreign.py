@@ -25,7 +25,10 @@ REFUSED = {  # observations, and what is said of them
     "dict in a dict": (spaces.Dict(a=spaces.Dict(b=ROW)), rf"^a of the observation is of Dict, .*{FLATTEN}"),
     "choices": (spaces.MultiDiscrete([[2, 3], [3, 4]]), rf"^observations are of MultiDiscrete, .*{FLATTEN}"),
     "sequence": (spaces.Sequence(ROW), "^observations are of Sequence, .*; a wrapper must make numbers of it$"),
-    "text": (spaces.Dict(a=spaces.Text(3), b=ROW), r"^a of the observation is of Text, .*make_vec_env leaves the texts"),
+    "text": (
+        spaces.Dict(a=spaces.Text(3), b=ROW),
+        r"^a of the observation is of Text, .*make_vec_env leaves the texts",
+    ),
 }
 
 
