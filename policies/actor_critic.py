@@ -296,7 +296,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 
 
 class RecurrentActorCriticCnnPolicy(RecurrentActorCriticPolicy):
-    """A RecurrentActorCriticPolicy for images: with the convolutions of Mnih et al. 2015, or for small grids of codes."""
+    """A RecurrentActorCriticPolicy for images: by the convolutions of Mnih et al. 2015, or as grids of codes."""
 
     def __init__(self, observation_space: spaces.Space, *args: Any, **kwargs: Any):
         chosen = image_extractor(observation_space, kwargs.get("normalize_images", True))

@@ -21,8 +21,8 @@ class GridExtractor(BaseFeaturesExtractor):
     """A features extractor for images that are too small for NatureCNN's strides, which are read as grids of codes.
 
     MiniGrid's view is 7 × 7 cells of three bytes: what is there, its colour, its state. A code is a name and no
-    brightness. So each of the codes 0 to 15 of a channel becomes a plane, 1 where the code is and 0 elsewhere. The bytes
-    themselves are one plane more, for other values. A linear map of all planes and of their means follows.
+    brightness. So each of the codes 0 to 15 of a channel becomes a plane, 1 where the code is and 0 elsewhere. The
+    bytes themselves are one plane more, for other values. A linear map of all planes and of their means follows.
 
     Before it every plane gets mean 0 and deviation 1 over the cells of this one image. A key in one of 49 cells is 7
     then, a wall in half of them 1: what is rare in sight counts before anything is learned. A policy that has to
@@ -62,6 +62,7 @@ class GridsCombinedExtractor(CombinedExtractor):
         super().__init__(spaces.Dict(others), **kwargs)
         self._observation_space = observation_space
         for key, part in grids.items():
+            assert isinstance(part, spaces.Box)
             extractor = GridExtractor(part)
             self.extractors[key] = extractor
             self._features_dim += extractor.features_dim

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 
 from unroll.envs.spaces import in_words, is_simple, is_text
@@ -15,7 +16,7 @@ from unroll.policies.actor_critic import (
     RecurrentMultiInputActorCriticPolicy,
 )
 
-POLICIES = {
+POLICIES: dict[str, type[BasePolicy]] = {
     "MlpPolicy": RecurrentActorCriticPolicy,
     "CnnPolicy": RecurrentActorCriticCnnPolicy,
     "MultiInputPolicy": RecurrentMultiInputActorCriticPolicy,
@@ -38,9 +39,7 @@ def check_numbers(space: spaces.Space) -> None:
         if is_text(part):
             mend = "unroll.envs.make_vec_env leaves the texts of a Dict out"
         elif part.is_np_flattenable:
-            mend = (
-                "gymnasium.wrappers.FlattenObservation makes a row of numbers of it, as unroll.envs.make_vec_env does"
-            )
+            mend = "gymnasium.wrappers.FlattenObservation makes a row of numbers of it, as unroll.envs.make_env does"
         else:
             mend = "a wrapper must make numbers of it"
         what = f"{key} of the observation is" if key else "observations are"
