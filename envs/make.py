@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
+import importlib
 import importlib.util
 import io
 import logging
@@ -26,7 +27,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from unroll.envs.datasets.order import kept
 from unroll.envs.faults import env_fault, numbered
 from unroll.envs.saving import EpisodeMonitor
-from unroll.envs.spaces import in_words
+from unroll.envs.spaces import in_words, is_simple, is_text
 from unroll.envs.tasks import MEMORY_TASKS, NO_VELOCITY_TASKS
 from unroll.envs.vector import ProcessVecEnv
 from unroll.envs.wrappers import PreviousStep, ReturnToGo, name_of
@@ -42,7 +43,9 @@ for task_id, task in (NO_VELOCITY_TASKS | MEMORY_TASKS).items():
 ELSEWHERE = {
     "gymnasium_robotics": (("Adroit", "Fetch", "PointMaze", "AntMaze", "FrankaKitchen", "Hand"), "robotics"),
     "popgym": (("popgym-",), "popgym"),
+    "minigrid": (("MiniGrid-", "BabyAI-"), "minigrid"),
 }
+UNCHECKED = ("popgym-", *ELSEWHERE["minigrid"][0])  # Gymnasium's warnings of these are for their authors
 
 
 def make_env(
@@ -57,7 +60,7 @@ def make_env(
     """Make an environment whose observation is one flat row of numbers, as in the datasets.
 
     A goal environment's row is observation ⊕ desired_goal; any other Dict is shown whole (see
-    ``unroll.envs.datasets.order``).
+    ``unroll.envs.datasets.order``), but for its texts, which are left out: a line of the log says so.
 
     Args:
         env_id: a registered id.
@@ -71,7 +74,7 @@ def make_env(
     Raises:
         EnvError: the environment does not exist, cannot be made so, or its actions cannot be shown.
     """
-    env = open_env(env_id, (env_kwargs or {}) | kwargs)
+    env = _without_texts(open_env(env_id, (env_kwargs or {}) | kwargs))
     _check_flattenable(env)
     flat = not (images and _has_image(env.observation_space))
     if flat:
@@ -97,8 +100,8 @@ def open_env(env_id: str, kwargs: dict[str, Any]) -> gym.Env:
     """
     find_env(env_id)
     _log_mujoco_warnings()  # before a model is compiled, which warns as well
-    if env_id.startswith("popgym-"):
-        kwargs = {"disable_env_checker": True} | kwargs  # its warnings are for popgym's authors
+    if env_id.startswith(UNCHECKED):
+        kwargs = {"disable_env_checker": True} | kwargs
     try:
         return gym.make(env_id, **kwargs)
     except (gym.error.Error, ImportError, TypeError, ValueError) as error:
@@ -132,7 +135,7 @@ def make_vec_env(
     makers: list[Callable[[], gym.Env]] = []
     for i in range(n_envs):
         name = numbered(env_id, i)
-        makers.append(functools.partial(_make_one, gym.spec(env_id), target_return, name, kwargs))
+        makers.append(functools.partial(_make_one, gym.spec(env_id), target_return, name, kwargs, tells=i == 0))
     vector: VecEnv
     if processes:
         vector = ProcessVecEnv(makers, env_id)
@@ -173,17 +176,29 @@ def _register_known_packages(env_id: str) -> None:
             import gymnasium_robotics
 
             gym.register_envs(gymnasium_robotics)
-    if env_id not in gym.registry and env_id.startswith("popgym-") and importlib.util.find_spec("popgym"):
-        import popgym  # noqa: F401 - importing it registers its environments
+    # Importing one of these registers its environments.
+    for package in ("popgym", "minigrid"):
+        beginnings, _ = ELSEWHERE[package]
+        if env_id not in gym.registry and env_id.startswith(beginnings) and importlib.util.find_spec(package):
+            importlib.import_module(package)
 
 
 def _make_one(
-    spec: gym.envs.registration.EnvSpec, target_return: float | None, vector_name: str, kwargs: dict[str, Any]
+    spec: gym.envs.registration.EnvSpec,
+    target_return: float | None,
+    vector_name: str,
+    kwargs: dict[str, Any],
+    tells: bool = True,
 ) -> gym.Env:
-    """Make one environment of a vector, perhaps in another process."""
+    """Make one environment of a vector, perhaps in another process.
+
+    ``tells``: say what is left out of its observation. One of a vector is enough.
+    """
     # A new process does not know what this one has registered. The environment's own module, if it
     # has one, is imported by its entry point: a worker has the parent's module path.
     gym.registry.setdefault(spec.id, spec)
+    if not tells:
+        _TOLD.add(spec.id)
     env = make_env(spec.id, **kwargs)
     if target_return is not None:
         env = ReturnToGo(env, target_return)
@@ -194,6 +209,34 @@ def _has_image(space: gym.Space) -> bool:
     """Apply the rule by which Stable-Baselines3 decides where to use a CNN."""
     parts = space.spaces.values() if isinstance(space, gym.spaces.Dict) else [space]
     return any(is_image_space(part) for part in parts)
+
+
+def _without_texts(env: gym.Env) -> gym.Env:
+    """Leave the texts of a Dict out, such as MiniGrid's mission: a policy reads numbers.
+
+    Raises:
+        EnvError: the environment shows nothing but text.
+    """
+    space = env.observation_space
+    parts = space.spaces if isinstance(space, gym.spaces.Dict) else {"": space}
+    texts = [key for key, part in parts.items() if is_text(part)]
+    if not texts:
+        return env
+    rest = [(key, part) for key, part in parts.items() if key not in texts]
+    if not rest:
+        raise EnvError(f"{name_of(env)}: shows text alone, of which a wrapper must make numbers")
+
+    # One line for all environments of this kind.
+    name = name_of(env)
+    if name not in _TOLD:
+        verb = "are" if len(texts) > 1 else "is"
+        log.warning("%s: %s %s text and left out: a policy reads numbers", name, " and ".join(texts), verb)
+        _TOLD.add(name)
+
+    def show(observation: dict[str, Any]) -> dict[str, Any]:
+        return {key: observation[key] for key, _ in rest}
+
+    return TransformObservation(env, show, gym.spaces.Dict(rest))
 
 
 def _check_flattenable(env: gym.Env) -> None:
@@ -218,7 +261,7 @@ def flatten_observation(env: gym.Env) -> gym.Env:
 def _flatten_parts(env: gym.Env) -> gym.Env:
     """Make rows of those parts of a Dict for which Stable-Baselines3 has no network."""
     parts = env.observation_space.spaces  # type: ignore[attr-defined]
-    rows = {key: flatten_space(part) for key, part in parts.items() if not _is_simple(part)}
+    rows = {key: flatten_space(part) for key, part in parts.items() if not is_simple(part)}
     if not rows:
         return env
 
@@ -228,12 +271,7 @@ def _flatten_parts(env: gym.Env) -> gym.Env:
     return TransformObservation(env, show, gym.spaces.Dict(parts | rows))
 
 
-def _is_simple(space: gym.Space) -> bool:
-    if isinstance(space, gym.spaces.MultiDiscrete):
-        return space.nvec.ndim == 1
-    return isinstance(space, gym.spaces.Box | gym.spaces.Discrete | gym.spaces.MultiBinary)
-
-
+_TOLD: set[str] = set()  # environments whose texts were said to be left out
 _SHOWN: set[str] = set()  # the kinds of MuJoCo's warnings that were shown
 
 

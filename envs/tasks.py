@@ -149,15 +149,18 @@ def _task(name: str, **kwargs: int) -> dict[str, Any]:
     return {"entry_point": f"unroll.envs.tasks:{name}", "kwargs": kwargs, "disable_env_checker": True}
 
 
+# The names without a size take it as an argument: env_kwargs '{length: 70}'.
 MEMORY_TASKS = {
     "TMaze-v0": _task("TMaze"),
     "TMaze10-v0": _task("TMaze", length=10),
     "TMaze20-v0": _task("TMaze", length=20),
     "TMaze50-v0": _task("TMaze", length=50),
     "TMaze100-v0": _task("TMaze", length=100),
+    "RepeatPrevious-v0": _task("RepeatPrevious"),
     "RepeatPreviousEasy-v0": _task("RepeatPrevious", decks=1, k=4),
     "RepeatPreviousMedium-v0": _task("RepeatPrevious", decks=2, k=32),
     "RepeatPreviousHard-v0": _task("RepeatPrevious", decks=3, k=64),
+    "RepeatFirst-v0": _task("RepeatFirst"),
     "RepeatFirstEasy-v0": _task("RepeatFirst", decks=1),
     "RepeatFirstMedium-v0": _task("RepeatFirst", decks=8),
     "RepeatFirstHard-v0": _task("RepeatFirst", decks=16),

@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.torch_layers import CombinedExtractor, MlpExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import MlpExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
@@ -18,6 +18,7 @@ from unroll.policies.backbones.backbone import require, stack_gates
 from unroll.policies.backbones.layers import Linear, linear
 from unroll.policies.backbones.registry import find_backbone
 from unroll.policies.choices import as_counted_by_policy, first_choice
+from unroll.policies.images import combined_extractor, image_extractor
 from unroll.policies.masking import check_masks, mask_logits
 
 # Where the memory reads the features as they are, PPO learns more per step.
@@ -242,12 +243,13 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 
         # A new state needs no reset. Without one, or where no episode begins, backbones take the faster way.
         start = None
+        begins = np.zeros(n_envs, bool) if episode_start is None else np.atleast_1d(np.asarray(episode_start, bool))
+        if begins.shape != (n_envs,):
+            raise ValueError(f"episode_start is of {len(begins)} environments, the observation of {n_envs}")
         if state is None:
             state = self.initial_state(n_envs)
-        elif self.reset_on_done and episode_start is not None and np.any(episode_start):
-            start = torch.as_tensor(np.atleast_1d(np.asarray(episode_start, bool)), device=self.device)
-            if len(start) != n_envs:
-                raise ValueError(f"episode_start is of {len(start)} environments, the observation of {n_envs}")
+        elif self.reset_on_done and begins.any():
+            start = torch.as_tensor(begins, device=self.device)
         _check_state(state, n_envs)
 
         masks = None
@@ -331,17 +333,21 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 
 
 class RecurrentActorCriticCnnPolicy(RecurrentActorCriticPolicy):
-    """A RecurrentActorCriticPolicy for images, with the convolutions of Mnih et al. 2015."""
+    """A RecurrentActorCriticPolicy for images: by the convolutions of Mnih et al. 2015, or as grids of codes."""
 
-    def __init__(self, *args: Any, features_extractor_class: type = NatureCNN, **kwargs: Any):
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+    def __init__(self, observation_space: spaces.Space, *args: Any, **kwargs: Any):
+        chosen = image_extractor(observation_space, kwargs.get("normalize_images", True))
+        kwargs.setdefault("features_extractor_class", chosen)
+        super().__init__(observation_space, *args, **kwargs)
 
 
 class RecurrentMultiInputActorCriticPolicy(RecurrentActorCriticPolicy):
-    """A RecurrentActorCriticPolicy for Dict observations, which may hold images."""
+    """A RecurrentActorCriticPolicy for Dict observations, which may hold images and grids."""
 
-    def __init__(self, *args: Any, features_extractor_class: type = CombinedExtractor, **kwargs: Any):
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+    def __init__(self, observation_space: spaces.Dict, *args: Any, **kwargs: Any):
+        chosen = combined_extractor(observation_space, kwargs.get("normalize_images", True))
+        kwargs.setdefault("features_extractor_class", chosen)
+        super().__init__(observation_space, *args, **kwargs)
 
 
 def _among(rows: Any, own: slice, total: int) -> Any:

@@ -42,6 +42,8 @@ class Player:
     """the most environments that are open at once"""
     max_steps: int = MAX_STEPS
     """steps after which an episode is cut"""
+    deterministic: bool = True
+    """the likeliest action in every step; False: one that is drawn from the policy"""
     lending: Callable[[], AbstractContextManager[None]] | None = None
     """for ``make_env`` that gives environments in which the agent learns: a ``with`` around their use, after which the
     learning goes on. They must not be left in the middle of a step; None: they are the player's own"""

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mujoco
+import torch
 from rich.table import Table
 
 from unroll.agents.common.checkpoint import installed_versions
@@ -23,6 +25,7 @@ from unroll.tables import exact, significant
 
 log = logging.getLogger(__name__)
 WIPED = "wiped every step"
+SAMPLED = "actions drawn from the policy"
 
 
 def evaluate(
@@ -31,7 +34,8 @@ def evaluate(
     """Play ``n_episodes`` for each of the player's target returns and score them; None: the player's own numbers.
 
     Reset seeds are seed, seed + 1, …, the same for every target and every agent, so that results can be compared in
-    pairs. ``check()`` is called before every step, and may raise.
+    pairs. ``check()`` is called before every step, and may raise. Actions that are drawn from the policy come from
+    PyTorch's generator, which then begins at ``seed``.
 
     Raises:
         EnvError: an environment cannot be made or played in, or a return is not finite.
@@ -51,6 +55,9 @@ def evaluate(
     }
     if player.env_kwargs:
         result["env_kwargs"] = player.env_kwargs
+    if not player.deterministic:
+        result["actions"] = SAMPLED
+        torch.manual_seed(seed)
     lending = player.lending or contextlib.nullcontext
     with lending():
         result["results"] = scores(player, player.agent, player.targets, result["seeds"], check)
@@ -61,6 +68,8 @@ def evaluate(
         # What a step costs, without the environment's own.
         env = player.make_env()
         result["step_latency_us"] = step_latency(player.agent, env, player.warm)
+        if isinstance(getattr(env.unwrapped, "model", None), mujoco.MjModel):
+            result["simulator"] = f"MuJoCo {result['versions']['mujoco']}"
         env.close()
 
     if any("cut" in one for one in _all_results(result)):
@@ -76,7 +85,15 @@ def scores(
     # All targets at once, so that the policy sees one large batch.
     episodes = {target: [Episode(seed, target) for seed in seeds] for target in targets}
     everything = [episode for played in episodes.values() for episode in played]
-    play(agent, player.make_env, everything, player.n_envs, max_steps=player.max_steps, check=check)
+    play(
+        agent,
+        player.make_env,
+        everything,
+        player.n_envs,
+        player.deterministic,
+        max_steps=player.max_steps,
+        check=check,
+    )
 
     found = []
     for target, played in episodes.items():
@@ -146,9 +163,13 @@ def score_table(evaluation: dict[str, Any]) -> Table:
     env = evaluation["env"]
     if evaluation.get("env_kwargs"):
         env += f" ({in_words(evaluation['env_kwargs'])})"
-    title = f"{env}, MuJoCo {evaluation['versions']['mujoco']}: {evaluation['episodes']} episodes"
+    if "simulator" in evaluation:
+        env += f", {evaluation['simulator']}"
+    title = f"{env}: {evaluation['episodes']} episodes"
     if asked:
         title = f"{title} each, {evaluation['memory']} memory"
+    if "actions" in evaluation:
+        title += f", {evaluation['actions']}"
     table = Table(title=title)
     first = "target return" if asked else "memory"
     for column in (first, "return", "95 % interval", "normalised score", "length"):

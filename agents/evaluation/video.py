@@ -72,7 +72,7 @@ def try_gif(player: Player, evaluation: dict[str, Any], tell: Callable[[str], An
 
     missing = prepare_rendering()  # what MuJoCo needs; other environments draw without
     try:
-        play(player.agent, make, [episode], on_step=keep, max_steps=STEPS)
+        play(player.agent, make, [episode], deterministic=player.deterministic, on_step=keep, max_steps=STEPS)
         return make_gif(frames, fps=20)
     except Exception as error:  # OpenGL and its bindings raise whatever they like, and a picture is not worth a run
         tell(f"no video: {missing or one_line(error)}")

@@ -20,6 +20,7 @@ from unroll.agents.common.checkpoint import latest_checkpoint
 from unroll.agents.common.distributed import world
 from unroll.agents.common.guards import check_finite, memory_guard
 from unroll.agents.common.machine import set_products
+from unroll.agents.ppo.foreign import check_zip
 from unroll.agents.ppo.loss import PPOLoss
 from unroll.agents.ppo.memory_metrics import memory_metrics
 from unroll.agents.ppo.rollouts import RecurrentOnPolicyAlgorithm
@@ -376,8 +377,8 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         """Load Stable-Baselines3's zip, as ``save`` writes it, or the agent of a run folder or a checkpoint.
 
         Raises:
-            CheckpointError: the folder holds no agent of this kind; the zip names classes that are not here, as one of
-                an earlier version does.
+            CheckpointError: the folder or the zip holds no agent of this kind; the zip names classes that are not here,
+                as one of an earlier version does.
         """
         if not isinstance(path, io.BufferedIOBase) and Path(path).is_dir():
             from unroll.agents.ppo.training import load_ppo
@@ -385,6 +386,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             vector = None if env is None else cls._wrap_env(env)
             agent: Any = load_ppo(latest_checkpoint(path), str(device), vector)[0]
             return agent
+        check_zip(path)
         try:
             return super().load(path, env, device, **kwargs)
         except ModuleNotFoundError as error:

@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 import time
+import warnings
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,22 +15,17 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from unroll.agents.common.distributed import world
 from unroll.agents.common.guards import check_budget, memory_guard, not_finite
 from unroll.agents.ppo.finite import check_observations, check_returns, check_rewards, check_sizes
-from unroll.agents.ppo.spaces import check_actions, check_observations_of
+from unroll.agents.ppo.spaces import POLICIES, check_actions, check_numbers, check_policy_for
 from unroll.envs.faults import env_fault
 from unroll.errors import EnvError, TrainingError, UserError
-from unroll.policies.actor_critic import (
-    RecurrentActorCriticCnnPolicy,
-    RecurrentActorCriticPolicy,
-    RecurrentMultiInputActorCriticPolicy,
-    fill_options,
-)
+from unroll.policies.actor_critic import RecurrentActorCriticPolicy, fill_options
 from unroll.policies.backbones import State, count_parameters, select_rows
 from unroll.policies.masking import NO_METHOD, check_masks
 
@@ -43,23 +39,24 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
-        "MlpPolicy": RecurrentActorCriticPolicy,
-        "CnnPolicy": RecurrentActorCriticCnnPolicy,
-        "MultiInputPolicy": RecurrentMultiInputActorCriticPolicy,
+        **POLICIES,
         # sb3-contrib's names, with its arguments (see sb3_contrib.py)
-        "MlpLstmPolicy": RecurrentActorCriticPolicy,
-        "CnnLstmPolicy": RecurrentActorCriticCnnPolicy,
-        "MultiInputLstmPolicy": RecurrentMultiInputActorCriticPolicy,
+        **{name.replace("Policy", "LstmPolicy"): policy for name, policy in POLICIES.items()},
     }
     policy: RecurrentActorCriticPolicy
     steps_of_sequence: int
     sized_by: tuple[str, ...] = ("n_envs", "n_steps")
     agree_every = 16  # steps after which several processes ask each other whether one was told to stop
+    masked = False  # whether the environments that it last learned in have action masks
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        check_numbers(env.observation_space)
+        return OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     def _setup_model(self) -> None:
         check_actions(self.action_space)
-        if self.policy_class is not RecurrentActorCriticPolicy:  # which would make an image a row
-            check_observations_of(self.observation_space, self.policy_kwargs)
+        check_policy_for(self.observation_space, self.policy_class, self.policy_kwargs)
         self._check_budget()
         super()._setup_model()
         self._state: State | None = None  # None: the environments begin
@@ -165,7 +162,8 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         self.between_updates = False
         if self.use_sde:
             self.policy.reset_noise(env.num_envs * world.size)
-        return [] if env.has_attr("action_masks") else None
+        self.masked = env.has_attr("action_masks")
+        return [] if self.masked else None
 
     def _ask_masks(self, env: VecEnv, masks: list[np.ndarray] | None) -> torch.Tensor | None:
         """What the environments allow now, which is also appended to ``masks``."""
@@ -258,7 +256,17 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         deterministic: bool = False,
         action_masks: np.ndarray | None = None,
     ) -> tuple[np.ndarray, State]:
-        """See ``RecurrentActorCriticPolicy.predict``."""
+        """See ``RecurrentActorCriticPolicy.predict``.
+
+        ``action_masks`` is what the environments' ``action_masks()`` give. An agent that learned under masks warns
+        where none are given: what it chooses may be forbidden.
+        """
+        if self.masked and action_masks is None:
+            warnings.warn(
+                "the agent learned under action masks, and predict was given none: pass action_masks=, or for "
+                "evaluate_policy wrap the agent in unroll.agents.ppo.player.MaskedPredictor",
+                stacklevel=2,
+            )
         return self.policy.predict(observation, state, episode_start, deterministic, action_masks)
 
     def _excluded_save_params(self) -> list[str]:

@@ -5,11 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 
+from unroll.envs.spaces import in_words, is_simple, is_text
 from unroll.errors import EnvError
+from unroll.policies.actor_critic import (
+    RecurrentActorCriticCnnPolicy,
+    RecurrentActorCriticPolicy,
+    RecurrentMultiInputActorCriticPolicy,
+)
 
-SMALLEST_IMAGE = 36  # pixels a side that leave one for the last of NatureCNN's convolutions (Mnih et al. 2015)
+POLICIES: dict[str, type[BasePolicy]] = {
+    "MlpPolicy": RecurrentActorCriticPolicy,
+    "CnnPolicy": RecurrentActorCriticCnnPolicy,
+    "MultiInputPolicy": RecurrentMultiInputActorCriticPolicy,
+}
 
 
 def check_actions(space: spaces.Space) -> None:
@@ -19,18 +30,39 @@ def check_actions(space: spaces.Space) -> None:
         raise EnvError(f"actions are {shape} choices; choices in one row are needed, of MultiDiscrete with one axis")
 
 
-def check_observations_of(space: spaces.Space, policy_kwargs: dict[str, Any]) -> None:
-    """Raise EnvError for images that are too small for the convolutions that would look at them."""
-    if policy_kwargs.get("features_extractor_class") is not None:
-        return
+def check_numbers(space: spaces.Space) -> None:
+    """Raise EnvError for observations, or parts of a Dict, that no network takes: a Tuple, a Dict in a Dict, a text."""
     parts = space.spaces.items() if isinstance(space, spaces.Dict) else [("", space)]
     for key, part in parts:
-        if not is_image_space(part):
+        if is_simple(part):
             continue
-        sides = part.shape[1:]  # type: ignore[index]
-        if min(sides) < SMALLEST_IMAGE:
-            what = f"{key} is" if key else "observations are"
-            raise EnvError(
-                f"{what} an image of {' × '.join(map(str, sides))} pixels, and its convolutions need "
-                f"{SMALLEST_IMAGE} × {SMALLEST_IMAGE}; a wrapper such as gymnasium's FlattenObservation makes it a row"
-            )
+        if is_text(part):
+            mend = "unroll.envs.make_vec_env leaves the texts of a Dict out"
+        elif part.is_np_flattenable:
+            mend = "gymnasium.wrappers.FlattenObservation makes a row of numbers of it, as unroll.envs.make_env does"
+        else:
+            mend = "a wrapper must make numbers of it"
+        what = f"{key} of the observation is" if key else "observations are"
+        raise EnvError(f"{what} of {type(part).__name__}, which no network takes; {mend}")
+
+
+def check_policy_for(space: spaces.Space, policy: Any, policy_kwargs: dict[str, Any]) -> None:
+    """Raise EnvError where one of our policies has no features extractor for these observations.
+
+    A policy or a features extractor of the user's own, and images that are no bytes, are the user's to fit together.
+    """
+    names = {known: name for name, known in POLICIES.items()}
+    own = policy_kwargs.get("features_extractor_class") is not None or not policy_kwargs.get("normalize_images", True)
+    if policy not in names or own:
+        return
+    # MlpPolicy makes an image a row of numbers.
+    wanted = policy_for(space)
+    if names[policy] != wanted and (names[policy] != "MlpPolicy" or wanted == "MultiInputPolicy"):
+        raise EnvError(f"{names[policy]} does not take observations of {in_words(space)}; {wanted} does")
+
+
+def policy_for(space: spaces.Space) -> str:
+    """Return the name of the policy for observations of this space."""
+    if isinstance(space, spaces.Dict):
+        return "MultiInputPolicy"
+    return "CnnPolicy" if is_image_space(space) else "MlpPolicy"

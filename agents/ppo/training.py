@@ -28,6 +28,7 @@ from unroll.agents.ppo.checkpoint import pack_ppo, read_ppo, restore_ppo, resume
 from unroll.agents.ppo.config import PPOConfig
 from unroll.agents.ppo.lending import Lender
 from unroll.agents.ppo.player import ppo_player, wrappers
+from unroll.agents.ppo.spaces import policy_for
 from unroll.configs.loading import plain_config, read_config
 from unroll.envs.make import make_vec_env
 from unroll.envs.own import registered_id
@@ -237,10 +238,3 @@ def vector_env(config: PPOConfig) -> VecEnv:
     )
     world.share_statistics(normalized)
     return normalized
-
-
-def policy_for(space: gym.Space) -> str:
-    """The name of the policy for observations of this space."""
-    if isinstance(space, gym.spaces.Dict):
-        return "MultiInputPolicy"
-    return "CnnPolicy" if is_image_space(space) else "MlpPolicy"

@@ -15,7 +15,6 @@ from unroll.errors import EnvError
 
 ROW = spaces.Box(-np.inf, np.inf, (2,), np.float32)
 BOUNDED = spaces.Box(-1, 1, (2,), np.float32)
-SMALL_IMAGE = spaces.Box(0, 255, (16, 16, 3), np.uint8)
 IMAGE = spaces.Box(0, 255, (36, 36, 3), np.uint8)
 
 
@@ -93,8 +92,7 @@ def test_observations_that_a_network_turns_into_nan_are_named():
 
 
 REFUSED = {
-    "image": ({"observed": SMALL_IMAGE}, "observations are an image of 16 × 16 pixels, and its convolutions need 36"),
-    "image in a Dict": ({"observed": spaces.Dict(a=SMALL_IMAGE, b=ROW)}, "a is an image of 16 × 16 pixels"),
+    "text alone": ({"observed": spaces.Dict(a=spaces.Text(4))}, "shows text alone, of which a wrapper must make"),
     "sequence": ({"observed": spaces.Sequence(ROW)}, "an observation of Sequence(Box"),
     "sequence in a Dict": ({"observed": spaces.Dict(a=spaces.Sequence(ROW), b=ROW)}, "cannot be made one row"),
     "sequence beside an image": ({"observed": spaces.Dict(a=spaces.Sequence(ROW), b=IMAGE)}, "cannot be made one row"),
@@ -125,13 +123,15 @@ def test_a_space_that_cannot_be_learned_in_is_one_line(kind, odd, tmp_path, caps
     assert not (tmp_path / "run").exists()
 
 
-def test_what_no_policy_knows_beside_an_image_becomes_a_row(odd, tmp_path, capsys):
+def test_what_no_policy_knows_beside_an_image_becomes_a_row(odd, tmp_path, capsys, caplog, monkeypatch):
+    monkeypatch.setattr("unroll.envs.make._TOLD", set())
     beside = {"words": spaces.Text(4), "pair": spaces.Tuple([BOUNDED, spaces.Discrete(3)]), "more": BOUNDED}
     beside["nested"] = spaces.Dict(c=spaces.Discrete(2), d=BOUNDED)
     odd(observed=spaces.Dict(beside | {"view": IMAGE}))
     assert train.main([*TINY, "--env", "FaultsOdd-v0", "--steps", "32", "--run_dir", str(tmp_path / "run")]) == 0
     printed = capsys.readouterr().out
-    for part in ("words: 4 numbers", "pair: 5 numbers", "nested: 4 numbers", "view: 36 × 36 × 3 numbers"):
+    assert caplog.text.count("FaultsOdd-v0: words is text and left out: a policy reads numbers") == 1
+    for part in ("pair: 5 numbers", "nested: 4 numbers", "view: 36 × 36 × 3 numbers"):
         assert part in printed
 
 

@@ -173,8 +173,9 @@ def test_weights_that_are_not_finite_are_not_saved():
 def test_every_config_of_ppo_builds_an_agent_that_can_be_played(path):
     config = load_config(["--config", str(path)], schemas())
     assert isinstance(config, PPOConfig)
-    if config.env.startswith("popgym-"):
-        pytest.importorskip("popgym")
+    for beginning, package in (("popgym-", "popgym"), ("MiniGrid-", "minigrid")):
+        if config.env.startswith(beginning):
+            pytest.importorskip(package, reason=f"the extra {package} is not installed")
     job = AGENTS[config.agent].training(config, pytest.fail)
     assert job.player().env_id == job.name == config.env
 

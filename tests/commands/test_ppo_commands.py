@@ -13,7 +13,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ppo_runs import MAZE, NORMALIZED, ROOT, TINY, agent_of, assert_one_line, saved
-from unroll.agents import schemas
+from unroll.agents import AGENTS, schemas
 from unroll.agents.common.checkpoint import latest_checkpoint, read_checkpoint
 from unroll.commands import evaluate, train
 from unroll.commands import record as collect
@@ -37,7 +37,9 @@ def test_a_run_leaves_its_config_metrics_checkpoints_events_and_evaluation(tmp_p
         "step_00000128",
         "step_00000160",
     ]
-    assert load_config(["--config", str(run / "config.yaml")], schemas()) == load_config(arguments, schemas())
+    kept = load_config(["--config", str(run / "config.yaml")], schemas())
+    assert kept == AGENTS["ppo"].settled(load_config(arguments, schemas()))
+    assert kept.backbone.options == {"plain": True, "mlp_ratio": 0.0, "conv": 4}
 
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in metrics if "time/fps" in line] == [32, 64, 96, 128, 160]
@@ -109,6 +111,56 @@ def test_a_sigterm_leaves_a_run_that_goes_on_where_it_was(tmp_path, capsys):
         train.main(["--resume", "true", "--run_dir", "cut", "--gamma", "0.5"])
     errors = capsys.readouterr().err.strip().splitlines()
     assert ["cannot be changed" in line for line in errors] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("env", "kwargs", "length"),
+    [("TMaze-v0", {"length": 3}, 4), ("RepeatPrevious-v0", {"decks": 1, "k": 7}, 51)],
+)
+def test_a_tasks_own_arguments_are_given_on_the_command_line(env, kwargs, length, capsys):
+    arguments = [*TINY, "--env", env, "--env_kwargs", json.dumps(kwargs), "--steps", "32", "--run_dir", "run"]
+    assert train.main([*arguments, "--evaluation.ablation", "false"]) == 0
+    assert evaluate.main(["run", "--output", "run/again.json"]) == 0  # it has them from the run
+    capsys.readouterr()
+    for name in ("evaluation.json", "again.json"):
+        evaluation = json.loads(Path("run", name).read_text())
+        assert evaluation["env_kwargs"] == kwargs
+        assert evaluation["results"][0]["lengths"] == [length] * 3
+
+
+def test_a_wrong_argument_of_a_task_is_one_line(capsys):
+    assert train.main([*TINY, "--env", "TMaze-v0", "--env_kwargs", "{lenght: 3}", "--steps", "32"]) == 2
+    assert_one_line(capsys, "lenght")
+    assert not Path("runs").exists()
+
+
+def test_a_run_is_played_with_actions_drawn_from_its_policy(capsys):
+    path = str(saved(*agent_of("--env", "TMaze10-v0"), "checkpoint"))
+    found = []
+    for _ in range(2):
+        assert evaluate.main([path, "--stochastic", "--episodes", "20"]) == 0
+        found.append(json.loads(Path("checkpoint/evaluation_stochastic.json").read_text()))
+    assert found[0]["actions"] == "actions drawn from the policy"
+    assert found[0]["results"] == found[1]["results"]  # the draws begin at the seed
+    assert "20 episodes, actions drawn from the policy" in " ".join(capsys.readouterr().out.split())
+
+    # The likeliest action of an untrained policy is always the same, and runs are compared by that.
+    assert not Path("checkpoint/evaluation.json").exists()
+    assert evaluate.main([path, "--episodes", "20"]) == 0
+    likeliest = json.loads(Path("checkpoint/evaluation.json").read_text())
+    assert "actions" not in likeliest
+    assert likeliest["results"][0]["returns"] != found[0]["results"][0]["returns"]
+    assert "drawn" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("env", ["HopperNoVel-v5", "TMaze10-v0"])
+def test_a_table_of_scores_names_mujoco_where_it_is_mujoco(env, capsys):
+    path = str(saved(*agent_of("--env", env), "checkpoint"))
+    assert evaluate.main([path, "--episodes", "1"]) == 0
+    title = capsys.readouterr().out.split(": 1 episodes")[0].strip()
+    evaluation = json.loads(Path("checkpoint/evaluation.json").read_text())
+    simulator = f"MuJoCo {evaluation['versions']['mujoco']}"
+    assert title == (f"{env}, {simulator}" if env == "HopperNoVel-v5" else env)
 
 
 def test_options_of_decision_agents_are_one_line(capsys):

@@ -10,7 +10,7 @@ import pytest
 from gymnasium.envs.mujoco.inverted_pendulum_v5 import InvertedPendulumEnv
 from gymnasium.utils.env_checker import check_env
 
-from unroll.envs.make import _log_warning, find_env, make_env, make_vec_env
+from unroll.envs.make import _log_warning, _make_one, find_env, make_env, make_vec_env
 from unroll.envs.own import import_env, registered_id
 from unroll.envs.wrappers import PreviousStep, ReturnToGo
 from unroll.errors import EnvError
@@ -42,7 +42,7 @@ class Samples(gym.Env):
     """Observations are samples; the reward of step t is t, the episode ends after three steps."""
 
     def __init__(self, observation="row", action="discrete"):
-        self.observation_space = SPACES[observation]
+        self.observation_space = observation if isinstance(observation, gym.Space) else SPACES[observation]
         self.action_space = ACTIONS.get(action, gym.spaces.Tuple([gym.spaces.Discrete(2)]))
 
     def reset(self, *, seed=None, options=None):
@@ -183,6 +183,7 @@ def test_a_wrong_argument_of_an_environment_is_one_line():
             "gymnasium_robotics",
             r"it comes with gymnasium-robotics: pip install 'unroll-rl\[robotics\]'",
         ),
+        ("MiniGrid-MemoryS7-v0", "minigrid", r"it comes with minigrid: pip install 'unroll-rl\[minigrid\]'"),
     ],
 )
 def test_an_environment_of_a_package_that_is_missing_says_how_to_install_it(env_id, package, hint, monkeypatch):
@@ -201,6 +202,55 @@ def test_popgyms_environments_are_found_by_their_id():
     assert make_env("popgym-BattleshipEasy-v0", previous_action=True).observation_space.shape == (2 + 9 + 9,)
     with pytest.raises(EnvError, match="did you mean popgym-AutoencodeEasy-v0"):
         find_env("popgym-AutoencodeEsy-v0")
+
+
+TEXTS = {
+    "one text": gym.spaces.Dict(mission=gym.spaces.Text(9), row=SPACES["row"]),
+    "two texts": gym.spaces.Dict(a=gym.spaces.Text(3), image=IMAGE, b=gym.spaces.Text(3)),
+    "text alone": gym.spaces.Text(3),
+    "a dict of texts": gym.spaces.Dict(a=gym.spaces.Text(3)),
+}
+
+
+def test_texts_of_a_dict_are_left_out_and_one_line_says_so(monkeypatch, caplog):
+    monkeypatch.setattr("unroll.envs.make._TOLD", set())
+    vector = make_vec_env("UnrollTestSamples-v0", 2, observation=TEXTS["one text"])
+    assert vector.reset().shape == (2, 2)
+    assert caplog.text.count("UnrollTestSamples-v0: mission is text and left out: a policy reads numbers") == 1
+
+
+def test_one_process_of_a_vector_says_it_for_all(monkeypatch, caplog):
+    for tells in (False, True):
+        monkeypatch.setattr("unroll.envs.make._TOLD", set())  # as in a new process
+        _make_one(gym.spec("UnrollTestSamples-v0"), None, "it", {"observation": TEXTS["one text"]}, tells)
+        assert ("mission is text" in caplog.text) == tells
+
+
+def test_what_is_left_beside_texts_is_shown_as_ever(monkeypatch, caplog):
+    monkeypatch.setattr("unroll.envs.make._TOLD", set())
+    env = make(observation=TEXTS["two texts"], images=True, previous_reward=True)
+    assert sorted(env.observation_space) == ["image", "previous_reward"]
+    assert env.observation_space.contains(env.reset(seed=0)[0])
+    assert "UnrollTestSamples-v0: a and b are text and left out" in caplog.text
+
+
+@pytest.mark.parametrize("observation", ["text alone", "a dict of texts"])
+def test_an_environment_that_shows_text_alone_is_refused(observation):
+    with pytest.raises(
+        EnvError, match=r"^UnrollTestSamples-v0: shows text alone, of which a wrapper must make numbers$"
+    ):
+        make(observation=TEXTS[observation])
+
+
+def test_minigrids_environments_are_found_by_their_id():
+    pytest.importorskip("minigrid", reason="the extra minigrid is not installed")
+    env = make_env("MiniGrid-MemoryS7-v0", images=True)
+    assert sorted(env.observation_space) == ["direction", "image"]
+    assert env.observation_space.contains(env.reset(seed=0)[0])
+    assert make_env("MiniGrid-MemoryS7-v0", previous_action=True).observation_space.shape == (4 + 7 * 7 * 3 + 8,)
+    assert make_env("MiniGrid-MemoryS7-v0", env_kwargs={"size": 9}).unwrapped.width == 9
+    with pytest.raises(EnvError, match="did you mean MiniGrid-MemoryS7-v0"):
+        find_env("MiniGrid-MemoryS77-v0")
 
 
 class Unstable(InvertedPendulumEnv):

@@ -28,12 +28,14 @@ def make_parser() -> Parser:
     add("--memory", choices=["carried", "window"], help="default: the run's config")
     add("--env", help="environment id, or my_module:id of your own; default: the run's own")
     add("--env_kwargs", type=dict, help="arguments of the environment, '{length: 70}'; default: the run's own")
+    add("--stochastic", action="store_true", help="draw actions from the policy; default: the likeliest in every step")
     add("--seed", type=NonNegativeInt, help="reset seed of the first episode; default: the run's config")
     add("--backbone", metavar="MODULE:CLASS", help="import the run's backbone, one of your own")
     add("--video", action="store_true", help="also write a GIF beside the JSON, where rendering works")
     add(
         "--output",
-        help="JSON file; default: evaluation.json in the run folder, evaluation_NAME.json for an older checkpoint",
+        help="JSON file; default: evaluation.json in the run folder, evaluation_NAME.json for an older checkpoint, and "
+        "with --stochastic evaluation_stochastic.json or evaluation_NAME_stochastic.json",
     )
     add("--device", choices=["auto", "cpu", "cuda"], default="auto")
     return parser
@@ -74,11 +76,14 @@ def evaluate(options: Namespace) -> None:
     player = algorithm_of(checkpoint).player(checkpoint, config, play_options(options))
     player.n_envs = options.n_envs or player.n_envs
     player.max_steps = options.max_steps or player.max_steps
+    player.deterministic = not options.stochastic
     if not (options.episodes or player.episodes):
         raise EnvError(f"{run} was trained with evaluation.episodes 0, without evaluations: --episodes says how many")
 
     result = scoring.evaluate(player, options.episodes, options.seed)
     output = default_output(checkpoint, run)
+    if options.stochastic:  # evaluation.json is what runs are compared by
+        output = output.with_stem(f"{output.stem}_stochastic")
     if options.output:
         output = Path(options.output)
     scoring.write_evaluation(result, output)

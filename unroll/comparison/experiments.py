@@ -175,6 +175,7 @@ def _compared_evaluation(evaluation: dict[str, Any]) -> dict[str, Any]:
         "env_kwargs": evaluation.get("env_kwargs"),
         "seeds": evaluation.get("seeds"),
         "memory": evaluation.get("memory"),
+        "actions": evaluation.get("actions"),  # drawn from the policy, or None
         "max_steps": evaluation.get("max_steps"),  # where an episode was cut
         "target_return": [result["target_return"] for result in evaluation["results"]],
         "mujoco": versions.get("mujoco"),
