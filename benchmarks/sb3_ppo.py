@@ -1,11 +1,13 @@
 """Stable-Baselines3's PPO under a config of ours, scored as our runs are: the reference beside RecurrentPPO.
 
     python -m benchmarks.sb3_ppo --config configs/ppo/hopper.yaml --seed 0 --run_dir FOLDER
+    python -m benchmarks.sb3_ppo --recurrent --config configs/ppo/popgym.yaml --seed 0 --run_dir FOLDER
 
 Of the config it takes what the two have in common: environments, normalisation, sizes of rollout and minibatch,
-schedules and coefficients. Its network is Stable-Baselines3's own, two MLPs of [64, 64]. It leaves the config and the
-evaluation of the last weights in FOLDER, where ``unroll compare --from`` finds them beside runs of ours, as backbone
-``sb3``.
+schedules and coefficients. Its network is Stable-Baselines3's own, two MLPs of [64, 64]; ``--recurrent`` takes
+sb3-contrib's RecurrentPPO (the extra ``peers``), with an LSTM of the config's width before each. It leaves the config
+and the evaluation of the last weights in FOLDER, where ``unroll compare --from`` finds them beside runs of ours, as
+backbone ``sb3`` or ``sb3_contrib``.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from stable_baselines3 import PPO
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
 from unroll.agents import schemas
@@ -31,9 +34,12 @@ from unroll.envs.make import make_env
 
 
 class Actor:
-    """A PPO of Stable-Baselines3 in environments without VecNormalize around them."""
+    """A PPO of Stable-Baselines3 in environments without VecNormalize around them.
 
-    def __init__(self, agent: PPO, normalizer: VecNormalize | None):
+    Its state has the batch first, as ``play`` expects; sb3-contrib's has it second.
+    """
+
+    def __init__(self, agent: OnPolicyAlgorithm, normalizer: VecNormalize | None):
         self.agent = agent
         self.normalizer = normalizer
 
@@ -42,11 +48,18 @@ class Actor:
     ) -> tuple[np.ndarray, Any]:
         if self.normalizer is not None and self.normalizer.norm_obs:
             observation = self.normalizer.normalize_obs(observation)
-        return self.agent.predict(observation, state, episode_start, deterministic)
+        if state is not None:
+            state = tuple(part.numpy().swapaxes(0, 1) for part in state)
+        actions, after = self.agent.predict(observation, state, episode_start, deterministic)
+        if after is None:
+            return actions, None
+        return actions, tuple(torch.from_numpy(part.swapaxes(0, 1).copy()) for part in after)
 
 
 def main(arguments: list[str]) -> None:
     """Train, score and save."""
+    recurrent = "--recurrent" in arguments
+    arguments = [word for word in arguments if word != "--recurrent"]
     config = load_config(arguments, schemas(), "python -m benchmarks.sb3_ppo")
     assert isinstance(config, PPOConfig)
     assert config.run_dir is not None
@@ -56,9 +69,21 @@ def main(arguments: list[str]) -> None:
 
     # PPO of Stable-Baselines3, with the settings that the two have in common.
     env = vector_env(config)
-    agent = PPO(
-        "MlpPolicy",
+    name = "sb3"
+    peer: type[OnPolicyAlgorithm] = PPO
+    policy = "MlpPolicy"
+    policy_kwargs: dict[str, Any] = {}
+    if recurrent:
+        from sb3_contrib import RecurrentPPO
+
+        name = "sb3_contrib"
+        peer = RecurrentPPO
+        policy = "MlpLstmPolicy"
+        policy_kwargs = {"lstm_hidden_size": config.backbone.d_model, "n_lstm_layers": config.backbone.n_layers}
+    agent = peer(
+        policy,
         env,
+        policy_kwargs=policy_kwargs,
         learning_rate=falling(config.learning_rate, config.schedule),
         n_steps=config.n_steps,
         batch_size=config.batch_size or config.n_steps * config.n_envs // 4,
@@ -80,18 +105,25 @@ def main(arguments: list[str]) -> None:
 
     # The evaluation is that of our runs, and so is what it leaves.
     actor = Actor(agent, agent.get_vec_normalize_env())
-    facts = {"agent": "Stable-Baselines3's PPO", "steps": agent.num_timesteps, "memory": "none", "seconds": seconds}
+    facts = {
+        "agent": f"{peer.__module__.partition('.')[0]}'s {peer.__name__}",
+        "steps": agent.num_timesteps,
+        "memory": "carried" if recurrent else "none",
+        "seconds": seconds,
+    }
     player = Player(
         actor,
         config.env,
-        make_env=lambda **kwargs: make_env(config.env, **kwargs),
+        make_env=lambda **kwargs: make_env(
+            config.env, previous_action=config.previous_action, env_kwargs=config.env_kwargs, **kwargs
+        ),
         show=lambda env: env,
         facts=facts,
     )
     result = scoring.evaluate(player, config.evaluation.episodes, config.evaluation.seed)
 
     # The report names a run by the backbone in its config.
-    named = dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, name="sb3"))
+    named = dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, name=name))
     save_config(named, folder / "config.yaml")
     scoring.write_evaluation(result, folder / "evaluation.json")
 

@@ -2,19 +2,24 @@
 
 import json
 
+import pytest
+
 from benchmarks import sb3_ppo
 from fake_runs import fake_run
 from unroll.commands import compare
 
 
-def test_its_run_is_compared_with_ours(tmp_path, capsys):
+@pytest.mark.parametrize(("flags", "name"), [([], "sb3"), (["--recurrent"], "sb3_contrib")])
+def test_its_run_is_compared_with_ours(tmp_path, flags, name):
+    if flags:
+        pytest.importorskip("sb3_contrib", reason="the extra peers is not installed")
     tiny = ["--steps", "64", "--n_envs", "2", "--n_steps", "8", "--n_epochs", "1", "--batch_size", "16"]
     config = ["--config", "configs/ppo/tmaze.yaml", *tiny, "--evaluation.episodes", "2"]
-    sb3_ppo.main([*config, "--run_dir", str(tmp_path / "sb3")])
-    evaluation = json.loads((tmp_path / "sb3/evaluation.json").read_text())
+    sb3_ppo.main([*flags, *config, "--run_dir", str(tmp_path / name)])
+    evaluation = json.loads((tmp_path / name / "evaluation.json").read_text())
     assert evaluation["steps"] == 64
     fake_run(tmp_path / "gru", "gru", 0, 2.0, normalized=False)
     assert compare.main(["--from", str(tmp_path)]) == 0
     (experiment,) = json.loads((tmp_path / "comparison.json").read_text())["experiments"].values()
-    assert experiment["backbones"]["sb3"]["scores"] == [evaluation["results"][0]["return_mean"]]
+    assert experiment["backbones"][name]["scores"] == [evaluation["results"][0]["return_mean"]]
     assert experiment["backbones"]["gru"]["scores"] == [2.0]
