@@ -81,9 +81,6 @@ def load_config(arguments: list[str], schemas: Schemas, prog: str = "unroll trai
     config = _build(parser, schemas[agent], arguments)
     if config.run_dir == "":
         parser.error("run_dir is empty; it is the folder of a run")
-    for name in ("run_dir", "experiment"):
-        if getattr(config, name) == "None":
-            parser.error(f"{name} None is a name like any other; leave {name} out for none")
     experiment = Path(config.experiment or "")
     if ".." in experiment.parts or experiment.is_absolute():
         parser.error(f"experiment {config.experiment!r} is part of a name below runs/; --run_dir takes any folder")

@@ -70,7 +70,7 @@ class Parser(ArgumentParser):
             return super().parse_args([plain_number(word) for word in args], *more, **kwargs)
 
     def _check_values(self, arguments: list[str]) -> None:
-        """Refuse lists and mappings of flags that have two meanings: jsonargparse would only want another type."""
+        """Refuse values of flags that have two meanings. Of lists jsonargparse would only say that it wants none."""
         flag = ""
         for word in arguments:
             name, equals, value = word.partition("=")
@@ -78,6 +78,8 @@ class Parser(ArgumentParser):
                 flag = name
             if not (word.startswith("--") and equals):
                 value = word
+            if value == "None" and flag:
+                self.error(f"{flag} None: left out, {flag} stands for nothing; text is in quotes of its own")
             if not value.startswith(("{", "[")):
                 continue
             try:

@@ -196,6 +196,29 @@ def flat_actions(env: gym.Env) -> gym.Env:
     return env
 
 
+class WholeActions(gym.ActionWrapper):
+    """A wrapper that takes continuous actions for a Box of integers, which is given the nearest ones."""
+
+    def __init__(self, env: gym.Env):
+        super().__init__(env)
+        space = env.action_space
+        assert isinstance(space, gym.spaces.Box)
+        self._low = space.low
+        self._high = space.high
+        self.action_space = gym.spaces.Box(space.low, space.high, dtype=np.float32)
+
+    def action(self, action: Any) -> Any:
+        return np.clip(np.rint(action), self._low, self._high).astype(self._low.dtype)
+
+
+def whole_actions(env: gym.Env) -> gym.Env:
+    """Let the environment be given whole numbers where it takes no others, whatever an agent chooses."""
+    space = env.action_space
+    if isinstance(space, gym.spaces.Box) and np.dtype(space.dtype).kind in "iu":
+        return WholeActions(env)
+    return env
+
+
 class FromZero(gym.ActionWrapper):
     """A wrapper that takes discrete actions counted from 0, for agents that know no others."""
 

@@ -77,8 +77,8 @@ def _doubts(items: dict[str, h5py.Dataset], ends: np.ndarray, marks_goal: bool) 
         count = int(breaks.sum())
         if 0 < count <= 0.5 * (~ends).sum():  # else the two are on different scales
             found.append(
-                f"next_observations is not the next row in {count:,} rows, first in row {int(np.argmax(breaks))}, and no "
-                "flag ends an episode there"
+                f"next_observations is not the next row in {count:,} rows, first in row {int(np.argmax(breaks))}, and "
+                "no flag ends an episode there"
             )
 
     # Flags of the first rows instead of the last: one episode of a single step, and an unfinished tail.
