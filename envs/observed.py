@@ -34,7 +34,12 @@ def check_observation(space: gym.Space, observation: Any) -> None:
 
     Bounds are not checked, and neither are spaces of text, graphs and sequences.
     """
-    if isinstance(space, gym.spaces.Dict):
+    if isinstance(space, gym.spaces.Box):  # first, and fast: this is asked in every step
+        if not isinstance(observation, np.ndarray) or observation.dtype != space.dtype:
+            _check_numbers(_array(space, observation), np.dtype(space.dtype))
+        elif observation.shape != space.shape:
+            _array(space, observation)
+    elif isinstance(space, gym.spaces.Dict):
         if not isinstance(observation, dict) or not space.spaces.keys() <= observation.keys():
             raise Misfit(f"the observation is {_in_words(observation)}, its space has {', '.join(space)}")
         for key, part in space.items():
@@ -49,7 +54,7 @@ def check_observation(space: gym.Space, observation: Any) -> None:
     elif isinstance(space, gym.spaces.MultiDiscrete):
         values = _array(space, observation)
         _check_choices(values, space.start, space.start + space.nvec, space)
-    elif isinstance(space, gym.spaces.Box | gym.spaces.MultiBinary):
+    elif isinstance(space, gym.spaces.MultiBinary):
         _check_numbers(_array(space, observation), np.dtype(space.dtype))
 
 

@@ -53,6 +53,7 @@ class EpisodeMonitor(Monitor):
         super().__init__(env)
         self.vector_name = vector_name
         self._begun = 0  # episodes
+        self._space = env.observation_space
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         for episodes in (self.episode_returns, self.episode_lengths, self.episode_times):
@@ -60,7 +61,7 @@ class EpisodeMonitor(Monitor):
         self._begun += 1
         try:
             observation, info = check_reset(super().reset(**kwargs))
-            check_observation(self.observation_space, observation)
+            check_observation(self._space, observation)
         except (Exception, SystemExit) as error:
             raise self._fault(error, f"at the reset before episode {self._begun}") from error
         return observation, info
@@ -70,7 +71,7 @@ class EpisodeMonitor(Monitor):
         try:
             observation, reward, terminated, truncated, info = super().step(action)
             check_flags(terminated, truncated)
-            check_observation(self.observation_space, observation)
+            check_observation(self._space, observation)
         except (Exception, SystemExit) as error:
             where = f"in step {number} of episode {self._begun} of this process, {after(action)}"
             raise self._fault(error, where) from error
