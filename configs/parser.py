@@ -10,7 +10,11 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any, NoReturn
 
+import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
+
+from unroll.configs.strict_yaml import FREE, check_yaml
+from unroll.errors import one_line
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -61,8 +65,27 @@ class Parser(ArgumentParser):
         """Parse the arguments, -1e3 among them, which argparse of Python < 3.14 takes for an option."""
         if args is None:
             args = sys.argv[1:]
+        self._check_values(args)
         with self._refusing_overflow():
             return super().parse_args([plain_number(word) for word in args], *more, **kwargs)
+
+    def _check_values(self, arguments: list[str]) -> None:
+        """Refuse values of flags that have two meanings. Of lists jsonargparse would only say that it wants none."""
+        flag = ""
+        for word in arguments:
+            name, equals, value = word.partition("=")
+            if word.startswith("--"):
+                flag = name
+            if not (word.startswith("--") and equals):
+                value = word
+            if value == "None" and flag:
+                self.error(f"{flag} None: left out, {flag} stands for nothing; text is in quotes of its own")
+            if not value.startswith(("{", "[")):
+                continue
+            try:
+                check_yaml(value, free=flag.removeprefix("--").rpartition(".")[2] in FREE)
+            except yaml.YAMLError as error:
+                self.error(f"{flag}: {one_line(error, 200)}")
 
     def parse_object(self, *args: Any, **kwargs: Any) -> Any:
         with self._refusing_overflow():

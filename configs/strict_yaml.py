@@ -24,33 +24,47 @@ AMBIGUOUS = {
     re.compile(r"[-+]?0[0-9][0-9_]*"): "a number begins with no 0",
     re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?"): "write the number out",
     re.compile(r"None"): "null stands for nothing",
+    re.compile(r"[-+]?0[ob][0-7_]+"): "write the number out",
+}
+# The same for values of any type. Elsewhere the type of the field decides.
+FREE = ("env_kwargs", "options")
+AMBIGUOUS_IF_FREE = {
+    re.compile(r"yes|no|on|off", re.IGNORECASE): "true or false",
+    re.compile(r"[-+]?[0-9]+(_[0-9]+)+"): "write the number without _",
 }
 _load = get_loader("yaml")
 
 
-def check_yaml(text: str) -> None:
-    """Raise YAMLError, one line, unless the text is YAML of this kind. Nothing is built, and nothing recurses."""
+def check_yaml(text: str, free: bool = False) -> None:
+    """Raise YAMLError, one line, unless the text is YAML of this kind. Nothing is built, and nothing recurses.
+
+    ``free``: all values in it may be of any type.
+    """
     if len(text) > MOST_BYTES:
         raise yaml.YAMLError(f"{len(text):,} characters, where a config has a few hundred")
 
     # Events come one after the other, however deep the text is. For each collection that is open: what has been seen
     # of it. For a mapping these are its keys with their lines, and whether a key comes next; for a list it is None.
     open_collections: list[_Mapping | None] = []
+    free_from = 0 if free else MOST_DEPTH + 1  # how many collections are open around values of any type
     for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         if isinstance(event, yaml.AliasEvent):
             raise yaml.YAMLError(f"the alias *{event.anchor}; write the value out")
         if isinstance(event, yaml.ScalarEvent):
-            _check_scalar(event)
+            _check_scalar(event, len(open_collections) >= free_from)
 
         if isinstance(event, yaml.CollectionEndEvent):
             open_collections.pop()
+            if len(open_collections) < free_from and not free:
+                free_from = MOST_DEPTH + 1
             continue
-        if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent) and open_collections:
-            mapping = open_collections[-1]
-            if mapping is not None:
-                mapping.take(event)
+        mapping = open_collections[-1] if open_collections else None
+        if mapping is not None and isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
+            mapping.take(event)
         if isinstance(event, yaml.CollectionStartEvent):
             open_collections.append(_Mapping() if isinstance(event, yaml.MappingStartEvent) else None)
+            if mapping is not None and mapping.last_key.rpartition(".")[2] in FREE:
+                free_from = min(free_from, len(open_collections))
             if len(open_collections) > MOST_DEPTH:
                 raise yaml.YAMLError(f"values nested more than {MOST_DEPTH} deep")
 
@@ -61,6 +75,7 @@ class _Mapping:
     def __init__(self) -> None:
         self.lines: dict[str, int] = {}
         self.at_key = True
+        self.last_key = ""
 
     def take(self, event: yaml.Event) -> None:
         """Take the next key or value. Raises YAMLError for a key that was there before."""
@@ -71,15 +86,17 @@ class _Mapping:
                 where = f"lines {before} and {line}" if before != line else f"line {line}"
                 raise yaml.YAMLError(f"{event.value} is there twice, in {where}")
             self.lines[event.value] = line
+            self.last_key = event.value
         self.at_key = not self.at_key
 
 
-def _check_scalar(event: yaml.ScalarEvent) -> None:
+def _check_scalar(event: yaml.ScalarEvent, free: bool) -> None:
     """Raise YAMLError for a value that no config has, or that has two meanings."""
     if "\0" in event.value:
         raise yaml.YAMLError("a value with a NUL character")
     if event.style is None or event.style == "":
-        for pattern, instead in AMBIGUOUS.items():
+        patterns = AMBIGUOUS | AMBIGUOUS_IF_FREE if free else AMBIGUOUS
+        for pattern, instead in patterns.items():
             if pattern.fullmatch(event.value):
                 where = f"{event.value} in line {event.start_mark.line + 1}"
                 raise yaml.YAMLError(f"{where} can be read in two ways; {instead}, and text is in quotes")
@@ -127,7 +144,7 @@ class _Dumper(yaml.SafeDumper):
     """Writes text in quotes where ``check_yaml`` would not read it without."""
 
     def represent_text(self, text: str) -> yaml.Node:
-        ambiguous = any(pattern.fullmatch(text) for pattern in AMBIGUOUS)
+        ambiguous = any(pattern.fullmatch(text) for pattern in AMBIGUOUS | AMBIGUOUS_IF_FREE)
         return self.represent_scalar("tag:yaml.org,2002:str", text, style="'" if ambiguous else None)
 
 

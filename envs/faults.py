@@ -11,7 +11,7 @@ import numpy as np
 from unroll.errors import EnvError
 
 
-def env_fault(error: Exception, who: str, where: str = "") -> EnvError:
+def env_fault(error: BaseException, who: str, where: str = "") -> EnvError:
     """Make an EnvError of whatever an environment raised; its ``details`` are the whole traceback."""
     text = f"{who}: {in_words(error)}" if who else in_words(error)
     fault = EnvError(f"{text}, {where}" if where else text)
@@ -24,7 +24,7 @@ def numbered(env_id: str, i: int) -> str:
     return f"environment {i} ({env_id})"
 
 
-def in_words(error: Exception) -> str:
+def in_words(error: BaseException) -> str:
     """Say what an exception is, and in which line it was raised."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     text = " ".join(str(error).split())[:300]

@@ -20,17 +20,18 @@ from typing import Any
 
 import gymnasium as gym
 from gymnasium.spaces.utils import flatten, flatten_space
-from gymnasium.wrappers import FlattenObservation, TransformObservation
+from gymnasium.wrappers import TransformObservation
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from unroll.envs.datasets.order import kept
 from unroll.envs.faults import env_fault, numbered
+from unroll.envs.observed import check_observation
 from unroll.envs.saving import EpisodeMonitor
 from unroll.envs.spaces import in_words, is_simple, is_text
 from unroll.envs.tasks import MEMORY_TASKS, NO_VELOCITY_TASKS
 from unroll.envs.vector import ProcessVecEnv
-from unroll.envs.wrappers import PreviousStep, ReturnToGo, name_of
+from unroll.envs.wrappers import CheckedFlatten, PreviousStep, ReturnToGo, name_of
 from unroll.errors import EnvError, one_line
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ ELSEWHERE = {
     "minigrid": (("MiniGrid-", "BabyAI-"), "minigrid"),
 }
 UNCHECKED = ("popgym-", *ELSEWHERE["minigrid"][0])  # Gymnasium's warnings of these are for their authors
+
+MOST_NUMBERS = 1 << 26  # of an observation; an image of 4K has 25 million
 
 
 def make_env(
@@ -84,7 +87,7 @@ def make_env(
     if previous_action or previous_reward:
         env = PreviousStep(env, previous_action, previous_reward)
         if flat:
-            env = FlattenObservation(env)  # in the order of the Dict's keys: the observation is first
+            env = CheckedFlatten(env)  # in the order of the Dict's keys: the observation is first
     return env
 
 
@@ -243,6 +246,9 @@ def _check_flattenable(env: gym.Env) -> None:
     space = env.observation_space
     if not space.is_np_flattenable:
         raise EnvError(f"{name_of(env)}: an observation of {in_words(space)} cannot be made one row of numbers")
+    width = gym.spaces.flatdim(space)
+    if width > MOST_NUMBERS:
+        raise EnvError(f"{name_of(env)}: an observation of {in_words(space)} is {width:,} numbers")
 
 
 def flatten_observation(env: gym.Env) -> gym.Env:
@@ -255,7 +261,7 @@ def flatten_observation(env: gym.Env) -> gym.Env:
         env = TransformObservation(env, lambda obs: tuple(obs[key] for key in keys), parts)
     if isinstance(space, gym.spaces.Box) and len(space.shape) == 1:
         return env
-    return FlattenObservation(env)
+    return CheckedFlatten(env)
 
 
 def _flatten_parts(env: gym.Env) -> gym.Env:
@@ -266,6 +272,8 @@ def _flatten_parts(env: gym.Env) -> gym.Env:
         return env
 
     def show(observation: dict[str, Any]) -> dict[str, Any]:
+        for key in rows:
+            check_observation(parts[key], observation[key])
         return observation | {key: flatten(parts[key], observation[key]) for key in rows}
 
     return TransformObservation(env, show, gym.spaces.Dict(parts | rows))

@@ -20,8 +20,9 @@ from gymnasium.envs.mujoco import MujocoEnv
 from stable_baselines3.common.monitor import Monitor
 
 from unroll.envs.faults import after, env_fault
+from unroll.envs.observed import Misfit, check_flags, check_observation, check_reset
 from unroll.envs.wrappers import own_copy
-from unroll.errors import UserError
+from unroll.errors import EnvError, UserError
 
 # Modules whose classes have all of their state in such attributes.
 KNOWN = (
@@ -52,21 +53,26 @@ class EpisodeMonitor(Monitor):
         super().__init__(env)
         self.vector_name = vector_name
         self._begun = 0  # episodes
+        self._space = env.observation_space
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         for episodes in (self.episode_returns, self.episode_lengths, self.episode_times):
             episodes.clear()
         self._begun += 1
         try:
-            return super().reset(**kwargs)
-        except Exception as error:
+            observation, info = check_reset(super().reset(**kwargs))
+            check_observation(self._space, observation)
+        except (Exception, SystemExit) as error:
             raise self._fault(error, f"at the reset before episode {self._begun}") from error
+        return observation, info
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         number = len(self.rewards) + 1
         try:
             observation, reward, terminated, truncated, info = super().step(action)
-        except Exception as error:
+            check_flags(terminated, truncated)
+            check_observation(self._space, observation)
+        except (Exception, SystemExit) as error:
             where = f"in step {number} of episode {self._begun} of this process, {after(action)}"
             raise self._fault(error, where) from error
         if terminated or truncated:
@@ -74,7 +80,9 @@ class EpisodeMonitor(Monitor):
             observation = own_copy(observation)
         return observation, reward, terminated, truncated, info
 
-    def _fault(self, error: Exception, where: str) -> UserError:
+    def _fault(self, error: BaseException, where: str) -> UserError:
+        if isinstance(error, Misfit):
+            return EnvError(f"{self.vector_name}: {error}, {where}")
         return error if isinstance(error, UserError) else env_fault(error, self.vector_name, where)
 
     def save_state(self) -> dict[str, Any] | None:

@@ -8,6 +8,8 @@ import gymnasium as gym
 def in_words(space: gym.Space) -> str:
     """Describe a space on one line. Gymnasium's text prints the bounds of a Box as arrays."""
     if isinstance(space, gym.spaces.Box):
+        if space.shape in ((), (1,)):
+            return "1 number"
         return f"{' × '.join(map(str, space.shape))} numbers"
     if is_text(space):
         return "text"

@@ -6,7 +6,9 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.wrappers import FlattenObservation
 
+from unroll.envs.observed import check_observation, check_reset
 from unroll.errors import EnvError
 
 
@@ -16,12 +18,25 @@ def own_copy(observation: Any) -> Any:
         return {key: own_copy(part) for key, part in observation.items()}
     if isinstance(observation, tuple):
         return tuple(own_copy(part) for part in observation)
+    if isinstance(observation, list):
+        return [own_copy(part) for part in observation]
     return observation.copy() if isinstance(observation, np.ndarray) else observation
 
 
 def name_of(env: gym.Env) -> str:
     """Return the id of an environment, or the name of its class."""
     return env.spec.id if env.spec else type(env.unwrapped).__name__
+
+
+class CheckedFlatten(FlattenObservation):
+    """A wrapper that makes one row of the observation, which must be what its space says.
+
+    Gymnasium's own would show state -1 as the last one, and 300 as uint8 44.
+    """
+
+    def observation(self, observation: Any) -> np.ndarray:
+        check_observation(self.env.observation_space, observation)
+        return super().observation(observation)
 
 
 class PreviousAction:
@@ -94,7 +109,7 @@ class PreviousStep(gym.Wrapper):
         self.observation_space = gym.spaces.Dict(spaces)
 
     def reset(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        observation, info = self.env.reset(**kwargs)
+        observation, info = check_reset(self.env.reset(**kwargs))
         return self._dict(observation, self._action and self._action.none(), 0.0), info
 
     def step(self, action: Any) -> tuple[dict[str, Any], Any, bool, bool, dict[str, Any]]:
@@ -140,7 +155,7 @@ class ReturnToGo(gym.Wrapper):
         self._return_to_go = float(options.pop("target_return", self.target_return))
         self._timestep = 0
         self._previous_action = self._action.none()
-        observation, info = self.env.reset(seed=seed, options=options or None)
+        observation, info = check_reset(self.env.reset(seed=seed, options=options or None))
         return self._dict(observation), info
 
     def step(self, action: Any) -> tuple[dict[str, Any], Any, bool, bool, dict[str, Any]]:
@@ -178,6 +193,29 @@ def flat_actions(env: gym.Env) -> gym.Env:
     space = env.action_space
     if isinstance(space, gym.spaces.Box) and len(space.shape) != 1:
         return FlatActions(env)
+    return env
+
+
+class WholeActions(gym.ActionWrapper):
+    """A wrapper that takes continuous actions for a Box of integers, which is given the nearest ones."""
+
+    def __init__(self, env: gym.Env):
+        super().__init__(env)
+        space = env.action_space
+        assert isinstance(space, gym.spaces.Box)
+        self._low = space.low
+        self._high = space.high
+        self.action_space = gym.spaces.Box(space.low, space.high, dtype=np.float32)
+
+    def action(self, action: Any) -> Any:
+        return np.clip(np.rint(action), self._low, self._high).astype(self._low.dtype)
+
+
+def whole_actions(env: gym.Env) -> gym.Env:
+    """Let the environment be given whole numbers where it takes no others, whatever an agent chooses."""
+    space = env.action_space
+    if isinstance(space, gym.spaces.Box) and np.dtype(space.dtype).kind in "iu":
+        return WholeActions(env)
     return env
 
 

@@ -82,7 +82,9 @@ def check_budget(parameters: int, other: dict[str, int], device: torch.device) -
     It is counted before anything is allocated: weights, gradients and moments of ``parameters`` numbers, and the
     ``other`` bytes, by what decides about them.
     """
-    needs = {f"d_model, n_layers and options, {parameters:,} parameters": parameters * FLOAT32 * COPIES} | other
+    needs = {
+        f"d_model, n_layers and options, or match_parameters, {parameters:,} parameters": parameters * FLOAT32 * COPIES
+    } | other
     if device.type == "cuda":
         room = torch.cuda.get_device_properties(device).total_memory
     else:

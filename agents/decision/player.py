@@ -11,7 +11,7 @@ from unroll.agents.evaluation.player import Player
 from unroll.envs.datasets.conversion import FLOAT32_MAX
 from unroll.envs.make import make_env
 from unroll.envs.own import registered_id
-from unroll.envs.wrappers import ReturnToGo, flat_actions
+from unroll.envs.wrappers import ReturnToGo, flat_actions, whole_actions
 from unroll.errors import EnvError, HyperparameterError, one_line
 from unroll.policies.actions import build_space
 from unroll.tables import decimals
@@ -72,7 +72,7 @@ def decision_player(
 
 def show(env: gym.Env) -> gym.Env:
     """Put around an environment what a decision agent sees, and let it act as its dataset does."""
-    return ReturnToGo(flat_actions(env))
+    return whole_actions(ReturnToGo(flat_actions(env)))  # the action before is shown as it was carried out
 
 
 def said_by_dataset(env_id: str, task: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from gymnasium.envs.mujoco import MujocoEnv
 
 from unroll.envs.datasets.reference import normalized_score
 from unroll.envs.faults import after, env_fault
+from unroll.envs.observed import Misfit, check_flags, check_observation, check_reset
 from unroll.envs.wrappers import name_of, own_copy
 from unroll.errors import EnvError, UserError
 from unroll.policies.backbones import State, select_rows
@@ -235,10 +236,14 @@ def _step_one(row: Row, action: Any) -> Outcome:
     env, episode = row
     try:
         observation, reward, terminated, truncated, _ = env.step(action)
+        check_flags(terminated, truncated)
+        check_observation(env.observation_space, observation)
         paid = float(reward)
+    except Misfit as error:
+        raise EnvError(f"{name_of(env)}: {error}, {_where(episode)}, {after(action)}") from None
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise env_fault(error, name_of(env), f"{_where(episode)}, {after(action)}") from error
     if not math.isfinite(paid):
         raise EnvError(f"{name_of(env)}: the reward is {paid} {_where(episode)}, {after(action)}")
@@ -273,12 +278,17 @@ def _check_actions(actions: np.ndarray, rows: list[Row]) -> None:
 
 def _reset(env: gym.Env, episode: Episode) -> Any:
     options = None if episode.target_return is None else {"target_return": episode.target_return}
+    when = f"at the reset with seed {episode.seed} of an evaluation"
     try:
-        return own_copy(env.reset(seed=episode.seed, options=options)[0])
+        observation, _ = check_reset(env.reset(seed=episode.seed, options=options))
+        check_observation(env.observation_space, observation)
+    except Misfit as error:
+        raise EnvError(f"{name_of(env)}: {error}, {when}") from None
     except UserError:
         raise
-    except Exception as error:
-        raise env_fault(error, name_of(env), f"at the reset with seed {episode.seed} of an evaluation") from error
+    except (Exception, SystemExit) as error:
+        raise env_fault(error, name_of(env), when) from error
+    return own_copy(observation)
 
 
 def _stack(observations: list[Any]) -> Any:

@@ -6,7 +6,6 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.wrappers import FlattenObservation
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from unroll.agents.evaluation.player import Player
@@ -18,7 +17,7 @@ from unroll.envs.datasets.reference import reference_returns
 from unroll.envs.make import make_env
 from unroll.envs.own import registered_id
 from unroll.envs.spaces import in_words
-from unroll.envs.wrappers import PreviousStep
+from unroll.envs.wrappers import CheckedFlatten, PreviousStep
 from unroll.errors import EnvError
 from unroll.policies.backbones import State
 from unroll.policies.masking import check_masks
@@ -98,7 +97,7 @@ def ppo_player(
         """The same of an environment whose observations are flat already."""
         if not (config.previous_action or config.previous_reward):
             return env
-        return FlattenObservation(PreviousStep(env, config.previous_action, config.previous_reward))
+        return CheckedFlatten(PreviousStep(env, config.previous_action, config.previous_reward))
 
     if lender is None:
         check_spaces(env_id, make(), agent)

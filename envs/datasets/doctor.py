@@ -31,7 +31,7 @@ def remarks(episodes: Episodes) -> list[str]:
         return found
 
     one_step = int((episodes.lengths == 1).sum())
-    if one_step > 1 and one_step > 0.5 * len(episodes):
+    if one_step > 1 and one_step >= 0.5 * len(episodes):
         found.append(f"{one_step:,} of {len(episodes):,} episodes have one step: are its terminals 1 - done?")
     limit = step_limit(episodes.env_id, episodes.env_kwargs)
     longest = int(episodes.lengths.max())

@@ -21,7 +21,7 @@ import numpy as np
 from unroll.envs.datasets.conversion import flat_box
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.registered import not_plain
-from unroll.errors import DatasetError
+from unroll.errors import DatasetError, EnvError
 
 
 class Recorded(NamedTuple):
@@ -54,7 +54,19 @@ class Recorder(gym.Wrapper):
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(**kwargs)
         self._begin(observation)
+        self._check_finite([])
         return observation, info
+
+    def _check_finite(self, rewards: list[float]) -> None:
+        """Raise EnvError for numbers that no policy can be trained on."""
+        what = None
+        if not np.isfinite(rewards[-1:]).all():
+            what = f"the reward is {rewards[-1]}"
+        elif not np.isfinite(self._observation).all():
+            what = "the observation is not finite"
+        if what:
+            name = self.spec.id if self.spec else type(self.unwrapped).__name__
+            raise EnvError(f"{name}: {what} after {len(rewards)} steps of an episode")
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         self._observations.append(self._observation)
@@ -62,6 +74,7 @@ class Recorder(gym.Wrapper):
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._rewards.append(float(reward))
         self._observation = np.array(observation, np.float32)
+        self._check_finite(self._rewards)
 
         if terminated or truncated:
             episode = Recorded(

@@ -51,6 +51,7 @@ def test_what_is_meant_is_read_as_it_stands(tmp_path):
     assert read_config(plain_config(config), schemas(), "here") == config
     flag = load_config(["--evaluation.env_kwargs", "{map: '010', n: 010e1}"], schemas()).evaluation.env_kwargs
     assert flag == {"map": "010", "n": 100.0}
+    assert load_config(["--agent", "ppo", "--normalize_reward", "yes", "--steps", "1_0"], schemas()).steps == 10
 
 
 def test_a_saved_config_repeats_the_run_under_a_new_folder(tmp_path):
@@ -149,6 +150,19 @@ MISTAKES = {
     "an octal number": ([], "steps: 5\nseed: 010", "010 in line 2 can be read in two ways"),
     "no octal number": ([], "seed: 08", "08 in line 1 can be read in two ways"),
     "a sexagesimal number": ([], "steps: 1:30", "1:30 in line 1 can be read in two ways; write the number out"),
+    "octal and binary": ([], "seed: 0o17\nsteps: 0b11", "0o17 in line 1 can be read in two ways; write the number out"),
+    "a country": ([], "agent: ppo\nenv_kwargs: {country: no}", "no in line 2 can be read in two ways; true or false"),
+    "a switch of a backbone": (
+        [],
+        "backbone:\n  name: gru\n  options:\n    - [a, Off]\n",
+        "Off in line 4 can be read in two ways; true or false",
+    ),
+    "a switch of an evaluation": ([], "evaluation.env_kwargs:\n  mode: on\n", "on in line 2 can be read in two ways"),
+    "a number with _": ([], "agent: ppo\nenv_kwargs: {n: 1_0}", "1_0 in line 2 can be read in two ways; write the num"),
+    "a switch in a flag": (["--agent", "ppo", "--env_kwargs", "{mode: on}"], None, "--env_kwargs: on in line 1 can be"),
+    "a key twice in a flag": (["--evaluation.env_kwargs={a: 1, a: 2}"], None, "--evaluation.env_kwargs: a is there tw"),
+    "an octal target": (["--evaluation.targets", "[010]"], None, "--evaluation.targets: 010 in line 1 can be read"),
+    "Python's null in a flag": (["--run_dir", "None"], None, "--run_dir None: left out, --run_dir stands for nothing"),
     "Python's null": ([], "experiment: None", "None in line 1 can be read in two ways; null stands for nothing"),
     "deep nesting": ([], f"backbone: {'[' * 50}{']' * 50}", "nested more than 20 deep"),
     "nesting without an end": ([], f"backbone: {'[' * 5000}", "not the YAML of a config"),

@@ -205,3 +205,36 @@ def test_inverted_terminals_are_warned_of_by_the_doctor_and_the_training(fields,
 def test_episodes_of_several_steps_are_not_remarked(make_episodes):
     assert remarks(make_episodes([3, 1, 4])) == []
     assert remarks(dataclasses.replace(make_episodes([3, 4]), lengths=np.array([3]))) == []
+
+
+def test_flags_that_next_observations_speak_against_are_told(write):
+    """Half of the timeouts are missing, so that two episodes are one."""
+    lengths = [9, 8, 7, 6, 5]
+    timeouts = ends_of(lengths)
+    timeouts[[8, 23]] = False
+    found = remarks(load_hdf5(write(walks(lengths) | {"timeouts": timeouts})))
+    text = "next_observations is not the next row in 2 rows, first in row 8, and no flag ends an episode there"
+    assert text in found
+    whole = walks(lengths) | {"timeouts": ends_of(lengths)}
+    assert remarks(load_hdf5(write(whole))) == []
+    scaled = whole | {"next_observations": 2 * whole["next_observations"] + 1}
+    assert remarks(load_hdf5(write(scaled))) == []
+
+
+@pytest.mark.parametrize("name", ["timeouts", "terminals"])
+def test_flags_of_first_rows_are_told(write, name):
+    lengths = [9, 8, 7]
+    fields = walks(lengths)
+    del fields["next_observations"]
+    flags = np.roll(ends_of(lengths), 1)
+    found = remarks(load_hdf5(write(fields | {"timeouts": np.zeros(24, bool)} | {name: flags})))
+    assert any("do the flags mark where episodes begin?" in text for text in found)
+
+
+def test_terminals_of_two_rows_are_remarked(write):
+    """Half of the episodes have one step."""
+    fields = walks([10, 10, 10])
+    del fields["next_observations"]
+    ends = ends_of([10, 10, 10])
+    found = remarks(load_hdf5(write(fields | {"terminals": ends | np.roll(ends, -1)})))
+    assert any("3 of 6 episodes have one step" in text for text in found)

@@ -120,6 +120,10 @@ def test_an_evaluation_acts_on_what_each_environment_shows():
             return shared, 0.0, False, self.steps == STEPS, {}
 
     class Plain(gym.Wrapper):
+        def __init__(self, env):
+            super().__init__(env)
+            self.observation_space = gym.spaces.Dict(observation=env.observation_space)
+
         def reset(self, **kwargs):
             observation, info = self.env.reset(**kwargs)
             return {"observation": observation}, info

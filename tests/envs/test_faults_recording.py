@@ -7,8 +7,9 @@ import pytest
 import stable_baselines3
 
 from toy import TINY
+from unroll.agents.decision.player import show
 from unroll.commands import record, train
-from unroll.envs import load_episodes
+from unroll.envs import load_episodes, make_env
 from unroll.envs.datasets.recording import Recorder
 
 S = gym.spaces
@@ -20,6 +21,7 @@ SPACES = {
     "Unbounded": (S.Box(-1, 1, (3,), np.float32), S.Box(-np.inf, np.inf, (2,), np.float32)),
     "Choices": (S.Box(-1, 1, (3,), np.float32), S.Discrete(70_000)),
     "Sequence": (S.Sequence(S.Box(-1, 1, (2,), np.float32)), S.Discrete(2)),
+    "Whole": (S.Box(-1, 1, (3,), np.float32), S.Box(-2, 2, (2,), np.int8)),
     "Minus": (S.Box(-1, 1, (3,), np.float32), S.Discrete(3, start=-1)),
     "Parts": (S.Dict(b=S.MultiDiscrete([2, 3]), a=S.Tuple([S.Discrete(2), S.MultiBinary(2)])), S.Box(-1, 1, (2,))),
 }
@@ -154,3 +156,65 @@ def test_an_end_that_is_an_array_is_one():
     for _ in range(2):
         env.step(np.int64(0))
     assert done[0].terminated is True
+
+
+def test_whole_numbers_are_played_and_recorded(capsys):
+    arguments = ["--algorithm", "sac", "--env", "UnrollOddWhole-v0", "--steps", "40", "--output", "x.hdf5"]
+    assert record.main(arguments) == 0
+    episodes = load_episodes("x.hdf5")
+    assert set(np.unique(episodes.actions)) == {-2, -1, 0, 1, 2}
+    capsys.readouterr()
+
+    env = show(make_env("UnrollOddWhole-v0"))
+    env.reset()
+    observation = env.step(np.array([-0.76, 1.2], np.float32))[0]
+    assert observation["previous_action"].tolist() == [-1, 1]
+
+
+class Fails(Odd):
+    """Fails in its step number 20, in one of several ways."""
+
+    def __init__(self, how="raises"):
+        super().__init__()
+        self.how = how
+        self.steps = 0
+
+    def step(self, action):
+        self.steps += 1
+        observation, reward, terminated, truncated, info = super().step(action)
+        if self.steps == 20:
+            if self.how == "raises":
+                raise ConnectionError("no answer")
+            if self.how == "exits":
+                raise SystemExit(3)
+            if self.how == "nan reward":
+                reward = float("nan")
+            if self.how == "nan":
+                observation = np.full(3, np.nan)
+            if self.how == "a number":
+                observation = 0.5
+        return observation, reward, terminated, truncated, info
+
+
+if "UnrollOddFails-v0" not in gym.registry:
+    gym.register("UnrollOddFails-v0", Fails, disable_env_checker=True)
+
+
+@pytest.mark.parametrize(
+    ("how", "text"),
+    [
+        ("raises", "environment 0 (UnrollOddFails-v0): ConnectionError: no answer"),
+        ("exits", "environment 0 (UnrollOddFails-v0): SystemExit: 3"),
+        ("nan reward", "UnrollOddFails-v0: the reward is nan after 4 steps of an episode"),
+        ("nan", "UnrollOddFails-v0: the observation is not finite after 4 steps of an episode"),
+        ("a number", "environment 0 (UnrollOddFails-v0): the observation has the shape (), its space says (3,)"),
+    ],
+)
+def test_an_environment_that_fails_costs_the_episode_in_which_it_does(how, text, capsys):
+    env = ["--env", "UnrollOddFails-v0", "--env_kwargs", f"{{how: {how}}}"]
+    assert record.main(["--algorithm", "ppo", *env, "--steps", "64", "--output", "x.hdf5"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert len(error.splitlines()) == 1
+    assert text in error
+    assert error.endswith("the episodes that were finished before are in x.hdf5")
+    assert load_episodes("x.hdf5").lengths.tolist() == [8, 8]

@@ -270,3 +270,19 @@ def test_a_conversion_that_took_long_is_cached(fields, write, monkeypatch):
     first = load_hdf5(path)
     monkeypatch.setattr("unroll.envs.datasets.sources.hdf5._read", None)
     np.testing.assert_array_equal(load_hdf5(path).observations, first.observations)
+
+
+def test_an_attribute_is_read_from_an_array_of_one(fields, write):
+    assert load_hdf5(write(fields, env=np.array([b"Hopper-v5"]))).env_id == "Hopper-v5"
+
+
+def test_arguments_that_are_no_json_are_named(fields, write):
+    with pytest.raises(DatasetError, match="its attribute env_kwargs is not JSON"):
+        load_hdf5(write(fields, env="Pendulum-v1", env_kwargs="{g: 9}"))
+
+
+def test_whole_numbers_are_continuous_actions_where_the_environment_has_no_others(fields, write):
+    whole = fields | {"actions": np.resize([-1, 0, 1], (12, 1))}
+    episodes = load_hdf5(write(whole, env="Pendulum-v1"))
+    assert episodes.action_space == gym.spaces.Box(-2, 2, (1,), np.float32)
+    assert episodes.actions[:3, 0].tolist() == [-1, 0, 1]

@@ -12,6 +12,7 @@ The limit of memory is 5 GiB: where the length of a text attribute is damaged, H
 from __future__ import annotations
 
 import argparse
+import logging
 import shutil
 import sys
 import tempfile
@@ -78,6 +79,7 @@ def main(arguments: list[str]) -> int:
 def read(load: Callable[[Path], None], path: str, _: str) -> int:
     """Load a file as a command does."""
     warnings.simplefilter("always")
+    logging.getLogger("unroll.envs.datasets").setLevel(logging.ERROR)  # what is told of whole data is no fault
     try:
         load(Path(path))
     except UserError as error:

@@ -7,6 +7,7 @@ unroll record --run runs/… --episodes 200 --noise 0.2 --targets 1000 3000 --ou
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import sys
 from argparse import Namespace
@@ -17,6 +18,7 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 
 from unroll.commands.process import Reporting, expand_home
 from unroll.configs import Parser
+from unroll.errors import EnvError, one_line
 from unroll.own import import_backbone, import_environment
 from unroll.tables import significant
 
@@ -81,10 +83,11 @@ def record(options: Namespace, command: str) -> None:
 
     torch.set_num_threads(1)  # the fastest for networks this small
     check_output(options.output)  # now, and not after hours of recording
+    faults: list[EnvError] = []  # of an environment that has ended the recording
     if options.run:
-        episodes = record_run(options)
+        episodes = record_run(options, faults)
     else:
-        episodes = record_learning(options)
+        episodes = record_learning(options, faults)
     if options.keep:
         episodes = subset(episodes, options.keep, options.seed)
 
@@ -99,9 +102,11 @@ def record(options: Namespace, command: str) -> None:
         f"{len(episodes):,} episodes, {episodes.n_steps:,} steps, returns {low} … {median} (median) … {high}, "
         f"written to {options.output}"
     )
+    if faults:
+        raise EnvError(f"{faults[0]}; the episodes that were finished before are in {options.output}")
 
 
-def record_learning(options: Namespace) -> Episodes:
+def record_learning(options: Namespace, faults: list[EnvError]) -> Episodes:
     """Record every finished episode of an agent that learns from scratch: from untrained to good, in order.
 
     The agent has Stable-Baselines3's default hyperparameters. On-policy agents see normalised observations and
@@ -112,10 +117,11 @@ def record_learning(options: Namespace) -> Episodes:
     from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
     from unroll.envs.datasets.recording import Recorder
+    from unroll.envs.faults import numbered
     from unroll.envs.make import make_env
     from unroll.envs.own import registered_id
-    from unroll.envs.wrappers import from_zero
-    from unroll.errors import EnvError, one_line
+    from unroll.envs.saving import EpisodeMonitor
+    from unroll.envs.wrappers import from_zero, whole_actions
 
     env_id = registered_id(options.env)
     env_kwargs = options.env_kwargs or {}
@@ -123,11 +129,12 @@ def record_learning(options: Namespace) -> Episodes:
     limited = with_limit(env_id, env_kwargs, options.steps // options.n_envs)
     done: list[Recorded] = []
 
-    def make() -> gym.Env:
-        return from_zero(Recorder(make_env(env_id, env_kwargs=limited), done))
+    def make(i: int) -> gym.Env:
+        recorder = Recorder(make_env(env_id, env_kwargs=limited), done)
+        return EpisodeMonitor(whole_actions(from_zero(recorder)), numbered(env_id, i))
 
     # The recorder is inside of VecNormalize, so that it sees what the environment gave.
-    vector: VecEnv = DummyVecEnv([make] * options.n_envs)
+    vector: VecEnv = DummyVecEnv([functools.partial(make, i) for i in range(options.n_envs)])
     if options.algorithm in ON_POLICY:
         vector = VecNormalize(vector)
     algorithm = getattr(stable_baselines3, options.algorithm.upper())
@@ -135,12 +142,12 @@ def record_learning(options: Namespace) -> Episodes:
         agent = algorithm("MlpPolicy", vector, seed=options.seed, device="cpu")
     except AssertionError as error:  # Stable-Baselines3 says so that an action space does not suit the algorithm
         raise EnvError(f"{options.algorithm} cannot learn in {env_id}: {one_line(error)}") from None
-    with keep_on_interrupt():
+    with keep_what_is_finished(done, faults):
         agent.learn(options.steps)
     return recorded(done, env_id, env_kwargs, limited, f"{env_id} {options.algorithm} replay")
 
 
-def record_run(options: Namespace) -> Episodes:
+def record_run(options: Namespace, faults: list[EnvError]) -> Episodes:
     """Record a trained run of ours while it plays; an agent with targets cycles through them.
 
     The recording holds the environment's own observations and rewards, and the actions that were carried out.
@@ -175,7 +182,7 @@ def record_run(options: Namespace) -> Episodes:
     for i in range(options.episodes):
         plan.append(Episode(options.seed + i, player.targets[i % len(player.targets)]))
     torch.manual_seed(options.seed)
-    with keep_on_interrupt():
+    with keep_what_is_finished(done, faults):
         deterministic = not options.stochastic
         play(player.agent, make, plan, min(32, player.n_envs), deterministic, max_steps=player.max_steps)
     cut = sum(episode.cut for episode in plan)
@@ -245,13 +252,20 @@ def recorded(
 
 
 @contextlib.contextmanager
-def keep_on_interrupt() -> Iterator[None]:
-    """Let Ctrl-C or SIGTERM end the block; what was recorded so far goes on to be written."""
+def keep_what_is_finished(done: list[Recorded], faults: list[EnvError]) -> Iterator[None]:
+    """Let Ctrl-C, SIGTERM or a fault of an environment end the block; what was recorded so far goes on to be written.
+
+    The fault is appended to ``faults``. It is raised where there is nothing to write.
+    """
     old = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:
         print("interrupted: writing the episodes that are finished", file=sys.stderr)
+    except EnvError as error:
+        if not done:
+            raise
+        faults.append(error)
     finally:
         signal.signal(signal.SIGTERM, old)
 

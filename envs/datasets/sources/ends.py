@@ -61,10 +61,32 @@ def find_ends(items: dict[str, h5py.Dataset], limit: int | None, env_id: str | N
 
     n = len(terminals)
     rows = np.flatnonzero(terminals | timeouts)
+    remarks += _doubts(items, terminals | timeouts, marks_goal)
     if len(rows) == 0 or rows[-1] != n - 1:
         # An unfinished tail is kept: neither terminated nor truncated.
         rows = np.append(rows, n - 1)
     return Ends(rows, terminals[rows], timeouts[rows] & ~terminals[rows], remarks, marks_goal)
+
+
+def _doubts(items: dict[str, h5py.Dataset], ends: np.ndarray, marks_goal: bool) -> list[str]:
+    """List what speaks against the flags that a file has, [N] bool."""
+    found = []
+    if "next_observations" in items and "timeouts" in items and not marks_goal:
+        breaks = ~_goes_on(items["observations"], items["next_observations"]) & ~ends
+        breaks[-1] = False  # nothing follows that could differ
+        count = int(breaks.sum())
+        if 0 < count <= 0.5 * (~ends).sum():  # else the two are on different scales
+            found.append(
+                f"next_observations is not the next row in {count:,} rows, first in row {int(np.argmax(breaks))}, and "
+                "no flag ends an episode there"
+            )
+
+    # Flags of the first rows instead of the last: one episode of a single step, and an unfinished tail.
+    rows = np.flatnonzero(ends)
+    one_step = int((np.diff(rows, prepend=-1) == 1).sum())
+    if ends[0] and not ends[-1] and one_step == 1 and len(rows) > 1:
+        found.append("row 0 ends an episode and the last row ends none: do the flags mark where episodes begin?")
+    return found
 
 
 def _find_timeouts(

@@ -94,7 +94,10 @@ def _env_of(file: h5py.File, env_id: str | None) -> _Env:
         raise DatasetError(f"its attribute env is {env_id[:100]!r}, not the id of an environment")
 
     # What `unroll record` writes of the environment beside its id.
-    env_kwargs = json.loads(_text(file.attrs.get("env_kwargs")) or "{}")
+    try:
+        env_kwargs = json.loads(_text(file.attrs.get("env_kwargs")) or "{}")
+    except ValueError as error:
+        raise DatasetError(f"its attribute env_kwargs is not JSON ({one_line(error)})") from None
     doubt = _text(file.attrs.get("env_doubt")) or None
     strange = not_plain(env_kwargs)
     if strange:
@@ -246,6 +249,9 @@ def _action_cast(item: h5py.Dataset, env: _Env) -> Cast:
     A file holds the actions that the environment was given.
     """
     one_column = item.size == len(item)
+    box = env.known.action_space if env.known else None
+    if isinstance(box, gym.spaces.Box) and item.size == len(item) * box.low.size:
+        return _rows_cast  # whole numbers too, of a file that holds -1, 0 and 1 as they are
     choice_cast = functools.partial(_choice_cast, int(env.discrete.start) if env.discrete else 0)
     if item.dtype.kind != "f":
         if not one_column:
@@ -322,7 +328,9 @@ def _diagnosis(path: Path) -> str:
 
 
 def _text(value: object) -> str:
-    """Return the text of an attribute; nothing where it holds something else."""
+    """Return the text of an attribute, also of an array of one; nothing where it holds something else."""
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.item()
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     return value if isinstance(value, str) else ""
