@@ -37,7 +37,7 @@ def fill_options(backbone: str, options: dict[str, Any]) -> dict[str, Any]:
 class Encoder(nn.Module):
     """A linear map of the features of an observation, then a backbone. The policy calls both itself.
 
-    The map starts as the identity where there are channels enough: each number of an observation has a channel of its
+    The map starts as a multiple of the identity where there are channels enough: each number of an observation has a channel of its
     own, and a one-hot part stays one. The ``latent`` [..., d_latent], from which the policy acts, has what the backbone
     gave beside what it was given: what is seen now need not pass through the memory, and the two share no channel.
     """
@@ -47,7 +47,9 @@ class Encoder(nn.Module):
         self.embed = Linear(features_dim, d_model)
         with torch.no_grad():
             if features_dim <= d_model:
+                # Scaled as if every channel were in use: the layers behind it start at the width of d_model.
                 nn.init.eye_(self.embed.weight)
+                self.embed.weight.mul_((d_model / features_dim) ** 0.5)
             else:
                 nn.init.orthogonal_(self.embed.weight)
             self.embed.bias.zero_()

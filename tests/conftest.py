@@ -16,7 +16,7 @@ from unroll.envs.datasets.episodes import Episodes
 from unroll.errors import BackboneError
 from unroll.policies.backbones import find_backbone, import_own
 
-hypothesis.settings.register_profile("fast", max_examples=15, deadline=None)
+hypothesis.settings.register_profile("fast", max_examples=8, deadline=None)
 hypothesis.settings.register_profile("thorough", max_examples=200, deadline=None)
 hypothesis.settings.load_profile("fast")
 torch.set_num_threads(1)  # the models are tiny; more threads would only wait for one another

@@ -1,6 +1,6 @@
 """The laws of a backbone, over the registry: a new backbone is tested by being registered.
 
-15 random cases each; ``--hypothesis-profile thorough`` draws 200.
+8 random cases each; ``--hypothesis-profile thorough`` draws 200.
 
 One of your own, from a file my_module.py in the current folder:
 python -m pytest tests/laws/test_laws.py --backbone my_module:MyBackbone
