@@ -37,9 +37,10 @@ def fill_options(backbone: str, options: dict[str, Any]) -> dict[str, Any]:
 class Encoder(nn.Module):
     """A linear map of the features of an observation, then a backbone. The policy calls both itself.
 
-    The map starts as a multiple of the identity where there are channels enough: each number of an observation has a channel of its
-    own, and a one-hot part stays one. The ``latent`` [..., d_latent], from which the policy acts, has what the backbone
-    gave beside what it was given: what is seen now need not pass through the memory, and the two share no channel.
+    The map starts as a multiple of the identity where there are channels enough: each number of an observation has a
+    channel of its own, and a one-hot part stays one. The ``latent`` [..., d_latent], from which the policy acts, has
+    what the backbone gave beside what it was given: what is seen now need not pass through the memory, and the two
+    share no channel.
     """
 
     def __init__(self, features_dim: int, backbone: str, d_model: int, n_layers: int, options: dict[str, Any]):
