@@ -19,6 +19,7 @@ from ppo_runs import MAZE
 from unroll.agents import RecurrentPPO
 from unroll.commands import train
 from unroll.errors import HyperparameterError
+from unroll.policies.actor_critic import PLAIN
 
 DOCS = Path(__file__).parents[2] / "docs" / "from_sb3_contrib.md"
 # sb3-contrib 2.9.2's arguments, in order.
@@ -54,7 +55,7 @@ def test_lstm_policies_take_sb3_contribs_arguments(policy_kwargs, copies, tmp_pa
     agent = RecurrentPPO("MlpLstmPolicy", "CartPole-v1", n_steps=16, policy_kwargs=sizes | policy_kwargs, device="cpu")
     agent.learn(16)
     assert len(agent.policy.encoders) == copies
-    assert agent.policy.encoder_kwargs == dict(backbone="lstm", d_model=12, n_layers=2, options={})
+    assert agent.policy.encoder_kwargs == dict(backbone="lstm", d_model=12, n_layers=2, options=PLAIN)
     agent.save(tmp_path / "agent")
     loaded = RecurrentPPO.load(tmp_path / "agent", device="cpu")
     agent.policy.save(tmp_path / "policy")
@@ -68,7 +69,7 @@ def test_lstm_policies_take_sb3_contribs_arguments(policy_kwargs, copies, tmp_pa
 
 def test_lstm_policies_have_sb3_contribs_default_sizes():
     agent = RecurrentPPO("MlpLstmPolicy", "CartPole-v1", device="cpu")
-    assert agent.policy.encoder_kwargs == dict(backbone="lstm", d_model=256, n_layers=1, options={})
+    assert agent.policy.encoder_kwargs == dict(backbone="lstm", d_model=256, n_layers=1, options=PLAIN)
 
 
 @pytest.mark.parametrize(

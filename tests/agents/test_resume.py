@@ -191,7 +191,7 @@ def _another_width(tensors, rollout):
 
 
 def _another_memory(tensors, rollout):
-    tensors[rollout["memory"]["tuple"][0]["tuple"][0]["tensor"]] = torch.zeros(2, 3)
+    tensors[rollout["memory"]["tuple"][0]["tuple"][0]["tuple"][-1]["tensor"]] = torch.zeros(2, 3)
 
 
 def _text_for_a_number(tensors, rollout):
