@@ -56,33 +56,20 @@ class Actor:
         return actions, tuple(torch.from_numpy(part.swapaxes(0, 1).copy()) for part in after)
 
 
-def main(arguments: list[str]) -> None:
-    """Train, score and save."""
-    recurrent = "--recurrent" in arguments
-    arguments = [word for word in arguments if word != "--recurrent"]
-    config = load_config(arguments, schemas(), "python -m benchmarks.sb3_ppo")
-    assert isinstance(config, PPOConfig)
-    assert config.run_dir is not None
-    folder = Path(config.run_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(config.threads or torch.get_num_threads())
-
-    # PPO of Stable-Baselines3, with the settings that the two have in common.
-    env = vector_env(config)
-    name = "sb3"
+def make_peer(config: PPOConfig, recurrent: bool) -> OnPolicyAlgorithm:
+    """Make the untrained peer, with the settings that it has in common with ours."""
     peer: type[OnPolicyAlgorithm] = PPO
     policy = "MlpPolicy"
     policy_kwargs: dict[str, Any] = {}
     if recurrent:
         from sb3_contrib import RecurrentPPO
 
-        name = "sb3_contrib"
         peer = RecurrentPPO
         policy = "MlpLstmPolicy"
         policy_kwargs = {"lstm_hidden_size": config.backbone.d_model, "n_lstm_layers": config.backbone.n_layers}
-    agent = peer(
+    return peer(
         policy,
-        env,
+        vector_env(config),
         policy_kwargs=policy_kwargs,
         learning_rate=falling(config.learning_rate, config.schedule),
         n_steps=config.n_steps,
@@ -99,6 +86,20 @@ def main(arguments: list[str]) -> None:
         seed=config.seed,
         device="cpu",
     )
+
+
+def main(arguments: list[str]) -> None:
+    """Train, score and save."""
+    recurrent = "--recurrent" in arguments
+    arguments = [word for word in arguments if word != "--recurrent"]
+    config = load_config(arguments, schemas(), "python -m benchmarks.sb3_ppo")
+    assert isinstance(config, PPOConfig)
+    assert config.run_dir is not None
+    folder = Path(config.run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+
+    agent = make_peer(config, recurrent)
     began = time.perf_counter()
     agent.learn(config.steps)
     seconds = time.perf_counter() - began
@@ -106,7 +107,7 @@ def main(arguments: list[str]) -> None:
     # The evaluation is that of our runs, and so is what it leaves.
     actor = Actor(agent, agent.get_vec_normalize_env())
     facts = {
-        "agent": f"{peer.__module__.partition('.')[0]}'s {peer.__name__}",
+        "agent": f"{type(agent).__module__.partition('.')[0]}'s {type(agent).__name__}",
         "steps": agent.num_timesteps,
         "memory": "carried" if recurrent else "none",
         "seconds": seconds,
@@ -123,6 +124,7 @@ def main(arguments: list[str]) -> None:
     result = scoring.evaluate(player, config.evaluation.episodes, config.evaluation.seed)
 
     # The report names a run by the backbone in its config.
+    name = "sb3_contrib" if recurrent else "sb3"
     named = dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, name=name))
     save_config(named, folder / "config.yaml")
     scoring.write_evaluation(result, folder / "evaluation.json")

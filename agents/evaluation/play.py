@@ -99,13 +99,8 @@ def play(
         threads = torch.get_num_threads() if isinstance(envs[0].unwrapped, MujocoEnv) else 1
         pool = stack.enter_context(ThreadPoolExecutor(threads))
         while rows:
-            # One action for each row.
             check()
-            shown = _stack(observations)
-            _check_finite(shown, rows)
-            masks = _masks(agent, [env for env, _ in rows])
-            actions, state = agent.predict(shown, state, start, deterministic, **masks)
-            _check_actions(actions, rows)
+            actions, state = _act(agent, rows, observations, state, start, deterministic)
             start = np.zeros(len(rows), bool)
             outcomes = _step(rows, actions, pool, threads)
 
@@ -131,6 +126,18 @@ def play(
                 start = start[kept]
                 if state is not None:  # an agent may do without
                     state = select_rows(state, torch.tensor(kept, dtype=torch.int64))
+
+
+def _act(
+    agent: Predictor, rows: list[Row], observations: list[Any], state: Any, start: np.ndarray, deterministic: bool
+) -> tuple[np.ndarray, Any]:
+    """Choose one action for each row, and return the next state as well."""
+    shown = _stack(observations)
+    _check_finite(shown, rows)
+    masks = _masks(agent, [env for env, _ in rows])
+    actions, state = agent.predict(shown, state, start, deterministic, **masks)
+    _check_actions(actions, rows)
+    return actions, state
 
 
 def open_envs(make_env: Callable[[], gym.Env], n: int, stack: contextlib.ExitStack) -> list[gym.Env]:
