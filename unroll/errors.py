@@ -15,6 +15,10 @@ class CheckpointError(UserError):
     """A checkpoint or a run folder that is missing, damaged, in use or of another model."""
 
 
+class FormatError(CheckpointError):
+    """A checkpoint in the format of another version, as all others of its run are."""
+
+
 class ComparisonError(UserError):
     """Runs that are missing, damaged or not comparable."""
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unroll.agents.common.checkpoint import load_optimizer, read_checkpoint
-from unroll.errors import CheckpointError, EnvError, TrainingError, one_line
+from unroll.errors import CheckpointError, EnvError, FormatError, TrainingError, one_line
 from unroll.policies.backbones.registry import misfit
 
 
@@ -20,14 +20,14 @@ def read_agent(path: str | Path, agent: str, version: int) -> tuple[dict[str, Te
     """Read the tensors and the state of a checkpoint of this class of agent and this version of the format.
 
     Raises:
-        CheckpointError: it is damaged, or of another agent or version.
+        CheckpointError: it is damaged or of another agent; a FormatError if it is of another version.
     """
     tensors, state = read_checkpoint(path)
     found = state.get("format")
     if state.get("agent") != agent or type(found) is not int or not isinstance(state.get("config"), dict):
         raise CheckpointError(f"{path}: not a checkpoint of a {agent}")
     if found != version:
-        raise CheckpointError(
+        raise FormatError(
             f"{path}: a checkpoint of a {agent} in format {found}, of another version of unroll; this one reads format "
             f"{version}"
         )

@@ -8,6 +8,7 @@ import pytest
 from safetensors.torch import load_file
 
 from golden.fingerprints import cases, largest_difference, of_tensors
+from unroll.agents.common.checkpoint import read_checkpoint, write_checkpoint
 from unroll.commands import evaluate, train
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -34,6 +35,19 @@ def test_a_run_folder_of_an_earlier_version_is_resumed_to_the_same_weights_and_r
     assert largest_difference(theirs, weights) < TOLERANCE
     found = json.loads((run / "evaluation.json").read_text())
     assert largest_difference(expected["results"], found["results"]) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_folder_of_another_format_is_one_line_and_no_checkpoint_of_it_is_advised(tmp_path, name, capsys):
+    run = shutil.copytree(GOLDEN / name, tmp_path / name)
+    for folder in (run / "checkpoints").iterdir():
+        tensors, state = read_checkpoint(folder)
+        shutil.rmtree(folder)
+        write_checkpoint(folder, tensors, state | {"format": 0})
+    assert train.main(["--resume", "true", "--run_dir", str(run)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "in format 0, of another version of unroll; this one reads format" in line
+    assert "goes on" not in line
 
 
 @pytest.mark.parametrize("name", RUNS)

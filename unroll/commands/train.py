@@ -114,10 +114,12 @@ def import_code(config: RunConfig, algorithm: Algorithm, arguments: list[str]) -
 def make_training(config: RunConfig, algorithm: Algorithm, console: Console) -> Training:
     """The agent and what it learns from. Where the last checkpoint is damaged, the error says which one is not."""
     from unroll.agents.common.checkpoint import checkpoints
-    from unroll.errors import CheckpointError
+    from unroll.errors import CheckpointError, FormatError
 
     try:
         return algorithm.training(config, console.print)
+    except FormatError:
+        raise
     except CheckpointError as error:
         *older, last = checkpoints(config.run_dir or "") or [Path()]
         if not (config.resume and older):
