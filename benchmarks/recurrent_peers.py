@@ -82,6 +82,18 @@ def contrib(task: str, network: str, hidden: int, **sizes: Any) -> OnPolicyAlgor
     return Theirs("MlpLstmPolicy", environments(task), policy_kwargs=policy, **settings(sizes))
 
 
+def contrib_defaults(task: str, hidden: int) -> OnPolicyAlgorithm:
+    """Make sb3-contrib's RecurrentPPO with its defaults, but for the width of its LSTMs.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    from sb3_contrib import RecurrentPPO as Theirs
+
+    policy = dict(lstm_hidden_size=hidden)
+    return Theirs("MlpLstmPolicy", environments(task), policy_kwargs=policy, **settings({}))
+
+
 def ours(task: str, network: str, hidden: int, **sizes: Any) -> RecurrentPPO:
     """Make our RecurrentPPO with the same network."""
     policy = NETWORKS[network][1] | dict(backbone="lstm", d_model=hidden)
