@@ -27,8 +27,8 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
 # Network → the arguments of sb3-contrib's policy, and those of ours. sb3-contrib's shared LSTM learns from the actor's
 # loss alone.
 NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "two LSTMs": ({}, {"share_features_extractor": False}),
-    "one LSTM": ({"shared_lstm": True, "enable_critic_lstm": False}, {}),
+    "two LSTMs": ({}, {}),
+    "one LSTM": ({"shared_lstm": True, "enable_critic_lstm": False}, {"separate_critic": False}),
 }
 
 

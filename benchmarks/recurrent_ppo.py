@@ -1,6 +1,8 @@
 """Steps per second of RecurrentPPO against sb3-contrib's, and of its backbones against each other.
 
-    python -m benchmarks.recurrent_ppo [--tables peers defaults backbones memory] [--output FOLDER]    from the repository's root
+    python -m benchmarks.recurrent_ppo [--tables peers defaults backbones memory] [--output FOLDER]
+
+from the repository's root
 
 A step is one step of one environment. Whole iterations are timed: the rollout and ten epochs of training. The tables:
 
