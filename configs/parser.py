@@ -71,7 +71,7 @@ class Parser(ArgumentParser):
 
     def _join_lists(self, words: list[str]) -> list[str]:
         """Write the values of a flag that takes a list as one: ``--targets 5 2`` as ``--targets [5, 2]``."""
-        lists = set()
+        lists: set[str] = set()
         for action in self._actions:
             kind = getattr(action, "_typehint", None)
             if list in (get_origin(part) for part in (kind, *get_args(kind))):

@@ -21,6 +21,7 @@ from unroll.commands import compare, train
 from unroll.comparison import pace, workers
 from unroll.comparison.live import Show
 from unroll.comparison.plan import plan
+from unroll.comparison.variants import make_variants, split_backbones, varied_fields
 from unroll.comparison.workers import Workers
 from unroll.configs import load_config, save_config
 from unroll.errors import CheckpointError
@@ -281,3 +282,78 @@ def test_at_equal_time_a_backbone_makes_the_steps_that_were_measured_once(tmp_pa
     monkeypatch.setattr(pace, "measure", None)
     again = cells_of(tmp_path, *flags, minutes=1)
     assert [cell.config.steps for cell in again] == [round(60 * rate) for rate in measured.values()]
+
+
+@pytest.mark.parametrize(
+    ("words", "labels"),
+    [
+        (["mingru,gru"], ["mingru", "gru"]),
+        (["mingru", "mingru:expansion=2,conv=4", "gru"], ["mingru", "mingru-expansion=2-conv=4", "gru"]),
+        (["gru,mingru:conv=4,expansion=2", "my.module:Own"], ["gru", "mingru-conv=4-expansion=2", "Own"]),
+        (["my.module:Own:width=3"], ["Own-width=3"]),
+    ],
+)
+def test_backbones_are_read_with_their_options(words, labels):
+    assert [variant.label for variant in make_variants(split_backbones(words), [])] == labels
+
+
+def test_every_combination_of_varied_fields_is_a_row():
+    rows = make_variants(["gru"], ["learning_rate=1e-3,3e-4", "net_arch=[64, 64],[8]"])
+    assert [row.label for row in rows] == [
+        "gru-learning_rate=1e-3-net_arch=64,64",
+        "gru-learning_rate=1e-3-net_arch=8",
+        "gru-learning_rate=3e-4-net_arch=64,64",
+        "gru-learning_rate=3e-4-net_arch=8",
+    ]
+    assert rows[0].words == ["--backbone.name", "gru", "--learning_rate", "1e-3", "--net_arch", "[64, 64]"]
+    assert varied_fields(rows[0].label) == ["learning_rate", "net_arch"]
+
+
+def test_options_and_fields_are_compared_and_found_again_by_from(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    in_a_folder(tmp_path)
+    grid = ["--config", "hopper.yaml", "--seeds", "1", "--jobs", "1", "--threads", "1", *SMALL, "--output", "out"]
+    rows = ["--backbones", "mingru", "mingru:conv=4", "--vary", "learning_rate=1e-3,1e-2", "--steps", "2"]
+    assert compare.main([*grid, *rows]) == 0
+    before = scores_of(Path("out"))
+    assert [label for _, label in sorted(before)] == [
+        "mingru-conv=4-learning_rate=1e-2",
+        "mingru-conv=4-learning_rate=1e-3",
+        "mingru-learning_rate=1e-2",
+        "mingru-learning_rate=1e-3",
+    ]
+    assert "differ" not in capsys.readouterr().out  # what is varied on purpose is no fault of the comparison
+    learning_rates = {
+        load_config(["--config", str(path)], schemas()).learning_rate for path in Path("out").rglob("config.yaml")
+    }
+    assert learning_rates == {1e-3, 1e-2}
+    assert compare.main(["--from", "out"]) == 0
+    assert scores_of(Path("out")) == before
+
+
+@pytest.mark.parametrize(
+    ("rows", "line"),
+    [
+        (["--vary", "learning_rat=1,2"], "did you mean --learning_rate?"),
+        (["--vary", "learning_rate=1"], "two values of it or more"),
+        (["--vary", "seed=1,2"], "--seeds says how many"),
+        (["--vary", "learning_rate=1e-3,2e-3", "learning_rate=1,2"], "one field is there twice"),
+        (["--vary", "backbone.d_model=8,16", "--match_parameters", "900"], "says how large every backbone is"),
+        (["--vary", "steps=1,2", "--minutes", "1"], "one of them"),
+        (["--backbones", "mingru", "mingru"], "mingru is there twice"),
+        (["--backbones", "mingru:conv=,expansion=2"], "options are written as"),
+        (["--backbones", "mingru:konv=4"], "did you mean conv?"),
+    ],
+)
+def test_a_mistake_in_a_row_is_one_line(rows, line, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    in_a_folder(tmp_path)
+    arguments = ["--config", "hopper.yaml", "--output", "out", *rows]
+    try:
+        code = compare.main(arguments)
+    except SystemExit as left:
+        code = left.code
+    assert code == 2
+    (printed,) = capsys.readouterr().err.splitlines()
+    assert line in printed
+    assert not Path("out").exists()

@@ -1,4 +1,4 @@
-"""Compare backbones: unroll compare --config ppo/tmaze --backbones mingru,gru --seeds 5 [--key value …]
+"""Compare backbones, their options, or fields: unroll compare --config ppo/tmaze --backbones mingru,gru [--key value …]
 
 Trains every backbone on every config with every seed, as ordinary runs of unroll train whose flags hold for all of
 them, and reports what came of it. Repeat the command to go on after an interruption. Run it on several machines that
@@ -17,7 +17,8 @@ from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 
 from unroll.agents import AGENTS, schemas
 from unroll.commands.process import Reporting, expand_home, typed
-from unroll.configs import Parser, train_parser
+from unroll.comparison.variants import split_backbones
+from unroll.configs import Parser, load_config, train_parser
 from unroll.configs.loading import find_config
 from unroll.configs.parser import suggest
 
@@ -42,7 +43,21 @@ def make_parser() -> Parser:
     parser = Parser(prog="unroll compare", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("--config", nargs="+", metavar="FILE", help="config files of unroll train, each an experiment")
-    add("--backbones", type=str, help="names, separated by commas; module:Class is imported")
+    add(
+        "--backbones",
+        nargs="+",
+        metavar="NAME",
+        help="names, separated by commas or spaces; module:Class is imported; mingru:expansion=2,conv=4 has options; "
+        "default with --vary: the config's",
+    )
+    add(
+        "--vary",
+        nargs="+",
+        default=[],
+        metavar="FIELD=A,B",
+        help="a row for each value of a field of the config: learning_rate=1e-3,3e-4; of several fields, for each "
+        "combination",
+    )
     add("--seeds", type=PositiveInt, default=5, help="how many, from 0 on")
     add("--jobs", type=PositiveInt, help="runs at a time; default: one for each core, one where there is a GPU")
     add("--threads", type=PositiveInt, help="CPU threads of each run; default: the cores over --jobs")
@@ -81,14 +96,21 @@ def main(arguments: list[str] | None = None) -> int:
             report_only(options, command)
         return report.code
 
-    if not options.config or not options.backbones:
-        parser.error("--config and --backbones are needed, or --from with folders of runs")
-    if options.minutes and any(flag.partition("=")[0] == "--steps" for flag in flags):
+    if not options.config or not (options.backbones or options.vary):
+        parser.error("--config and --backbones or --vary are needed, or --from with folders of runs")
+    says_steps = [*flags, *(f"--{word}" for word in options.vary)]
+    if options.minutes and any(word.partition("=")[0] == "--steps" for word in says_steps):
         parser.error("--minutes and --steps: one of them says how long a run is")
+    for word in options.vary:
+        field = f"--{word.partition('=')[0]}"
+        if field in GIVEN:
+            parser.error(f"--vary {word}: {field} is not for a grid: {GIVEN[field]}")
     options.config = [find_config(name) for name in options.config]
-    options.backbones = options.backbones.split(",")
-    if len(set(options.backbones)) < len(options.backbones):
-        parser.error(f"--backbones {','.join(options.backbones)}: one is there twice")
+    if options.backbones:
+        options.backbones = split_backbones(options.backbones)
+    else:
+        first = load_config(["--config", options.config[0], *flags], schemas(), "unroll compare")
+        options.backbones = [first.backbone.name]
     options.output = Path(options.output or f"runs/compare-{'-'.join(Path(path).stem for path in options.config)}")
     with Reporting("unroll compare") as report:
         if options.cluster:
@@ -215,8 +237,8 @@ def without(arguments: list[str], flags: tuple[str, ...]) -> list[str]:
 
 def check_report_only(parser: Parser, options: Namespace, flags: list[str]) -> None:
     """End with an error if a flag beside --from is for training."""
-    for flag in ("config", "backbones", "cluster", "jobs", "match_parameters"):
-        if getattr(options, flag) is not None:
+    for flag in ("config", "backbones", "vary", "cluster", "jobs", "match_parameters"):
+        if getattr(options, flag) not in (None, []):
             parser.error(f"--{flag} is for training, --from for runs that exist")
     if flags:
         parser.error(f"{flags[0]} is for training, --from for runs that exist")
@@ -241,10 +263,13 @@ def write(options: Namespace, runs: list[Run], output: Path, facts: dict[str, An
     from unroll.comparison.markdown import overview
     from unroll.comparison.publish import publish
     from unroll.comparison.report import make_report
+    from unroll.comparison.variants import make_variants
     from unroll.policies.backbones import BACKBONES
 
-    # Backbones are reported in the order in which they were asked for.
-    names = [name.rpartition(":")[2] for name in options.backbones or BACKBONES]
+    # Rows are reported in the order in which they were asked for.
+    names = list(BACKBONES)
+    if options.backbones:
+        names = [variant.label for variant in make_variants(options.backbones, options.vary)]
     experiments = group(runs, names)
     report = make_report(experiments, options.reference, facts)
     publish(output, experiments, report)

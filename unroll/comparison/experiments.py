@@ -12,6 +12,7 @@ import numpy as np
 
 from unroll.agents import AGENTS
 from unroll.comparison.runs import Run
+from unroll.comparison.variants import varied_fields
 from unroll.errors import ComparisonError
 
 # Fields of a config in which the runs of an experiment may differ.
@@ -137,8 +138,12 @@ class Experiment:
         return pairs
 
     def differences(self) -> list[str]:
-        """Say in what the runs differ beside backbone and seed. Each line makes the comparison unfair."""
-        configs = [_compared_config(run.config) for run in self.all_runs]
+        """Say in what the runs differ beside seed, backbone and the fields in its label.
+
+        Each line makes the comparison unfair.
+        """
+        varied = {name for label in self.runs for name in varied_fields(label)}
+        configs = [_compared_config(run.config, varied) for run in self.all_runs]
         evaluations = [_compared_evaluation(run.evaluation) for run in self.all_runs]
         return [*_differences("config", configs), *_differences("evaluation", evaluations)]
 
@@ -157,14 +162,15 @@ def _shortened(value: str) -> str:
     return value if len(value) < 40 else f"{value[:36]} …"
 
 
-def _compared_config(config: dict[str, Any]) -> dict[str, Any]:
+def _compared_config(config: dict[str, Any], varied: set[str]) -> dict[str, Any]:
     """Return the fields of a config that all runs of an experiment should have alike.
 
     The sizes of the backbones may differ: the report has them in a table.
     """
     left_out = (*NOT_COMPARED, "backbone", "evaluation")
     compared = {key: value for key, value in config.items() if key not in left_out}
-    return compared | {"backbone.n_layers": config["backbone"]["n_layers"]}
+    compared["backbone.n_layers"] = config["backbone"]["n_layers"]
+    return {key: value for key, value in compared.items() if key not in varied}
 
 
 def _compared_evaluation(evaluation: dict[str, Any]) -> dict[str, Any]:

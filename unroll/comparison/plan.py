@@ -10,6 +10,7 @@ from pathlib import Path
 from unroll.agents import AGENTS, schemas
 from unroll.comparison.grid import Cell
 from unroll.comparison.pace import steps_in
+from unroll.comparison.variants import SIZES, Variant, make_variants
 from unroll.configs import RunConfig, load_config
 from unroll.errors import ComparisonError
 from unroll.own import import_environment
@@ -20,11 +21,12 @@ TAKEN = {"compare", "figures", "workers"}  # folders of the report and of submit
 
 
 def plan(options: Namespace, flags: list[str], arguments: list[str]) -> list[Cell]:
-    """Make one cell for each config, backbone and seed: the first seed of every backbone comes first.
+    """Make one cell for each config, row and seed: the first seed of every row comes first.
 
-    The backbones of a config have the number of parameters that the first one has with the config's width, or
-    ``options.match_parameters``; with 0 each has the config's width. With ``options.minutes`` a backbone learns for as
-    many steps as it makes in that time.
+    A row is a backbone with its options and with values of the fields that are varied. The rows of a config have the
+    number of parameters that the first one has with the config's width, or ``options.match_parameters``; with 0 each
+    has the config's width, and so they have where a size is varied. With ``options.minutes`` a row learns for as many
+    steps as it makes in that time.
 
     Args:
         flags: those of ``unroll train``, for all cells.
@@ -33,19 +35,20 @@ def plan(options: Namespace, flags: list[str], arguments: list[str]) -> list[Cel
     Raises:
         ComparisonError, BackboneError: something cannot be compared. Nothing has been trained then.
     """
-    for name in options.backbones:
+    variants = make_variants(options.backbones, options.vary)
+    for name in dict.fromkeys(variant.backbone for variant in variants):
         if ":" in name:
             import_own(name)
     names = experiment_names(options.config)
-    sizes = [parameters_of_all(options, path, flags) for path in options.config]
+    sizes = [parameters_of_all(options, path, flags, variants) for path in options.config]
 
-    # A grid that is stopped early has compared all backbones on its first seeds.
+    # A grid that is stopped early has compared all rows on its first seeds.
     cells = []
     for seed in range(options.seeds):
         for path, experiment, parameters in zip(options.config, names, sizes, strict=True):
-            for backbone in options.backbones:
-                words = train_arguments(options, path, flags, experiment, backbone, seed, parameters)
-                cells.append(make_cell(options, words, arguments, experiment, backbone, seed))
+            for variant in variants:
+                words = train_arguments(options, path, flags, experiment, variant, seed, parameters)
+                cells.append(make_cell(options, words, arguments, experiment, variant.label, seed))
 
     # Nothing is trained before every folder is known to be free or to hold the same run.
     for cell in cells:
@@ -54,12 +57,12 @@ def plan(options: Namespace, flags: list[str], arguments: list[str]) -> list[Cel
 
 
 def train_arguments(
-    options: Namespace, path: str, flags: list[str], experiment: str, backbone: str, seed: int, parameters: int
+    options: Namespace, path: str, flags: list[str], experiment: str, variant: Variant, seed: int, parameters: int
 ) -> list[str]:
     """Return the arguments of ``unroll train`` for one cell."""
     threads = options.threads or max(1, (os.cpu_count() or 1) // options.jobs)
     words = ["--config", path, *flags, "--experiment", experiment, "--seed", str(seed)]
-    words += ["--threads", str(threads), "--backbone.name", backbone]
+    words += ["--threads", str(threads), *variant.words]
     if parameters:
         words += ["--backbone.match_parameters", str(parameters)]
     if options.video and seed == 0:
@@ -68,10 +71,9 @@ def train_arguments(
 
 
 def make_cell(
-    options: Namespace, words: list[str], arguments: list[str], experiment: str, backbone: str, seed: int
+    options: Namespace, words: list[str], arguments: list[str], experiment: str, label: str, seed: int
 ) -> Cell:
     """Make the cell of a run with these arguments of ``unroll train``."""
-    label = backbone.rpartition(":")[2]
     config = settled(words)
     if not config.evaluation.episodes:
         raise ComparisonError(f"{experiment}: with evaluation.episodes 0 a run has no score to compare")
@@ -104,18 +106,27 @@ def named_code(config: RunConfig, arguments: list[str]) -> tuple[str, ...]:
     return tuple(words)
 
 
-def parameters_of_all(options: Namespace, path: str, flags: list[str]) -> int:
-    """Return the number of parameters that every backbone of a config is given; 0: any."""
+def parameters_of_all(options: Namespace, path: str, flags: list[str], variants: list[Variant]) -> int:
+    """Return the number of parameters that every row of a config is given; 0: any.
+
+    Raises:
+        ComparisonError: all are to have the same number, and a size is varied.
+    """
+    varied = [name for name, _ in variants[0].fields if name in SIZES]
+    if varied and options.match_parameters:
+        raise ComparisonError(f"--vary {varied[0]}: --match_parameters says how large every backbone is")
+    if varied:
+        return 0
     if options.match_parameters is not None:
         return options.match_parameters
-    config = load_config(["--config", path, *flags], schemas(), "unroll compare")
+    config = load_config(["--config", path, *flags, *variants[0].words], schemas(), "unroll compare")
     first = config.backbone
 
-    # The config itself may say how many; otherwise the first backbone says it for the others.
-    if first.match_parameters or len(options.backbones) == 1:
+    # The config itself may say how many; otherwise the first row says it for the others.
+    if first.match_parameters or len({variant.architecture for variant in variants}) == 1:
         return first.match_parameters
-    built = AGENTS[config.agent].fill(options.backbones[0], first.options)
-    return count_parameters(options.backbones[0], first.d_model, first.n_layers, built)
+    built = AGENTS[config.agent].fill(first.name, first.options)
+    return count_parameters(first.name, first.d_model, first.n_layers, built)
 
 
 def experiment_names(paths: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ import yaml
 from unroll.agents import AGENTS
 from unroll.agents.common.logs import read_metrics
 from unroll.agents.evaluation.scoring import highest
+from unroll.comparison.variants import varied_fields
 from unroll.errors import ComparisonError, one_line
 
 
@@ -88,12 +89,18 @@ def read_run(folder: Path, experiment: str | None = None) -> Run:
     return Run(
         folder,
         experiment or config.get("experiment") or Path(source.rpartition(":")[2]).stem,
-        backbone.rpartition(":")[2],
+        _label(folder, backbone.rpartition(":")[2]),
         seed,
         config,
         evaluation,
         read_metrics(folder),
     )
+
+
+def _label(folder: Path, backbone: str) -> str:
+    """Return the name of a run's row: the backbone, or what a comparison with options or varied fields named it."""
+    row = folder.absolute().parent.name
+    return row if row.startswith(f"{backbone}-") and varied_fields(row) else backbone
 
 
 def _check_results(evaluation: dict[str, Any]) -> None:
