@@ -27,8 +27,8 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
 # Network → the arguments of sb3-contrib's policy, and those of ours. sb3-contrib's shared LSTM learns from the actor's
 # loss alone.
 NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "two LSTMs": ({}, {"share_features_extractor": False}),
-    "one LSTM": ({"shared_lstm": True, "enable_critic_lstm": False}, {}),
+    "two LSTMs": ({}, {}),
+    "one LSTM": ({"shared_lstm": True, "enable_critic_lstm": False}, {"separate_critic": False}),
 }
 
 
@@ -80,6 +80,18 @@ def contrib(task: str, network: str, hidden: int, **sizes: Any) -> OnPolicyAlgor
 
     policy = NETWORKS[network][0] | dict(lstm_hidden_size=hidden)
     return Theirs("MlpLstmPolicy", environments(task), policy_kwargs=policy, **settings(sizes))
+
+
+def contrib_defaults(task: str, hidden: int) -> OnPolicyAlgorithm:
+    """Make sb3-contrib's RecurrentPPO with its defaults, but for the width of its LSTMs.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    from sb3_contrib import RecurrentPPO as Theirs
+
+    policy = dict(lstm_hidden_size=hidden)
+    return Theirs("MlpLstmPolicy", environments(task), policy_kwargs=policy, **settings({}))
 
 
 def ours(task: str, network: str, hidden: int, **sizes: Any) -> RecurrentPPO:

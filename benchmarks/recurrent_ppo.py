@@ -1,11 +1,14 @@
 """Steps per second of RecurrentPPO against sb3-contrib's, and of its backbones against each other.
 
-    python -m benchmarks.recurrent_ppo [--tables peers backbones memory] [--output FOLDER]    from the repository's root
+    python -m benchmarks.recurrent_ppo [--tables peers defaults backbones memory] [--output FOLDER]
+
+from the repository's root
 
 A step is one step of one environment. Whole iterations are timed: the rollout and ten epochs of training. The tables:
 
 * peers: the same network in both, with the same number of parameters, environments, batch size and epochs;
   sb3-contrib's speed is 1.
+* defaults: the defaults of both but for the width; sb3-contrib's speed is 1.
 * backbones: the policy's defaults; the speed of the LSTM of the same size is 1.
 * memory: bytes of recurrent states that are kept with a rollout.
 
@@ -31,6 +34,7 @@ from benchmarks.recurrent_peers import (
     TASKS,
     Iterations,
     contrib,
+    contrib_defaults,
     ours,
     parameters,
     with_backbone,
@@ -39,6 +43,10 @@ from benchmarks.timing import medians, report
 from unroll.policies.backbones import BACKBONES, map_state
 
 Row = dict[str, Any]
+
+# The backbones of every table, and the width of our policy's default.
+COMPARED = ["lstm", "mingru"]
+DEFAULT_WIDTH = 64
 
 
 def peers(options: argparse.Namespace) -> Iterator[Row]:
@@ -69,15 +77,33 @@ def peers(options: argparse.Namespace) -> Iterator[Row]:
             }
 
 
+def defaults(options: argparse.Namespace) -> Iterator[Row]:
+    """Yield a row for sb3-contrib's defaults and for ours with each of two backbones, at one width."""
+    for task in options.tasks:
+        runs: dict[str, Iterations] = {"sb3-contrib's": Iterations(contrib_defaults(task, DEFAULT_WIDTH))}
+        for name in COMPARED:
+            runs[f"ours, {name}"] = Iterations(with_backbone(task, name, DEFAULT_WIDTH))
+        rates = steps_per_second(runs, options)
+        for whose, run in runs.items():
+            yield {
+                "task": task,
+                "RecurrentPPO": whose,
+                "parameters": f"{parameters(run.algorithm):,}",
+                "steps/s": rates[whose],
+                "× sb3-contrib's": rates[whose] / rates["sb3-contrib's"],
+                **shares(run, options.repeats),
+                "episodes begun": statistics.mean(run.episodes[-options.repeats :]),
+            }
+
+
 def backbones(options: argparse.Namespace) -> Iterator[Row]:
     """Yield rows of all backbones at the shortest rollout, and of two at the others and at another width."""
     # Every row is compared with the LSTM of its width.
-    always = ["lstm", "mingru"]
     for steps in options.rollouts:
-        names = always
+        names = COMPARED
         if steps == min(options.rollouts):
-            names = list(dict.fromkeys([*always, *options.backbones]))
-        rows = [(name, 64) for name in names] + [(name, options.hidden) for name in always]
+            names = list(dict.fromkeys([*COMPARED, *options.backbones]))
+        rows = [(name, DEFAULT_WIDTH) for name in names] + [(name, options.hidden) for name in COMPARED]
         runs = {(name, d): Iterations(with_backbone("cartpole", name, d, n_steps=steps)) for name, d in rows}
         rates = steps_per_second(runs, options)
         for (name, d), run in runs.items():
@@ -143,6 +169,7 @@ def shares(run: Iterations, repeats: int) -> Row:
 
 TABLES = {
     "peers": ("Environment steps per second of whole iterations, the same network in both", peers),
+    "defaults": ("Environment steps per second of whole iterations, the defaults of both at width 64", defaults),
     "backbones": ("Environment steps per second of whole iterations, the policy's defaults", backbones),
     "memory": ("Recurrent states kept with a rollout of 8 environments, two LSTMs", memory),
 }
@@ -151,7 +178,7 @@ TABLES = {
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.recurrent_ppo", description=__doc__.split("\n")[0])
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="of peers")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="of peers and defaults")
     parser.add_argument("--batches", type=positives, default=[128, 256], metavar="N,…", help="of peers")
     parser.add_argument("--lengths", type=positives, default=[128, 32], metavar="L,…", help="our sequences, of peers")
     parser.add_argument("--steps", type=positive, default=128, help="n_steps of peers; 8 environments always")

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from decimal import Decimal
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_origin
 
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
@@ -67,7 +67,33 @@ class Parser(ArgumentParser):
             args = sys.argv[1:]
         self._check_values(args)
         with self._refusing_overflow():
-            return super().parse_args([plain_number(word) for word in args], *more, **kwargs)
+            return super().parse_args(self._join_lists([plain_number(word) for word in args]), *more, **kwargs)
+
+    def _join_lists(self, words: list[str]) -> list[str]:
+        """Write the values of a flag that takes a list as one: ``--targets 5 2`` as ``--targets [5, 2]``."""
+        lists = set()
+        for action in self._actions:
+            kind = getattr(action, "_typehint", None)
+            if list in (get_origin(part) for part in (kind, *get_args(kind))):
+                lists.update(action.option_strings)
+
+        joined: list[str] = []
+        values: list[str] | None = None  # of the list that the last flag began
+        for word in words:
+            if word.startswith("--"):
+                values = [] if word in lists else None
+                joined.append(word)
+            elif values is None:
+                joined.append(word)
+            elif values or not _stands_alone(word):
+                if values:
+                    joined.pop()
+                values.append(word)
+                joined.append(f"[{', '.join(values)}]")
+            else:
+                joined.append(word)
+                values = None
+        return joined
 
     def _check_values(self, arguments: list[str]) -> None:
         """Refuse values of flags that have two meanings. Of lists jsonargparse would only say that it wants none."""
@@ -102,6 +128,11 @@ class Parser(ArgumentParser):
     def flags(self) -> list[str]:
         """List the flags of this parser."""
         return [option for action in self._actions for option in action.option_strings]
+
+
+def _stands_alone(word: str) -> bool:
+    """Whether a word is a list already, or null."""
+    return word.startswith("[") or word == "null"
 
 
 def plain_number(word: str) -> str:

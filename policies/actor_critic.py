@@ -67,8 +67,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
     """A policy of observation → features → backbone → one MLP each for the actions' distribution and for the value.
 
     While acting it makes one ``step`` of the backbone, while learning one ``forward`` over whole sequences: the same
-    function. With ``share_features_extractor=False`` the critic has a features extractor and a backbone of its own.
-    All other arguments are those of Stable-Baselines3's ActorCriticPolicy.
+    function. All other arguments are those of Stable-Baselines3's ActorCriticPolicy.
 
     Args:
         backbone: The name for ``make_backbone``.
@@ -79,11 +78,15 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         reset_on_done: Begin each episode with an empty memory. False keeps the memory from one episode of an
             environment to the next, for tasks in which an agent learns from its own episodes (RL², Duan et al. 2016,
             arXiv 1611.02779). Returns end with the episode all the same.
+        separate_critic: Give the critic an encoder and so a memory of its own. False lets it see the actor's, which
+            its loss then trains too: less to compute, and on most tasks less learned in a step.
 
     The state is a tuple of one backbone's state, or of the actor's and the critic's.
 
     Raises:
         BackboneError: The backbone or an option is unknown.
+        ValueError: ``share_features_extractor`` False, which gives the critic an extractor of its own, without a
+            separate critic.
     """
 
     encoder_class: type[Encoder] = Encoder
@@ -98,13 +101,17 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         n_layers: int = 1,
         backbone_options: dict[str, Any] | None = None,
         reset_on_done: bool = True,
+        separate_critic: bool = True,
         **kwargs: Any,
     ):
+        if not (separate_critic or kwargs.get("share_features_extractor", True)):
+            raise ValueError("share_features_extractor False: only a separate critic has features of its own")
         options = fill_options(backbone, backbone_options or {})
         self.encoder_kwargs: dict[str, Any] = dict(
             backbone=backbone, d_model=d_model, n_layers=n_layers, options=options
         )
         self.reset_on_done = reset_on_done
+        self.separate_critic = separate_critic
         # With several processes: the index of this one's first environment, and the number of all environments.
         self.rows: tuple[int, int] | None = None
 
@@ -117,7 +124,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 
     def _build_mlp_extractor(self) -> None:
         """Build the MLPs, and the encoders before them: the optimizer, which is made next, must see their weights."""
-        n_encoders = 1 if self.share_features_extractor else 2
+        n_encoders = 2 if self.separate_critic else 1
         self.encoders = nn.ModuleList()
         for _ in range(n_encoders):
             self.encoders.append(self.encoder_class(self.features_dim, **self.encoder_kwargs))
@@ -125,7 +132,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         self.mlp_extractor = MlpExtractor(d_latent, self.net_arch, self.activation_fn, self.device)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        own = {**self.encoder_kwargs, "reset_on_done": self.reset_on_done}
+        own = {**self.encoder_kwargs, "reset_on_done": self.reset_on_done, "separate_critic": self.separate_critic}
         own["backbone_options"] = own.pop("options")
         own["share_features_extractor"] = self.share_features_extractor
         return super()._get_constructor_parameters() | own
@@ -328,7 +335,9 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
     def _features(self, obs: PyTorchObs) -> list[Tensor]:
         """Extract the features of observations, one tensor for each encoder."""
         features = self.extract_features(as_counted_by_policy(obs, self.observation_space))
-        return list(features) if isinstance(features, tuple) else [features]
+        if isinstance(features, tuple):
+            return list(features)
+        return [features] * len(self.encoders)
 
     def _distribution(self, actor: Tensor, action_masks: Tensor | None) -> Distribution:
         latent = self.mlp_extractor.forward_actor(actor)

@@ -111,7 +111,7 @@ def vector(make: Any, n_envs: int = 3) -> DummyVecEnv:
 
 def make_ppo(env: Any, policy: str = "MlpPolicy", **kwargs: Any) -> RecurrentPPO:
     """A small agent; arguments of the policy's memory may be given among its own."""
-    memory = ("d_model", "n_layers", "backbone_options", "reset_on_done", "share_features_extractor")
+    memory = ("d_model", "n_layers", "backbone_options", "reset_on_done", "separate_critic", "share_features_extractor")
     own = {key: kwargs.pop(key) for key in (*memory, "net_arch", "activation_fn") if key in kwargs}
     sizes: dict[str, Any] = dict(n_steps=16, n_epochs=2, seed=0, device="cpu") | kwargs
     return RecurrentPPO(policy, env, policy_kwargs=dict(d_model=16, n_layers=2, net_arch=[16]) | own, **sizes)

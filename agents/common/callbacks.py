@@ -6,7 +6,9 @@ import logging
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -23,7 +25,9 @@ Result = TypeVar("Result")
 
 
 class ShowProgress(BaseCallback):
-    """A progress bar with what ``describe()`` says, or a line for every tenth of the run where there is no terminal.
+    """A progress bar with what ``describe()`` says and the time left.
+
+    Where there is no terminal it is a line for every tenth of the run.
 
     Use it in a ``with``, so that the terminal is left in order. ``unit`` is what the agent counts; without ``describe``
     the agent is a DecisionAgent.
@@ -59,6 +63,8 @@ class ShowProgress(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._tenth = self._tenths()
+        self._first = self.num_timesteps
+        self._began = time.monotonic()
         self.task = self.bar.add_task("training", total=self.total, completed=self.num_timesteps, metrics="")
         if self.console.is_terminal:
             self.bar.start()
@@ -68,8 +74,16 @@ class ShowProgress(BaseCallback):
             self.bar.update(self.task, completed=self.num_timesteps, metrics=self.describe())
         elif self._tenths() > self._tenth:
             self._tenth = self._tenths()
-            self.console.print(f"{self.unit} {self.num_timesteps}/{self.total}  {self.describe()}")
+            self.console.print(f"{self.unit} {self.num_timesteps}/{self.total}  {self.describe()}{self._time_left()}")
         return True
+
+    def _time_left(self) -> str:
+        """Say how long the rest takes at the speed of this process so far, evaluations included; nothing at the end."""
+        left = self.total - self.num_timesteps
+        if left <= 0:
+            return ""
+        seconds = (time.monotonic() - self._began) * left / (self.num_timesteps - self._first)
+        return f"  {timedelta(seconds=round(seconds))} left"
 
     def _tenths(self) -> int:
         return self.num_timesteps // max(1, self.total // 10)

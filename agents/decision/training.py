@@ -78,7 +78,11 @@ class DecisionTraining:
         return agent
 
     def describe(self) -> str:
-        return f"{len(self.episodes):,} episodes, {self.episodes.n_steps:,} steps of {self.episodes.name}"
+        whole = f"{len(self.episodes):,} episodes, {self.episodes.n_steps:,} steps of {self.episodes.name}"
+        best = self.episodes.top(self.config.top_fraction)
+        if best is self.episodes:
+            return whole
+        return f"the best {len(best):,} of {whole}: {best.n_steps:,} steps"
 
     def progress(self) -> str:
         return describe_updates(self.agent)

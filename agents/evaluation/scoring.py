@@ -186,7 +186,7 @@ def score_table(evaluation: dict[str, Any]) -> Table:
             f"{sum(result['lengths']) / len(result['lengths']):.0f}",
         )
 
-    captions = []
+    captions = ["the interval is over the episodes of this one agent, not over seeds"]
     if "max_steps" in evaluation:
         captions.append(cuts_in_words(evaluation))
     if evaluation.get("dataset_return_mean") is not None:
@@ -194,7 +194,7 @@ def score_table(evaluation: dict[str, Any]) -> Table:
         captions.append(f"mean return of the dataset {evaluation['dataset']}: {mean}")
     if evaluation["reference"]:
         captions.append(f"0 and 100: the random and expert returns of {evaluation['reference']}")
-    table.caption = "; ".join(captions) or None
+    table.caption = "; ".join(captions)
     return table
 
 

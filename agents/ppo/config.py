@@ -110,8 +110,8 @@ class PPOConfig(RunConfig):
     """make the states before the sequences anew for every epoch, where they would be those of the old policy"""
     reset_on_done: bool = True
     """begin an episode with an empty memory; false keeps it from one episode to the next, as in RL²"""
-    separate_critic: bool = False
-    """give the critic a backbone of its own"""
+    separate_critic: bool = True
+    """give the critic a backbone of its own; false lets it see the actor's memory, which is less to compute"""
     net_arch: list[Size] = dataclasses.field(default_factory=lambda: [64, 64])
     """widths of the layers between the backbone and the action, and between it and the value"""
     activation: Literal["tanh", "relu"] = "tanh"

@@ -305,5 +305,5 @@ def count_policy_parameters(policy_kwargs: dict[str, Any], observation_space: An
 
     shape: tuple[int, ...] = getattr(observation_space, "shape", None) or ()
     width = shape[0] if len(shape) == 1 else 1  # an image's features are its extractor's
-    copies = 1 if policy_kwargs.get("share_features_extractor", True) else 2
+    copies = 2 if policy_kwargs.get("separate_critic", True) else 1
     return heads + copies * (width * d_model + backbone)

@@ -33,7 +33,7 @@ def policy_kwargs_of(policy: Any, policy_kwargs: dict[str, Any]) -> dict[str, An
         if given:
             raise HyperparameterError(
                 f"{given[0]} is an argument of MlpLstmPolicy, CnnLstmPolicy and MultiInputLstmPolicy; the others take "
-                "backbone, d_model, n_layers and share_features_extractor"
+                "backbone, d_model, n_layers and separate_critic"
             )
         return policy_kwargs
 
@@ -45,7 +45,7 @@ def policy_kwargs_of(policy: Any, policy_kwargs: dict[str, Any]) -> dict[str, An
         "d_model": theirs["lstm_hidden_size"],
         "n_layers": theirs["n_lstm_layers"],
         **own,
-        "share_features_extractor": theirs["shared_lstm"],
+        "separate_critic": theirs["enable_critic_lstm"],
     }
 
 

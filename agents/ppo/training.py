@@ -197,7 +197,7 @@ def policy_kwargs(config: PPOConfig) -> dict[str, Any]:
         "n_layers": config.backbone.n_layers,
         "backbone_options": config.backbone.options,
         "reset_on_done": config.reset_on_done,
-        "share_features_extractor": not config.separate_critic,
+        "separate_critic": config.separate_critic,
         "net_arch": config.net_arch,
         "activation_fn": ACTIVATIONS[config.activation],
         "ortho_init": config.ortho_init,

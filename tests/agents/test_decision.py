@@ -1,6 +1,8 @@
 """The decision agent's learning: padding is nothing, and an interrupted run ends where an undisturbed one does."""
 
 import dataclasses
+import io
+import re
 
 import gymnasium as gym
 import numpy as np
@@ -8,11 +10,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from stable_baselines3.common.callbacks import BaseCallback
 
 from toy import LENGTH, make_agent, replay, toy_episodes, whole_episode
 from unroll.agents import DecisionAgent
+from unroll.agents.common.callbacks import ShowProgress
+from unroll.agents.decision.config import DecisionConfig
+from unroll.agents.decision.training import DecisionTraining
 from unroll.agents.evaluation.play import Episode, play, summarize
+from unroll.configs import BackboneConfig
 from unroll.envs.datasets.sampling import SequenceSampler
 from unroll.envs.make import make_env
 from unroll.envs.wrappers import ReturnToGo
@@ -197,3 +204,19 @@ def test_whatever_stands_in_the_padding_the_loss_is_that_of_the_steps_alone(data
         alone = [agent.loss({k: v[i : i + 1, :n] for k, v in batch.items()}) for i, n in enumerate(counts)]
         expected = sum(float(loss) * n for loss, n in zip(alone, counts, strict=True)) / sum(counts)
         assert float(agent.loss(padded)) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_a_run_on_the_best_part_of_the_data_says_how_many_episodes_that_is():
+    config = DecisionConfig(top_fraction=0.1, backbone=BackboneConfig(d_model=8, n_layers=1))
+    config.evaluation.episodes = 0
+    assert DecisionTraining(config, print).describe().startswith("the best 12 of 534 episodes, 99,975 steps of hopper")
+
+
+def test_without_a_terminal_each_line_of_progress_has_the_time_left():
+    file = io.StringIO()
+    progress = ShowProgress(20, Console(file=file, width=200))
+    make_agent().learn(20, callback=[progress])
+    *lines, last = file.getvalue().splitlines()
+    assert len(lines) == 9
+    assert all(re.search(r"  \d:\d\d:\d\d left$", line) for line in lines)
+    assert not last.endswith("left")

@@ -42,7 +42,7 @@ def test_a_checkpoint_by_itself_is_played_under_its_own_config(tmp_path, capsys)
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("--env", "CartPoleNoVel-v1", *NORMALIZED, "--separate_critic", "true", "--schedule", "linear"),
+        ("--env", "CartPoleNoVel-v1", *NORMALIZED, "--separate_critic", "false", "--schedule", "linear"),
         ("--env", "ToyPicture-v0", *NORMALIZED, "--previous_reward", "true"),
     ],
 )

@@ -98,7 +98,7 @@ def test_parameters_can_be_got_set_and_exchanged():
     assert same_weights(agent, other)
 
 
-@pytest.mark.parametrize("changes", [{}, {"share_features_extractor": False}, {"reset_on_done": False}])
+@pytest.mark.parametrize("changes", [{}, {"separate_critic": False}, {"reset_on_done": False}])
 def test_a_policy_is_saved_and_loaded_by_itself_at_any_size(changes, tmp_path):
     agent = make_ppo(
         cartpole(2), backbone="minlstm", d_model=24, n_layers=3, backbone_options={"expansion": 2.0}, **changes

@@ -73,6 +73,16 @@ def test_the_backbones_are_timed_at_the_shortest_rollout_and_two_of_them_at_the_
     assert all(row["× lstm"] == 1 for row in rows if row["backbone"] == "lstm")
 
 
+def test_defaults_are_compared_with_the_peers_at_one_width(tmp_path):
+    pytest.importorskip("sb3_contrib", reason="sb3-contrib is the peer")
+    recurrent_ppo.main(["--tables", "defaults", *SMALL, "--tasks", "cartpole", "--output", str(tmp_path)])
+    rows = json.loads((tmp_path / "defaults.json").read_text())["rows"]
+    assert [row["RecurrentPPO"] for row in rows] == ["sb3-contrib's", "ours, lstm", "ours, mingru"]
+    assert rows[0]["× sb3-contrib's"] == 1
+    for row in rows[1:]:
+        assert row["× sb3-contrib's"] == pytest.approx(row["steps/s"] / rows[0]["steps/s"])
+
+
 def test_without_the_peer_the_benchmark_says_how_to_get_it(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "sb3_contrib", None)
     with pytest.raises(SystemExit, match="2"):

@@ -36,6 +36,18 @@ def test_flags_go_on_top_of_files_and_files_on_top_of_each_other(tmp_path):
     assert config.backbone.options == {"memory_span": 50}
 
 
+@pytest.mark.parametrize("words", [["5000", "-2.5e3"], ["[5000, -2500]"]])
+def test_the_values_of_a_list_may_stand_without_brackets(words):
+    config = load_config(["--evaluation.targets", *words, "--steps", "7"], schemas())
+    assert (config.evaluation.targets, config.steps) == ([5000, -2500], 7)
+
+
+def test_a_list_of_one_and_none_are_read_too():
+    ppo = load_config(["--agent", "ppo", "--net_arch", "32"], schemas())
+    assert ppo.net_arch == [32]
+    assert load_config(["--evaluation.targets", "null"], schemas()).evaluation.targets is None
+
+
 def test_what_is_meant_is_read_as_it_stands(tmp_path):
     text = "experiment: 'None'\nevaluation: {env_kwargs: {map: '010', mode: none, rate: 0.5, steps: 0}}\nseed: 10\n"
     (tmp_path / "a.yaml").write_text(text)

@@ -86,7 +86,7 @@ SPACES = {
     "action masks": ("ToyMasked-v0", []),
     "images": ("ToyPicture-v0", []),
     "a Dict with an image": ("ToyPicture-v0", ["--previous_action", "true", "--previous_reward", "true", *NORMALIZED]),
-    "several actions": ("ToySeveral-v0", ["--separate_critic", "true", *NORMALIZED]),
+    "several actions": ("ToySeveral-v0", ["--separate_critic", "false", *NORMALIZED]),
     "gSDE": ("ToyBox-v0", ["--use_sde", "true"]),
 }
 

@@ -111,7 +111,8 @@ def test_the_table_shows_small_returns_and_tells_large_targets_apart():
     assert cells(small)[0] == ["0.0213", "0.5"]
     assert cells(small)[1] == ["0.0257", "0.500"]
     assert cells(small)[2] == ["0.0123 … 0.0391", "0.250 … 0.750"]
-    assert small.caption == "mean return of the dataset small: 0.0213"
+    interval = "the interval is over the episodes of this one agent, not over seeds"
+    assert small.caption == f"{interval}; mean return of the dataset small: 0.0213"
     large = score_table(evaluation(*(result(1234567.0 + i, 1234567.25) for i in range(3))))
     assert cells(large)[0] == ["1234567", "1234568", "1234569"]
     assert cells(large)[1] == ["1234567.2"] * 3

@@ -57,7 +57,9 @@ def test_the_ratio_is_one_and_nothing_forbidden_is_done_under_masks(action, sequ
     assert not sequences.action_masks.all()
 
 
-@pytest.mark.parametrize("changes", [{"reset_on_done": False}, {"share_features_extractor": False}])
+@pytest.mark.parametrize(
+    "changes", [{"reset_on_done": False}, {"separate_critic": False}, {"share_features_extractor": False}]
+)
 @pytest.mark.parametrize("backbone", ["mingru", "lstm", "transformer"])
 def test_the_ratio_is_one_with_a_memory_that_is_kept_and_with_a_critic_of_its_own(backbone, changes):
     sequences = assert_ratio_is_one(make_ppo(vector(Noise), backbone=backbone, sequence_length=8, **changes))

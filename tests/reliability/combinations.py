@@ -49,7 +49,7 @@ ENVS += ["RepeatFirstEasy-v0", "RepeatPreviousEasy-v0", "FrozenLake-v1"]
 CHOICES = {
     "ppo": "sequence_length=4|8 net_arch=[]|[8] activation=relu schedule=linear clip_schedule=linear target_kl=0.01 "
     "ent_coef=0.01 log_std_init=-1.0 log_every=2 sde_sample_freq=3 normalize_advantage=false ortho_init=false "
-    "reset_on_done=false evaluation.every=64 checkpoint_every=50 recompute_states=true separate_critic=true "
+    "reset_on_done=false evaluation.every=64 checkpoint_every=50 recompute_states=true separate_critic=false "
     "use_sde=true previous_action=true previous_reward=true normalize_observation=true normalize_reward=true",
     "decision": "optimizer=lamb schedule=cosine warmup_steps=0|5 weight_decay=0.1 dropout=0.0|0.2 tokens=interleaved "
     "condition=none previous_action=false timestep_embedding=true top_fraction=0.5 precision=bfloat16 log_every=1|3 "

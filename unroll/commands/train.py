@@ -95,6 +95,7 @@ def open_run(config: RunConfig, arguments: list[str], stack: contextlib.ExitStac
     sizes = {"d_model": backbone.d_model, "n_layers": backbone.n_layers} | backbone.options
     listed = ", ".join(f"{key} {value}" for key, value in sizes.items())
     parameters = count_parameters(training.agent)
+    console.print(f"run folder    {folder}")
     console.print(
         f"{backbone.name} ({listed}), {parameters:,} parameters, on {training.agent.device}; {training.describe()}"
     )
