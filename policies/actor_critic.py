@@ -70,8 +70,11 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
     function. All other arguments are those of Stable-Baselines3's ActorCriticPolicy.
 
     Args:
-        backbone, d_model, n_layers, backbone_options: The arguments of ``make_backbone``. Dropout must be 0: with it,
-            the ratio of the new to the old policy would not be 1 where the two are the same.
+        backbone: The name for ``make_backbone``.
+        d_model: The width of the backbone.
+        n_layers: Its number of layers.
+        backbone_options: Its options. Dropout must be 0: with it, the ratio of the new to the old policy would not be 1
+            where the two are the same.
         reset_on_done: Begin each episode with an empty memory. False keeps the memory from one episode of an
             environment to the next, for tasks in which an agent learns from its own episodes (RL², Duan et al. 2016,
             arXiv 1611.02779). Returns end with the episode all the same.
