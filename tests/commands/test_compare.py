@@ -158,6 +158,7 @@ def wait_for(condition, process):
 def cells_of(tmp_path, *flags, **changes):
     settings = dict(
         backbones=["mingru", "gru", "sharnn"],
+        vary=[],
         config=[str(ROOT / "configs/ppo/tmaze.yaml")],
         seeds=1,
         jobs=2,

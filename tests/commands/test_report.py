@@ -209,7 +209,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     assert "for training" in error_of(capsys, "--from", tmp_path, "--jobs", "2")
     config = ["--config", "configs/ppo/tmaze.yaml"]
     assert "needed" in error_of(capsys, *config)
-    assert "one is there twice" in error_of(capsys, *config, "--backbones", "gru,gru")
+    assert "gru is there twice" in error_of(capsys, *config, "--backbones", "gru,gru")
     grid = [*config, "--backbones", "gru,mingru", "--output", tmp_path / "out"]
     assert "--seeds says how many" in error_of(capsys, *grid, "--seed", "3")
     assert "did you mean --seeds" in error_of(capsys, *grid, "--sedes", "3")
