@@ -66,8 +66,12 @@ class Parser(ArgumentParser):
         if args is None:
             args = sys.argv[1:]
         self._check_values(args)
+        words = self._join_lists([plain_number(word) for word in args])
+        # What is printed is the config of all flags, also of those after --print_config.
+        printing = [word for word in words if word.startswith("--print_config")]
+        words = [word for word in words if word not in printing] + printing
         with self._refusing_overflow():
-            return super().parse_args(self._join_lists([plain_number(word) for word in args]), *more, **kwargs)
+            return super().parse_args(words, *more, **kwargs)
 
     def _join_lists(self, words: list[str]) -> list[str]:
         """Write the values of a flag that takes a list as one: ``--targets 5 2`` as ``--targets [5, 2]``."""

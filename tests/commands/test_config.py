@@ -42,6 +42,14 @@ def test_the_values_of_a_list_may_stand_without_brackets(words):
     assert (config.evaluation.targets, config.steps) == ([5000, -2500], 7)
 
 
+def test_the_printed_config_has_the_flags_on_both_sides(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        load_config(["--seed", "5", "--print_config", "--steps", "7"], schemas())
+    printed = capsys.readouterr().out
+    assert "seed: 5" in printed
+    assert "steps: 7" in printed
+
+
 def test_a_list_of_one_and_none_are_read_too():
     ppo = load_config(["--agent", "ppo", "--net_arch", "32"], schemas())
     assert ppo.net_arch == [32]
