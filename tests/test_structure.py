@@ -34,11 +34,13 @@ PARTS = {
     "unroll.agents": ALGORITHMS | {"unroll.agents.algorithm", "unroll.agents.common"} | BELOW_AGENTS,
     "unroll.testing": {"unroll.policies"} | GROUND,
     "unroll.own": {"unroll.policies", "unroll.envs"} | GROUND,
+    "unroll.pictures": {"unroll.envs.datasets"} | GROUND,
     "unroll.export": {"unroll.agents"} | BELOW_AGENTS,
     "unroll.comparison": {"unroll", "unroll.agents", "unroll.own"} | BELOW_AGENTS,
     "unroll.hub": {"unroll.agents", "unroll.comparison"} | BELOW_AGENTS,
     "unroll.commands": {
         *("unroll.agents", "unroll.comparison", "unroll.export", "unroll.hub", "unroll.own"),
+        "unroll.pictures",
         *BELOW_AGENTS,
     },
     "unroll.cli": {"unroll.commands"},

@@ -68,6 +68,7 @@ def evaluate(options: Namespace) -> None:
     from unroll.agents.common.checkpoint import latest_checkpoint
     from unroll.agents.evaluation import scoring
     from unroll.agents.evaluation.video import try_gif
+    from unroll.pictures.evaluation import draw_evaluation
 
     # A checkpoint knows its agent; the run's config says how it is evaluated.
     console = Console(markup=False, highlight=False, soft_wrap=True)
@@ -94,6 +95,8 @@ def evaluate(options: Namespace) -> None:
         if gif is not None:
             output.with_suffix(".gif").write_bytes(gif)
             console.print(f"video: {output.with_suffix('.gif')}")
+    draw_evaluation(result, output.with_suffix(".png"))
+    console.print(f"picture: {output.with_suffix('.png')}")
 
 
 def play_options(options: Namespace) -> PlayOptions:
