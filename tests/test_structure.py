@@ -14,7 +14,7 @@ ROOMS = ("agents", "policies", "envs", "configs")
 
 # What each part may import of ours, beside itself. The longest name that fits counts.
 GROUND = {"unroll.errors", "unroll.files", "unroll.tables"}
-BELOW_AGENTS = {"unroll.configs", "unroll.policies", "unroll.envs"} | GROUND
+BELOW_AGENTS = {"unroll.configs", "unroll.policies", "unroll.envs", "unroll.zoo"} | GROUND
 ALGORITHMS = {"unroll.agents.decision", "unroll.agents.ppo"}
 COMMON = {"unroll.agents.algorithm", "unroll.agents.common"} | BELOW_AGENTS
 PARTS = {
@@ -34,6 +34,7 @@ PARTS = {
     "unroll.agents": ALGORITHMS | {"unroll.agents.algorithm", "unroll.agents.common"} | BELOW_AGENTS,
     "unroll.testing": {"unroll.policies"} | GROUND,
     "unroll.own": {"unroll.policies", "unroll.envs"} | GROUND,
+    "unroll.zoo": GROUND,
     "unroll.pictures": {"unroll.envs.datasets"} | GROUND,
     "unroll.export": {"unroll.agents"} | BELOW_AGENTS,
     "unroll.comparison": {"unroll", "unroll.agents", "unroll.own"} | BELOW_AGENTS,

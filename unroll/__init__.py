@@ -3,6 +3,7 @@
 import unroll
 
 agent = unroll.load("runs/tmaze/gru/seed0")    # a run folder or a checkpoint, whichever agent it is of
+agent = unroll.load("zoo:cartpole_masked/mingru")    # or a trained run that comes with the package
 """
 
 from __future__ import annotations

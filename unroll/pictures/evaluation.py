@@ -13,6 +13,8 @@ from unroll.tables import exact
 
 SPREAD = 0.12  # how far the dots of a row lie apart, of the distance between rows
 
+MOST_TICKS = 6  # targets that are written at the axis; more would lie over one another
+
 
 def draw_evaluation(evaluation: dict[str, Any], path: Path) -> None:
     """Write the picture of an evaluation, as ``unroll evaluate`` writes it to JSON, to ``path`` (.png)."""
@@ -43,7 +45,8 @@ def _asked(axes: Axes, evaluation: dict[str, Any]) -> None:
     means = [result["return_mean"] for result in results]
     axes.plot(targets, means, "D", color=BLUE, mec="black", ms=8, label="achieved")
 
-    axes.set_xticks(targets, [exact(target) for target in targets])
+    if len(targets) <= MOST_TICKS:
+        axes.set_xticks(targets, [exact(target) for target in targets])
     axes.margins(0.08)
     axes.set(xlabel="return asked for", ylabel="return achieved")
     axes.legend()
