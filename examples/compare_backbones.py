@@ -37,7 +37,6 @@ publish(FOLDER, experiments, report)
 for experiment in report["experiments"].values():
     for backbone, row in experiment["backbones"].items():
         low, high = row["iqm_interval"]
-        print(
-            f"{backbone:8} interquartile mean {row['iqm']:.1f}, interval {low:.1f} to {high:.1f}, seeds {row['scores']}"
-        )
+        seeds = ", ".join(f"{score:.1f}" for score in row["scores"])
+        print(f"{backbone:8} interquartile mean {row['iqm']:.1f}, interval {low:.1f} to {high:.1f}, by seeds {seeds}")
 print(f"{FOLDER / 'comparison.md'}, {FOLDER / 'comparison.png'}")
