@@ -12,7 +12,7 @@ import unroll
 from benchmarks import zoo as maker
 from unroll.agents import DecisionAgent, RecurrentPPO
 from unroll.agents.common.checkpoint import read_checkpoint
-from unroll.commands import evaluate, export, record
+from unroll.commands import evaluate, export, record, train
 from unroll.errors import CheckpointError
 from unroll.zoo import FOLDER, find_run, zoo_names
 
@@ -128,3 +128,11 @@ def test_runs_that_do_not_belong_into_a_zoo_are_refused(tmp_path):
 def test_a_folder_of_the_user_is_found_as_it_is_named(tmp_path):
     assert find_run(tmp_path) == tmp_path
     assert find_run("runs/zoo") == Path("runs/zoo")
+
+
+@pytest.mark.parametrize("name", zoo_names())
+def test_a_run_of_the_zoo_does_not_go_on_learning(name, tmp_path, capsys):
+    shutil.copytree(FOLDER / name, tmp_path / "run")
+    assert train.main(["--resume", "true", "--run_dir", "run", "--steps", "200000"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "holds no optimizer, so it can be played, and not go on learning" in line
