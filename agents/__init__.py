@@ -61,7 +61,7 @@ def algorithm_of(checkpoint: Path) -> Algorithm:
 
 
 def load(path: str | Path, device: str = "auto") -> Any:
-    """Load the agent of a run folder (its last checkpoint) or of a checkpoint, ready to ``predict``.
+    """Load the agent of a run folder (its last checkpoint), a checkpoint or ``zoo:NAME``, ready to ``predict``.
 
     A backbone or an environment of your own must be imported first: a file never names code to run.
 

@@ -14,7 +14,7 @@ ROOMS = ("agents", "policies", "envs", "configs")
 
 # What each part may import of ours, beside itself. The longest name that fits counts.
 GROUND = {"unroll.errors", "unroll.files", "unroll.tables"}
-BELOW_AGENTS = {"unroll.configs", "unroll.policies", "unroll.envs"} | GROUND
+BELOW_AGENTS = {"unroll.configs", "unroll.policies", "unroll.envs", "unroll.zoo"} | GROUND
 ALGORITHMS = {"unroll.agents.decision", "unroll.agents.ppo"}
 COMMON = {"unroll.agents.algorithm", "unroll.agents.common"} | BELOW_AGENTS
 PARTS = {
@@ -34,11 +34,14 @@ PARTS = {
     "unroll.agents": ALGORITHMS | {"unroll.agents.algorithm", "unroll.agents.common"} | BELOW_AGENTS,
     "unroll.testing": {"unroll.policies"} | GROUND,
     "unroll.own": {"unroll.policies", "unroll.envs"} | GROUND,
+    "unroll.zoo": GROUND,
+    "unroll.pictures": {"unroll.envs.datasets"} | GROUND,
     "unroll.export": {"unroll.agents"} | BELOW_AGENTS,
     "unroll.comparison": {"unroll", "unroll.agents", "unroll.own"} | BELOW_AGENTS,
     "unroll.hub": {"unroll.agents", "unroll.comparison"} | BELOW_AGENTS,
     "unroll.commands": {
         *("unroll.agents", "unroll.comparison", "unroll.export", "unroll.hub", "unroll.own"),
+        "unroll.pictures",
         *BELOW_AGENTS,
     },
     "unroll.cli": {"unroll.commands"},

@@ -3,6 +3,7 @@
 import unroll
 
 agent = unroll.load("runs/tmaze/gru/seed0")    # a run folder or a checkpoint, whichever agent it is of
+agent = unroll.load("zoo:cartpole_masked/mingru")    # or a trained run that comes with the package
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["load"]
 
 

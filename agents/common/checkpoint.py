@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from unroll.errors import CheckpointError
+from unroll.zoo import find_run
 
 TENSORS = "tensors.safetensors"
 STATE = "state.json"
@@ -123,12 +124,12 @@ def checkpoints(run: str | Path) -> list[Path]:
 
 
 def latest_checkpoint(run: str | Path) -> Path:
-    """The last checkpoint of a run folder; the folder itself if it is a checkpoint.
+    """The last checkpoint of a run folder or a run of the zoo; the folder itself if it is a checkpoint.
 
     Raises:
         CheckpointError: there is none.
     """
-    run = Path(run)
+    run = find_run(run)
     if (run / MANIFEST).is_file():
         return run
     if not run.is_dir():

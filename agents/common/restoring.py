@@ -63,6 +63,15 @@ def restore(
     load_optimizer(optimizer, tensors)
 
 
+def check_goes_on(path: str | Path, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    """Raise CheckpointError if an agent that has learned came without its optimizer, as the runs of the zoo do.
+
+    Learning would go on with other numbers than the run would have had.
+    """
+    if steps and not optimizer.state:
+        raise CheckpointError(f"{path}: holds no optimizer, so it can be played, and not go on learning")
+
+
 def check_arguments(function: Callable[..., Any], arguments: Any, what: str) -> None:
     """Raise TypeError where ``arguments`` are not what the function's annotations say.
 

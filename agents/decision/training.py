@@ -10,6 +10,7 @@ from unroll.agents.algorithm import Tell, shared_arguments
 from unroll.agents.common.callbacks import describe_updates
 from unroll.agents.common.checkpoint import checkpoints, latest_checkpoint, read_state
 from unroll.agents.common.machine import not_as_made
+from unroll.agents.common.restoring import check_goes_on
 from unroll.agents.decision.agent import DecisionAgent
 from unroll.agents.decision.config import DecisionConfig, Hyperparameters
 from unroll.agents.decision.player import decision_player, undecided
@@ -69,6 +70,7 @@ class DecisionTraining:
     def _resumed(self, tell: Tell) -> DecisionAgent:
         path = latest_checkpoint(self.config.run_dir or "")
         agent = DecisionAgent.load(path, device=self.config.device)
+        check_goes_on(path, agent.optimizer, agent.num_timesteps)
         check_same_data(self.episodes, agent.task)
         agent.set_episodes(self.episodes)
         tell(f"goes on at update {agent.num_timesteps}")

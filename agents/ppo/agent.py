@@ -29,6 +29,7 @@ from unroll.agents.ppo.sequences import Sequences, make_sequences
 from unroll.errors import CheckpointError, HyperparameterError
 from unroll.policies.actor_critic import RecurrentActorCriticPolicy
 from unroll.policies.backbones import map_state
+from unroll.zoo import is_zoo
 
 Self = TypeVar("Self", bound="RecurrentPPO")
 Metrics = dict[str, Tensor]  # of one minibatch, still on the device
@@ -374,13 +375,13 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         device: torch.device | str = "auto",
         **kwargs: Any,
     ) -> Self:
-        """Load Stable-Baselines3's zip, as ``save`` writes it, or the agent of a run folder or a checkpoint.
+        """Load Stable-Baselines3's zip, as ``save`` writes it, or the agent of a run folder, a checkpoint or the zoo.
 
         Raises:
             CheckpointError: the folder or the zip holds no agent of this kind; the zip names classes that are not here,
                 as one of an earlier version does.
         """
-        if not isinstance(path, io.BufferedIOBase) and Path(path).is_dir():
+        if not isinstance(path, io.BufferedIOBase) and (is_zoo(path) or Path(path).is_dir()):
             from unroll.agents.ppo.training import load_ppo
 
             vector = None if env is None else cls._wrap_env(env)

@@ -21,7 +21,7 @@ from unroll.agents.common.checkpoint import checkpoints, latest_checkpoint
 from unroll.agents.common.distributed import world
 from unroll.agents.common.guards import check_device
 from unroll.agents.common.machine import not_as_made
-from unroll.agents.common.restoring import check_size, of_checkpoint
+from unroll.agents.common.restoring import check_goes_on, check_size, of_checkpoint
 from unroll.agents.evaluation.player import Player
 from unroll.agents.ppo.agent import RecurrentPPO
 from unroll.agents.ppo.checkpoint import pack_ppo, read_ppo, restore_ppo, resume_ppo, write_ppo
@@ -66,6 +66,7 @@ class PPOTraining:
         # Where episodes begin anew, the run's first seed would bring its first episodes and draws again.
         agent = make_ppo(self.config, tell, seed=self.config.seed + int(state["num_timesteps"]))
         goes_on = resume_ppo(agent, path, tensors, state)
+        check_goes_on(path, agent.policy.optimizer, agent.num_timesteps)
         if not goes_on:
             not_savable = f"{self.name} cannot be saved, so every environment begins a new episode"
             tell(f"goes on at step {agent.num_timesteps}; {not_savable}")

@@ -18,7 +18,7 @@ from unroll.errors import one_line
 
 def problems(episodes: Episodes) -> list[str]:
     """List what forbids training on these episodes, one line each, the worst first."""
-    found = _inconsistencies(episodes)
+    found = inconsistencies(episodes)
     if not found:  # otherwise no row can be trusted
         found = _bad_values(episodes) + _misfits(episodes)
     return found
@@ -27,7 +27,7 @@ def problems(episodes: Episodes) -> list[str]:
 def remarks(episodes: Episodes) -> list[str]:
     """List what a user should know of these episodes, one line each. It forbids nothing."""
     found = list(episodes.remarks)
-    if _inconsistencies(episodes):
+    if inconsistencies(episodes):
         return found
 
     one_step = int((episodes.lengths == 1).sum())
@@ -44,7 +44,7 @@ def remarks(episodes: Episodes) -> list[str]:
     return found
 
 
-def _inconsistencies(episodes: Episodes) -> list[str]:
+def inconsistencies(episodes: Episodes) -> list[str]:
     """List the arrays that do not fit each other."""
     found = []
     n = len(episodes.observations)
@@ -142,7 +142,7 @@ def print_report(episodes: Episodes, source: str, console: Console | None = None
     found = problems(episodes)
 
     facts = {"dataset": source}
-    if not _inconsistencies(episodes):
+    if not inconsistencies(episodes):
         # The statistics of NaN are NaN without a warning; the last line says where they are.
         with np.errstate(all="ignore"):
             facts |= _facts(episodes)

@@ -261,7 +261,7 @@ def write(options: Namespace, runs: list[Run], output: Path, facts: dict[str, An
     from unroll.comparison.board import FOLDER, link
     from unroll.comparison.experiments import group
     from unroll.comparison.markdown import overview
-    from unroll.comparison.publish import publish
+    from unroll.comparison.publish import SHEET, publish
     from unroll.comparison.report import make_report
     from unroll.comparison.variants import make_variants
     from unroll.policies.backbones import BACKBONES
@@ -277,3 +277,4 @@ def write(options: Namespace, runs: list[Run], output: Path, facts: dict[str, An
     console.print(f"report   {output / 'comparison.md'}, .csv, .json and figures/")
     console.print(f"watch    tensorboard --logdir {shlex.quote(str(output / FOLDER))}\nopen     {link(experiments)}")
     console.print(f"seeds    tensorboard --logdir {shlex.quote(str(output))}")
+    console.print(f"picture  {output / SHEET}")

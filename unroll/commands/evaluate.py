@@ -1,4 +1,6 @@
-"""Play a trained run and score it: unroll evaluate runs/… [--episodes N] [--targets 3600 1800] [--memory window]"""
+"""Play a trained run and score it: unroll evaluate runs/… [--episodes N] [--targets 3600 1800] [--memory window]
+
+zoo:cartpole_masked/mingru is a run that comes with the package; what is made of it is written below runs/zoo."""
 
 from __future__ import annotations
 
@@ -15,12 +17,13 @@ from unroll.commands.process import Reporting, expand_home
 from unroll.configs import Parser, RunConfig, load_saved
 from unroll.errors import EnvError
 from unroll.own import import_backbone, import_environment
+from unroll.zoo import find_run, results_folder
 
 
 def make_parser() -> Parser:
     parser = Parser(prog="unroll evaluate", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
-    add("run", help="a run folder, or one of its checkpoints")
+    add("run", help="a run folder, one of its checkpoints, or a run of the package, zoo:NAME")
     add("--episodes", type=PositiveInt, help="for each target return; default: the run's config")
     add("--n_envs", type=PositiveInt, help="the most environments that are open at once; default: the run's config")
     add("--max_steps", type=PositiveInt, help="steps after which an episode is cut; default: the run's config")
@@ -68,10 +71,11 @@ def evaluate(options: Namespace) -> None:
     from unroll.agents.common.checkpoint import latest_checkpoint
     from unroll.agents.evaluation import scoring
     from unroll.agents.evaluation.video import try_gif
+    from unroll.pictures.evaluation import draw_evaluation
 
     # A checkpoint knows its agent; the run's config says how it is evaluated.
     console = Console(markup=False, highlight=False, soft_wrap=True)
-    checkpoint = latest_checkpoint(Path(options.run).absolute())
+    checkpoint = latest_checkpoint(find_run(options.run).absolute())
     run, config = config_of(checkpoint)
     player = algorithm_of(checkpoint).player(checkpoint, config, play_options(options))
     player.n_envs = options.n_envs or player.n_envs
@@ -81,7 +85,7 @@ def evaluate(options: Namespace) -> None:
         raise EnvError(f"{run} was trained with evaluation.episodes 0, without evaluations: --episodes says how many")
 
     result = scoring.evaluate(player, options.episodes, options.seed)
-    output = default_output(checkpoint, run)
+    output = results_folder(options.run, run) / default_name(checkpoint, run)
     if options.stochastic:  # evaluation.json is what runs are compared by
         output = output.with_stem(f"{output.stem}_stochastic")
     if options.output:
@@ -94,6 +98,8 @@ def evaluate(options: Namespace) -> None:
         if gif is not None:
             output.with_suffix(".gif").write_bytes(gif)
             console.print(f"video: {output.with_suffix('.gif')}")
+    draw_evaluation(result, output.with_suffix(".png"))
+    console.print(f"picture: {output.with_suffix('.png')}")
 
 
 def play_options(options: Namespace) -> PlayOptions:
@@ -120,10 +126,10 @@ def config_of(checkpoint: Path) -> tuple[Path, RunConfig | None]:
     return run, load_saved(saved, schemas(), f"unroll evaluate: {saved}")
 
 
-def default_output(checkpoint: Path, run: Path) -> Path:
-    """Return the file of an evaluation: ``evaluation.json`` is that of a run's last checkpoint."""
+def default_name(checkpoint: Path, run: Path) -> str:
+    """Return the name of an evaluation's file: ``evaluation.json`` is that of a run's last checkpoint."""
     from unroll.agents.common.checkpoint import latest_checkpoint
 
     if checkpoint in (run, latest_checkpoint(run)):
-        return run / "evaluation.json"
-    return run / f"evaluation_{checkpoint.name}.json"
+        return "evaluation.json"
+    return f"evaluation_{checkpoint.name}.json"

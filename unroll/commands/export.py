@@ -10,6 +10,7 @@ from unroll.agents import algorithm_of
 from unroll.commands.process import Reporting, expand_home
 from unroll.configs import Parser
 from unroll.own import import_backbone
+from unroll.zoo import find_run, results_folder
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
         arguments = sys.argv[1:]
     parser = Parser(prog="unroll export", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
-    add("run", help="a run folder, or one of its checkpoints")
+    add("run", help="a run folder, one of its checkpoints, or a run of the package, zoo:NAME")
     add("--format", choices=["onnx", "pt2"], default="onnx", help="pt2: torch.export's")
     add("--output", help="folder; default: onnx or pt2 in the run folder")
     add("--memory", choices=["carried"], help="export a carried memory, also of an agent that acts with a window")
@@ -39,13 +40,14 @@ def export(options: Namespace) -> None:
     from unroll.export.formats import require_packages
 
     require_packages(options.format)
-    checkpoint = latest_checkpoint(Path(options.run).absolute())
+    checkpoint = latest_checkpoint(find_run(options.run).absolute())
     run = checkpoint
     if checkpoint.parent.name == "checkpoints":
         run = checkpoint.parents[1]
-    folder = run / options.format
     if options.output:
         folder = Path(options.output).absolute()
+    else:
+        folder = results_folder(options.run, run) / options.format
     check_free(folder)  # before seconds of work
 
     step, facts = algorithm_of(checkpoint).step(checkpoint, options.memory)

@@ -1,4 +1,4 @@
-"""Say what a dataset holds and what is wrong with it: unroll inspect my.hdf5
+"""Say what a dataset holds and what is wrong with it: unroll inspect my.hdf5 [--page report.png]
 
 The exit code is 0 if the dataset can be trained on, else 2.
 """
@@ -6,7 +6,9 @@ The exit code is 0 if the dataset can be trained on, else 2.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from pathlib import Path
 
 from unroll.envs.datasets.doctor import print_report
 from unroll.envs.datasets.sources import FORMS, read_episodes
@@ -19,12 +21,27 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("source", help=FORMS)
     parser.add_argument("--download", action="store_true", help="fetch a D4RL file that is missing")
+    parser.add_argument(
+        "--page", metavar="FILE.png", help="also draw it on one page: returns, lengths, coverage, actions"
+    )
     options = parser.parse_args(arguments)
+
+    page = None
+    if options.page is not None:
+        page = Path(os.path.expanduser(options.page))
+        if page.suffix != ".png" or not page.parent.is_dir():
+            print(f"--page {options.page}: must end in .png and be in a folder that exists", file=sys.stderr)
+            return 2
 
     try:
         episodes = read_episodes(options.source, options.download)
-    except (DatasetError, OSError) as error:  # OSError: a name that the file system does not allow
+        fit = print_report(episodes, options.source)
+        if page is not None:
+            from unroll.pictures.dataset import draw_dataset  # matplotlib takes a second
+
+            draw_dataset(episodes, options.source, page)
+            print(f"page: {page}")
+    except (DatasetError, OSError) as error:  # OSError: a name that the file system does not allow, a full disk
         print(error, file=sys.stderr)
         return 2
-    fit = print_report(episodes, options.source)
     return 0 if fit else 2

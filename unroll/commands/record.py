@@ -39,7 +39,7 @@ def make_parser() -> Parser:
     source.add_argument(
         "--algorithm", choices=ALGORITHMS, help="a Stable-Baselines3 agent that learns from scratch in --env"
     )
-    source.add_argument("--run", help="a run folder, or one of its checkpoints")
+    source.add_argument("--run", help="a run folder, one of its checkpoints, or a run of the package, zoo:NAME")
     add = parser.add_argument
     add("--output", required=True, help="file.hdf5, or minari:NAME-vN; it must not exist")
     add("--env", help="with --algorithm: environment id, or my_module:id of your own")

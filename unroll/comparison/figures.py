@@ -28,6 +28,9 @@ STYLE: dict[Any, Any] = {
     "figure.constrained_layout.use": True,
 }
 PALETTE = list(matplotlib.colors.TABLEAU_COLORS)
+SHEET_ROWS = 20  # experiments on one picture
+SHEET_DPI = 80  # 800 pixels wide
+SECOND = ("4_asked", "2_learning", "3_profile")  # the picture beside the scores: the first that there is
 BAND_SAMPLES = SAMPLES // 10  # a curve has an interval at each of its points
 
 # Key of a report's row → the name of its picture, and the label of the axis.
@@ -48,6 +51,23 @@ def draw(experiment: Experiment, report: dict[str, Any]) -> Iterator[tuple[str, 
             paint(axes)
             yield name, figure
             plt.close(figure)
+
+
+def draw_sheet(experiments: list[Experiment], report: dict[str, Any]) -> Figure:
+    """Draw all on one picture: a row for each experiment, with its scores and what says most beside them."""
+    shown = experiments[:SHEET_ROWS]
+    with plt.rc_context(STYLE):
+        figure = plt.figure(figsize=(10, 5.4 * len(shown)), dpi=SHEET_DPI)
+        rows = figure.subfigures(len(shown), 1, squeeze=False)[:, 0]
+        for row, experiment in zip(rows, shown, strict=True):
+            pictures = painters(experiment, report["experiments"][experiment.name])
+            second = next(name for name in SECOND if name in pictures)
+            left, right = row.subplots(1, 2)
+            pictures["1_score"](left)
+            pictures[second](right)
+            row.suptitle(experiment.name)
+        plt.close(figure)
+    return figure
 
 
 def painters(experiment: Experiment, report: dict[str, Any]) -> dict[str, Painter]:

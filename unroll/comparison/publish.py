@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import matplotlib
 from filelock import FileLock
 
 from unroll.comparison.board import write_board, write_figures
 from unroll.comparison.experiments import Experiment
-from unroll.comparison.figures import draw
+from unroll.comparison.figures import STYLE, draw, draw_sheet
 from unroll.comparison.markdown import to_csv, to_markdown
-from unroll.files import write_whole
+from unroll.files import replacing, write_whole
+
+SHEET = "comparison.png"  # all experiments on one picture
 
 
 def publish(output: Path, experiments: list[Experiment], report: dict[str, Any]) -> None:
@@ -24,6 +27,8 @@ def publish(output: Path, experiments: list[Experiment], report: dict[str, Any])
         figures = {}
         for experiment in experiments:
             figures[experiment.name] = publish_figures(output, experiment, report["experiments"][experiment.name])
+        with replacing(output / SHEET) as temporary, matplotlib.rc_context(STYLE):
+            draw_sheet(experiments, report).savefig(temporary, format="png")
         write_whole(output / "comparison.json", json.dumps(report, indent=1) + "\n")
         write_whole(output / "comparison.csv", to_csv(report))
         write_whole(output / "comparison.md", to_markdown(report, figures))

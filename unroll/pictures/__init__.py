@@ -1,0 +1,1 @@
+"""Pictures that a command leaves: a dataset on one page, an evaluation."""
