@@ -74,6 +74,8 @@ def _write_files(folder: Path, tensors: dict[str, torch.Tensor], state: dict[str
     except SafetensorError as error:  # a full disk, which is an OSError everywhere else
         raise OSError(f"{folder / TENSORS}: {error}") from error
     (folder / STATE).write_text(json.dumps(state, indent=1))
+    # safetensors writes for its owner alone; whoever may read the rest may read the weights.
+    (folder / TENSORS).chmod((folder / STATE).stat().st_mode & 0o777)
     manifest = {}
     for path in (folder / TENSORS, folder / STATE):
         manifest[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}

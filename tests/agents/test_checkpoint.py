@@ -26,6 +26,10 @@ def test_what_was_written_is_read(saved):
     assert sorted(path.name for path in saved.parent.iterdir()) == ["step_00000001"]  # nothing temporary is left
 
 
+def test_whoever_may_read_the_state_may_read_the_weights(saved):
+    assert len({(saved / name).stat().st_mode for name in ("tensors.safetensors", "state.json", "manifest.json")}) == 1
+
+
 def test_writing_again_replaces_it(saved):
     write_checkpoint(saved, {"a": torch.zeros(1)}, {"step": 2})
     assert read_checkpoint(saved)[1] == {"step": 2}

@@ -54,23 +54,10 @@ class Reporting:
 
 def prepare_process() -> None:
     """Set how the process uses threads and RAM, before it imports PyTorch."""
-    let_threads_sleep()
     keep_freed_memory()
     # Under torchrun each process would print advice on its speed.
     if "RANK" in os.environ:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-
-
-def let_threads_sleep() -> None:
-    """Let PyTorch's threads wait for the next operation for some microseconds and then sleep.
-
-    By default GNU's OpenMP lets them spin for milliseconds, on the core on which MuJoCo would step an environment. With
-    this count 100 environments of Hopper are stepped 1.7 times as fast on two cores, and an update that shares the
-    cores with another process is 50 times as fast. A tenth of it would make a step of few rows slower than the default.
-    Variables that the user has set are left alone. After ``import torch`` this has no effect.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def keep_freed_memory() -> None:

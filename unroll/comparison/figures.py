@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import matplotlib
-import matplotlib.colors
 
 matplotlib.use("Agg")
 
@@ -19,6 +18,7 @@ from matplotlib.figure import Figure
 from unroll.comparison.experiments import Experiment
 from unroll.comparison.markdown import WORDS
 from unroll.comparison.statistics import COVERED, FEWEST, QUANTILES, SAMPLES, profile
+from unroll.pictures.style import PALETTE
 from unroll.policies.backbones import BACKBONES
 
 STYLE: dict[Any, Any] = {
@@ -27,7 +27,6 @@ STYLE: dict[Any, Any] = {
     "figure.dpi": 66,
     "figure.constrained_layout.use": True,
 }
-PALETTE = list(matplotlib.colors.TABLEAU_COLORS)
 SHEET_ROWS = 20  # experiments on one picture
 SHEET_DPI = 80  # 800 pixels wide
 SECOND = ("4_asked", "2_learning", "3_profile")  # the picture beside the scores: the first that there is

@@ -19,6 +19,8 @@ ORANGE = "#E69F00"
 GREEN = "#009E73"
 RED = "#D55E00"
 GREY = "#777777"
+# For rows of a comparison. The yellow of Okabe and Ito cannot be seen on white.
+PALETTE = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#000000", GREY)
 DENSITY = "cividis"  # Nuñez, Anderton and Renslow 2018: from dark to bright for every eye
 
 DPI = 100
