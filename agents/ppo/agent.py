@@ -57,10 +57,10 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             largest divisor of at most an eighth of ``n_steps``, so that minibatches can be drawn.
         normalize_advantage: make the advantages of the rollout of mean 0 and deviation 1. Stable-Baselines3's PPO does
             so in each minibatch; here a minibatch is few sequences, which are no fair sample.
-        advantage_floor: the deviation, in units of the reward, below which advantages are not made larger by their
-            normalisation. Where the agent always does the same, what is left of them is the error of the value
-            network, which at full size drowns the entropy's gradient, and nothing else is ever tried. DreamerV3
-            (Hafner et al. 2023, arXiv 2301.04104) has such a floor for its returns.
+        advantage_floor: a share of the largest deviation that the advantages of a rollout have had so far. Where theirs
+            is below that, their normalisation makes them no larger. Where the agent always does the same, what is left
+            of them is the error of the value network, which at full size drowns the entropy's gradient, and nothing
+            else is ever tried. DreamerV3 (Hafner et al. 2023, arXiv 2301.04104) has such a floor for its returns.
         backbone: one of ``BACKBONES``, or ``module:Class`` of an imported module; None: minGRU. Its size and its
             options are in ``policy_kwargs`` (see RecurrentActorCriticPolicy).
         recompute_states: make the states before the sequences anew for every epoch but the first, by the policy as it
@@ -142,6 +142,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         self.target_kl = target_kl
         self.recompute_states = recompute_states
         self.advantage_floor = advantage_floor
+        self.largest_deviation = 0.0  # of the advantages of a rollout so far
         if _init_setup_model:
             self._setup_model()
 
@@ -221,7 +222,8 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             own = self._sequences()
             sequences = own.of_all_ranks(self.n_envs)
             if self.normalize_advantage:
-                sequences = sequences.with_normal_advantages(self.advantage_floor)
+                self.largest_deviation = max(self.largest_deviation, sequences.deviation)
+                sequences = sequences.with_normal_advantages(self.advantage_floor * self.largest_deviation)
             metrics_of_memory = memory_metrics(self.policy, sequences)
 
             epochs: list[list[Metrics]] = []

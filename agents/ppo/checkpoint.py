@@ -6,6 +6,7 @@ pickled objects; a run folder holds none.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def pack_ppo(agent: RecurrentPPO, config: dict[str, Any]) -> Packed:
         "agent": AGENT,
         "num_timesteps": agent.num_timesteps,
         "n_updates": agent._n_updates,
+        "largest_deviation": agent.largest_deviation,
         "config": config,
         "rollout": pack_rollout(agent, tensors),
         **made_here(agent.device),
@@ -71,6 +73,8 @@ def read_ppo(path: str | Path) -> Packed:
     tensors, state = read_agent(path, AGENT, FORMAT)
     with of_checkpoint(path):
         check_count(state, "num_timesteps", "n_updates")
+        if not 0 <= float(state.get("largest_deviation", 0.0)) < math.inf:  # early checkpoints of this format lack it
+            raise ValueError(f"largest_deviation is {state['largest_deviation']}")
     return tensors, state
 
 
@@ -90,6 +94,7 @@ def restore_ppo(agent: RecurrentPPO, path: str | Path, tensors: dict[str, torch.
             running.count = float(tensors[f"normalizer.{name}.count"].numpy())
         agent.num_timesteps = state["num_timesteps"]
         agent._n_updates = state["n_updates"]
+        agent.largest_deviation = float(state.get("largest_deviation", 0.0))
 
 
 def resume_ppo(agent: RecurrentPPO, path: str | Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> bool:

@@ -99,9 +99,9 @@ class PPOConfig(RunConfig):
     """end an update where the new policy is 1.5 times this far from the old one; null: never"""
     normalize_advantage: bool = True
     """make the advantages of each rollout of mean 0 and deviation 1"""
-    advantage_floor: NonNegativeFloat = 0.0
-    """deviation, in units of the reward, below which advantages are not made larger: above 0 an agent that is paid the
-    same for all that it does goes on to explore"""
+    advantage_floor: ClosedUnitInterval = 0.0
+    """share of their largest deviation so far below which advantages are not made larger: above 0 an agent that is paid
+    the same for all that it does goes on to explore"""
     normalize_observation: bool = False
     """by running means and deviations (VecNormalize), which are saved with the weights"""
     normalize_reward: bool = False

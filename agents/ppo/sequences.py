@@ -53,6 +53,11 @@ class Sequences:
 
         return Sequences(**{field.name: take(getattr(self, field.name)) for field in dataclasses.fields(self)})
 
+    @property
+    def deviation(self) -> float:
+        """The standard deviation of the advantages; 0 of a single one."""
+        return float(self.advantages.std(correction=min(1, self.advantages.numel() - 1)))
+
     def with_normal_advantages(self, floor: float = 0.0) -> Sequences:
         """The same sequences with advantages of mean 0 and deviation 1, or less where it was below ``floor``."""
         if self.advantages.numel() < 2:

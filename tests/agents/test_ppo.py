@@ -8,6 +8,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from memory_tasks import Noise, Recall, Scripted, make_ppo, rollout, vector
+from unroll.agents.ppo.checkpoint import read_ppo, restore_ppo, save_ppo
 from unroll.agents.ppo.loss import PPOLoss
 from unroll.errors import BackboneError, EnvError, HyperparameterError, TrainingError
 from unroll.policies.backbones import BACKBONES, map_state
@@ -97,7 +98,7 @@ def test_minibatches_are_all_the_sequences_each_once(size, sizes):
     assert size == 50 or drawn.tolist() != whole.tolist()
 
 
-@pytest.mark.parametrize(("wanted", "floor"), [(True, 0.0), (True, 100.0), (False, 100.0)])
+@pytest.mark.parametrize(("wanted", "floor"), [(True, 0.0), (True, 0.5), (False, 0.5)])
 def test_advantages_are_normalised_over_the_rollout_and_not_in_each_minibatch(wanted, floor, monkeypatch):
     seen = []
     forward = PPOLoss.forward
@@ -109,11 +110,23 @@ def test_advantages_are_normalised_over_the_rollout_and_not_in_each_minibatch(wa
     monkeypatch.setattr(PPOLoss, "forward", spy)
     sizes = dict(sequence_length=4, batch_size=8, n_epochs=1)
     agent = make_ppo(vector(Noise), **sizes, normalize_advantage=wanted, advantage_floor=floor)
+    agent.largest_deviation = 200.0
     agent.learn(steps_of(agent))
+    assert agent.largest_deviation == 200
     raw, drawn = torch.from_numpy(agent.rollout_buffer.advantages), torch.cat(seen)
-    expected = (raw - raw.mean()) / raw.std().clamp(min=floor) if wanted else raw
+    expected = (raw - raw.mean()) / raw.std().clamp(min=200 * floor) if wanted else raw
     torch.testing.assert_close(drawn.flatten().sort().values, expected.flatten().sort().values, rtol=1e-4, atol=1e-5)
     assert max(part.mean().abs() for part in seen) > 0.05 * expected.std()
+
+
+def test_the_largest_deviation_of_advantages_is_kept_and_saved(tmp_path):
+    agent = make_ppo(vector(Noise))
+    agent.learn(2 * steps_of(agent))
+    assert agent.largest_deviation >= float(np.std(agent.rollout_buffer.advantages))
+    save_ppo(agent, tmp_path / "agent", {})
+    other = make_ppo(vector(Noise))
+    restore_ppo(other, tmp_path / "agent", *read_ppo(tmp_path / "agent"))
+    assert other.largest_deviation == agent.largest_deviation > 0
 
 
 def test_states_that_are_made_anew_are_those_of_the_policy_as_it_is_now():
