@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,7 +28,8 @@ STYLE: dict[Any, Any] = {
     "figure.dpi": 66,
     "figure.constrained_layout.use": True,
 }
-SHEET_ROWS = 20  # experiments on one picture
+SHEET_ROWS = 20  # rows on one picture
+SHEET_COLUMNS = 3  # experiments in a row, where there are more than that
 SHEET_DPI = 80  # 800 pixels wide
 SECOND = ("4_asked", "2_learning", "3_profile")  # the picture beside the scores: the first that there is
 BAND_SAMPLES = SAMPLES // 10  # a curve has an interval at each of its points
@@ -53,7 +55,12 @@ def draw(experiment: Experiment, report: dict[str, Any]) -> Iterator[tuple[str, 
 
 
 def draw_sheet(experiments: list[Experiment], report: dict[str, Any]) -> Figure:
-    """Draw all on one picture: a row for each experiment, with its scores and what says most beside them."""
+    """Draw all on one picture.
+
+    A few experiments have a row each, with the scores and what says most beside them; of more there are the scores.
+    """
+    if len(experiments) > SHEET_COLUMNS:
+        return _draw_scores(experiments, report)
     shown = experiments[:SHEET_ROWS]
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(10, 5.4 * len(shown)), dpi=SHEET_DPI)
@@ -65,6 +72,21 @@ def draw_sheet(experiments: list[Experiment], report: dict[str, Any]) -> Figure:
             pictures["1_score"](left)
             pictures[second](right)
             row.suptitle(experiment.name)
+        plt.close(figure)
+    return figure
+
+
+def _draw_scores(experiments: list[Experiment], report: dict[str, Any]) -> Figure:
+    """Draw the scores of each experiment, three in a row."""
+    shown = experiments[: SHEET_ROWS * SHEET_COLUMNS]
+    rows = math.ceil(len(shown) / SHEET_COLUMNS)
+    with plt.rc_context(STYLE | {"font.size": 9}):
+        figure, grid = plt.subplots(rows, SHEET_COLUMNS, figsize=(10, 2.6 * rows), dpi=SHEET_DPI, squeeze=False)
+        for axes in grid.flat[len(shown) :]:
+            axes.remove()
+        for axes, experiment in zip(grid.flat, shown, strict=False):
+            scores(axes, report["experiments"][experiment.name])
+            axes.set_title(f"{experiment.name}\n{axes.get_title()}", fontsize=9)
         plt.close(figure)
     return figure
 
@@ -94,7 +116,10 @@ def colours(report: dict[str, Any]) -> dict[str, str]:
 
 
 def scores(ax: Axes, report: dict[str, Any]) -> None:
-    """Draw a bar for each interquartile mean, its interval, and a dot for each seed."""
+    """Draw each interquartile mean, its interval, and a dot for each seed.
+
+    A normalised score, of which 0 means something, is a bar; a return is a diamond.
+    """
     rows = report["backbones"]
     colour = colours(report)
     with_interval = next(iter(rows.values()))["iqm_interval"] is not None
@@ -103,7 +128,10 @@ def scores(ax: Axes, report: dict[str, Any]) -> None:
     for place, (name, row) in enumerate(reversed(rows.items())):
         low, high = row["iqm_interval"] or (row["iqm"], row["iqm"])
         dots = row["scores"]
-        ax.barh(place, row["iqm"], color=colour[name], alpha=0.45)
+        if report["score"] == "normalized_score":
+            ax.barh(place, row["iqm"], color=colour[name], alpha=0.45)
+        else:
+            ax.plot(row["iqm"], place, "D", color=colour[name], ms=11, alpha=0.45)
         ax.plot([low, high], [place, place], color="black", lw=2.5, solid_capstyle="butt")
         ax.plot(dots, [place] * len(dots), "o", color=colour[name], ms=5, mec="black", mew=0.6)
     ax.set_yticks(range(len(rows)), list(reversed(rows)))
