@@ -122,7 +122,7 @@ def scores(ax: Axes, report: dict[str, Any]) -> None:
     """
     rows = report["backbones"]
     colour = colours(report)
-    with_interval = next(iter(rows.values()))["iqm_interval"] is not None
+    with_interval = any(row["iqm_interval"] is not None for row in rows.values())
 
     # Places count from below, and the best backbone is on top.
     for place, (name, row) in enumerate(reversed(rows.items())):
