@@ -80,7 +80,7 @@ def test_the_norm_and_the_saturation_are_logged(backbone):
 
 
 def test_saturation_counts_gates_that_are_stuck_at_either_end():
-    agent = make_ppo(vector(Noise), backbone="mingru", sequence_length=8, n_layers=1)
+    agent = make_ppo(vector(Noise), backbone="mingru", sequence_length=8, n_layers=1, separate_critic=False)
     sequences, _ = rollout(agent, 1)
     project = agent.policy.encoders[0].backbone.blocks[0].mixer.project
     with torch.no_grad():
