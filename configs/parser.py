@@ -82,21 +82,14 @@ class Parser(ArgumentParser):
                 lists.update(action.option_strings)
 
         joined: list[str] = []
-        values: list[str] | None = None  # of the list that the last flag began
+        flag = ""
         for word in words:
             if word.startswith("--"):
-                values = [] if word in lists else None
-                joined.append(word)
-            elif values is None:
-                joined.append(word)
-            elif values or not _stands_alone(word):
-                if values:
-                    joined.pop()
-                values.append(word)
-                joined.append(f"[{', '.join(values)}]")
-            else:
-                joined.append(word)
-                values = None
+                flag = word
+            elif flag in lists and word != "null" and not word.startswith("["):
+                # The first value begins a list, and the others are put at its end.
+                word = f"[{word}]" if joined[-1] == flag else f"{joined.pop()[:-1]}, {word}]"
+            joined.append(word)
         return joined
 
     def _check_values(self, arguments: list[str]) -> None:
@@ -132,11 +125,6 @@ class Parser(ArgumentParser):
     def flags(self) -> list[str]:
         """List the flags of this parser."""
         return [option for action in self._actions for option in action.option_strings]
-
-
-def _stands_alone(word: str) -> bool:
-    """Whether a word is a list already, or null."""
-    return word.startswith("[") or word == "null"
 
 
 def plain_number(word: str) -> str:
