@@ -61,6 +61,7 @@ def decision_player(
             "agent": "DecisionAgent",
             "dataset": task.get("dataset"),
             "dataset_return_mean": task.get("return_mean"),
+            "dataset_return_best": best_return(agent),
             "updates": agent.num_timesteps,
             "memory": memory,
         },
@@ -113,6 +114,11 @@ def check_spaces(env_id: str, env_kwargs: dict[str, Any], config: dict[str, Any]
         same = actions == space
     if not same:
         raise EnvError(f"{env_id} takes actions of {one_line(actions)}, the policy was trained on {one_line(space)}")
+
+
+def best_return(agent: DecisionAgent) -> float | None:
+    """The return of the best episode that the agent has learned from; None for one that has seen no data."""
+    return agent.task["return_quantiles"]["1"] if agent.task else None
 
 
 def default_targets(agent: DecisionAgent) -> list[float]:

@@ -13,9 +13,10 @@ from unroll.agents.common.machine import not_as_made
 from unroll.agents.common.restoring import check_goes_on
 from unroll.agents.decision.agent import DecisionAgent
 from unroll.agents.decision.config import DecisionConfig, Hyperparameters
-from unroll.agents.decision.player import decision_player, undecided
+from unroll.agents.decision.player import best_return, decision_player, undecided
 from unroll.agents.decision.task import check_same_data
 from unroll.agents.evaluation.player import Player
+from unroll.agents.evaluation.scoring import asked_beyond
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.registered import in_words, is_registered, known_env, why_unknown
 from unroll.envs.datasets.sources import load_episodes
@@ -41,6 +42,9 @@ class DecisionTraining:
         player = self._first_player(tell)
         if player is not None and player.env_kwargs:
             tell(f"evaluated in {player.env_id} with {in_words(player.env_kwargs)}")
+        beyond = player and asked_beyond(player.targets, best_return(self.agent))
+        if beyond:
+            tell(beyond)
 
     def _first_player(self, tell: Tell) -> Player | None:
         """Make sure that the agent fits its environment: else an error if the config names it, or no evaluation."""

@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -192,10 +192,24 @@ def score_table(evaluation: dict[str, Any]) -> Table:
     if evaluation.get("dataset_return_mean") is not None:
         mean = significant(evaluation["dataset_return_mean"])
         captions.append(f"mean return of the dataset {evaluation['dataset']}: {mean}")
+    beyond = asked_beyond([result["target_return"] for result in results], evaluation.get("dataset_return_best"))
+    if beyond:
+        captions.append(beyond)
     if evaluation["reference"]:
         captions.append(f"0 and 100: the random and expert returns of {evaluation['reference']}")
     table.caption = "; ".join(captions)
     return table
+
+
+def asked_beyond(targets: Sequence[float | None], best: float | None) -> str | None:
+    """Say which returns are asked for that no episode of the data has; None where there are none."""
+    if best is None:
+        return None
+    beyond = [target for target in targets if target is not None and target > best + 0.05 * abs(best)]
+    if not beyond:
+        return None
+    words = " and ".join(exact(target) for target in beyond)
+    return f"the best episode of the data has {significant(best)}: nothing in the data shows how to reach {words}"
 
 
 def _beside(result: dict[str, Any], value: float) -> str:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from toy import TINY, make_agent, toy_episodes
 from unroll.agents.decision.player import default_targets
-from unroll.agents.evaluation.scoring import headline, score_table
+from unroll.agents.evaluation.scoring import asked_beyond, headline, score_table
 from unroll.commands import record, train
 from unroll.comparison.markdown import calibration_table, number
 from unroll.hub.card import score
@@ -116,6 +116,14 @@ def test_the_table_shows_small_returns_and_tells_large_targets_apart():
     large = score_table(evaluation(*(result(1234567.0 + i, 1234567.25) for i in range(3))))
     assert cells(large)[0] == ["1234567", "1234568", "1234569"]
     assert cells(large)[1] == ["1234567.2"] * 3
+
+
+def test_what_no_episode_of_the_data_reached_is_said():
+    assert asked_beyond([1800.0, 2600.0, None], 2600.0) is None
+    assert asked_beyond([5000.0], None) is None  # an agent that knows no data
+    assert asked_beyond([-90.0, -40.0], -60.0).endswith("nothing in the data shows how to reach -40")
+    table = score_table(evaluation(result(2500.0, 1.0), result(5000.0, 1.0)) | {"dataset_return_best": 2630.4})
+    assert "the best episode of the data has 2630.4: nothing in the data shows how to reach 5000" in table.caption
 
 
 def test_a_comparison_and_a_card_show_them_too():
