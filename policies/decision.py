@@ -21,6 +21,40 @@ from unroll.policies.window import Window
 MOST = 1 << 22
 
 
+# The return-to-go of an agent that is asked for nothing: as much as it can get.
+UNLIMITED = float(torch.finfo(torch.float32).max)
+
+
+class Outlook(nn.Module):
+    """What return can be had from here, and what to do for one; all returns are divided by ``return_scale``.
+
+    The largest likely return is an upper expectile of the returns-to-go in the data, given what the memory holds
+    (Zhuang et al. 2024, Reinformer, arXiv 2405.08740, equation 6). Here the return enters behind the memory, which so
+    holds what was seen and done, and nothing of what was wished for.
+    """
+
+    tau = 0.99  # the expectile, as published
+
+    def __init__(self, d_model: int):
+        super().__init__()
+        self.value = nn.Sequential(nn.Linear(d_model, d_model), nn.GELU(), nn.Linear(d_model, 1))
+        self.change = nn.Sequential(nn.Linear(d_model + 1, d_model), nn.GELU(), nn.Linear(d_model, d_model))
+
+    def largest(self, features: Tensor) -> Tensor:
+        """Predict the largest likely return-to-go [...] from features [..., d_model]."""
+        return self.value(features).squeeze(-1)
+
+    def aim(self, features: Tensor, wanted: Tensor) -> Tensor:
+        """Change features [..., d_model] to those of a step towards a return-to-go [...]."""
+        return features + self.change(torch.cat([features, wanted[..., None].to(features.dtype)], -1))
+
+    def error(self, features: Tensor, return_to_go: Tensor) -> Tensor:
+        """Compute the expectile loss of the prediction [...]: too little is ``tau / (1 - tau)`` times as bad."""
+        missing = return_to_go - self.largest(features)
+        weight = torch.where(missing > 0, self.tau, 1 - self.tau)
+        return weight * missing.square()
+
+
 class DecisionPolicy(nn.Module):
     """A sequence model of actions, conditioned on the return that is asked for (Chen et al. 2021, arXiv 2106.01345).
 
@@ -32,7 +66,9 @@ class DecisionPolicy(nn.Module):
         context: How many environment steps a training sequence has. An attention window is as long.
         tokens: ``interleaved`` gives the backbone up to three tokens per step and predicts the action from the last;
             ``fused`` gives it their sum, one token per step.
-        condition: ``return``, or ``none`` for no return-to-go, which is behaviour cloning.
+        condition: ``best`` acts for the largest return that the data make likely from where it is, or for a smaller one
+            that is asked for (see Outlook). ``return`` shows the backbone the return-to-go, as the Decision Transformer
+            does, and takes any that is asked for. ``none`` knows no return, which is behaviour cloning.
         previous_action: Whether a step shows the action before it.
         max_timestep: Embed the timestep up to this one, and later ones as this one. 0 means no timestep embedding.
         memory: While acting, ``carried`` keeps the backbone's state through the whole episode, O(1) per step.
@@ -54,7 +90,7 @@ class DecisionPolicy(nn.Module):
         backbone_options: dict[str, Any] | None = None,
         context: int = 20,
         tokens: Literal["fused", "interleaved"] = "fused",
-        condition: Literal["return", "none"] = "return",
+        condition: Literal["best", "return", "none"] = "best",
         previous_action: bool = True,
         max_timestep: int = 0,
         dropout: float = 0.1,
@@ -95,6 +131,7 @@ class DecisionPolicy(nn.Module):
         self.embed_timestep = nn.Embedding(max_timestep + 1, d_model) if max_timestep else None
         self.embed_norm = nn.LayerNorm(d_model)
         self.dropout = Dropout(dropout)
+        self.outlook = Outlook(d_model) if condition == "best" else None
 
         options = fit_options(backbone, backbone_options or {}, context * self.tokens_per_step, dropout)
         self.backbone = make_backbone(backbone, d_model, n_layers, **options)
@@ -122,6 +159,13 @@ class DecisionPolicy(nn.Module):
 
         ``episode_start`` [B, T] None means that no step begins an episode.
         """
+        features, state = self.features(inputs, state, episode_start)
+        return self.predict(features, inputs), state
+
+    def features(
+        self, inputs: dict[str, Tensor], state: State | None = None, episode_start: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Compute what each step's action is predicted from, [B, T, d_model], and the next state."""
         tokens = self.tokens(inputs)
         # interleaved tokens: a sequence of tokens_per_step times as many steps for the backbone
         if self.tokens_per_step > 1:
@@ -130,8 +174,18 @@ class DecisionPolicy(nn.Module):
                 episode_start = self._first_token(episode_start).flatten(1)
         features, state = self.backbone(tokens, state, episode_start)
         # the action is predicted from a step's last token
-        last = features[:, self.tokens_per_step - 1 :: self.tokens_per_step]
-        return self.action.predict(last), state
+        return features[:, self.tokens_per_step - 1 :: self.tokens_per_step], state
+
+    def predict(self, features: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """Predict actions [..., …] from features [..., d_model] and the return-to-go that is asked for [...].
+
+        More than the outlook is as much as the outlook: what the data do not have is not asked of the network.
+        """
+        if self.outlook is None:
+            return self.action.predict(features)
+        likely = self.outlook.largest(features) * self.return_scale
+        wanted = torch.minimum(inputs["return_to_go"], likely)
+        return self.action.predict(self.outlook.aim(features, wanted / self.return_scale))
 
     def step(
         self, inputs: dict[str, Tensor], state: State, episode_start: Tensor | None = None
@@ -149,7 +203,7 @@ class DecisionPolicy(nn.Module):
             reset = None if episode_start is None else self._first_token(episode_start)
             features, state = acting(tokens, state, reset)
             features = features[:, -1]
-        return self.action.predict(features), state
+        return self.predict(features, inputs), state
 
     def initial_state(self, batch_size: int) -> State:
         """Return the state of ``step`` before the first step of an episode."""

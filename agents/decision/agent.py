@@ -26,7 +26,7 @@ from unroll.agents.common.guards import check_device, check_finite, is_out_of_me
 from unroll.agents.common.machine import made_here, set_products
 from unroll.agents.common.optim import make_optimizer, set_learning_rate
 from unroll.agents.common.restoring import of_checkpoint, read_agent, restore
-from unroll.agents.decision.config import Hyperparameters
+from unroll.agents.decision.config import Hyperparameters, top_fraction_of
 from unroll.agents.decision.recorded import RecordedUpdate
 from unroll.agents.decision.task import (
     check_budget_of,
@@ -59,6 +59,8 @@ Metrics = dict[str, Tensor]  # of one update, still on the device
 class DecisionLoss(nn.Module):
     """The error of the predicted actions (Chen et al. 2021, arXiv 2106.01345, section 3), as a module.
 
+    With an outlook, the error of the largest return is added to it (Zhuang et al. 2024, arXiv 2405.08740, equation 8).
+
     DistributedDataParallel and torch.compile take a module.
     """
 
@@ -71,8 +73,16 @@ class DecisionLoss(nn.Module):
 
         ``steps`` in the batch is the number to divide by where the batch is only a part of one.
         """
-        prediction, _ = self.policy(batch)
-        error = self.policy.action.error(prediction, batch["action"])  # [B, T]
+        policy = self.policy
+        features, _ = policy.features(batch)
+        if policy.outlook is None:
+            prediction = policy.action.predict(features)
+            error = policy.action.error(prediction, batch["action"])  # [B, T]
+        else:
+            # What was done, given what it led to; and the most that it could have led to.
+            reached = batch["return_to_go"] / policy.return_scale
+            prediction = policy.action.predict(policy.outlook.aim(features, reached))
+            error = policy.action.error(prediction, batch["action"]) + policy.outlook.error(features, reached)
         mask = batch["mask"]
         steps = batch["steps"] if "steps" in batch else mask.sum()
         return (error * mask).sum() / steps
@@ -144,7 +154,8 @@ class DecisionAgent:
 
         if episodes is not None:
             self.task = describe_task(episodes)
-            episodes = episodes.top(parameters.top_fraction)
+            episodes = episodes.top(self.top_fraction)
+            self.task["return_least"] = float(episodes.returns.min())
             longest = int(episodes.lengths.max())
             kwargs["observation_dim"] = episodes.observation_dim
             kwargs["action_space"] = episodes.action_space
@@ -382,9 +393,14 @@ class DecisionAgent:
         check_same_spaces(episodes, self.policy.config)
         if self.task:
             self.task["data"] = digest(episodes)
-        episodes = episodes.top(self.hyperparameters.top_fraction)
+        episodes = episodes.top(self.top_fraction)
         self.sampler = make_sampler(episodes, self.policy.config["context"], self.device)
         self._recorded = self._make_recorded()
+
+    @property
+    def top_fraction(self) -> float:
+        """The share of the steps, those of the best episodes, that it learns from."""
+        return top_fraction_of(self.hyperparameters.top_fraction, self.policy_kwargs.get("condition", "best"))
 
     def set_logger(self, logger: Logger) -> None:
         self.logger = logger

@@ -60,6 +60,7 @@ class Decision(Algorithm):
 
     def step(self, checkpoint: Path, memory: str | None) -> tuple[Step, dict[str, Any]]:
         from unroll.agents.decision.step import DecisionStep
+        from unroll.policies.decision import UNLIMITED
 
         agent = self.load(checkpoint, "cpu")
         if (memory or agent.policy.memory) != "carried":
@@ -80,6 +81,7 @@ class Decision(Algorithm):
             "first_action": actions["n"] if discrete else [0.0] * len(actions["low"]),
             "start": actions.get("start", 0),
             "keeps_memory": False,
+            "default_target": UNLIMITED if agent.policy.outlook is not None else 0.0,
             "dataset": agent.task.get("dataset"),
             "dataset_returns": agent.task.get("return_quantiles"),
             "updates": agent.num_timesteps,
@@ -89,6 +91,8 @@ class Decision(Algorithm):
         if config.condition == "none":
             return Words("behaviour cloning agent", "behavior-cloning", "a decision agent without returns")
         paper = "after [2106.01345](https://arxiv.org/abs/2106.01345)"
+        if config.condition == "best":
+            paper += " and [2405.08740](https://arxiv.org/abs/2405.08740)"
         return Words("decision agent", "decision-transformer", paper)
 
     def learned_from(self, config: DecisionConfig, describe_dataset: Callable[[str], str]) -> str:

@@ -26,7 +26,8 @@ class EvaluationConfig:
     episodes: Episodes = 20
     """episodes for each target return; 0: there is no evaluation"""
     targets: list[float] | None = None
-    """returns to ask for; null: the median, 90 % quantile and maximum of the dataset's returns"""
+    """returns to ask for; null: the best that can be had, or, where the condition is return, the median, 90 % quantile
+    and maximum of the dataset's returns"""
     memory: Literal["carried", "window"] = "carried"
     """keep the state through an episode, or encode the last `context` steps anew for every action"""
     every: NonNegativeInt = 1000
@@ -61,8 +62,9 @@ class Hyperparameters:
     """the optimizer's weight decay"""
     max_grad_norm: PositiveFloat = 0.25
     """gradients are clipped to this norm"""
-    top_fraction: ClosedUnitInterval = 1.0
-    """learn from the best episodes alone, until they make up this share of the steps"""
+    top_fraction: ClosedUnitInterval | None = None
+    """learn from the best episodes alone, until they make up this share of the steps; null: 0.3 where the condition is
+    best, and else 1"""
     timestep_embedding: bool = False
     """add an embedding of the absolute timestep to the tokens"""
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
@@ -81,6 +83,17 @@ class Hyperparameters:
             choices = get_args(kind)
             if get_origin(kind) is Literal and getattr(self, name) not in choices:
                 raise HyperparameterError(f"{name} is one of {', '.join(choices)}, not {getattr(self, name)!r}")
+
+
+def top_fraction_of(given: float | None, condition: str) -> float:
+    """Return the share of the steps to learn from; see ``Hyperparameters.top_fraction``.
+
+    Episodes of other behaviours than the best ones blur what is learned of these, even where the return tells them
+    apart.
+    """
+    if given is not None:
+        return given
+    return 0.3 if condition == "best" else 1.0
 
 
 @dataclasses.dataclass
@@ -103,8 +116,9 @@ class DecisionConfig(RunConfig, Hyperparameters):
     """dropout of the embedding and of every residual branch"""
     tokens: Literal["fused", "interleaved"] = "fused"
     """one token per step, or one each for previous action, return-to-go and observation"""
-    condition: Literal["return", "none"] = "return"
-    """return: Decision Transformer; none: behaviour cloning"""
+    condition: Literal["best", "return", "none"] = "best"
+    """best: act for the largest return that the data make likely, or for a smaller one that is asked for; return:
+    Decision Transformer, which is always asked for one; none: behaviour cloning"""
     previous_action: bool = True
     """show each step the action before it"""
     log_every: PositiveInt = 100

@@ -14,6 +14,7 @@ from unroll.envs.own import registered_id
 from unroll.envs.wrappers import ReturnToGo, flat_actions, whole_actions
 from unroll.errors import EnvError, HyperparameterError, one_line
 from unroll.policies.actions import build_space
+from unroll.policies.decision import UNLIMITED
 from unroll.tables import decimals
 
 
@@ -26,7 +27,8 @@ def decision_player(
 ) -> Player:
     """Put a decision agent in its environment; it has this memory from now on.
 
-    It is asked for each of ``targets``, None: for its default ones. Without a return condition it is asked for nothing.
+    It is asked for each of ``targets``. None: for the best that it can get, or, with the condition ``return``, for its
+    default ones. Behaviour cloning is asked for nothing.
     ``env_kwargs`` None: what the dataset says of its own environment.
 
     Raises:
@@ -41,11 +43,13 @@ def decision_player(
     check_spaces(env_id, own, config)
     agent.policy.memory = memory  # type: ignore[assignment]
 
+    if targets is None and config["condition"] == "return":
+        targets = default_targets(agent)
     asked: list[float | None] = [None]
-    if config["condition"] == "return":
-        asked = list(dict.fromkeys(default_targets(agent) if targets is None else targets))
-        for target in asked:
-            if target is not None and abs(target) > FLOAT32_MAX:
+    if targets is not None and config["condition"] != "none":
+        asked = list(dict.fromkeys(targets))
+        for target in targets:
+            if abs(target) > FLOAT32_MAX:
                 raise HyperparameterError(
                     f"a return of {target:g} cannot be asked for: float32 holds up to {FLOAT32_MAX:.2g}"
                 )
@@ -61,7 +65,7 @@ def decision_player(
             "agent": "DecisionAgent",
             "dataset": task.get("dataset"),
             "dataset_return_mean": task.get("return_mean"),
-            "dataset_return_best": best_return(agent),
+            "learned_returns": learned_returns(agent),
             "updates": agent.num_timesteps,
             "memory": memory,
         },
@@ -73,7 +77,8 @@ def decision_player(
 
 def show(env: gym.Env) -> gym.Env:
     """Put around an environment what a decision agent sees, and let it act as its dataset does."""
-    return whole_actions(ReturnToGo(flat_actions(env)))  # the action before is shown as it was carried out
+    # The action before is shown as it was carried out. Who asks for no return gets as much as can be had.
+    return whole_actions(ReturnToGo(flat_actions(env), UNLIMITED))
 
 
 def said_by_dataset(env_id: str, task: dict[str, Any]) -> dict[str, Any]:
@@ -116,9 +121,12 @@ def check_spaces(env_id: str, env_kwargs: dict[str, Any], config: dict[str, Any]
         raise EnvError(f"{env_id} takes actions of {one_line(actions)}, the policy was trained on {one_line(space)}")
 
 
-def best_return(agent: DecisionAgent) -> float | None:
-    """The return of the best episode that the agent has learned from; None for one that has seen no data."""
-    return agent.task["return_quantiles"]["1"] if agent.task else None
+def learned_returns(agent: DecisionAgent) -> list[float] | None:
+    """The least and the largest return of the episodes that it has learned from; None where that is not known."""
+    if not agent.task:
+        return None
+    quantiles = agent.task["return_quantiles"]
+    return [agent.task.get("return_least", quantiles["0"]), quantiles["1"]]
 
 
 def default_targets(agent: DecisionAgent) -> list[float]:

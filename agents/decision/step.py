@@ -30,6 +30,8 @@ class DecisionStep(Step):
             Port("timestep", torch.int64, (), policy.max_timestep + 1),
         ]
         used = set(policy.embed)
+        if policy.outlook is not None:
+            used.add("return_to_go")
         if policy.max_timestep:
             used.add("timestep")
         super().__init__([port for port in shown if port.name in used], policy.backbone)
@@ -47,5 +49,5 @@ class DecisionStep(Step):
             # One token after the other: a sequence with resets is cut where the data say, which no graph can follow.
             for i, token in enumerate(tokens.unbind(1)):
                 features, state = self.backbone.step(token, state, torch.zeros_like(reset) if i else reset)
-        prediction = self.policy.action.predict(features)
+        prediction = self.policy.predict(features, shown)
         return self.policy.action.choose(prediction, deterministic=True), state

@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unroll.agents.common.guards import FLOAT32, check_budget
 from unroll.agents.common.restoring import check_arguments, check_count, check_fields, check_size
@@ -115,21 +115,24 @@ def check_task(task: Any) -> None:
         raise ValueError("a return of the task is no finite number")
 
 
-def return_scale(episodes: Episodes) -> float:
-    """The standard deviation of the returns-to-go, by which the policy divides them.
+def return_scale(episodes: Episodes) -> tuple[float, float]:
+    """The mean of the returns-to-go, and their standard deviation, by which the policy divides them.
 
     It is 1 where they do not vary: such a return tells nothing.
     """
-    std = float(moments(episodes.returns_to_go_in_blocks())[1])
+    mean, std = (float(value) for value in moments(episodes.returns_to_go_in_blocks())[:2])
     largest = max(float(np.abs(values).max()) for values in episodes.returns_to_go_in_blocks())
-    return std if std > 1e-6 * max(1.0, largest) else 1.0
+    return mean, std if std > 1e-6 * max(1.0, largest) else 1.0
 
 
 def fit_statistics(policy: DecisionPolicy, episodes: Episodes) -> None:
     """Give the policy the scale of the observations and of the returns that it will learn from."""
     values = episodes.statistics()
     policy.normalizer.fit(values.mean, values.std)
-    policy.return_scale.fill_(return_scale(episodes))
+    mean, scale = return_scale(episodes)
+    policy.return_scale.fill_(scale)
+    if policy.outlook is not None:  # begins with what is right on average
+        nn.init.constant_(policy.outlook.value[-1].bias, mean / scale)  # type: ignore[arg-type]
 
 
 def check_same_spaces(episodes: Episodes, policy: dict[str, Any]) -> None:

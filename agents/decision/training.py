@@ -13,7 +13,7 @@ from unroll.agents.common.machine import not_as_made
 from unroll.agents.common.restoring import check_goes_on
 from unroll.agents.decision.agent import DecisionAgent
 from unroll.agents.decision.config import DecisionConfig, Hyperparameters
-from unroll.agents.decision.player import best_return, decision_player, undecided
+from unroll.agents.decision.player import decision_player, learned_returns, undecided
 from unroll.agents.decision.task import check_same_data
 from unroll.agents.evaluation.player import Player
 from unroll.agents.evaluation.scoring import asked_beyond
@@ -42,9 +42,9 @@ class DecisionTraining:
         player = self._first_player(tell)
         if player is not None and player.env_kwargs:
             tell(f"evaluated in {player.env_id} with {in_words(player.env_kwargs)}")
-        beyond = player and asked_beyond(player.targets, best_return(self.agent))
-        if beyond:
-            tell(beyond)
+        unlearned = player and asked_beyond(player.targets, learned_returns(self.agent))
+        if unlearned:
+            tell(unlearned)
 
     def _first_player(self, tell: Tell) -> Player | None:
         """Make sure that the agent fits its environment: else an error if the config names it, or no evaluation."""
@@ -85,7 +85,7 @@ class DecisionTraining:
 
     def describe(self) -> str:
         whole = f"{len(self.episodes):,} episodes, {self.episodes.n_steps:,} steps of {self.episodes.name}"
-        best = self.episodes.top(self.config.top_fraction)
+        best = self.episodes.top(self.agent.top_fraction)
         if best is self.episodes:
             return whole
         return f"the best {len(best):,} of {whole}: {best.n_steps:,} steps"

@@ -192,7 +192,7 @@ def score_table(evaluation: dict[str, Any]) -> Table:
     if evaluation.get("dataset_return_mean") is not None:
         mean = significant(evaluation["dataset_return_mean"])
         captions.append(f"mean return of the dataset {evaluation['dataset']}: {mean}")
-    beyond = asked_beyond([result["target_return"] for result in results], evaluation.get("dataset_return_best"))
+    beyond = asked_beyond([result["target_return"] for result in results], evaluation.get("learned_returns"))
     if beyond:
         captions.append(beyond)
     if evaluation["reference"]:
@@ -201,15 +201,22 @@ def score_table(evaluation: dict[str, Any]) -> Table:
     return table
 
 
-def asked_beyond(targets: Sequence[float | None], best: float | None) -> str | None:
-    """Say which returns are asked for that no episode of the data has; None where there are none."""
-    if best is None:
+def asked_beyond(targets: Sequence[float | None], learned: Sequence[float] | None) -> str | None:
+    """Say which returns are asked for that no episode has which the agent has learned from; None where there are none.
+
+    ``learned`` is the least and the largest of these, None where that is not known.
+    """
+    if learned is None:
         return None
-    beyond = [target for target in targets if target is not None and target > best + 0.05 * abs(best)]
-    if not beyond:
+    least, best = learned
+    slack = 0.05 * max(abs(least), abs(best))
+    strange = [exact(t) for t in targets if t is not None and not least - slack <= t <= best + slack]
+    if not strange:
         return None
-    words = " and ".join(exact(target) for target in beyond)
-    return f"the best episode of the data has {significant(best)}: nothing in the data shows how to reach {words}"
+    return (
+        f"it has learned from episodes that return {significant(least)} to {significant(best)}, and nothing in them "
+        f"shows how to reach {' and '.join(strange)}"
+    )
 
 
 def _beside(result: dict[str, Any], value: float) -> str:

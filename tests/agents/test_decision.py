@@ -17,14 +17,15 @@ from toy import LENGTH, make_agent, replay, toy_episodes, whole_episode
 from unroll.agents import DecisionAgent
 from unroll.agents.common.callbacks import ShowProgress
 from unroll.agents.decision.config import DecisionConfig
+from unroll.agents.decision.player import show
 from unroll.agents.decision.training import DecisionTraining
 from unroll.agents.evaluation.play import Episode, play, summarize
 from unroll.configs import BackboneConfig
 from unroll.envs.datasets.sampling import SequenceSampler
 from unroll.envs.make import make_env
-from unroll.envs.wrappers import ReturnToGo
 from unroll.errors import CheckpointError
 from unroll.policies.backbones import BACKBONES
+from unroll.policies.decision import Outlook
 
 
 @pytest.mark.parametrize("discrete", [False, True])
@@ -59,7 +60,7 @@ def test_padding_changes_no_loss_and_no_gradient(backbone, discrete):
 
 
 def test_the_loss_of_a_continuous_action_is_the_squared_error_in_units_of_half_its_range():
-    agent = make_agent(toy_episodes(4), dropout=0.0)
+    agent = make_agent(toy_episodes(4), dropout=0.0, condition="return")
     batch = agent.sampler.windows(torch.tensor([0, 20]))
     agent.policy.eval()
     prediction = agent.policy(batch)[0]
@@ -67,15 +68,54 @@ def test_the_loss_of_a_continuous_action_is_the_squared_error_in_units_of_half_i
     assert agent.loss(batch).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def reached(agent, asked):
+    """The mean return of 5 episodes for each return that is asked for; None: for as much as can be had."""
+    episodes = [Episode(seed=100 + i, target_return=target) for target in asked for i in range(5)]
+    play(agent, lambda: show(make_env(agent.task["env"])), episodes)
+    return [np.mean([e.total for e in episodes if e.target_return == target]) for target in asked]
+
+
+@pytest.mark.parametrize("condition", ["best", "return"])
 @pytest.mark.parametrize(("backbone", "discrete"), [(name, i % 2 == 1) for i, name in enumerate(BACKBONES)])
-def test_an_agent_that_is_asked_for_more_gets_more(backbone, discrete):
-    agent = make_agent(toy_episodes(200, discrete), context=LENGTH, backbone=backbone, dropout=0.0, learning_rate=3e-3)
+def test_an_agent_that_is_asked_for_more_gets_more(backbone, discrete, condition):
+    how = dict(dropout=0.0, learning_rate=3e-3, condition=condition, top_fraction=1.0)
+    agent = make_agent(toy_episodes(200, discrete), context=LENGTH, backbone=backbone, **how)
     agent.learn(250)
     asked = (4, 12, 20) if discrete else (-12, 0, 12)
-    episodes = [Episode(seed=100 + i, target_return=target) for target in asked for i in range(5)]
-    play(agent, lambda: ReturnToGo(make_env(agent.task["env"])), episodes)
-    reached = [np.mean([e.total for e in episodes if e.target_return == target]) for target in asked]
-    np.testing.assert_allclose(reached, asked, atol=5)  # far less than what lies between them
+    np.testing.assert_allclose(reached(agent, asked), asked, atol=5)  # far less than what lies between them
+
+
+@pytest.mark.parametrize(("backbone", "discrete"), [(name, i % 2 == 0) for i, name in enumerate(BACKBONES)])
+def test_an_agent_that_is_asked_for_nothing_gets_as_much_as_the_data_have(backbone, discrete):
+    episodes = toy_episodes(200, discrete)
+    agent = make_agent(episodes, context=LENGTH, backbone=backbone, dropout=0.0, learning_rate=3e-3).learn(250)
+    unasked, beyond = reached(agent, (None, 10 * episodes.returns.max()))
+    assert unasked == pytest.approx(beyond, abs=1e-4)  # more than can be had is as much as can be had
+    assert unasked >= np.quantile(episodes.returns, 0.95)
+
+
+def test_the_outlook_is_an_upper_expectile_of_what_followed():
+    returns = torch.tensor([0.0, 1.0, 2.0, 10.0])
+    outlook = Outlook(4)
+    features = torch.zeros(4, 4)  # nothing tells the four apart
+    optimizer = torch.optim.Adam(outlook.value.parameters(), 0.05)
+    for _ in range(600):
+        optimizer.zero_grad()
+        outlook.error(features, returns).sum().backward()
+        optimizer.step()
+    e = outlook.largest(features)[0].item()
+    above, below = (returns - e).clamp_min(0).sum(), (e - returns).clamp_min(0).sum()
+    assert 0.99 * float(above) == pytest.approx(0.01 * float(below), rel=0.05)  # what defines an expectile
+    assert 9 < e < 10
+
+
+def test_the_agent_that_acts_for_the_best_learns_from_the_best_episodes_and_says_so_of_what_it_never_saw():
+    episodes = toy_episodes(40)
+    agent = make_agent(episodes)
+    assert 0.3 <= agent.sampler.n_steps / episodes.n_steps < 0.3 + LENGTH / episodes.n_steps
+    assert make_agent(episodes, condition="none").sampler.n_steps == episodes.n_steps
+    least = np.sort(episodes.returns)[-len(episodes) * 3 // 10]
+    assert agent.task["return_least"] == pytest.approx(least)
 
 
 def test_an_interrupted_run_ends_with_the_same_weights_bit_for_bit(tmp_path):

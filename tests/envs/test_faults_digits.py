@@ -118,12 +118,12 @@ def test_the_table_shows_small_returns_and_tells_large_targets_apart():
     assert cells(large)[1] == ["1234567.2"] * 3
 
 
-def test_what_no_episode_of_the_data_reached_is_said():
-    assert asked_beyond([1800.0, 2600.0, None], 2600.0) is None
+def test_what_no_episode_of_the_data_shows_is_said():
+    assert asked_beyond([1800.0, 2600.0, None], [1800.0, 2600.0]) is None
     assert asked_beyond([5000.0], None) is None  # an agent that knows no data
-    assert asked_beyond([-90.0, -40.0], -60.0).endswith("nothing in the data shows how to reach -40")
-    table = score_table(evaluation(result(2500.0, 1.0), result(5000.0, 1.0)) | {"dataset_return_best": 2630.4})
-    assert "the best episode of the data has 2630.4: nothing in the data shows how to reach 5000" in table.caption
+    assert asked_beyond([-90.0, -40.0, -400.0], [-200.0, -60.0]).endswith("shows how to reach -40 and -400")
+    table = score_table(evaluation(result(2500.0, 1.0), result(5000.0, 1.0)) | {"learned_returns": [1800.0, 2630.4]})
+    assert "episodes that return 1800.0 to 2630.4, and nothing in them shows how to reach 5000" in table.caption
 
 
 def test_a_comparison_and_a_card_show_them_too():
@@ -148,7 +148,7 @@ def test_a_run_on_small_returns_asks_for_them(fields, write, tmp_path, monkeypat
     }
     path = str(write(fields, env="ToyBox-v0"))
     run = ["--steps", "1", "--device", "cpu", "--evaluation.episodes", "1", "--run_dir", "run"]
-    assert train.main(["--dataset", path, *TINY, *run]) == 0
+    assert train.main(["--dataset", path, "--condition", "return", *TINY, *run]) == 0
     results = json.loads(Path("run/evaluation.json").read_text())["results"]
     with h5py.File(path) as file:
         returns = file["rewards"][:].reshape(40, 5).sum(1)

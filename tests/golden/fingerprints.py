@@ -52,6 +52,7 @@ def of_decision(backbone: str, discrete: bool) -> dict[str, Any]:
             n_layers=2,
             backbone_options=OPTIONS.get(backbone, {}),
             tokens="interleaved" if discrete else "fused",
+            condition="return",
         ),
     )
     agent._total_timesteps = UPDATES

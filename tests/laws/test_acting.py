@@ -16,7 +16,7 @@ from unroll.envs.make import make_env, make_vec_env
 from unroll.envs.wrappers import ReturnToGo
 from unroll.policies.backbones import BACKBONES
 
-VARIANTS = list(itertools.product(BACKBONES, ("fused", "interleaved"), ("return", "none"), (False, True)))
+VARIANTS = list(itertools.product(BACKBONES, ("fused", "interleaved"), ("best", "return", "none"), (False, True)))
 
 
 @pytest.mark.parametrize(("backbone", "tokens", "condition", "discrete"), VARIANTS)

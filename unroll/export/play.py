@@ -12,16 +12,18 @@ import numpy as np
 STEPS = 1000
 
 
-def play(policy, env, target=0.0, seed=None, on_step=None):
+def play(policy, env, target=None, seed=None, on_step=None):
     """Play an episode in a Gymnasium environment; return the sum of its rewards.
 
-    ``target`` is the return to ask for, where the policy takes one. ``on_step(shown, action)`` is called at every step
-    with what the policy was shown.
+    ``target`` is the return to ask for, where the policy takes one; None: the policy's own default.
+    ``on_step(shown, action)`` is called at every step with what the policy was shown.
     """
     observation, _ = env.reset(seed=seed)
     previous = policy.about["first_action"]
     start = policy.about.get("start", 0)
-    to_go = float(target)
+    to_go = policy.about.get("default_target", 0.0)
+    if target is not None:
+        to_go = float(target)
     total = 0.0
     t = 0
 
