@@ -12,11 +12,11 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from memory_tasks import OBSERVATIONS, Noise, Recall, make_ppo, vector
+from memory_tasks import MaskedNoise, Noise, Recall, make_ppo, vector
 from ppo_runs import NORMALIZED, TINY, assert_one_line, assert_same, exit_code, finish, metrics
 from toy import toy_episodes
 from unroll.agents import schemas
-from unroll.agents.common.checkpoint import checkpoints, latest_checkpoint, read_checkpoint
+from unroll.agents.common.checkpoint import checkpoints, latest_checkpoint, read_checkpoint, write_checkpoint
 from unroll.agents.ppo import pretraining
 from unroll.agents.ppo.anchor import actor_parameters, critic_parameters
 from unroll.agents.ppo.pretraining import as_observed, discounted_sums, pretrain_loss, value_targets
@@ -333,6 +333,14 @@ def test_the_penalty_holds_the_policy_back():
     assert 0 < moved(10.0) < 0.1 * moved(1e-9)
 
 
+def test_a_forbidden_action_is_nothing_to_the_divergence():
+    agent = make_ppo(vector(lambda: MaskedNoise("box", "discrete")), learning_rate=1e-2)
+    episodes = record(Noise("box", "discrete"), lambda seen: 1, 16)
+    agent.pretrain(episodes, 10, batch_size=8, critic_first=48)
+    divergences = [update["train/pretrained_kl"] for update in learn(agent, 3)]
+    assert abs(divergences[0]) < 1e-6 < divergences[1] < 10
+
+
 def test_a_penalty_without_weight_costs_no_copy():
     agent = make_ppo(vector(Recall))
     agent.pretrain(recall_episodes(8), 1, batch_size=4, kl_coef=0)
@@ -424,6 +432,21 @@ def test_a_run_with_the_wrappers_is_pretrained(capsys):
     capsys.readouterr()
 
 
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [({"kl_coef": "much"}, "much"), ({"steps": -1}, "steps is -1"), ({"kl_steps": 1}, "anchor"), ({}, "of another model or version")],
+)
+def test_an_anchor_that_is_damaged_is_one_line(change, expected, capsys):
+    finish("run", *maze_run("--steps", "32"))
+    tensors, state = read_checkpoint(latest_checkpoint("run"))
+    state["anchor"] = state["anchor"] | change if change else []
+    shutil.rmtree("run/checkpoints")
+    write_checkpoint("run/checkpoints/step_00000032", tensors, state)
+    capsys.readouterr()
+    assert train.main(["--resume", "true", "--run_dir", "run", "--steps", "64"]) == 2
+    assert_one_line(capsys, expected)
+
+
 def training_of(*arguments):
     lines = []
     return PPOTraining(load_config([*TINY, *arguments], schemas()), lines.append), lines
@@ -465,6 +488,5 @@ def test_what_an_agent_cannot_learn_from_is_an_error():
         parts.pretrain(episodes)
     with pytest.raises(HyperparameterError, match="use_sde must be false"):
         make_ppo(vector(Reach), use_sde=True).pretrain(episodes)
-    assert OBSERVATIONS["box"].shape == (3,)
     with pytest.raises(DatasetError, match=r"observes 2 numbers .* the environment observes 3 numbers"):
         make_ppo(vector(lambda: Noise("box", "discrete"))).pretrain(episodes)
