@@ -434,7 +434,12 @@ def test_a_run_with_the_wrappers_is_pretrained(capsys):
 
 @pytest.mark.parametrize(
     ("change", "expected"),
-    [({"kl_coef": "much"}, "much"), ({"steps": -1}, "steps is -1"), ({"kl_steps": 1}, "anchor"), ({}, "of another model or version")],
+    [
+        ({"kl_coef": "much"}, "much"),
+        ({"steps": -1}, "steps is -1"),
+        ({"kl_steps": 1}, "anchor"),
+        ({}, "of another model or version"),
+    ],
 )
 def test_an_anchor_that_is_damaged_is_one_line(change, expected, capsys):
     finish("run", *maze_run("--steps", "32"))
