@@ -267,7 +267,7 @@ def _null_faults(cls: type, values: Any, prefix: str = "") -> Iterator[str]:
 
 def _check_groups(fields: dict[str, Any], parser: Parser) -> None:
     """Refuse text where a group of keys belongs: jsonargparse would read the file of that name."""
-    for key in ("backbone", "evaluation"):
+    for key in ("backbone", "evaluation", "pretrain"):
         if isinstance(fields.get(key), str):
             parser.error(f"{key} is {fields[key]!r}, but it has keys of its own")
 

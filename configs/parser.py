@@ -121,6 +121,8 @@ class Parser(ArgumentParser):
             yield
         except OverflowError as error:
             self.error(f"a number is too large ({error})")
+        except UnicodeDecodeError as error:  # of a file that was named where keys belong
+            self.error(f"a file that is no text was given for a field that has keys of its own ({error})")
 
     def flags(self) -> list[str]:
         """List the flags of this parser."""

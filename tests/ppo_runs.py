@@ -1,15 +1,19 @@
 """Small runs of RecurrentPPO for the tests of commands and checkpoints, and toys that observe and act otherwise."""
 
+import json
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
 from toy import Toy
 from unroll.agents import schemas
+from unroll.agents.common.checkpoint import latest_checkpoint, read_checkpoint
 from unroll.agents.ppo.checkpoint import save_ppo
 from unroll.agents.ppo.training import make_ppo
+from unroll.commands import train
 from unroll.configs import load_config, plain_config
 
 ROOT = Path(__file__).parents[1]
@@ -75,6 +79,30 @@ def agent_of(*arguments):
 def saved(agent, config, path="checkpoint"):
     save_ppo(agent, path, plain_config(config))
     return Path(path).absolute()
+
+
+def finish(folder, *arguments):
+    """Train to the end in this process; the last checkpoint's contents."""
+    assert train.main([*arguments, "--run_dir", folder, "--threads", "1"]) == 0
+    return read_checkpoint(latest_checkpoint(folder))
+
+
+def assert_same(one, other):
+    """Two checkpoints: every tensor and every number, but for clocks."""
+
+    def timeless(value):
+        if isinstance(value, dict):
+            return {k: timeless(v) for k, v in value.items() if not k.startswith(("time/", "perf/")) and k != "t"}
+        return [timeless(part) for part in value] if isinstance(value, list) else value
+
+    assert one[0].keys() == other[0].keys()
+    assert [name for name in one[0] if not torch.equal(one[0][name], other[0][name])] == []
+    assert timeless(one[1]) == timeless(other[1])
+
+
+def metrics(folder):
+    lines = map(json.loads, Path(folder, "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in line.items() if not k.startswith(("time/", "perf/"))} for line in lines]
 
 
 def exit_code(command, arguments):

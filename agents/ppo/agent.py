@@ -13,19 +13,22 @@ from typing import Any, TypeVar
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import FloatSchedule, explained_variance
+from stable_baselines3.common.utils import FloatSchedule, configure_logger, explained_variance
 from torch import Tensor, nn
 
 from unroll.agents.common.checkpoint import latest_checkpoint
 from unroll.agents.common.distributed import world
 from unroll.agents.common.guards import check_finite, memory_guard
 from unroll.agents.common.machine import set_products
+from unroll.agents.ppo.anchor import actor_parameters
 from unroll.agents.ppo.foreign import check_zip
 from unroll.agents.ppo.loss import PPOLoss
 from unroll.agents.ppo.memory_metrics import memory_metrics
+from unroll.agents.ppo.pretraining import pretrain
 from unroll.agents.ppo.rollouts import RecurrentOnPolicyAlgorithm
 from unroll.agents.ppo.sb3_contrib import policy_kwargs_of
 from unroll.agents.ppo.sequences import Sequences, make_sequences
+from unroll.envs.datasets.episodes import Episodes
 from unroll.errors import CheckpointError, HyperparameterError
 from unroll.policies.actor_critic import RecurrentActorCriticPolicy
 from unroll.policies.backbones import map_state
@@ -220,6 +223,8 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
 
             # The rollout as sequences, each with the memory before it, of the environments of all processes.
             own = self._sequences()
+            if self.anchor is not None:
+                own = self.anchor.with_reference(own, self.n_envs)
             sequences = own.of_all_ranks(self.n_envs)
             if self.normalize_advantage:
                 self.largest_deviation = max(self.largest_deviation, sequences.deviation)
@@ -249,11 +254,19 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
                     # The gradient, clipped; the weights move only if it is finite.
                     self.policy.optimizer.zero_grad()
                     loss.backward()
+                    if self.anchor is not None and self.anchor.holds_actor:
+                        # Without a gradient a weight stays as it is, an encoder that the critic shares among them.
+                        for parameter in actor_parameters(self.policy):
+                            parameter.grad = None
                     metrics["grad_norm"] = nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
                     self._check_finite(metrics)
                     self.policy.optimizer.step()
                 self._n_updates += 1
 
+            if self.anchor is not None:
+                self.anchor.count(self.n_steps * self.n_envs * world.size)
+                if self.anchor.over:
+                    self.anchor = None
             self._log_update(epochs, settings)
             for name, metric in metrics_of_memory.items():
                 self.logger.record(f"train/{name}", metric)
@@ -271,6 +284,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             "clip_range_vf": clip_range_vf,
             "ent_coef": self.ent_coef,
             "vf_coef": self.vf_coef,
+            "kl_coef": 0.0 if self.anchor is None else self.anchor.coefficient,
         }
 
     def _sequences(self) -> Sequences:
@@ -336,6 +350,22 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         self.logger.record("time/rollout_fps", int(steps / self._rollout_seconds))
         self.logger.record("time/train_fps", int(steps / seconds))
         self.logger.record("perf/train_tokens_per_s", tokens / seconds)
+
+    def pretrain(self: Self, episodes: Episodes, updates: int = 3000, **options: Any) -> Self:
+        """Learn from recorded episodes what to do, before ``learn`` goes on with the same weights and statistics.
+
+        The environments begin anew afterwards. The options are those of ``unroll.agents.ppo.pretraining.pretrain``:
+        batch_size, context, learning_rate, top_fraction, critic_first, kl_coef, kl_steps, log_interval.
+
+        Raises:
+            UserError: the episodes are of other spaces, or the agent is one that cannot learn from them.
+        """
+        if not hasattr(self, "_logger"):
+            self._logger = configure_logger(self.verbose, self.tensorboard_log, "pretraining")
+        self.interrupted = False
+        self._last_obs = None
+        pretrain(self, episodes, updates, **options)
+        return self
 
     def learn(
         self: Self,

@@ -90,7 +90,10 @@ class PPO(Algorithm):
         return Words("RecurrentPPO agent", "recurrent-ppo", paper)
 
     def learned_from(self, config: PPOConfig, describe_dataset: Callable[[str], str]) -> str:
-        return f"It learned in {config.n_envs} environments {config.env}."
+        first = ""
+        if config.pretrain.dataset:
+            first = f", after it had learned from {describe_dataset(config.pretrain.dataset)}"
+        return f"It learned in {config.n_envs} environments {config.env}{first}."
 
     def env(self, config: PPOConfig) -> str | None:
         return config.env

@@ -18,11 +18,14 @@ from unroll.agents.common.checkpoint import optimizer_tensors, write_checkpoint
 from unroll.agents.common.machine import made_here
 from unroll.agents.common.restoring import check_count, check_tensors, of_checkpoint, read_agent, restore
 from unroll.agents.ppo.agent import RecurrentPPO
+from unroll.agents.ppo.anchor import SETTINGS, Anchor
 from unroll.agents.ppo.rollout_state import load_rollout, pack_rollout
 from unroll.errors import TrainingError
+from unroll.policies.actor_critic import RecurrentActorCriticPolicy
 
 AGENT = "RecurrentPPO"
 FORMAT = 2  # 1: the backbone's blocks had a norm and a skip, unless told otherwise
+REFERENCE = "anchor."  # begins the names of the pretrained policy's weights
 STATISTICS = ("mean", "var", "count")  # of a RunningMeanStd
 
 Packed = tuple[dict[str, torch.Tensor], dict[str, Any]]  # the tensors and the state of a checkpoint
@@ -47,7 +50,7 @@ def write_ppo(path: str | Path, tensors: dict[str, torch.Tensor], state: dict[st
 
 def pack_ppo(agent: RecurrentPPO, config: dict[str, Any]) -> Packed:
     """Copy what a checkpoint holds."""
-    tensors = {f"policy.{name}": value for name, value in _weights(agent).items()}
+    tensors = {f"policy.{name}": value for name, value in _weights(agent.policy).items()}
     tensors |= optimizer_tensors(agent.policy.optimizer)
     tensors = {name: value.detach().clone() for name, value in tensors.items()}
     tensors |= _statistics_tensors(agent)
@@ -61,6 +64,9 @@ def pack_ppo(agent: RecurrentPPO, config: dict[str, Any]) -> Packed:
         "rollout": pack_rollout(agent, tensors),
         **made_here(agent.device),
     }
+    if agent.anchor is not None:
+        state["anchor"] = agent.anchor.settings()
+        tensors |= _reference_tensors(agent.anchor)
     return tensors, state
 
 
@@ -87,7 +93,7 @@ def restore_ppo(agent: RecurrentPPO, path: str | Path, tensors: dict[str, torch.
     with of_checkpoint(path):
         statistics = {name: v for name, v in tensors.items() if name.startswith("normalizer.")}
         check_tensors(statistics, _statistics_tensors(agent), "statistics")
-        restore(agent.policy, agent.policy.optimizer, _weights(agent), tensors)
+        restore(agent.policy, agent.policy.optimizer, _weights(agent.policy), tensors)
         for name, running in _statistics(agent.get_vec_normalize_env()).items():
             running.mean = tensors[f"normalizer.{name}.mean"].numpy()
             running.var = tensors[f"normalizer.{name}.var"].numpy()
@@ -106,6 +112,8 @@ def resume_ppo(agent: RecurrentPPO, path: str | Path, tensors: dict[str, torch.T
         CheckpointError: it is of another model or of other environments.
     """
     restore_ppo(agent, path, tensors, state)
+    with of_checkpoint(path):
+        agent.anchor = _read_anchor(agent.policy, tensors, state.get("anchor"))
     if state.get("rollout") is None:
         agent._last_obs = None
         return False
@@ -114,14 +122,38 @@ def resume_ppo(agent: RecurrentPPO, path: str | Path, tensors: dict[str, torch.T
     return True
 
 
-def _weights(agent: RecurrentPPO) -> dict[str, torch.Tensor]:
+def _read_anchor(
+    policy: RecurrentActorCriticPolicy, tensors: dict[str, torch.Tensor], settings: dict[str, Any] | None
+) -> Anchor | None:
+    """The anchor of a run that was pretrained not long before; None for others, and for early checkpoints."""
+    if settings is None:
+        return None
+    check_count(settings, "critic_first", "kl_steps", "steps")
+    if not 0 <= float(settings["kl_coef"]) < math.inf:
+        raise ValueError(f"kl_coef is {settings['kl_coef']}")
+    anchor = Anchor(policy, **{name: settings[name] for name in SETTINGS})
+    wanted = _reference_tensors(anchor)
+    check_tensors({name: v for name, v in tensors.items() if name.startswith(REFERENCE)}, wanted, "anchor")
+    for name, value in wanted.items():
+        value.copy_(tensors[name])
+    return anchor
+
+
+def _reference_tensors(anchor: Anchor) -> dict[str, torch.Tensor]:
+    """The weights of the pretrained policy, as long as it is read. They never change, so they are no copies."""
+    if anchor.reference is None:
+        return {}
+    return {REFERENCE + name: value for name, value in _weights(anchor.reference).items()}
+
+
+def _weights(policy: RecurrentActorCriticPolicy) -> dict[str, torch.Tensor]:
     """The policy's tensors, each under the first of its names.
 
     A features extractor that actor and critic share has three.
     """
     names: dict[tuple[int, torch.Size], str] = {}
     weights = {}
-    for name, value in agent.policy.state_dict().items():
+    for name, value in policy.state_dict().items():
         if names.setdefault((value.data_ptr(), value.shape), name) == name:
             weights[name] = value
     return weights

@@ -45,6 +45,30 @@ class PPOEvaluationConfig:
 
 
 @dataclasses.dataclass
+class PretrainConfig:
+    """Learning from recorded episodes before the first step in the environments."""
+
+    dataset: str | None = None
+    """minari:ID, d4rl:ID, embedded:NAME or the path of an HDF5 file with D4RL's fields; null: no pretraining"""
+    updates: PositiveInt = 3000
+    """gradient updates"""
+    batch_size: Size = 64
+    """sequences of a batch"""
+    context: Size | None = None
+    """steps of a sequence, which begins with an empty memory; null: the length of PPO's own sequences"""
+    learning_rate: Rate = 1e-3
+    """of the first update; it falls to 0"""
+    top_fraction: ClosedUnitInterval = 1.0
+    """learn from the best episodes alone, until they make up this share of the steps"""
+    critic_first: NonNegativeInt = 10_000
+    """environment steps, from the first on, in which PPO trains the critic alone"""
+    kl_coef: NonNegativeFloat = 0.2
+    """weight, in PPO's loss, of how far the policy is from the pretrained one; 0: that does not matter"""
+    kl_steps: NonNegativeInt = 100_000
+    """environment steps over which this weight falls to 0"""
+
+
+@dataclasses.dataclass
 class PPOConfig(RunConfig):
     """Train RecurrentPPO in environments, evaluate it, and leave everything in a run folder."""
 
@@ -62,6 +86,8 @@ class PPOConfig(RunConfig):
     """the sequence model"""
     evaluation: PPOEvaluationConfig = dataclasses.field(default_factory=PPOEvaluationConfig)
     """playing episodes"""
+    pretrain: PretrainConfig = dataclasses.field(default_factory=PretrainConfig)
+    """learning from a dataset first"""
     steps: PositiveInt = 100_000
     """environment steps, those of all environments together"""
     n_envs: Environments = 8

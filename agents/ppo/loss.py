@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unroll.agents.ppo.anchor import divergence
 from unroll.agents.ppo.sequences import Sequences
 from unroll.policies.actor_critic import RecurrentActorCriticPolicy
 
@@ -28,12 +29,14 @@ class PPOLoss(nn.Module):
         clip_range_vf: float | None,
         ent_coef: float,
         vf_coef: float,
+        kl_coef: float = 0.0,
         weight: float = 1.0,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the loss, and what to log of it: a metric that is added to the dict is logged by itself.
 
         Args:
             clip_range_vf: how far V may move from the old value; None: V is free.
+            kl_coef: weight of KL(π_pretrained ‖ π), for a batch that has a reference.
             weight: that of ``Sequences.minibatches``.
         """
         # What the policy says now of what was done, [B, T], by one forward of the backbone over the sequences.
@@ -56,6 +59,11 @@ class PPOLoss(nn.Module):
         entropy_loss = log_probs.mean() if entropy is None else -entropy.mean()
 
         loss = policy_loss + ent_coef * entropy_loss + vf_coef * value_loss  # equation 9
+        kl = None
+        if batch.reference is not None:
+            # The policy's distribution is still that of the forward above.
+            kl = divergence(batch.reference.flatten(0, 1), self.policy.action_dist).mean()
+            loss = loss + kl_coef * kl
         with torch.no_grad():
             error = (ratio - 1).abs()
             metrics = {
@@ -66,6 +74,8 @@ class PPOLoss(nn.Module):
                 "clip_fraction": (error > clip_range).float().mean(),
                 "loss": loss,
             }
+            if kl is not None:
+                metrics["pretrained_kl"] = kl
             metrics = {name: value * weight for name, value in metrics.items()}
             # The largest |r - 1|: 0 but for rounding as long as the policy is the one that acted.
             metrics["ratio_error"] = error.max() * float(weight > 0)

@@ -23,7 +23,7 @@ def pack_rollout(agent: RecurrentPPO, tensors: dict[str, torch.Tensor]) -> Any:
     None: the environments cannot be saved, or have not begun.
     """
     env = agent.env
-    if env is None or agent._last_obs is None or not env.has_attr("save_state"):
+    if env is None or agent._last_obs is None or agent._state is None or not env.has_attr("save_state"):
         return None
     environments = world.all_of(env.env_method("save_state"))
     if any(state is None for state in environments):
@@ -38,6 +38,8 @@ def pack_rollout(agent: RecurrentPPO, tensors: dict[str, torch.Tensor]) -> Any:
         "episodes": list(agent.ep_info_buffer or []),
         "random": random_state(agent.device),
     }
+    if agent.anchor is not None:
+        value["anchor"] = _of_all(agent.anchor.memory)
     return split(value, NAME, tensors)
 
 
@@ -71,6 +73,8 @@ def load_rollout(agent: RecurrentPPO, packed: Any, tensors: dict[str, torch.Tens
     # What is remembered of it.
     begun = agent.policy.initial_state(env.num_envs)
     agent._state = map_state(_same_shape, _rows(value["memory"], own, agent.device), begun)
+    if agent.anchor is not None and value.get("anchor") is not None:
+        agent.anchor.memory = map_state(_same_shape, _rows(value["anchor"], own, agent.device), begun)
 
     # Running sums, finished episodes, and the next random numbers.
     if normalizer is not None:

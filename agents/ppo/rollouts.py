@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from unroll.agents.common.distributed import world
 from unroll.agents.common.guards import check_budget, memory_guard, not_finite
+from unroll.agents.ppo.anchor import Anchor
 from unroll.agents.ppo.finite import check_observations, check_returns, check_rewards, check_sizes
 from unroll.agents.ppo.spaces import POLICIES, check_actions, check_numbers, check_policy_for
 from unroll.envs.faults import env_fault
@@ -62,6 +63,7 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         self._state: State | None = None  # None: the environments begin
         self._states: list[State] = []  # before each part of the rollout
         self._action_masks: np.ndarray | None = None  # [n_steps, n_envs, mask_width]
+        self.anchor: Anchor | None = None  # after a pretraining, for a while
         self._rollout_seconds = 0.0
         self._ended: list[dict[str, Any]] = []  # episodes of this process that the others have not heard of
         self.between_updates = True  # False inside of a rollout, and of the update that follows it
@@ -88,6 +90,8 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
     ) -> tuple[int, BaseCallback]:
         if reset_num_timesteps or self._last_obs is None:  # the environments begin, and with them the memory
             self._state = None
+            if self.anchor is not None:
+                self.anchor.memory = None
         self.interrupted = False
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
@@ -270,7 +274,7 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         return self.policy.predict(observation, state, episode_start, deterministic, action_masks)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_state", "_states", "_action_masks"]
+        return [*super()._excluded_save_params(), "_state", "_states", "_action_masks", "anchor"]
 
 
 def ask_masks(env: VecEnv) -> list[Any]:

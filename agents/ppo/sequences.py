@@ -39,6 +39,8 @@ class Sequences:
     """bool [S, L, mask_width]"""
     state: State
     """of S rows: the memory before each sequence's first step"""
+    reference: Tensor | None = None
+    """[S, L, …]: the parameters of the pretrained policy's distributions (see anchor.py)"""
 
     def __len__(self) -> int:
         return len(self.reset)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,12 @@ from unroll.agents.ppo.checkpoint import pack_ppo, read_ppo, restore_ppo, resume
 from unroll.agents.ppo.config import PPOConfig
 from unroll.agents.ppo.lending import Lender
 from unroll.agents.ppo.player import ppo_player, wrappers
+from unroll.agents.ppo.pretraining import as_observed, check_episodes, pretrain
 from unroll.agents.ppo.spaces import policy_for
 from unroll.configs.loading import plain_config, read_config
+from unroll.envs.datasets.episodes import Episodes
+from unroll.envs.datasets.registered import in_words as arguments_in_words
+from unroll.envs.datasets.sources import load_episodes
 from unroll.envs.make import make_vec_env
 from unroll.envs.own import registered_id
 from unroll.envs.spaces import in_words
@@ -44,25 +49,57 @@ class PPOTraining:
     """See ``unroll.agents.algorithm.Training``.
 
     A run that goes on does so in the middle of its episodes, where its environments can be saved (see
-    envs/saving.py), and with new episodes elsewhere.
+    envs/saving.py), and with new episodes elsewhere. A pretraining that was interrupted begins again.
     """
 
     def __init__(self, config: PPOConfig, tell: Tell):
         self.config = config
         self.name = registered_id(config.env)
+        self._tell = tell
+        self._played = False  # then the pretraining, if there is one, is over
         if config.resume and checkpoints(config.run_dir or ""):
             self.agent = self._resumed(tell)
         else:
             self.agent = make_ppo(config, tell)
         self._whole = WholeUpdates(self._pack, lambda packed: resume_ppo(self.agent, "", *packed))
         self.callbacks: list[BaseCallback] = [self._whole]
+        if config.pretrain.dataset is not None and not self._played:
+            self._episodes = self._load(config.pretrain.dataset)
+            self.callbacks.insert(0, AtStart(self._pretrain))
         self.player()  # says now what would not fit
         self._began = time.monotonic()
         self._steps_before = self.agent.num_timesteps
 
+    def _load(self, dataset: str) -> Episodes:
+        """The episodes to pretrain on, as the agent would have seen them.
+
+        Raises:
+            UserError: there are none, or the agent cannot learn from them.
+        """
+        config = self.config
+        episodes = load_episodes(dataset)
+        recorded = described(episodes.env_id or "an environment that it does not name", episodes.env_kwargs)
+        here = described(self.name, config.env_kwargs)
+        if recorded != here:
+            self._tell(f"note: {episodes.name} was recorded in {recorded}, and PPO goes on in {here}")
+        counted = episodes.counted_as(self.agent.action_space)
+        episodes = as_observed(counted, config.previous_action, config.previous_reward)
+        check_episodes(self.agent, episodes).top(config.pretrain.top_fraction)
+        return episodes
+
+    def _pretrain(self) -> None:
+        options = shared_arguments(self.config.pretrain, pretrain)
+        pretrain(self.agent, self._episodes, **options, tell=self._tell)
+        del self._episodes
+        self._began = time.monotonic()
+
     def _resumed(self, tell: Tell) -> RecurrentPPO:
         path = latest_checkpoint(self.config.run_dir or "")
         tensors, state = read_ppo(path)
+        if self.config.pretrain.dataset and not state["num_timesteps"]:
+            tell("nothing was learned in the environments yet; the pretraining begins again")
+            return make_ppo(self.config, tell)
+        self._played = True
         # Where episodes begin anew, the run's first seed would bring its first episodes and draws again.
         agent = make_ppo(self.config, tell, seed=self.config.seed + int(state["num_timesteps"]))
         goes_on = resume_ppo(agent, path, tensors, state)
@@ -119,6 +156,26 @@ class PPOTraining:
         if self._whole.packed is not None:
             _, state = self._whole.packed
             self.agent.num_timesteps = state["num_timesteps"]
+
+
+class AtStart(BaseCallback):
+    """Do ``action`` where learning begins: there is a log then, and signals are heard."""
+
+    def __init__(self, action: Callable[[], None]):
+        super().__init__()
+        self.action = action
+
+    def _on_training_start(self) -> None:
+        self.action()
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def described(env_id: str, env_kwargs: dict[str, Any]) -> str:
+    """An environment and its arguments in words."""
+    listed = arguments_in_words(env_kwargs)
+    return f"{env_id} with {listed}" if listed else env_id
 
 
 def load_ppo(checkpoint: Path, device: str, env: VecEnv | None = None) -> tuple[RecurrentPPO, PPOConfig]:

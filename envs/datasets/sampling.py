@@ -12,6 +12,7 @@ one module of the package that needs torch.
 from __future__ import annotations
 
 import mmap
+from collections.abc import Mapping
 
 import gymnasium as gym
 import numpy as np
@@ -36,9 +37,18 @@ def draw(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
 
 
 class SequenceSampler:
-    """A sampler that cuts windows out of tensors that stay on `device`."""
+    """A sampler that cuts windows out of tensors that stay on `device`.
 
-    def __init__(self, episodes: Episodes, context: int, device: torch.device | str = "cpu"):
+    ``columns`` are more numbers of every step, [N] each. Batches have them under their names.
+    """
+
+    def __init__(
+        self,
+        episodes: Episodes,
+        context: int,
+        device: torch.device | str = "cpu",
+        columns: Mapping[str, np.ndarray] | None = None,
+    ):
         def on_device(values: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
             return torch.as_tensor(values).to(device=device, dtype=dtype)
 
@@ -60,6 +70,8 @@ class SequenceSampler:
             "timestep": on_device(timestep, torch.int64),
             "action": action,
         }
+        for name, values in (columns or {}).items():
+            flat[name] = on_device(values, torch.float32)
         self.context = context
         self.n_steps = episodes.n_steps
         self.sequences = {key: _windows(values, context) for key, values in flat.items()}
@@ -114,13 +126,20 @@ def _no_action(space: gym.Space) -> int:
 class HostSampler:
     """A sampler that gathers windows from numpy arrays.
 
-    Of each step only its return-to-go is held in RAM, 4 bytes.
+    Of each step only its return-to-go and the columns are held in RAM, 4 bytes each.
     While a batch is learned from, the kernel reads the pages of the next one. Which these are is
-    known, because a batch is a function of (seed, step) alone.
+    known, because a batch is a function of (seed, step) alone. ``columns`` are as in SequenceSampler.
     """
 
-    def __init__(self, episodes: Episodes, context: int, device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        episodes: Episodes,
+        context: int,
+        device: torch.device | str = "cpu",
+        columns: Mapping[str, np.ndarray] | None = None,
+    ):
         self.context = context
+        self.columns = {name: np.asarray(values, np.float32) for name, values in (columns or {}).items()}
         self.n_steps = episodes.n_steps
         self.device = torch.device(device)
         self.observations = Column(episodes.observations)
@@ -180,6 +199,7 @@ class HostSampler:
             "action": self.actions[rows],
             "mask": steps < left[:, None],
         }
+        batch |= {name: values[rows] for name, values in self.columns.items()}
         return {key: torch.from_numpy(values) for key, values in batch.items()}
 
 
@@ -228,17 +248,22 @@ class Column:
 Sampler = SequenceSampler | HostSampler
 
 
-def make_sampler(episodes: Episodes, context: int, device: torch.device | str) -> Sampler:
+def make_sampler(
+    episodes: Episodes,
+    context: int,
+    device: torch.device | str,
+    columns: Mapping[str, np.ndarray] | None = None,
+) -> Sampler:
     """Make the fastest sampler for which there is memory.
 
     A set that is mapped, or large compared to the GPU's free memory, stays where it is.
     """
     device = torch.device(device)
     if is_mapped(episodes.observations):
-        return HostSampler(episodes, context, device)
+        return HostSampler(episodes, context, device, columns)
     if device.type == "cuda":
         size = episodes.observations.nbytes + episodes.actions.nbytes
         free, _ = torch.cuda.mem_get_info(device)
         if size > LARGE * free:
-            return HostSampler(episodes, context, device)
-    return SequenceSampler(episodes, context, device)
+            return HostSampler(episodes, context, device, columns)
+    return SequenceSampler(episodes, context, device, columns)

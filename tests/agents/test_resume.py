@@ -10,7 +10,7 @@ import gymnasium as gym
 import pytest
 import torch
 
-from ppo_runs import NORMALIZED, TINY, assert_one_line
+from ppo_runs import NORMALIZED, TINY, assert_one_line, assert_same, finish, metrics
 from toy import Toy, toy_episodes
 from unroll.agents.common.callbacks import StopOnSignal
 from unroll.agents.common.checkpoint import checkpoints, latest_checkpoint, read_checkpoint, write_checkpoint
@@ -27,30 +27,6 @@ HOPPER = ["--env", "HopperNoVel-v5", *NORMALIZED, "--schedule", "linear", "--che
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-def finish(folder, *arguments):
-    """Train to the end in this process; the last checkpoint's contents."""
-    assert train.main([*arguments, "--run_dir", folder, "--threads", "1"]) == 0
-    return read_checkpoint(latest_checkpoint(folder))
-
-
-def assert_same(one, other):
-    """Two checkpoints: every tensor and every number, but for clocks."""
-
-    def timeless(value):
-        if isinstance(value, dict):
-            return {k: timeless(v) for k, v in value.items() if not k.startswith(("time/", "perf/")) and k != "t"}
-        return [timeless(part) for part in value] if isinstance(value, list) else value
-
-    assert one[0].keys() == other[0].keys()
-    assert [name for name in one[0] if not torch.equal(one[0][name], other[0][name])] == []
-    assert timeless(one[1]) == timeless(other[1])
-
-
-def metrics(folder):
-    lines = map(json.loads, Path(folder, "metrics.jsonl").read_text().splitlines())
-    return [{k: v for k, v in line.items() if not k.startswith(("time/", "perf/"))} for line in lines]
 
 
 @pytest.mark.parametrize(
