@@ -27,7 +27,7 @@ from unroll.policies.backbones import BACKBONES
 from unroll.tables import exact, markdown_table
 
 # Name → the flags of unroll train.
-AGENTS = {name: ["--backbone.name", name] for name in BACKBONES} | {
+AGENTS = {name: ["--backbone.name", name, "--condition", "return"] for name in BACKBONES} | {
     "sequence BC (mingru)": ["--condition", "none"],
     "BC": ["--config", "configs/decision/bc.yaml"],
     "10 % BC": ["--config", "configs/decision/bc10.yaml"],
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     names = ", ".join(AGENTS).replace("%", "%%")
     parser.add_argument("--agents", type=lambda text: text.split(","), default=list(AGENTS), help=names)
-    parser.add_argument("--parameters", type=int, default=0, help="of every backbone; 0: d_model 128 × 3 layers")
+    parser.add_argument("--parameters", type=int, default=0, help="of every backbone; 0: d_model 64 × 2 layers")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--targets", type=float, nargs="+", default=[600, 1200, 1800, 2700, 3600])
@@ -128,7 +128,7 @@ def main() -> None:
             job.result()
 
     name = Path(options.dataset).stem
-    size = "d_model 128 × 3 layers"
+    size = "d_model 64 × 2 layers"
     if options.parameters:
         size = f"{options.parameters:,} parameters in a backbone"
     print(f"{name}, {size}, {options.steps} updates, {options.seeds} seeds, last checkpoint, 20 episodes a target\n")

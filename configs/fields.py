@@ -17,12 +17,12 @@ class BackboneConfig:
 
     name: str = "mingru"
     """which one, or module:Class of your own; a wrong name lists those that exist"""
-    d_model: Size = 128
+    d_model: Size = 64
     """width"""
     match_parameters: NonNegativeInt = 0
     """give the backbone this number of parameters within 2 % (its own, without embedding and head), through d_model
     and, where it has one, mlp_ratio. d_model is then ignored; config.yaml holds what came out, and 0 here. 0: off"""
-    n_layers: Size = 3
+    n_layers: Size = 2
     """number of residual blocks"""
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     """the backbone's own options, e.g. --backbone.options.expansion 2"""

@@ -163,8 +163,8 @@ def count_policy_parameters(
     observation_dim: int,
     action_space: Any,
     backbone: str = "mingru",
-    d_model: int = 128,
-    n_layers: int = 3,
+    d_model: int = 64,
+    n_layers: int = 2,
     backbone_options: dict[str, Any] | None = None,
     max_timestep: int = 0,
     **_: Any,
@@ -182,7 +182,7 @@ def count_policy_parameters(
 def check_budget_of(policy_kwargs: dict[str, Any], batch_size: int, learns: bool, device: torch.device) -> None:
     """Raise TrainingError where the policy and a batch are more than the device has memory for."""
     context = policy_kwargs["context"]
-    width = int(policy_kwargs["observation_dim"]) + policy_kwargs.get("d_model", 128)
+    width = int(policy_kwargs["observation_dim"]) + policy_kwargs.get("d_model", 64)
     batch = FLOAT32 * batch_size * context * width if learns else 0
     needs = {f"a batch of batch_size {batch_size} × context {context}": batch}
     check_budget(count_policy_parameters(**policy_kwargs), needs, device)
