@@ -127,7 +127,8 @@ def make_vec_env(
         env_id: a registered id.
         n_envs: the number of environments; environment i gets the seed `seed` + i.
         seed: of the first environment.
-        target_return: puts each environment under ReturnToGo, with this return to ask for.
+        target_return: puts each environment under ReturnToGo, with this return to ask for; infinity: as much as an
+            agent with the condition ``best`` can get.
         processes: give each environment a process of its own (see ProcessVecEnv).
         kwargs: arguments of ``make_env``.
 

@@ -296,6 +296,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             self.policy.reset_on_done,
             self._action_masks,
             self.device,
+            self._learned_from,
         )
 
     def _check_finite(self, metrics: Metrics) -> None:
@@ -333,8 +334,9 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
 
         # How well the value foretold the returns.
         buffer = self.rollout_buffer
-        values = world.all_rows(torch.from_numpy(buffer.values.flatten())).numpy()
-        returns = world.all_rows(torch.from_numpy(buffer.returns.flatten())).numpy()
+        real = slice(None) if self._learned_from is None else self._learned_from.flatten()
+        values = world.all_rows(torch.from_numpy(buffer.values.flatten()[real])).numpy()
+        returns = world.all_rows(torch.from_numpy(buffer.returns.flatten()[real])).numpy()
         self.logger.record("train/explained_variance", float(explained_variance(values, returns)))
         if hasattr(self.policy, "log_std"):
             self.logger.record("train/std", float(self.policy.log_std.detach().exp().mean()))

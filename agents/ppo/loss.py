@@ -48,21 +48,22 @@ class PPOLoss(nn.Module):
         log_ratio = log_probs - batch.log_probs
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
-        policy_loss = -torch.min(batch.advantages * ratio, batch.advantages * clipped).mean()
+        policy_loss = -batch.real(torch.min(batch.advantages * ratio, batch.advantages * clipped)).mean()
 
         # The error of the value.
         if clip_range_vf is not None:
             values = batch.values + (values - batch.values).clamp(-clip_range_vf, clip_range_vf)
-        value_loss = F.mse_loss(values, batch.returns)
+        value_loss = F.mse_loss(batch.real(values), batch.real(batch.returns))
 
         # A squashed distribution has no formula for its entropy: -log π of what was done is one sample of it.
-        entropy_loss = log_probs.mean() if entropy is None else -entropy.mean()
+        entropy_loss = -batch.real(-log_probs if entropy is None else entropy).mean()
 
         loss = policy_loss + ent_coef * entropy_loss + vf_coef * value_loss  # equation 9
         kl = None
         if batch.reference is not None:
             # The policy's distribution is still that of the forward above.
-            kl = divergence(batch.reference.flatten(0, 1), self.policy.action_dist).mean()
+            kl = divergence(batch.reference.flatten(0, 1), self.policy.action_dist)
+            kl = batch.real(kl.view(batch.reset.shape)).mean()
             loss = loss + kl_coef * kl
         with torch.no_grad():
             error = (ratio - 1).abs()
@@ -70,8 +71,8 @@ class PPOLoss(nn.Module):
                 "policy_gradient_loss": policy_loss,
                 "value_loss": value_loss,
                 "entropy_loss": entropy_loss,
-                "approx_kl": (ratio - 1 - log_ratio).mean(),  # Schulman's estimator k3
-                "clip_fraction": (error > clip_range).float().mean(),
+                "approx_kl": batch.real(ratio - 1 - log_ratio).mean(),  # Schulman's estimator k3
+                "clip_fraction": batch.real(error > clip_range).float().mean(),
                 "loss": loss,
             }
             if kl is not None:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from gymnasium.vector import VectorEnv
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -25,7 +26,8 @@ from unroll.agents.ppo.anchor import Anchor
 from unroll.agents.ppo.finite import check_observations, check_returns, check_rewards, check_sizes
 from unroll.agents.ppo.spaces import POLICIES, check_actions, check_numbers, check_policy_for
 from unroll.envs.faults import env_fault
-from unroll.errors import EnvError, TrainingError, UserError
+from unroll.envs.gymnasium_vector import GymnasiumVector, dummy_steps
+from unroll.errors import EnvError, HyperparameterError, TrainingError, UserError
 from unroll.policies.actor_critic import RecurrentActorCriticPolicy, fill_options
 from unroll.policies.backbones import State, count_parameters, select_rows
 from unroll.policies.masking import NO_METHOD, check_masks
@@ -52,6 +54,8 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        if isinstance(env, VectorEnv):
+            env = GymnasiumVector(env)
         check_numbers(env.observation_space)
         return OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
@@ -64,6 +68,7 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         self._states: list[State] = []  # before each part of the rollout
         self._action_masks: np.ndarray | None = None  # [n_steps, n_envs, mask_width]
         self.anchor: Anchor | None = None  # after a pretraining, for a while
+        self._learned_from: np.ndarray | None = None  # [n_steps, n_envs], false for dummy steps; None: all
         self._rollout_seconds = 0.0
         self._ended: list[dict[str, Any]] = []  # episodes of this process that the others have not heard of
         self.between_updates = True  # False inside of a rollout, and of the update that follows it
@@ -111,6 +116,7 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         with memory_guard(self):
             began = time.perf_counter()
             masks = self._begin_rollout(env, callback, rollout_buffer)
+            dummies = self._begin_dummies(env)
 
             for n_steps in range(n_rollout_steps):
                 # New noise where it is due, and the state before each sequence.
@@ -142,9 +148,12 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
 
                 self._update_info_buffer(infos, dones)
                 self._bootstrap(rewards, dones, infos)
+                if dummies is not None:
+                    dummies.append(dummy_steps(infos))
                 rollout_buffer.add(last_obs, actions, rewards, last_episode_starts, values, log_probs)  # type: ignore[arg-type]
 
             self._end_rollout(rollout_buffer, masks)
+            self._learned_from = None if dummies is None else ~np.stack(dummies)
             callback.update_locals(locals())
             callback.on_rollout_end()
             self._tell_episodes()
@@ -168,6 +177,17 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
             self.policy.reset_noise(env.num_envs * world.size)
         self.masked = env.has_attr("action_masks")
         return [] if self.masked else None
+
+    def _begin_dummies(self, env: VecEnv) -> list[np.ndarray] | None:
+        """The list of which steps are dummies; None where no environment makes any."""
+        if not getattr(env.unwrapped, "has_dummy_steps", False):
+            return None
+        if not self.policy.reset_on_done:
+            raise HyperparameterError(
+                "reset_on_done False keeps the memory through the steps in which an environment is only reset; make "
+                "the vector with autoreset_mode SAME_STEP or DISABLED"
+            )
+        return []
 
     def _ask_masks(self, env: VecEnv, masks: list[np.ndarray] | None) -> torch.Tensor | None:
         """What the environments allow now, which is also appended to ``masks``."""
@@ -274,7 +294,7 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         return self.policy.predict(observation, state, episode_start, deterministic, action_masks)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_state", "_states", "_action_masks", "anchor"]
+        return [*super()._excluded_save_params(), "_state", "_states", "_action_masks", "_learned_from", "anchor"]
 
 
 def ask_masks(env: VecEnv) -> list[Any]:

@@ -39,6 +39,8 @@ class Sequences:
     """bool [S, L, mask_width]"""
     state: State
     """of S rows: the memory before each sequence's first step"""
+    learned_from: Tensor | None = None
+    """bool: false for steps in which an environment was only reset; None: all are learned from"""
     reference: Tensor | None = None
     """[S, L, …]: the parameters of the pretrained policy's distributions (see anchor.py)"""
 
@@ -58,14 +60,20 @@ class Sequences:
     @property
     def deviation(self) -> float:
         """The standard deviation of the advantages; 0 of a single one."""
-        return float(self.advantages.std(correction=min(1, self.advantages.numel() - 1)))
+        advantages = self.real(self.advantages)
+        return float(advantages.std(correction=min(1, advantages.numel() - 1)))
+
+    def real(self, values: Tensor) -> Tensor:
+        """Leave out what belongs to steps that are not learned from: of [S, L] all, or a row of the others."""
+        return values if self.learned_from is None else values[self.learned_from]
 
     def with_normal_advantages(self, floor: float = 0.0) -> Sequences:
         """The same sequences with advantages of mean 0 and deviation 1, or less where it was below ``floor``."""
-        if self.advantages.numel() < 2:
+        advantages = self.real(self.advantages)
+        if advantages.numel() < 2:
             return self
-        centered = self.advantages - self.advantages.mean()
-        deviation = self.advantages.std().clamp(min=floor)
+        centered = self.advantages - advantages.mean()
+        deviation = advantages.std().clamp(min=floor)
         return dataclasses.replace(self, advantages=centered / (deviation + 1e-8))
 
     def of_all_ranks(self, n_envs: int) -> Sequences:
@@ -118,9 +126,11 @@ def make_sequences(
     reset_on_done: bool,
     action_masks: np.ndarray | None,
     device: torch.device,
+    learned_from: np.ndarray | None = None,
 ) -> Sequences:
     """Cut a full buffer into sequences.
 
+    ``learned_from`` is bool [T, N], None: all steps are.
     ``states`` are those before steps 0, length, 2·length, … of all environments. The buffer's arrays are read as they
     lie, time first: its own ``get`` would shuffle the steps.
     """
@@ -154,5 +164,6 @@ def make_sequences(
         returns=cut(buffer.returns),
         reset=cut(starts if reset_on_done else np.zeros_like(starts)),
         action_masks=None if action_masks is None else cut(action_masks),
+        learned_from=None if learned_from is None else cut(learned_from),
         state=map_state(lambda *parts: torch.cat(parts), *states),
     )

@@ -45,7 +45,8 @@ def scalars(folder):
 
 
 def test_a_run_leaves_its_config_metrics_checkpoints_events_and_evaluation(dataset, tmp_path, capsys):
-    assert train.main([*dataset, "--steps", "20", "--checkpoint_every", "5", "--evaluation.every", "10"]) == 0
+    flags = ["--condition", "return", "--steps", "20", "--checkpoint_every", "5", "--evaluation.every", "10"]
+    assert train.main([*dataset, *flags]) == 0
     run = tmp_path / "runs" / "toy" / "mingru" / "seed0"
     printed = capsys.readouterr().out
     for line in ("tensorboard --logdir runs", "unroll evaluate runs/toy/mingru/seed0", "target return"):

@@ -28,6 +28,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     write_hdf5(toy_episodes(20), folder / "toy.hdf5")
     arguments = ["--dataset", str(folder / "toy.hdf5"), *TINY, "--steps", "8", "--evaluation.every", "4"]
+    arguments += ["--condition", "return"]
     arguments += ["--checkpoint_every", "4", "--evaluation.episodes", "3", "--device", "cpu"]
     assert train.main([*arguments, "--run_dir", str(folder / "run")]) == 0
     assert evaluate.main([str(folder / "run/checkpoints/best")]) == 0

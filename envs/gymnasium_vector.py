@@ -1,0 +1,132 @@
+"""Gymnasium's vector environments, as Stable-Baselines3's algorithms take them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from stable_baselines3.common.vec_env import VecEnv
+
+from unroll.envs.spaces import in_words
+from unroll.errors import EnvError
+
+DUMMY = "dummy_step"  # in the info of a step in which an environment was only reset
+
+
+class GymnasiumVector(VecEnv):
+    """A VecEnv around a ``gymnasium.vector.VectorEnv``, in any of its three ways to begin an episode anew.
+
+    Stable-Baselines3 expects the new episode's first observation from the very step that ends the old one, and the last
+    one in ``terminal_observation``. An environment with ``SAME_STEP`` gives both, and one with ``DISABLED`` is reset
+    here at once. One with ``NEXT_STEP`` spends a step on it, whose action is ignored: its info holds DUMMY, and
+    RecurrentPPO learns nothing from it.
+
+    Tensors are copied to the host. Infos hold Monitor's ``episode``, with returns before any wrapper of the VecEnv.
+
+    Raises:
+        EnvError: the environment does not say how it begins anew, or observes what is no array or dict of arrays.
+    """
+
+    def __init__(self, env: VectorEnv):
+        self.env = env
+        self.mode = env.metadata.get("autoreset_mode")
+        if not isinstance(self.mode, AutoresetMode):
+            raise EnvError(
+                f"{type(env).__name__} does not say how it begins an episode anew: metadata['autoreset_mode'] is one "
+                f"of {', '.join(f'AutoresetMode.{mode.name}' for mode in AutoresetMode)}, not {self.mode!r}"
+            )
+        if isinstance(env.single_observation_space, gym.spaces.Tuple):
+            raise EnvError(f"{type(env).__name__} observes {in_words(env.single_observation_space)}: no row, no dict")
+        super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+        self.has_dummy_steps = self.mode is AutoresetMode.NEXT_STEP
+        self._begin()
+
+    def _begin(self) -> None:
+        self._ended = np.zeros(self.num_envs, bool)  # whose next step is a dummy
+        self._returns = np.zeros(self.num_envs)
+        self._lengths = np.zeros(self.num_envs, np.int64)
+        self._began = time.monotonic()
+
+    def reset(self) -> Any:
+        # Of one number each environment makes its own seed, as Stable-Baselines3 does.
+        observations, _ = self.env.reset(seed=self._seeds[0])
+        self._reset_seeds()
+        self._begin()
+        return on_host(observations)
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self._actions = actions
+
+    def step_wait(self) -> Any:
+        given, rewards, terminated, truncated, said = self.env.step(self._actions)
+        observations = on_host(given)
+        rewards = np.array(on_host(rewards), np.float32)
+        terminated = np.asarray(on_host(terminated), bool)
+        over = terminated | np.asarray(on_host(truncated), bool)
+        dummy = self._ended
+        self._returns += np.where(dummy, 0.0, rewards)
+        self._lengths += ~dummy
+
+        infos: list[dict[str, Any]] = [{"TimeLimit.truncated": bool(cut)} for cut in over & ~terminated]
+        for i in np.flatnonzero(over & ~dummy).tolist():
+            if self.mode is AutoresetMode.SAME_STEP:
+                infos[i]["terminal_observation"] = row(on_host(said["final_obs"]), i)
+            else:
+                infos[i]["terminal_observation"] = row(observations, i)
+            played = {"r": float(self._returns[i]), "l": int(self._lengths[i]), "t": time.monotonic() - self._began}
+            infos[i]["episode"] = played
+            self._returns[i] = 0.0
+            self._lengths[i] = 0
+
+        if self.mode is AutoresetMode.DISABLED and over.any():
+            observations = on_host(self.env.reset(options={"reset_mask": over})[0])
+        if self.has_dummy_steps:
+            for i in np.flatnonzero(dummy):
+                infos[i][DUMMY] = True
+            self._ended = over & ~dummy
+            over = over | dummy  # an episode begins after it
+        return observations, rewards, over, infos
+
+    def close(self) -> None:
+        self.env.close()
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        value = getattr(self.env, attr_name)
+        return [value for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        setattr(self.env, attr_name, value)
+
+    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
+        raise EnvError(f"{type(self.env).__name__} steps all environments at once: no {method_name}() of one of them")
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        return [False for _ in self._get_indices(indices)]
+
+
+def on_host(value: Any) -> Any:
+    """Return arrays, a dict of arrays or tensors as NumPy's arrays."""
+    if isinstance(value, dict):
+        return {key: on_host(part) for key, part in value.items()}
+    if hasattr(value, "cpu"):
+        value = value.detach().cpu()
+    return np.asarray(value)
+
+
+def row(values: Any, i: int) -> Any:
+    """Return what environment ``i`` observes: of an array, of a dict of arrays, or of an array of objects."""
+    if isinstance(values, dict):
+        return {key: row(part, i) for key, part in values.items()}
+    value = values[i]
+    if isinstance(value, dict):
+        return {key: np.array(part) for key, part in value.items()}
+    return np.array(value)
+
+
+def dummy_steps(infos: Sequence[dict[str, Any]]) -> np.ndarray:
+    """Say in which environments a step was a dummy, [n_envs]."""
+    return np.array([DUMMY in info for info in infos])

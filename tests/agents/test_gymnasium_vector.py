@@ -1,0 +1,171 @@
+"""RecurrentPPO in Gymnasium's vector environments, whichever way they begin an episode anew."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from stable_baselines3.common.vec_env import VecNormalize
+
+from unroll.agents import RecurrentPPO
+from unroll.envs import make_vec_env
+from unroll.envs.gymnasium_vector import DUMMY, GymnasiumVector
+from unroll.errors import EnvError, HyperparameterError
+from unroll.policies.backbones import BACKBONES
+
+SMALL = dict(d_model=8, net_arch=[8])
+MODES = list(AutoresetMode)
+
+
+class Count(gym.Env):
+    """Shows (its number, the step), pays the step, and ends after 3 + number steps: truncated where that is even."""
+
+    observation_space = gym.spaces.Box(0, 100, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, number=0):
+        self.number = number
+
+    def shown(self):
+        return np.array([self.number, self.t], np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self.shown(), {}
+
+    def step(self, action):
+        self.t += 1
+        over = self.t == 3 + self.number
+        even = self.number % 2 == 0
+        return self.shown(), float(self.t), over and not even, over and even, {}
+
+
+class Tensors(VectorEnv):
+    """A simulator of two environments that gives tensors, and resets in the step after the last one."""
+
+    def __init__(self):
+        self.num_envs = 2
+        self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
+        self.single_observation_space = gym.spaces.Box(-9, 9, (1,), np.float32)
+        self.single_action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        self.t = torch.zeros(2, 1)
+        self.over = torch.zeros(2, dtype=torch.bool)
+        return self.t.clone(), {}
+
+    def step(self, actions):
+        self.t = torch.where(self.over[:, None], torch.zeros(2, 1), self.t + 1)
+        reward = torch.where(self.over, 0.0, 1.0)
+        self.over = (self.t[:, 0] == 4) & ~self.over
+        return self.t.clone(), reward, self.over.clone(), torch.zeros(2, dtype=torch.bool), {}
+
+
+def counting(mode):
+    return SyncVectorEnv([lambda i=i: Count(i) for i in range(3)], autoreset_mode=mode)
+
+
+def agent_in(env, **kwargs):
+    kwargs = dict(n_steps=16, policy_kwargs=SMALL, seed=0, device="cpu") | kwargs
+    return RecurrentPPO("MlpPolicy", env, **kwargs)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_episode_ends_with_its_last_observation_and_begins_with_its_first(mode):
+    env = GymnasiumVector(counting(mode))
+    shown, seen, dummies = env.reset(), [[] for _ in range(3)], 0
+    for _ in range(40):
+        new, rewards, dones, infos = env.step(np.zeros(3, np.int64))
+        for i, info in enumerate(infos):
+            if DUMMY in info:
+                dummies += 1
+                assert (rewards[i], dones[i]) == (0, True)
+                assert "episode" not in info
+                continue
+            assert shown[i].tolist() == [i, len(seen[i])]
+            seen[i].append(rewards[i])
+            if dones[i]:
+                assert info["terminal_observation"].tolist() == [i, 3 + i]
+                assert info["TimeLimit.truncated"] == (i % 2 == 0)
+                assert (info["episode"]["r"], info["episode"]["l"]) == (sum(range(1, 4 + i)), 3 + i)
+                assert seen[i] == list(range(1, 4 + i))
+                seen[i] = []
+        shown = new
+    assert (dummies > 0) == (mode is AutoresetMode.NEXT_STEP)
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED])
+def test_what_is_learned_is_what_is_learned_in_the_same_environments_of_stable_baselines3(mode):
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    ours = agent_in(counting(mode)).learn(96)
+    theirs = agent_in(DummyVecEnv([lambda i=i: Count(i) for i in range(3)])).learn(96)
+    for own, other in zip(ours.policy.parameters(), theirs.policy.parameters(), strict=True):
+        torch.testing.assert_close(own, other)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_steps_in_which_an_environment_is_only_reset_are_not_learned_from(backbone):
+    """Whatever was done, paid and thought of it in such a step, the gradient is the same, and the first ratio is 1."""
+    agent = agent_in(counting(AutoresetMode.NEXT_STEP), backbone=backbone, n_epochs=1, batch_size=None)
+    agent.learn(48)
+    sequences = agent._sequences()
+    real = sequences.learned_from
+    assert 0 < int((~real).sum()) < real.numel() / 2
+    assert torch.equal(sequences.with_normal_advantages().real(sequences.advantages), sequences.advantages[real])
+
+    def gradient(batch):
+        agent.policy.optimizer.zero_grad()
+        loss, metrics = agent._loss(batch, **agent._settings())
+        loss.backward()
+        return [loss.detach(), *(p.grad.clone() for p in agent.policy.parameters() if p.grad is not None)], metrics
+
+    before, metrics = gradient(sequences)
+    for name in ("advantages", "returns", "values", "log_probs"):
+        getattr(sequences, name)[~real] += 3.0
+    sequences.actions[~real] = 1 - sequences.actions[~real]
+    after, _ = gradient(sequences)
+    for one, other in zip(before, after, strict=True):
+        torch.testing.assert_close(one, other)
+    assert agent.logger.name_to_value.get("train/first_ratio_error", 0.0) < 1e-5
+    assert float(metrics["loss"]) == pytest.approx(float(before[0]))
+
+
+def test_returns_of_a_next_step_vector_are_those_of_a_same_step_vector():
+    """With a value of 0 everywhere, what is learned from is the same rewards under the same discounts."""
+    found = []
+    for mode in (AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP):
+        agent = agent_in(counting(mode), n_steps=64)
+        torch.nn.init.zeros_(agent.policy.value_net.weight)
+        agent.train = lambda: None
+        agent.learn(1)
+        returns, starts = agent.rollout_buffer.returns[:, 1], agent.rollout_buffer.episode_starts[:, 1]
+        if agent._learned_from is not None:
+            returns, starts = returns[agent._learned_from[:, 1]], starts[agent._learned_from[:, 1]]
+        found.append((returns[:32], starts[:32]))
+    np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-5)
+    np.testing.assert_array_equal(found[0][1], found[1][1])
+
+
+def test_a_simulator_of_tensors_can_be_learned_in_and_normalised():
+    agent = agent_in(VecNormalize(GymnasiumVector(Tensors()))).learn(64)
+    assert [episode["r"] for episode in agent.ep_info_buffer] == [4.0] * len(agent.ep_info_buffer)
+    assert len(agent.ep_info_buffer) > 5
+    actions, _ = agent.predict(np.zeros((2, 1), np.float32))
+    assert actions.shape == (2, 1)
+
+
+def test_gymnasiums_own_vector_of_cart_poles_is_learned_in():
+    agent = agent_in(gym.make_vec("CartPole-v1", num_envs=4)).learn(128)
+    assert agent.env.unwrapped.has_dummy_steps
+    assert not agent_in(make_vec_env("CartPole-v1", 4)).env.unwrapped.__dict__.get("has_dummy_steps")
+
+
+def test_what_does_not_fit_is_said():
+    env = counting(AutoresetMode.SAME_STEP)
+    env.metadata = {}
+    with pytest.raises(EnvError, match=r"SyncVectorEnv does not say how .* AutoresetMode.NEXT_STEP"):
+        agent_in(env)
+    with pytest.raises(HyperparameterError, match="reset_on_done False keeps the memory"):
+        agent_in(counting(AutoresetMode.NEXT_STEP), policy_kwargs=SMALL | dict(reset_on_done=False)).learn(48)
