@@ -85,7 +85,7 @@ class GymnasiumVector(VecEnv):
         if self.mode is AutoresetMode.DISABLED and over.any():
             observations = on_host(self.env.reset(options={"reset_mask": over})[0])
         if self.has_dummy_steps:
-            for i in np.flatnonzero(dummy):
+            for i in np.flatnonzero(dummy).tolist():
                 infos[i][DUMMY] = True
             self._ended = over & ~dummy
             over = over | dummy  # an episode begins after it
