@@ -26,11 +26,15 @@ UNLIMITED = float(torch.finfo(torch.float32).max)
 
 
 class Outlook(nn.Module):
-    """What return can be had from here, and what to do for one; all returns are divided by ``return_scale``.
+    """What return can be had from here, and what to do for one.
 
-    The largest likely return is an upper expectile of the returns-to-go in the data, given what the memory holds
-    (Zhuang et al. 2024, Reinformer, arXiv 2405.08740, equation 6). Here the return enters behind the memory, which so
-    holds what was seen and done, and nothing of what was wished for.
+    The largest likely return is an upper expectile of those in the data, given what the memory holds (Zhuang et al.
+    2024, Reinformer, arXiv 2405.08740, equation 6). Here the return enters behind the memory, which so holds what was
+    seen and done, and nothing of what was wished for.
+
+    A return-to-go is told as what it brings on average in each step until the horizon, the length of the longest
+    episode (the average reward-to-go of RvS, Emmons et al. 2022, arXiv 2112.10751). What is left of a good episode is
+    less and less, so that a large return-to-go by itself means an early step. Averages are divided by ``return_scale``.
     """
 
     tau = 0.99  # the expectile, as published
@@ -41,16 +45,16 @@ class Outlook(nn.Module):
         self.change = nn.Sequential(nn.Linear(d_model + 1, d_model), nn.GELU(), nn.Linear(d_model, d_model))
 
     def largest(self, features: Tensor) -> Tensor:
-        """Predict the largest likely return-to-go [...] from features [..., d_model]."""
+        """Predict the largest likely average [...] from features [..., d_model]."""
         return self.value(features).squeeze(-1)
 
     def aim(self, features: Tensor, wanted: Tensor) -> Tensor:
-        """Change features [..., d_model] to those of a step towards a return-to-go [...]."""
+        """Change features [..., d_model] to those of a step towards an average [...]."""
         return features + self.change(torch.cat([features, wanted[..., None].to(features.dtype)], -1))
 
-    def error(self, features: Tensor, return_to_go: Tensor) -> Tensor:
+    def error(self, features: Tensor, reached: Tensor) -> Tensor:
         """Compute the expectile loss of the prediction [...]: too little is ``tau / (1 - tau)`` times as bad."""
-        missing = return_to_go - self.largest(features)
+        missing = reached - self.largest(features)
         weight = torch.where(missing > 0, self.tau, 1 - self.tau)
         return weight * missing.square()
 
@@ -79,6 +83,7 @@ class DecisionPolicy(nn.Module):
     """
 
     return_scale: Tensor
+    horizon: Tensor
 
     def __init__(
         self,
@@ -118,6 +123,8 @@ class DecisionPolicy(nn.Module):
         self.max_timestep = max_timestep
         self.normalizer = Normalizer(observation_dim)
         self.register_buffer("return_scale", torch.ones(()))
+        if condition == "best":
+            self.register_buffer("horizon", torch.ones(()))  # steps of the longest episode of the data
         self.action = make_action(action_space, d_model)
 
         # in the order of the tokens
@@ -183,9 +190,13 @@ class DecisionPolicy(nn.Module):
         """
         if self.outlook is None:
             return self.action.predict(features)
-        likely = self.outlook.largest(features) * self.return_scale
-        wanted = torch.minimum(inputs["return_to_go"], likely)
-        return self.action.predict(self.outlook.aim(features, wanted / self.return_scale))
+        wanted = torch.minimum(self.average(inputs), self.outlook.largest(features))
+        return self.action.predict(self.outlook.aim(features, wanted))
+
+    def average(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Compute from returns-to-go what they bring in each step until the horizon, as the outlook takes it, [...]."""
+        left = (self.horizon - inputs["timestep"]).clamp_min(1)
+        return inputs["return_to_go"] / (left * self.return_scale)
 
     def step(
         self, inputs: dict[str, Tensor], state: State, episode_start: Tensor | None = None

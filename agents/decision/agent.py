@@ -80,7 +80,7 @@ class DecisionLoss(nn.Module):
             error = policy.action.error(prediction, batch["action"])  # [B, T]
         else:
             # What was done, given what it led to; and the most that it could have led to.
-            reached = batch["return_to_go"] / policy.return_scale
+            reached = policy.average(batch)
             prediction = policy.action.predict(policy.outlook.aim(features, reached))
             error = policy.action.error(prediction, batch["action"]) + policy.outlook.error(features, reached)
         mask = batch["mask"]

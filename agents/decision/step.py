@@ -23,15 +23,18 @@ class DecisionStep(Step):
             action = Port("action", torch.int64, (), n + 1)
         else:
             action = Port("action", torch.float32, (len(config["action_space"]["low"]),))
+        steps = policy.max_timestep + 1
+        if policy.outlook is not None:
+            steps = max(steps, int(policy.horizon))
         shown = [
             Port("observation", torch.float32, (config["observation_dim"],)),
             dataclasses.replace(action, name="previous_action"),
             Port("return_to_go", torch.float32),
-            Port("timestep", torch.int64, (), policy.max_timestep + 1),
+            Port("timestep", torch.int64, (), steps),
         ]
         used = set(policy.embed)
         if policy.outlook is not None:
-            used.add("return_to_go")
+            used |= {"return_to_go", "timestep"}
         if policy.max_timestep:
             used.add("timestep")
         super().__init__([port for port in shown if port.name in used], policy.backbone)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -115,24 +115,41 @@ def check_task(task: Any) -> None:
         raise ValueError("a return of the task is no finite number")
 
 
-def return_scale(episodes: Episodes) -> tuple[float, float]:
-    """The mean of the returns-to-go, and their standard deviation, by which the policy divides them.
+def scale_of(blocks: Callable[[], Iterator[np.ndarray]]) -> tuple[float, float]:
+    """The mean of numbers, and their standard deviation, by which the policy divides them.
 
     It is 1 where they do not vary: such a return tells nothing.
     """
-    mean, std = (float(value) for value in moments(episodes.returns_to_go_in_blocks())[:2])
-    largest = max(float(np.abs(values).max()) for values in episodes.returns_to_go_in_blocks())
+    mean, std = (float(value) for value in moments(blocks())[:2])
+    largest = max(float(np.abs(values).max()) for values in blocks())
     return mean, std if std > 1e-6 * max(1.0, largest) else 1.0
+
+
+def averages_in_blocks(episodes: Episodes) -> Iterator[np.ndarray]:
+    """Iterate over the averages that an Outlook learns, those of some whole episodes at a time."""
+    horizon = int(episodes.lengths.max())
+    first = 0
+    for values in episodes.returns_to_go_in_blocks():
+        ends = np.cumsum(episodes.lengths[first:])
+        n = int(np.searchsorted(ends, len(values))) + 1
+        lengths = episodes.lengths[first : first + n]
+        timestep = np.arange(len(values)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        yield values / (horizon - timestep)
+        first += n
 
 
 def fit_statistics(policy: DecisionPolicy, episodes: Episodes) -> None:
     """Give the policy the scale of the observations and of the returns that it will learn from."""
     values = episodes.statistics()
     policy.normalizer.fit(values.mean, values.std)
-    mean, scale = return_scale(episodes)
+    if policy.outlook is None:
+        policy.return_scale.fill_(scale_of(episodes.returns_to_go_in_blocks)[1])
+        return
+    policy.horizon.fill_(int(episodes.lengths.max()))
+    mean, scale = scale_of(lambda: averages_in_blocks(episodes))
     policy.return_scale.fill_(scale)
-    if policy.outlook is not None:  # begins with what is right on average
-        nn.init.constant_(policy.outlook.value[-1].bias, mean / scale)  # type: ignore[arg-type]
+    # The prediction begins with what is right on average.
+    nn.init.constant_(policy.outlook.value[-1].bias, mean / scale)  # type: ignore[arg-type]
 
 
 def check_same_spaces(episodes: Episodes, policy: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from unroll.agents import DecisionAgent
 from unroll.agents.common.callbacks import ShowProgress
 from unroll.agents.decision.config import DecisionConfig
 from unroll.agents.decision.player import show
+from unroll.agents.decision.task import averages_in_blocks
 from unroll.agents.decision.training import DecisionTraining
 from unroll.agents.evaluation.play import Episode, play, summarize
 from unroll.configs import BackboneConfig
@@ -107,6 +108,20 @@ def test_the_outlook_is_an_upper_expectile_of_what_followed():
     above, below = (returns - e).clamp_min(0).sum(), (e - returns).clamp_min(0).sum()
     assert 0.99 * float(above) == pytest.approx(0.01 * float(below), rel=0.05)  # what defines an expectile
     assert 9 < e < 10
+
+
+def test_the_outlook_is_told_what_each_step_until_the_horizon_brings():
+    episodes = toy_episodes(9).select(np.array([4, 1, 7, 2]))
+    short = dataclasses.replace(episodes, lengths=np.array([LENGTH, 3, LENGTH - 3, LENGTH, LENGTH]))
+    short = dataclasses.replace(
+        short, terminated=np.zeros(5, bool), truncated=np.ones(5, bool), final_observations=None
+    )
+    agent = make_agent(short, top_fraction=1.0)
+    expected = short.returns_to_go / (LENGTH - np.concatenate([np.arange(n) for n in short.lengths]))
+    np.testing.assert_allclose(np.concatenate(list(averages_in_blocks(short))), expected)
+    assert float(agent.policy.return_scale) == pytest.approx(expected.std())
+    told = agent.policy.average(whole_episode(short, 2))[0, : LENGTH - 3]
+    np.testing.assert_allclose(told * expected.std(), expected[LENGTH + 3 : 2 * LENGTH], rtol=1e-4, atol=1e-5)
 
 
 def test_the_agent_that_acts_for_the_best_learns_from_the_best_episodes_and_says_so_of_what_it_never_saw():
