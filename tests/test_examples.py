@@ -16,7 +16,7 @@ from unroll.commands import export
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 PRINTED = {
-    "offline": ("534 episodes", "asked for  2400:"),
+    "offline": ("534 episodes", "asked for   inf:"),
     "own_env": ("return after 1024 steps: ",),
     "own_backbone": ("every law holds", "return after 1024 steps: "),
     "compare_backbones": ("mingru   interquartile mean", "lstm     interquartile mean", "comparison.png"),

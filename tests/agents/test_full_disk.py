@@ -205,7 +205,7 @@ def test_a_last_checkpoint_that_cannot_be_written_is_an_error_after_the_evaluati
         fail_at(full, "step_00000012", "best")
         assert train.main([*dataset, *arguments]) == 2
     output, error = capsys.readouterr()
-    assert "target return" in output
+    assert "95 % interval" in output
     (line,) = error.strip().splitlines()
     assert "the last checkpoint could not be written (" in line
     assert line.endswith("run/checkpoints/step_00000006 is intact")

@@ -211,11 +211,10 @@ def walk(monkeypatch):
 @needs_numba
 def test_between_a_decision_policy_and_the_kernel_lie_three_functions(walk):
     policy = DecisionPolicy(3, gym.spaces.Box(-1, 1, (2,), np.float32), d_model=8, n_layers=1, tokens="fused")
-    shapes = {"observation": (2, 5, 3), "previous_action": (2, 5, 2), "return_to_go": (2, 5)}
+    shapes = {"observation": (2, 5, 3), "previous_action": (2, 5, 2), "return_to_go": (2, 5), "timestep": (2, 5)}
     policy({name: torch.zeros(shape) for name, shape in shapes.items()})
-    assert walk == [
-        ["DecisionPolicy.forward", "ResidualStack.forward", "MinRNN.forward", "gated_scan", "gated_forward"]
-    ]
+    policys = ["DecisionPolicy.forward", "DecisionPolicy.features"]
+    assert walk == [[*policys, "ResidualStack.forward", "MinRNN.forward", "gated_scan", "gated_forward"]]
 
 
 @needs_numba
