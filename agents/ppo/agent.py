@@ -369,6 +369,18 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         pretrain(self, episodes, updates, **options)
         return self
 
+    def take_weights(self, run: str | Path) -> str:
+        """Begin with the weights of another run, of PPO or of a decision agent, where names and shapes agree.
+
+        Return a line that says what was taken.
+
+        Raises:
+            CheckpointError: the run is damaged, has another backbone, or nothing of it fits.
+        """
+        from unroll.agents.ppo.transfer import take_weights
+
+        return take_weights(self, run)
+
     def learn(
         self: Self,
         total_timesteps: int,

@@ -93,6 +93,8 @@ class PPO(Algorithm):
         first = ""
         if config.pretrain.dataset:
             first = f", after it had learned from {describe_dataset(config.pretrain.dataset)}"
+        if config.pretrain.weights:
+            first = f", with the weights of another run at the start{first}"
         return f"It learned in {config.n_envs} environments {config.env}{first}."
 
     def env(self, config: PPOConfig) -> str | None:

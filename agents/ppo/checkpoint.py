@@ -50,10 +50,10 @@ def write_ppo(path: str | Path, tensors: dict[str, torch.Tensor], state: dict[st
 
 def pack_ppo(agent: RecurrentPPO, config: dict[str, Any]) -> Packed:
     """Copy what a checkpoint holds."""
-    tensors = {f"policy.{name}": value for name, value in _weights(agent.policy).items()}
+    tensors = {f"policy.{name}": value for name, value in policy_tensors(agent.policy).items()}
     tensors |= optimizer_tensors(agent.policy.optimizer)
     tensors = {name: value.detach().clone() for name, value in tensors.items()}
-    tensors |= _statistics_tensors(agent)
+    tensors |= statistics_tensors(agent)
     state = {
         "format": FORMAT,
         "agent": AGENT,
@@ -92,12 +92,9 @@ def restore_ppo(agent: RecurrentPPO, path: str | Path, tensors: dict[str, torch.
     """
     with of_checkpoint(path):
         statistics = {name: v for name, v in tensors.items() if name.startswith("normalizer.")}
-        check_tensors(statistics, _statistics_tensors(agent), "statistics")
-        restore(agent.policy, agent.policy.optimizer, _weights(agent.policy), tensors)
-        for name, running in _statistics(agent.get_vec_normalize_env()).items():
-            running.mean = tensors[f"normalizer.{name}.mean"].numpy()
-            running.var = tensors[f"normalizer.{name}.var"].numpy()
-            running.count = float(tensors[f"normalizer.{name}.count"].numpy())
+        check_tensors(statistics, statistics_tensors(agent), "statistics")
+        restore(agent.policy, agent.policy.optimizer, policy_tensors(agent.policy), tensors)
+        restore_statistics(agent, tensors)
         agent.num_timesteps = state["num_timesteps"]
         agent._n_updates = state["n_updates"]
         agent.largest_deviation = float(state.get("largest_deviation", 0.0))
@@ -143,11 +140,11 @@ def _reference_tensors(anchor: Anchor) -> dict[str, torch.Tensor]:
     """The weights of the pretrained policy, as long as it is read. They never change, so they are no copies."""
     if anchor.reference is None:
         return {}
-    return {REFERENCE + name: value for name, value in _weights(anchor.reference).items()}
+    return {REFERENCE + name: value for name, value in policy_tensors(anchor.reference).items()}
 
 
-def _weights(policy: RecurrentActorCriticPolicy) -> dict[str, torch.Tensor]:
-    """The policy's tensors, each under the first of its names.
+def policy_tensors(policy: RecurrentActorCriticPolicy) -> dict[str, torch.Tensor]:
+    """Return the policy's tensors, each under the first of its names.
 
     A features extractor that actor and critic share has three.
     """
@@ -159,12 +156,21 @@ def _weights(policy: RecurrentActorCriticPolicy) -> dict[str, torch.Tensor]:
     return weights
 
 
-def _statistics_tensors(agent: RecurrentPPO) -> dict[str, torch.Tensor]:
+def statistics_tensors(agent: RecurrentPPO) -> dict[str, torch.Tensor]:
+    """Return VecNormalize's statistics, if there are any, by their names in a checkpoint."""
     tensors = {}
     for name, running in _statistics(agent.get_vec_normalize_env()).items():
         for key in STATISTICS:
             tensors[f"normalizer.{name}.{key}"] = torch.as_tensor(getattr(running, key), dtype=torch.float64)
     return tensors
+
+
+def restore_statistics(agent: RecurrentPPO, tensors: dict[str, torch.Tensor]) -> None:
+    """Give VecNormalize, if there is one, what ``statistics_tensors`` gave."""
+    for name, running in _statistics(agent.get_vec_normalize_env()).items():
+        running.mean = tensors[f"normalizer.{name}.mean"].numpy()
+        running.var = tensors[f"normalizer.{name}.var"].numpy()
+        running.count = float(tensors[f"normalizer.{name}.count"].numpy())
 
 
 def _statistics(normalizer: VecNormalize | None) -> dict[str, RunningMeanStd]:

@@ -50,6 +50,9 @@ class PretrainConfig:
 
     dataset: str | None = None
     """minari:ID, d4rl:ID, embedded:NAME or the path of an HDF5 file with D4RL's fields; null: no pretraining"""
+    weights: str | None = None
+    """a run folder, or one of its checkpoints, to begin with: the policy of another run of ppo, or the backbone of a
+    decision agent, where names and shapes agree"""
     updates: PositiveInt = 3000
     """gradient updates"""
     batch_size: Size = 64

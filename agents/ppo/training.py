@@ -31,6 +31,7 @@ from unroll.agents.ppo.lending import Lender
 from unroll.agents.ppo.player import ppo_player, wrappers
 from unroll.agents.ppo.pretraining import as_observed, check_episodes, pretrain
 from unroll.agents.ppo.spaces import policy_for
+from unroll.agents.ppo.transfer import take_weights
 from unroll.configs.loading import plain_config, read_config
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.registered import in_words as arguments_in_words
@@ -60,7 +61,7 @@ class PPOTraining:
         if config.resume and checkpoints(config.run_dir or ""):
             self.agent = self._resumed(tell)
         else:
-            self.agent = make_ppo(config, tell)
+            self.agent = self._untrained(tell)
         self._whole = WholeUpdates(self._pack, lambda packed: resume_ppo(self.agent, "", *packed))
         self.callbacks: list[BaseCallback] = [self._whole]
         if config.pretrain.dataset is not None and not self._played:
@@ -93,12 +94,19 @@ class PPOTraining:
         del self._episodes
         self._began = time.monotonic()
 
+    def _untrained(self, tell: Tell) -> RecurrentPPO:
+        """An agent before its first update, with the weights of another run if there is one to begin with."""
+        agent = make_ppo(self.config, tell)
+        if self.config.pretrain.weights is not None:
+            tell(take_weights(agent, self.config.pretrain.weights))
+        return agent
+
     def _resumed(self, tell: Tell) -> RecurrentPPO:
         path = latest_checkpoint(self.config.run_dir or "")
         tensors, state = read_ppo(path)
         if self.config.pretrain.dataset and not state["num_timesteps"]:
             tell("nothing was learned in the environments yet; the pretraining begins again")
-            return make_ppo(self.config, tell)
+            return self._untrained(tell)
         self._played = True
         # Where episodes begin anew, the run's first seed would bring its first episodes and draws again.
         agent = make_ppo(self.config, tell, seed=self.config.seed + int(state["num_timesteps"]))
