@@ -40,9 +40,21 @@ SETS: dict[str, tuple[str, dict[str, float]]] = {
     "swimmer": ("Swimmer-v5", {"random": 0.1, "a2c": 0.3, "sac": 0.3, "ars": 0.3}),
     "ant": ("Ant-v5", {"random": 0.1, "trpo:100": 0.2, "trpo:160": 0.25, "trpo:240": 0.25, "ars": 0.2}),
     "lunarlander": ("LunarLander-v3", {"random": 0.1, "ppo": 0.3, "a2c": 0.2, "dqn": 0.2, "qrdqn": 0.2}),
+    "hopper": ("Hopper-v5", {"trpo:0": 0.05, "trpo:80": 0.25, "trpo:160": 0.25, "ppo": 0.2, "a2c": 0.25}),
+    "bipedalwalker": ("BipedalWalker-v3", {"random": 0.1, "a2c": 0.25, "ppo": 0.3, "trpo": 0.35}),
+    "continuous": ("LunarLanderContinuous-v3", {"random": 0.1, "a2c": 0.3, "ppo": 0.3, "trpo": 0.3}),
+    "acrobot": ("Acrobot-v1", {"random": 0.4, "ppo": 0.2, "a2c": 0.2, "dqn": 0.2}),
 }
-SNAPSHOTS = {"Walker2d-v5": "Walker2d-v1_1", "HalfCheetah-v5": "HalfCheetah-v1_2", "Ant-v5": "Ant-v1_0"}
-FOLDERS = {"LunarLander-v3": "LunarLander-v2"}  # elsewhere "-v3" in the place of "-v5"
+SNAPSHOTS = {
+    "Walker2d-v5": "Walker2d-v1_1",
+    "HalfCheetah-v5": "HalfCheetah-v1_2",
+    "Ant-v5": "Ant-v1_0",
+    "Hopper-v5": "Hopper-v1_4",
+}
+FOLDERS = {
+    "LunarLander-v3": "LunarLander-v2",
+    "LunarLanderContinuous-v3": "LunarLanderContinuous-v2",
+}  # elsewhere "-v3" in the place of "-v5"
 EXPLORATION = 0.1  # of the agents that learn values: the share of random actions
 
 Layers = list[tuple[np.ndarray, np.ndarray]]  # weight [out, in], bias [out]
@@ -159,7 +171,15 @@ def published(files: Callable[[str], bytes | None], algorithm: str, n_actions: i
     weight, bias = weights["action_net.weight"], weights["action_net.bias"]
     if "log_std" in weights:
         deviation = np.exp(weights["log_std"])
-        return lambda x, random: weight @ last(x) + bias + deviation * random.standard_normal(len(bias))
+
+        def gaussian(x: np.ndarray, random: np.random.Generator) -> np.ndarray:
+            h = last(x)
+            spread = deviation
+            if deviation.ndim == 2:  # gSDE: noise that depends on the state
+                spread = np.sqrt(h**2 @ deviation**2)
+            return weight @ h + bias + spread * random.standard_normal(len(bias))
+
+        return gaussian
 
     def draw(x: np.ndarray, random: np.random.Generator) -> int:
         logits = weight @ last(x) + bias
