@@ -154,7 +154,7 @@ class DecisionAgent:
 
         if episodes is not None:
             self.task = describe_task(episodes)
-            episodes = episodes.top(self.top_fraction)
+            episodes = episodes.top(self.top_fraction(episodes))
             self.task["return_least"] = float(episodes.returns.min())
             longest = int(episodes.lengths.max())
             kwargs["observation_dim"] = episodes.observation_dim
@@ -393,14 +393,14 @@ class DecisionAgent:
         check_same_spaces(episodes, self.policy.config)
         if self.task:
             self.task["data"] = digest(episodes)
-        episodes = episodes.top(self.top_fraction)
+        episodes = episodes.top(self.top_fraction(episodes))
         self.sampler = make_sampler(episodes, self.policy.config["context"], self.device)
         self._recorded = self._make_recorded()
 
-    @property
-    def top_fraction(self) -> float:
-        """The share of the steps, those of the best episodes, that it learns from."""
-        return top_fraction_of(self.hyperparameters.top_fraction, self.policy_kwargs.get("condition", "best"))
+    def top_fraction(self, episodes: Episodes) -> float:
+        """Return the share of the steps, those of the best episodes, that it learns from."""
+        condition = self.policy_kwargs.get("condition", "best")
+        return top_fraction_of(self.hyperparameters.top_fraction, condition, episodes.n_steps)
 
     def set_logger(self, logger: Logger) -> None:
         self.logger = logger

@@ -13,6 +13,10 @@ from unroll.configs.fields import BackboneConfig, RunConfig
 from unroll.configs.sizes import Environments, Episodes, Rate, Seed, Size
 from unroll.errors import HyperparameterError
 
+# What an agent for the best return learns from: this share of the steps, but so many at least.
+BEST_SHARE = 0.1
+LEAST_STEPS = 10_000
+
 
 @dataclasses.dataclass
 class EvaluationConfig:
@@ -63,8 +67,8 @@ class Hyperparameters:
     max_grad_norm: PositiveFloat = 0.25
     """gradients are clipped to this norm"""
     top_fraction: ClosedUnitInterval | None = None
-    """learn from the best episodes alone, until they make up this share of the steps; null: 0.3 where the condition is
-    best, and else 1"""
+    """learn from the best episodes alone, until they make up this share of the steps; null: where the condition is best
+    0.1, but at least 10,000 steps, and else 1"""
     timestep_embedding: bool = False
     """add an embedding of the absolute timestep to the tokens"""
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
@@ -85,15 +89,15 @@ class Hyperparameters:
                 raise HyperparameterError(f"{name} is one of {', '.join(choices)}, not {getattr(self, name)!r}")
 
 
-def top_fraction_of(given: float | None, condition: str) -> float:
-    """Return the share of the steps to learn from; see ``Hyperparameters.top_fraction``.
+def top_fraction_of(given: float | None, condition: str, n_steps: int) -> float:
+    """Return the share of ``n_steps`` to learn from; see ``Hyperparameters.top_fraction``.
 
     Episodes of other behaviours than the best ones blur what is learned of these, even where the return tells them
-    apart.
+    apart. Where returns are a matter of luck, an agent that acts for the largest one does what rarely went well.
     """
     if given is not None:
         return given
-    return 0.3 if condition == "best" else 1.0
+    return min(1.0, max(BEST_SHARE, LEAST_STEPS / n_steps)) if condition == "best" else 1.0
 
 
 @dataclasses.dataclass

@@ -85,7 +85,7 @@ class DecisionTraining:
 
     def describe(self) -> str:
         whole = f"{len(self.episodes):,} episodes, {self.episodes.n_steps:,} steps of {self.episodes.name}"
-        best = self.episodes.top(self.agent.top_fraction)
+        best = self.episodes.top(self.agent.top_fraction(self.episodes))
         if best is self.episodes:
             return whole
         return f"the best {len(best):,} of {whole}: {best.n_steps:,} steps"
