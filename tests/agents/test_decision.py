@@ -16,6 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from toy import LENGTH, make_agent, replay, toy_episodes, whole_episode
 from unroll.agents import DecisionAgent
 from unroll.agents.common.callbacks import ShowProgress
+from unroll.agents.decision import config as decision_config
 from unroll.agents.decision.config import DecisionConfig
 from unroll.agents.decision.player import show
 from unroll.agents.decision.task import averages_in_blocks
@@ -124,13 +125,29 @@ def test_the_outlook_is_told_what_each_step_until_the_horizon_brings():
     np.testing.assert_allclose(told * expected.std(), expected[LENGTH + 3 : 2 * LENGTH], rtol=1e-4, atol=1e-5)
 
 
-def test_the_agent_that_acts_for_the_best_learns_from_the_best_episodes_and_says_so_of_what_it_never_saw():
+def test_the_agent_that_acts_for_the_best_learns_from_the_best_episodes_and_says_so_of_what_it_never_saw(monkeypatch):
     episodes = toy_episodes(40)
+    assert make_agent(episodes).sampler.n_steps == episodes.n_steps  # fewer than 10,000
+    monkeypatch.setattr(decision_config, "LEAST_STEPS", 6 * LENGTH)
     agent = make_agent(episodes)
-    assert 0.3 <= agent.sampler.n_steps / episodes.n_steps < 0.3 + LENGTH / episodes.n_steps
+    assert agent.sampler.n_steps == 6 * LENGTH
     assert make_agent(episodes, condition="none").sampler.n_steps == episodes.n_steps
-    least = np.sort(episodes.returns)[-len(episodes) * 3 // 10]
+    least = np.sort(episodes.returns)[-6]
     assert agent.task["return_least"] == pytest.approx(least)
+
+
+@pytest.mark.parametrize(
+    ("given", "condition", "n_steps", "share"),
+    [
+        (None, "best", 200_000, 0.1),
+        (None, "best", 40_000, 0.25),
+        (None, "best", 500, 1.0),
+        (None, "none", 9, 1.0),
+        (0.4, "best", 500, 0.4),
+    ],
+)
+def test_a_tenth_of_the_data_is_enough_if_it_is_ten_thousand_steps(given, condition, n_steps, share):
+    assert decision_config.top_fraction_of(given, condition, n_steps) == share
 
 
 def test_an_interrupted_run_ends_with_the_same_weights_bit_for_bit(tmp_path):
