@@ -95,6 +95,18 @@ class TensorVector(GymnasiumVector):
             raise EnvError(f"{name} has action_masks(), which environments of tensors are not asked for")
         super().__init__(env)
 
+    @torch.inference_mode()
+    def reset(self) -> Any:
+        # In a rollout the environments are stepped so, and what they made there may not be written into otherwise.
+        return super().reset()
+
+    @torch.inference_mode()
+    def step_wait(self) -> Any:
+        return super().step_wait()
+
+    def shows_last(self, said: dict[str, Any]) -> bool:
+        return "final_obs" in said
+
     @property
     def returns(self) -> np.ndarray:
         """The rewards of the episodes that are being played, summed up, float64 [N]."""

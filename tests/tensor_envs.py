@@ -61,10 +61,13 @@ class Told(TensorEnv):
 
     def reset(self, *, seed=None, options=None):
         self.t = 0
+        self.steps = getattr(self, "steps", torch.zeros(2))
+        self.steps.zero_()  # what a step made is written into
         return self.shown.zero_(), {}
 
     def step(self, actions):
         self.t += 1
+        self.steps = self.steps + 1
         rewards = torch.ones(2)
         last = torch.full((2, 1), float(self.t % 5 or 5))
         self.shown[:] = self.t % 5

@@ -244,6 +244,7 @@ def test_what_goes_to_the_host_is_there_what_it_was():
 def test_a_simulator_may_write_into_what_it_showed():
     agent = make_ppo(Told(), n_steps=10)
     agent.learn(20)
+    agent.learn(20)
     assert agent.rollout_buffer.observations[:, 0, 0].tolist() == [0, 1, 2, 3, 4] * 2
     assert [(episode["r"], episode["l"]) for episode in agent.ep_info_buffer] == [(5.0, 5)] * 4
 
