@@ -89,11 +89,16 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         return None if tensor_vector(self.env) is None else TensorRolloutBuffer
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
-        """Go on in other environments of the same spaces and number."""
-        before = self._buffer_class()
-        super().set_env(env, force_reset)
-        if self._buffer_class() is not before:
+        """Go on in other environments of the same spaces and number.
+
+        Raises:
+            EnvError: they are tensors and those of before were arrays, or the other way round.
+        """
+        env = self._wrap_env(env, self.verbose)
+        if (tensor_vector(env) is not None) != isinstance(self.rollout_buffer, TensorRolloutBuffer):
             raise EnvError("set_env: both environments are of tensors, or both of arrays; load(path, env) takes any")
+        check_tensor_env(env, self.device)
+        super().set_env(env, force_reset)
 
     def _check_budget(self) -> None:
         """Raise TrainingError, before anything is allocated, where policy and rollout are more than the device has."""

@@ -43,7 +43,7 @@ def collect_on_device(
 ) -> bool:
     """Play ``n_steps`` in every environment; False where a callback ended it.
 
-    Callbacks are called in every step, with tensors in their ``locals`` and without infos.
+    Callbacks are called in every step. What they read of it in their ``locals`` is copied then; there are no infos.
     """
     agent._begin_rollout(env, callback, buffer)
     rollout = TensorRollout(agent, env, buffer)
@@ -58,7 +58,10 @@ def collect_on_device(
             new_obs, rewards, dones = rollout.step()
         agent.num_timesteps += env.num_envs
 
-        callback.update_locals({"new_obs": new_obs, "rewards": rewards, "dones": dones, "infos": [], "n_steps": step})
+        seen = {"new_obs": new_obs, "rewards": rewards, "dones": dones}
+        callback.update_locals(
+            {name: HostArray(value) for name, value in seen.items()} | {"infos": [], "n_steps": step}
+        )
         if not callback.on_step():
             rollout.leave()
             return False
@@ -133,7 +136,7 @@ class TensorRollout:
         return new, rewards, over
 
     def reset(self) -> Tensor | None:
-        """Where the memory is emptied; None: nowhere. Whether it is anywhere, the host does not ask."""
+        """Say where the memory is emptied; None: nowhere. Whether it is anywhere, the host does not ask."""
         return self.starts if self.agent.policy.reset_on_done else None
 
     def to_environment(self, actions: Tensor) -> Tensor:
@@ -163,7 +166,7 @@ class TensorRollout:
             self.state = (*self.state[:-1], critic)
 
     def _empties(self) -> Tensor:
-        """Where the memory is emptied before a step, bool [T, N]."""
+        """Say where the memory is emptied before a step, bool [T, N]."""
         starts = self.buffer.episode_starts
         return starts if self.agent.policy.reset_on_done else torch.zeros_like(starts)
 
@@ -203,7 +206,7 @@ class TensorRollout:
     def leave(self) -> None:
         """Copy to the host what the next rollout begins with, after one that was not played to its end."""
         self.think()
-        self._put_back(to_host(self._progress()))
+        self._put_back(to_host(self._progress(*self._sums())))
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -218,7 +221,8 @@ class TensorRollout:
         values = self.agent.policy.predict_values(self.observations, self.state, self.reset())
         self.buffer.compute_returns_and_advantage(values, self.starts)
 
-        host = to_host(self._progress() | self._episodes() | self._faults(values))
+        returns, lengths = self._sums()
+        host = to_host(self._progress(returns, lengths) | self._episodes(returns, lengths) | self._faults(values))
         if host["not_finite"].any() or not host["fits"]:
             self._explain(host)
         self._put_back(host)
@@ -230,10 +234,9 @@ class TensorRollout:
             record = {"r": total, "l": int(host["ended_lengths"][i]), "t": seconds}
             self.agent.ep_info_buffer.append(record)
 
-    def _progress(self) -> dict[str, Tensor]:
-        """What the next rollout begins with."""
+    def _progress(self, returns: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        """Return what the next rollout begins with."""
         parts = {"observations": self.observations, "starts": self.starts}
-        returns, lengths = self._sums()
         parts["returns"] = torch.where(self.starts, 0.0, returns[-1])
         parts["lengths"] = torch.where(self.starts, 0.0, lengths[-1])
         if self.normalizer is not None:
@@ -251,7 +254,7 @@ class TensorRollout:
             self.normalizer.write_back(host)
 
     def _sums(self) -> tuple[Tensor, Tensor]:
-        """The return and the length of the episode so far, float64 [t, N] for the t steps that were taken."""
+        """Compute the return and the length of the episode so far, float64 [t, N] for the t steps that were taken."""
         buffer = self.buffer
         rewards = buffer.raw_rewards[: buffer.pos].double()
         starts = buffer.episode_starts[: buffer.pos]
@@ -261,10 +264,9 @@ class TensorRollout:
         sums = linear_scan(goes_on[None], counts[None], before.double()[None])[0]
         return sums[..., 0], sums[..., 1]
 
-    def _episodes(self) -> dict[str, Tensor]:
-        """The last episodes that ended, the newest first: as many as the log averages over, and how many these are."""
+    def _episodes(self, returns: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        """Find the last episodes that ended, the newest first, as many as the log averages over at most."""
         over = torch.cat([self.buffer.episode_starts[1:], self.starts[None]]).flatten()
-        returns, lengths = self._sums()
         places = torch.where(over, torch.arange(len(over), device=self.device), -1)
         newest = places.topk(min(self.agent._stats_window_size, len(over))).values
         found = newest.clamp(min=0)
@@ -275,20 +277,19 @@ class TensorRollout:
         }
 
     def _faults(self, last_values: Tensor) -> dict[str, Tensor]:
-        """Where a number was not finite, bool [T, 4], and whether the returns fit into what can be learned from.
+        """Say where a number was not finite, bool [T, 4], and whether the returns fit into what can be learned from.
 
-        The columns are in the order of a step: what the policy made of an observation, the reward, the observation
-        after it, and what the value of a last observation made of the reward.
+        The columns are in the order of a step: the log-probability of the action, the reward, the observation after
+        it, and the reward to which the value of a last observation was added.
         """
         buffer = self.buffer
-        thought = buffer.values + buffer.log_probs
-        columns = [thought, buffer.raw_rewards, self._shown().flatten(2), buffer.rewards]
+        columns = [buffer.log_probs, buffer.raw_rewards, self._shown().flatten(2), buffer.rewards]
         finite = [torch.isfinite(column).flatten(1).all(1) for column in columns]
         fits = (buffer.returns.abs() <= LARGEST).all() & torch.isfinite(last_values).all()
         return {"not_finite": ~torch.stack(finite, 1), "fits": fits}
 
     def _shown(self) -> Tensor:
-        """What the environments themselves showed after each step, [T, N, …]."""
+        """Return what the environments themselves showed after each step, [T, N, …]."""
         if self.raw_observations:
             return torch.stack(self.raw_observations)
         return torch.cat([self.buffer.observations[1:], self.observations[None].to(self.buffer.observations.dtype)])
@@ -315,8 +316,27 @@ class TensorRollout:
         raise EnvError(f"the last observation of an episode of {name_of(vector, i)} is not finite at step {step}")
 
 
+class HostArray:
+    """A tensor that is an array to whoever reads it, which copies it to the host."""
+
+    def __init__(self, tensor: Tensor):
+        self.tensor = tensor
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.tensor.cpu().numpy(), dtype)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__array__(), name)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.__array__()[place]
+
+    def __len__(self) -> int:
+        return len(self.tensor)
+
+
 def action_bounds(agent: RecurrentOnPolicyAlgorithm) -> tuple[Tensor, Tensor] | None:
-    """The bounds of continuous actions on the device; None for choices."""
+    """Return the bounds of continuous actions on the device; None for choices."""
     space = agent.action_space
     if not isinstance(space, spaces.Box):
         return None

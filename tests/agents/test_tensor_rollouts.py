@@ -9,7 +9,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback, EvalCallback, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -303,6 +303,19 @@ def test_learning_that_a_callback_ends_in_mid_rollout_goes_on_where_it_was(separ
     assert [episode["l"] for episode in agent.ep_info_buffer] == [5] * len(agent.ep_info_buffer)
     # The same place of an episode: the same memory of both actor and critic.
     map_state(assert_close, agent._states[1], memory_at(whole, 2))
+
+
+def test_a_callback_that_reads_a_step_reads_arrays():
+    seen = []
+
+    def look(variables, _):
+        seen.append((variables["new_obs"][1, 0], variables["rewards"].sum(), len(variables["dones"])))
+        return variables["infos"] == []
+
+    agent = make_ppo(Told(), n_steps=10)
+    agent.learn(1000, [StopTrainingOnMaxEpisodes(3), ConvertCallback(look)])
+    assert agent.num_timesteps == 2 * 15  # three episodes for each environment
+    assert seen[:5] == [(1, 2, 2), (2, 2, 2), (3, 2, 2), (4, 2, 2), (0, 2, 2)]
 
 
 def memory_at(agent, steps):
