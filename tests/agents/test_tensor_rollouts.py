@@ -1,7 +1,9 @@
 """RecurrentPPO in environments of tensors: what is learned from is what the same environments give as arrays."""
 
 import math
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from memory_tasks import RatioErrors, make_ppo
 from ppo_runs import NORMALIZED, TINY
 from tensor_envs import TensorNoise, Told
 from unroll.agents import RecurrentPPO
+from unroll.agents.common.callbacks import StopOnSignal
 from unroll.agents.common.checkpoint import latest_checkpoint, read_checkpoint
 from unroll.agents.ppo import tensor_rollouts
 from unroll.agents.ppo.rollouts import RecurrentOnPolicyAlgorithm
@@ -416,6 +419,28 @@ def test_a_run_goes_on_in_the_middle_of_its_episodes_to_the_same_bits(arguments,
     for name, value in whole[0].items():
         assert torch.equal(value, cut[0][name]), name
     assert evaluate.main(["cut", "--episodes", "2"]) == 0
+
+
+@pytest.mark.usefixtures("in_a_folder")
+def test_a_run_that_is_stopped_in_mid_rollout_goes_on_to_the_same_bits(monkeypatch):
+    arguments = [*TENSOR, *NORMALIZED, "--n_envs", "4", "--evaluation.episodes", "0", "--steps", "256"]
+    assert train.main([*arguments, "--run_dir", "whole"]) == 0
+    on_step = StopOnSignal._on_step
+
+    def heard(self):
+        if self.num_timesteps == 152:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return on_step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StopOnSignal, "_on_step", heard)
+        assert train.main([*arguments, "--run_dir", "cut"]) == 143
+    assert latest_checkpoint("cut").name == "step_00000128"
+    assert train.main(["--resume", "true", "--run_dir", "cut"]) == 0
+    whole, cut = (read_checkpoint(latest_checkpoint(run))[0] for run in ("whole", "cut"))
+    assert whole.keys() == cut.keys()
+    for name, value in whole.items():
+        assert torch.equal(value, cut[name]), name
 
 
 def test_the_first_steps_of_a_seed_are_those_of_the_seed():
