@@ -168,6 +168,7 @@ class CartPole(Control):
         sine = torch.sin(theta)
 
         # The equations of Florian 2007, "Correct equations for the dynamics of the cart-pole system", without friction.
+        # The operations are in Gymnasium's order: a pole that stands for 500 steps makes a rounding as large as itself.
         push = (force + pole.polemass_length * theta_dot.square() * sine) / pole.total_mass
         inertia = pole.length * (4.0 / 3.0 - pole.masspole * cosine.square() / pole.total_mass)
         theta_acc = (pole.gravity * sine - cosine * push) / inertia

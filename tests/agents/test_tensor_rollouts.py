@@ -78,13 +78,19 @@ def learned(env, as_arrays, monkeypatch, normalized=False, **kwargs):
         dict(reset_on_done=False, sequence_length=8),
         dict(action="box", use_sde=True, sde_sample_freq=4),
         dict(backbone="lstm", separate_critic=False),
+        dict(task="PendulumNoVel-v1", n_steps=80, sequence_length=20, normalized=True),
         dict(backbone="transformer", backbone_options={"window": 5}, sequence_length=4),
     ],
     ids=str,
 )
 def test_a_rollout_is_that_of_the_same_environments_as_arrays(kwargs, monkeypatch):
+    kwargs = dict(kwargs)
     action = kwargs.pop("action", "discrete")
-    pairs = [learned(TensorNoise(action=action), as_arrays, monkeypatch, **kwargs) for as_arrays in (False, True)]
+    task = kwargs.pop("task", None)
+    pairs = []
+    for as_arrays in (False, True):
+        env = make_tensor_env(task, 3) if task else TensorNoise(action=action)
+        pairs.append(learned(env, as_arrays, monkeypatch, **kwargs))
     (ours, found), (theirs, expected) = pairs
     for (rows, states), (their_rows, their_states) in zip(found, expected, strict=True):
         for name in FIELDS:
@@ -92,14 +98,14 @@ def test_a_rollout_is_that_of_the_same_environments_as_arrays(kwargs, monkeypatc
         if kwargs.get("backbone") != "transformer":  # whose cache keeps keys that nothing reads
             map_state(assert_close, states, their_states)
     starts = torch.stack([rows["episode_starts"] for rows, _ in found])
-    assert 3 < starts[:, 1:].sum() < starts.numel() / 3
+    assert 3 <= starts[:, 1:].sum() < starts.numel() / 3
 
     # What the next rollout begins with, and what was said of the episodes.
     np.testing.assert_allclose(ours._last_obs, theirs._last_obs, rtol=1e-5, atol=1e-6)
     assert ours._last_obs.dtype == theirs._last_obs.dtype
     assert ours._last_episode_starts.tolist() == theirs._last_episode_starts.tolist()
     played = [[episode[key] for episode in agent.ep_info_buffer] for agent in (ours, theirs) for key in "rl"]
-    assert len(played[0]) > 5
+    assert len(played[0]) >= 3
     np.testing.assert_allclose(sorted(played[0]), sorted(played[2]), rtol=1e-4)
     assert sorted(played[1]) == sorted(played[3])
     if kwargs.get("normalized"):
