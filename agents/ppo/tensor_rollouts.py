@@ -136,8 +136,15 @@ class TensorRollout:
         return new, rewards, over
 
     def reset(self) -> Tensor | None:
-        """Say where the memory is emptied; None: nowhere. Whether it is anywhere, the host does not ask."""
-        return self.starts if self.agent.policy.reset_on_done else None
+        """Say where the memory is emptied; None: nowhere, which spares a backbone some work.
+
+        Whether it is anywhere is asked of a CPU alone: a GPU would have to be waited for.
+        """
+        if not self.agent.policy.reset_on_done:
+            return None
+        if self.starts.device.type == "cpu" and not self.starts.any():
+            return None
+        return self.starts
 
     def to_environment(self, actions: Tensor) -> Tensor:
         """Convert actions to what the environments take, as the policy does it with arrays."""
