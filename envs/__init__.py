@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from unroll.envs.datasets.sources import load_episodes as load_episodes
     from unroll.envs.make import make_env as make_env
     from unroll.envs.make import make_vec_env as make_vec_env
+    from unroll.envs.rsl_rl import RslRlEnv as RslRlEnv
+    from unroll.envs.tensor import TensorEnv as TensorEnv
+    from unroll.envs.tensor_tasks import make_tensor_env as make_tensor_env
     from unroll.errors import DatasetError as DatasetError
     from unroll.errors import EnvError as EnvError
 
@@ -20,11 +23,24 @@ _MODULES = {
     "DatasetError": "unroll.errors",
     "EnvError": "unroll.errors",
     "Episodes": "unroll.envs.datasets.episodes",
+    "RslRlEnv": "unroll.envs.rsl_rl",
+    "TensorEnv": "unroll.envs.tensor",
     "load_episodes": "unroll.envs.datasets.sources",
     "make_env": "unroll.envs.make",
+    "make_tensor_env": "unroll.envs.tensor_tasks",
     "make_vec_env": "unroll.envs.make",
 }
-__all__ = ["DatasetError", "EnvError", "Episodes", "load_episodes", "make_env", "make_vec_env"]
+__all__ = [
+    "DatasetError",
+    "EnvError",
+    "Episodes",
+    "RslRlEnv",
+    "TensorEnv",
+    "load_episodes",
+    "make_env",
+    "make_tensor_env",
+    "make_vec_env",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -73,10 +73,9 @@ class GymnasiumVector(VecEnv):
 
         infos: list[dict[str, Any]] = [{"TimeLimit.truncated": bool(cut)} for cut in over & ~terminated]
         for i in np.flatnonzero(over & ~dummy).tolist():
-            if self.mode is AutoresetMode.SAME_STEP:
-                infos[i]["terminal_observation"] = row(on_host(said["final_obs"]), i)
-            else:
-                infos[i]["terminal_observation"] = row(observations, i)
+            if self.shows_last(said):
+                last = said["final_obs"] if self.mode is AutoresetMode.SAME_STEP else observations
+                infos[i]["terminal_observation"] = row(on_host(last), i)
             played = {"r": float(self._returns[i]), "l": int(self._lengths[i]), "t": time.monotonic() - self._began}
             infos[i]["episode"] = played
             self._returns[i] = 0.0
@@ -90,6 +89,10 @@ class GymnasiumVector(VecEnv):
             self._ended = over & ~dummy
             over = over | dummy  # an episode begins after it
         return observations, rewards, over, infos
+
+    def shows_last(self, said: dict[str, Any]) -> bool:
+        """Say whether the last observation of an episode is shown; Gymnasium's vectors all do."""
+        return True
 
     def close(self) -> None:
         self.env.close()

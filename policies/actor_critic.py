@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.distributions import CategoricalDistribution, Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import MlpExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
+from torch.distributions import Distribution as Distributions
 
 from unroll.policies.backbones import Mixer, State, make_backbone, map_state
 from unroll.policies.backbones.backbone import require, stack_gates
@@ -170,6 +173,43 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         log_prob = distribution.log_prob(drawn)[own]
         return actions.reshape(-1, *self.action_space.shape), values, log_prob, state  # type: ignore[misc]
 
+    def sample(self, obs: Tensor, state: State, episode_start: Tensor | None = None) -> tuple[Tensor, Tensor, State]:
+        """Draw actions [B, …] as ``forward`` does, and wait for no device: log-probabilities [B], and the next state.
+
+        It is for one process and knows no masks. What is not finite is not told: actions are drawn all the same. A
+        critic of its own is not asked (see ``sequence_values``), and its part of the state stays as it is.
+        """
+        encoder = self._encoders()[0]
+        embedded = linear(encoder.embed, self._features(obs)[0])
+        remembered, actor = encoder.backbone.step(embedded, state[0], episode_start)
+        latent = self.mlp_extractor.forward_actor(encoder.latent(remembered, embedded))
+        state = (actor, *state[1:])
+
+        if isinstance(self.action_dist, CategoricalDistribution):
+            # An exponential race, as in torch.multinomial, which asks whether the probabilities are finite.
+            log_probs = self.action_net(latent).log_softmax(-1)
+            times = torch.empty_like(log_probs).exponential_()
+            actions = (log_probs.exp() / times).argmax(-1)
+            return actions, log_probs.gather(-1, actions[:, None]).squeeze(-1), state
+
+        with unvalidated():
+            distribution = self._get_action_dist_from_latent(latent)
+            actions = distribution.get_actions()
+            log_prob = distribution.log_prob(actions)
+        return actions, log_prob, state
+
+    def sequence_values(self, obs: Tensor, state: State, episode_start: Tensor) -> tuple[Tensor, State]:
+        """Compute the values [B, T] of sequences [B, T, …], and the state after them.
+
+        ``state`` is the part that the critic reads, the last one, and so is what is returned.
+        """
+        inputs, reset = self._sequence_inputs(obs, episode_start)
+        encoder = self._encoders()[-1]
+        embedded = encoder.embed(inputs[-1])
+        remembered, after = encoder.backbone(embedded, state, reset)
+        values = self.value_net(self.mlp_extractor.forward_critic(encoder.latent(remembered, embedded)))
+        return values.squeeze(-1), after
+
     def evaluate_sequences(
         self,
         obs: PyTorchObs,
@@ -228,8 +268,10 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         self, obs: PyTorchObs, state: State, episode_start: Tensor | None = None
     ) -> Tensor:
         """Return the values [B, 1] of the observations of B environments."""
-        _, critic, _ = self._step(obs, state, episode_start)
-        return self.value_net(self.mlp_extractor.forward_critic(critic))
+        encoder = self._encoders()[-1]
+        embedded = linear(encoder.embed, self._features(obs)[-1])
+        remembered, _ = encoder.backbone.step(embedded, state[-1], episode_start)
+        return self.value_net(self.mlp_extractor.forward_critic(encoder.latent(remembered, embedded)))
 
     def predict(
         self,
@@ -363,6 +405,17 @@ class RecurrentMultiInputActorCriticPolicy(RecurrentActorCriticPolicy):
         chosen = combined_extractor(observation_space, kwargs.get("normalize_images", True))
         kwargs.setdefault("features_extractor_class", chosen)
         super().__init__(observation_space, *args, **kwargs)
+
+
+@contextlib.contextmanager
+def unvalidated() -> Iterator[None]:
+    """Have PyTorch's distributions not look at their numbers, for which a GPU would have to be waited for."""
+    before = Distributions._validate_args
+    Distributions.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distributions.set_default_validate_args(before)
 
 
 def _among(rows: Any, own: slice, total: int) -> Any:

@@ -335,8 +335,8 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         # How well the value foretold the returns.
         buffer = self.rollout_buffer
         real = slice(None) if self._learned_from is None else self._learned_from.flatten()
-        values = world.all_rows(torch.from_numpy(buffer.values.flatten()[real])).numpy()
-        returns = world.all_rows(torch.from_numpy(buffer.returns.flatten()[real])).numpy()
+        values = world.all_rows(torch.as_tensor(buffer.values.flatten()[real]).cpu()).numpy()
+        returns = world.all_rows(torch.as_tensor(buffer.returns.flatten()[real]).cpu()).numpy()
         self.logger.record("train/explained_variance", float(explained_variance(values, returns)))
         if hasattr(self.policy, "log_std"):
             self.logger.record("train/std", float(self.policy.log_std.detach().exp().mean()))

@@ -95,8 +95,9 @@ class PPOConfig(RunConfig):
     """environment steps, those of all environments together"""
     n_envs: Environments = 8
     """environments that are stepped together"""
-    vector: Literal["serial", "processes"] = "serial"
-    """step them one after another, or each in a process of its own: faster where a step takes a millisecond or more"""
+    vector: Literal["serial", "processes", "tensor"] = "serial"
+    """step them one after another, or each in a process of its own: faster where a step takes a millisecond or more;
+    tensor: all at once on the device that is learned on, for the tasks that have such a form"""
     n_steps: Size = 128
     """steps of each environment in a rollout, from one update to the next"""
     sequence_length: Size | None = None

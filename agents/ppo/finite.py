@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from unroll.errors import EnvError
@@ -64,15 +63,15 @@ def check_rewards(rewards: np.ndarray, env: VecEnv, step: int, normalizer: VecNo
         raise EnvError(f"the reward of {name_of(env, i)} is {rewards[i]} at step {step}")
 
 
-def check_returns(buffer: RolloutBuffer, env: VecEnv | None, step: int) -> None:
-    """Raise EnvError where the rewards of a rollout add up to more than float32 can learn from."""
+def check_returns(returns: np.ndarray, rewards: np.ndarray, env: VecEnv | None, step: int) -> None:
+    """Raise EnvError where the rewards [T, N] of a rollout add up to more than float32 can learn from."""
     with np.errstate(invalid="ignore"):
-        fits = np.abs(buffer.returns).max(0) <= LARGEST  # False for NaN
+        fits = np.abs(returns).max(0) <= LARGEST  # False for NaN
     if fits.all():
         return
     i = int(np.argmin(fits))
-    largest = float(np.abs(buffer.rewards[:, i]).max())
-    if largest * len(buffer.rewards) > LARGEST:  # else the values are at fault
+    largest = float(np.abs(rewards[:, i]).max())
+    if largest * len(rewards) > LARGEST:  # else the values are at fault
         raise EnvError(
             f"the rewards of {name_of(env, i)} are up to {largest:.3g} at step {step}, too large to learn from in "
             "float32: scale them (normalize_reward does)"

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.vec_env import VecEnv
 
 from unroll.agents.common.distributed import world
 from unroll.agents.common.values import join, split
 from unroll.agents.ppo.agent import RecurrentPPO
+from unroll.envs.tensor import tensor_vector
 from unroll.policies.backbones import map_state
 
 NAME = "rollout"
@@ -23,10 +25,10 @@ def pack_rollout(agent: RecurrentPPO, tensors: dict[str, torch.Tensor]) -> Any:
     None: the environments cannot be saved, or have not begun.
     """
     env = agent.env
-    if env is None or agent._last_obs is None or agent._state is None or not env.has_attr("save_state"):
+    if env is None or agent._last_obs is None or agent._state is None:
         return None
-    environments = world.all_of(env.env_method("save_state"))
-    if any(state is None for state in environments):
+    environments = _save_environments(env)
+    if environments is None:
         return None
     normalizer = agent.get_vec_normalize_env()
     value = {
@@ -52,16 +54,8 @@ def load_rollout(agent: RecurrentPPO, packed: Any, tensors: dict[str, torch.Tens
     value = join(packed, tensors)
     env = agent.env
     assert env is not None
-    saved = len(value["environments"])
-    here = env.num_envs * world.size
-    if saved != here:
-        raise ValueError(f"{saved} environments were saved, not {here}")
-    own = world.share(here)
-
-    # The environments. They are reset below VecNormalize, whose statistics a reset would add to.
-    env.unwrapped.reset()
-    for i, state in enumerate(value["environments"][own]):
-        env.env_method("load_state", state, indices=i)
+    own = world.share(env.num_envs * world.size)
+    _load_environments(env, value["environments"])
 
     # What was seen last. VecNormalize makes float32 of whole numbers, and leaves the space as it is.
     normalizer = agent.get_vec_normalize_env()
@@ -82,6 +76,42 @@ def load_rollout(agent: RecurrentPPO, packed: Any, tensors: dict[str, torch.Tens
     agent.ep_info_buffer = deque(value["episodes"], maxlen=agent._stats_window_size)
     agent.ep_success_buffer = deque(maxlen=agent._stats_window_size)
     set_random_state(value["random"])
+
+
+def _save_environments(env: VecEnv) -> Any:
+    """The states of the environments of every process, in a list; of environments of tensors it is one dict.
+
+    None: they cannot be saved.
+    """
+    tensors = tensor_vector(env)
+    if tensors is not None:
+        return tensors.save_state()
+    if not env.has_attr("save_state"):
+        return None
+    states = world.all_of(env.env_method("save_state"))
+    return None if any(state is None for state in states) else states
+
+
+def _load_environments(env: VecEnv, saved: Any) -> None:
+    """Put back what ``_save_environments`` gave.
+
+    Raises:
+        KeyError, TypeError, ValueError, RuntimeError, AttributeError: it is of other environments.
+    """
+    # They are reset below VecNormalize, whose statistics a reset would add to.
+    tensors = tensor_vector(env)
+    if (tensors is not None) != isinstance(saved, dict):
+        raise ValueError("vector is tensor in one of the run and its checkpoint, and not in the other")
+    if tensors is not None:
+        tensors.reset()
+        tensors.load_state(saved)
+        return
+    here = env.num_envs * world.size
+    if len(saved) != here:
+        raise ValueError(f"{len(saved)} environments were saved, not {here}")
+    env.unwrapped.reset()
+    for i, state in enumerate(saved[world.share(here)]):
+        env.env_method("load_state", state, indices=i)
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

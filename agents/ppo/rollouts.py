@@ -25,8 +25,11 @@ from unroll.agents.common.guards import check_budget, memory_guard, not_finite
 from unroll.agents.ppo.anchor import Anchor
 from unroll.agents.ppo.finite import check_observations, check_returns, check_rewards, check_sizes
 from unroll.agents.ppo.spaces import POLICIES, check_actions, check_numbers, check_policy_for
+from unroll.agents.ppo.tensor_buffer import TensorRolloutBuffer
+from unroll.agents.ppo.tensor_rollouts import check_tensor_env, collect_on_device
 from unroll.envs.faults import env_fault
 from unroll.envs.gymnasium_vector import GymnasiumVector, dummy_steps
+from unroll.envs.tensor import TensorEnv, TensorVector, tensor_vector
 from unroll.errors import EnvError, HyperparameterError, TrainingError, UserError
 from unroll.policies.actor_critic import RecurrentActorCriticPolicy, fill_options
 from unroll.policies.backbones import State, count_parameters, select_rows
@@ -54,7 +57,9 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        if isinstance(env, VectorEnv):
+        if isinstance(env, TensorEnv):
+            env = TensorVector(env)
+        elif isinstance(env, VectorEnv):
             env = GymnasiumVector(env)
         check_numbers(env.observation_space)
         return OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
@@ -63,6 +68,8 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         check_actions(self.action_space)
         check_policy_for(self.observation_space, self.policy_class, self.policy_kwargs)
         self._check_budget()
+        check_tensor_env(self.env, self.device)
+        self.rollout_buffer_class = self._buffer_class()
         super()._setup_model()
         self._state: State | None = None  # None: the environments begin
         self._states: list[State] = []  # before each part of the rollout
@@ -76,6 +83,22 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         if world.size > 1:
             every = self.n_envs * world.size
             self.policy.rows = (world.share(every).start, every)
+
+    def _buffer_class(self) -> type[RolloutBuffer] | None:
+        """The kind of buffer that the environments fill; None: the library's own choice."""
+        return None if tensor_vector(self.env) is None else TensorRolloutBuffer
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """Go on in other environments of the same spaces and number.
+
+        Raises:
+            EnvError: they are tensors and those of before were arrays, or the other way round.
+        """
+        env = self._wrap_env(env, self.verbose)
+        if (tensor_vector(env) is not None) != isinstance(self.rollout_buffer, TensorRolloutBuffer):
+            raise EnvError("set_env: both environments are of tensors, or both of arrays; load(path, env) takes any")
+        check_tensor_env(env, self.device)
+        super().set_env(env, force_reset)
 
     def _check_budget(self) -> None:
         """Raise TrainingError, before anything is allocated, where policy and rollout are more than the device has."""
@@ -115,6 +138,10 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         check_observations(self._last_obs, env, self.num_timesteps, normalizer)
         with memory_guard(self):
             began = time.perf_counter()
+            if isinstance(rollout_buffer, TensorRolloutBuffer):
+                played = collect_on_device(self, env, callback, rollout_buffer, n_rollout_steps)
+                self._rollout_seconds = time.perf_counter() - began
+                return played
             masks = self._begin_rollout(env, callback, rollout_buffer)
             dummies = self._begin_dummies(env)
 
@@ -228,7 +255,7 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
             values = self.policy.predict_values(obs_tensor, self._state, self._reset(self._last_episode_starts))
         with np.errstate(over="ignore", invalid="ignore"):  # too large a reward is told of below
             rollout_buffer.compute_returns_and_advantage(last_values=values, dones=self._last_episode_starts)
-        check_returns(rollout_buffer, self.env, self.num_timesteps)
+        check_returns(rollout_buffer.returns, rollout_buffer.rewards, self.env, self.num_timesteps)
 
     def _tell_episodes(self) -> None:
         """Give every process the episodes that ended in any."""

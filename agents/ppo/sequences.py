@@ -128,14 +128,14 @@ def make_sequences(
     device: torch.device,
     learned_from: np.ndarray | None = None,
 ) -> Sequences:
-    """Cut a full buffer into sequences.
+    """Cut a full buffer, of arrays or of tensors, into sequences.
 
     ``learned_from`` is bool [T, N], None: all steps are.
     ``states`` are those before steps 0, length, 2·length, … of all environments. The buffer's arrays are read as they
     lie, time first: its own ``get`` would shuffle the steps.
     """
 
-    def cut(array: np.ndarray) -> Tensor:
+    def cut(array: Any) -> Tensor:
         """[T, N, …] → [T / length · N, length, …]."""
         parts = torch.as_tensor(array).to(device).unflatten(0, (-1, length)).transpose(1, 2)
         return parts.flatten(0, 1)
@@ -154,7 +154,7 @@ def make_sequences(
     discrete = isinstance(buffer.action_space, spaces.Discrete | spaces.MultiDiscrete)
 
     # Where the memory was emptied before a step.
-    starts = buffer.episode_starts.astype(bool)
+    starts = torch.as_tensor(buffer.episode_starts).bool()
     return Sequences(
         observations=observations,
         actions=actions.to(torch.int64 if discrete else torch.float32),
@@ -162,7 +162,7 @@ def make_sequences(
         log_probs=cut(buffer.log_probs),
         advantages=cut(buffer.advantages),
         returns=cut(buffer.returns),
-        reset=cut(starts if reset_on_done else np.zeros_like(starts)),
+        reset=cut(starts if reset_on_done else torch.zeros_like(starts)),
         action_masks=None if action_masks is None else cut(action_masks),
         learned_from=None if learned_from is None else cut(learned_from),
         state=map_state(lambda *parts: torch.cat(parts), *states),

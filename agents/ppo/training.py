@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.utils import LinearSchedule, get_device
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import nn
 
@@ -39,6 +39,8 @@ from unroll.envs.datasets.sources import load_episodes
 from unroll.envs.make import make_vec_env
 from unroll.envs.own import registered_id
 from unroll.envs.spaces import in_words
+from unroll.envs.tensor import TensorVector
+from unroll.envs.tensor_tasks import make_tensor_env
 from unroll.errors import EnvError, UserError, one_line
 from unroll.policies.actor_critic import fill_options
 from unroll.policies.backbones import count_parameters
@@ -279,14 +281,18 @@ def falling(value: float, schedule: str) -> Any:
 def vector_env(config: PPOConfig) -> VecEnv:
     """The environments of a config, under VecNormalize if anything is to be normalised."""
     world.check_divides("n_envs", config.n_envs)
-    env = make_vec_env(
-        registered_id(config.env),
-        config.n_envs // world.size,
-        seed=config.seed,
-        processes=config.vector == "processes",
-        env_kwargs=config.env_kwargs,
-        **wrappers(config),
-    )
+    env: VecEnv
+    if config.vector == "tensor":
+        env = tensor_env(config)
+    else:
+        env = make_vec_env(
+            registered_id(config.env),
+            config.n_envs // world.size,
+            seed=config.seed,
+            processes=config.vector == "processes",
+            env_kwargs=config.env_kwargs,
+            **wrappers(config),
+        )
 
     # Images are scaled to 0 … 1 by the policy, and are not normalised.
     space = env.observation_space
@@ -304,3 +310,21 @@ def vector_env(config: PPOConfig) -> VecEnv:
     )
     world.share_statistics(normalized)
     return normalized
+
+
+def tensor_env(config: PPOConfig) -> VecEnv:
+    """The environments of a config as tensors on its device.
+
+    Raises:
+        EnvError: the task has no such form, or an option is for environments of arrays.
+    """
+    flags = {
+        "previous_action": config.previous_action,
+        "previous_reward": config.previous_reward,
+        "evaluation.reuse_envs": config.evaluation.reuse_envs,
+    }
+    for name, value in flags.items():
+        if value:
+            raise EnvError(f"{name} true is for environments of arrays, not for vector tensor")
+    env_id = registered_id(config.env)
+    return TensorVector(make_tensor_env(env_id, config.n_envs, get_device(config.device), config.env_kwargs))

@@ -56,3 +56,14 @@ def test_ppo_balances_a_pole_whose_velocities_it_has_to_remember(backbone, tmp_p
     # without memory about 45 is possible; single seeds of some backbones end between 200 and 400 of 500
     assert result["results"][0]["return_mean"] > 150
     assert result["ablation"]["return_mean"] < 100
+
+
+@pytest.mark.parametrize(("config", "above", "forgetful"), [("cartpole_masked", 300, 100), ("tmaze", 0.9, 0.8)])
+def test_ppo_learns_in_environments_of_tensors_as_in_those_of_arrays(config, above, forgetful, tmp_path):
+    torch.set_num_threads(1)
+    flags = ["--vector", "tensor", "--run_dir", str(tmp_path), "--device", "cpu"]
+    job = AGENTS["ppo"].training(load_config(["--config", f"configs/ppo/{config}.yaml", *flags], schemas()), print)
+    job.agent.learn(job.config.steps)
+    result = scoring.evaluate(job.player(), 20, seed=1_000_000)
+    assert result["results"][0]["return_mean"] > above
+    assert result["ablation"]["return_mean"] < forgetful
