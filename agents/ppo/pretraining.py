@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 LEAST_DEVIATION = 0.05  # of continuous actions, as a share of half their range: PPO has to explore from there
 DEVIATION_SHARE = 0.01  # by which it follows a batch, once there were a hundred
+FOR_GOOD = 1e12  # steps that the statistics of observations count for: those of PPO move them no more
 MISSING = 0.05  # the share of a discounted return that may lie behind the end of a recording
 
 
@@ -50,7 +51,7 @@ def pretrain(
     """Clone the behaviour of recorded episodes, and let the critic learn what it was worth.
 
     Every window of the data begins with an empty memory. VecNormalize gets the statistics of the data, and PPO goes on
-    with them. Nothing of PyTorch's random numbers is drawn. ``agent.interrupted`` ends it in the middle.
+    with them; those of observations change no more. Nothing of PyTorch's random numbers is drawn. ``agent.interrupted`` ends it in the middle.
 
     Args:
         batch_size: windows of a batch.
@@ -157,14 +158,18 @@ def as_observed(episodes: Episodes, previous_action: bool, previous_reward: bool
 
 
 def fit_statistics(agent: RecurrentPPO, episodes: Episodes) -> None:
-    """Give VecNormalize, if there is one, the statistics that it would have if it had seen the episodes alone."""
+    """Give VecNormalize, if there is one, the statistics that it would have if it had seen the episodes alone.
+
+    Those of observations stay as they are. The deviation of the returns goes on to be what PPO sees.
+    """
     normalizer = agent.get_vec_normalize_env()
     if normalizer is None:
         return
     if normalizer.norm_obs:
         assert isinstance(normalizer.obs_rms, RunningMeanStd)
         known = episodes.statistics()
-        _fit(normalizer.obs_rms, known.mean, known.std**2, episodes.n_steps)
+        # They stay: what the policy was taught under them it does under others no more, nor does the copy it is tied to.
+        _fit(normalizer.obs_rms, known.mean, known.std**2, FOR_GOOD)
     returns = discounted_sums(episodes.rewards, episodes.lengths, normalizer.gamma)
     _fit(normalizer.ret_rms, returns.mean(), returns.var(), episodes.n_steps)
     if agent._last_obs is not None:
@@ -172,7 +177,7 @@ def fit_statistics(agent: RecurrentPPO, episodes: Episodes) -> None:
         agent._last_obs = normalizer.normalize_obs(normalizer.get_original_obs())
 
 
-def _fit(running: RunningMeanStd, mean: np.ndarray, variance: np.ndarray, count: int) -> None:
+def _fit(running: RunningMeanStd, mean: np.ndarray, variance: np.ndarray, count: float) -> None:
     running.mean = mean
     running.var = variance
     running.count = float(count)
