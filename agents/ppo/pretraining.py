@@ -51,7 +51,8 @@ def pretrain(
     """Clone the behaviour of recorded episodes, and let the critic learn what it was worth.
 
     Every window of the data begins with an empty memory. VecNormalize gets the statistics of the data, and PPO goes on
-    with them; those of observations change no more. Nothing of PyTorch's random numbers is drawn. ``agent.interrupted`` ends it in the middle.
+    with them; those of observations change no more. Nothing of PyTorch's random numbers is drawn.
+    ``agent.interrupted`` ends it in the middle.
 
     Args:
         batch_size: windows of a batch.
@@ -168,7 +169,7 @@ def fit_statistics(agent: RecurrentPPO, episodes: Episodes) -> None:
     if normalizer.norm_obs:
         assert isinstance(normalizer.obs_rms, RunningMeanStd)
         known = episodes.statistics()
-        # They stay: what the policy was taught under them it does under others no more, nor does the copy it is tied to.
+        # They stay: under others the policy would do other things, and so would the copy that it is tied to.
         _fit(normalizer.obs_rms, known.mean, known.std**2, FOR_GOOD)
     returns = discounted_sums(episodes.rewards, episodes.lengths, normalizer.gamma)
     _fit(normalizer.ret_rms, returns.mean(), returns.var(), episodes.n_steps)
