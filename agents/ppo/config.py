@@ -67,7 +67,7 @@ class PretrainConfig:
     """environment steps, from the first on, in which PPO trains the critic alone"""
     kl_coef: NonNegativeFloat = 0.2
     """weight, in PPO's loss, of how far the policy is from the pretrained one; 0: that does not matter"""
-    kl_steps: NonNegativeInt = 100_000
+    kl_steps: NonNegativeInt = 1_000_000
     """environment steps over which this weight falls to 0"""
 
 

@@ -44,7 +44,7 @@ def pretrain(
     top_fraction: float = 1.0,
     critic_first: int = 10_000,
     kl_coef: float = 0.2,
-    kl_steps: int = 100_000,
+    kl_steps: int = 1_000_000,
     log_interval: int = 100,
     tell: Tell = lambda line: None,
 ) -> None:
