@@ -25,6 +25,7 @@ from unroll.envs.datasets.store import LARGE
 SEQUENCE_KEYS = ("observation", "previous_action", "return_to_go", "timestep")
 
 # SEQUENCE_KEYS and "action", [B, context, …], and "mask" [B, context], false on padding.
+# Observations are float32, or uint8 where they are rows of bytes.
 Batch = dict[str, torch.Tensor]
 
 
@@ -64,7 +65,7 @@ class SequenceSampler:
         previous_action[on_device(starts, torch.int64)] = _no_action(episodes.action_space)
 
         flat = {
-            "observation": on_device(episodes.observations, torch.float32),
+            "observation": on_device(episodes.observations, torch.float32 if episodes.parts is None else torch.uint8),
             "previous_action": previous_action,
             "return_to_go": on_device(episodes.returns_to_go, torch.float32),
             "timestep": on_device(timestep, torch.int64),
@@ -256,10 +257,11 @@ def make_sampler(
 ) -> Sampler:
     """Make the fastest sampler for which there is memory.
 
-    A set that is mapped, or large compared to the GPU's free memory, stays where it is.
+    A set that is mapped, or large compared to the GPU's free memory, stays where it is. So do images
+    for a CPU: the tensors of SequenceSampler would be a second copy of them, to save microseconds.
     """
     device = torch.device(device)
-    if is_mapped(episodes.observations):
+    if is_mapped(episodes.observations) or (episodes.parts is not None and device.type == "cpu"):
         return HostSampler(episodes, context, device, columns)
     if device.type == "cuda":
         size = episodes.observations.nbytes + episodes.actions.nbytes
