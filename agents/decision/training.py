@@ -31,7 +31,7 @@ class DecisionTraining:
 
     def __init__(self, config: DecisionConfig, tell: Tell):
         self.config = config
-        self.episodes = load_episodes(config.dataset, download=config.download)
+        self.episodes = load_episodes(config.dataset, config.download, config.dataset_weights, tell)
         self.name = self.episodes.name
         self.env_id = evaluation_env(config, self.episodes, tell)
         self.callbacks: list[BaseCallback] = []

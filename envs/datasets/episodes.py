@@ -52,6 +52,8 @@ class Episodes:
     known_statistics: Statistics | None = None  # of these values, where they were computed before
     remarks: tuple[str, ...] = ()  # how the loader read what can be read in several ways, a line each
     parts: Parts | None = None  # of observations with images
+    origin: np.ndarray | None = None  # [E]: from which of several joined datasets each episode is
+    odds: tuple[float, ...] | None = None  # with which each of these is drawn; None: by its steps
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -140,6 +142,7 @@ class Episodes:
             truncated=self.truncated[episodes],
             final_observations=None if final is None else final[episodes],
             known_statistics=None,
+            origin=None if self.origin is None else self.origin[episodes],
         )
 
     def counted_as(self, space: gym.Space) -> Episodes:
@@ -177,18 +180,27 @@ class Episodes:
     def top(self, fraction: float) -> Episodes:
         """Return the episodes with the best returns that make up `fraction` of the steps.
 
-        This is the selection of "10 % BC" (Chen et al. 2021).
+        This is the selection of "10 % BC" (Chen et al. 2021). Where several datasets are drawn with
+        given odds, it is made in each of them: otherwise a worse one might not be drawn at all.
 
         Raises:
             DatasetError: the fraction is not in (0, 1].
         """
         if not 0 < fraction <= 1:
             raise DatasetError(f"top fraction must be in (0, 1], not {fraction}")
-        best = np.argsort(-self.returns, kind="stable")
-        n = 1 + int(np.searchsorted(np.cumsum(self.lengths[best]), fraction * self.n_steps))
-        if n >= len(self):
-            return self
-        return self.select(best[:n])
+        groups = [np.arange(len(self))]
+        if self.origin is not None and self.odds is not None:
+            groups = [np.flatnonzero(self.origin == i) for i in range(len(self.odds))]
+
+        returns = self.returns
+        chosen = []
+        for group in groups:
+            best = group[np.argsort(-returns[group], kind="stable")]
+            steps = np.cumsum(self.lengths[best])
+            n = 1 + int(np.searchsorted(steps, fraction * steps[-1]))
+            chosen.append(best[:n])
+        episodes = np.concatenate(chosen)
+        return self if len(episodes) >= len(self) else self.select(episodes)
 
 
 class Rows:
