@@ -123,8 +123,10 @@ class DecisionPolicy(nn.Module):
             max_timestep=max_timestep,
             dropout=dropout,
         )
+        # A row of numbers is its own features.
         self.images: PartsExtractor | None = None
-        n_features = n_numbers = observation_dim
+        n_features = observation_dim
+        n_numbers = observation_dim
         if parts is not None:
             self.config["parts"] = {name: list(shape) for name, shape in parts.items()}
             self.images = PartsExtractor(parts)

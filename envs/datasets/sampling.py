@@ -290,7 +290,7 @@ def make_sampler(
     """Make the fastest sampler for which there is memory.
 
     A set that is mapped, or large compared to the GPU's free memory, stays where it is. So do images
-    for a CPU: the tensors of SequenceSampler would be a second copy of them, to save microseconds.
+    for a CPU: the tensors of SequenceSampler would be a second copy of them.
     """
     device = torch.device(device)
     if is_mapped(episodes.observations) or (episodes.parts is not None and device.type == "cpu"):

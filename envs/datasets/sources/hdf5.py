@@ -139,8 +139,10 @@ def _read(path: Path, env_id: str | None, scored_as: str | None, store: Store) -
             "actions": _action_cast(items["actions"], env),
             "rewards": _reward_cast,
         }
-        # Bytes are kept as they are.
-        watched = {name: Precision(name) for name in ("observations", "rewards") if parts is None or name == "rewards"}
+        watched = {}
+        if parts is None:  # bytes are kept as they are
+            watched["observations"] = Precision("observations")
+        watched["rewards"] = Precision("rewards")
         for rows in _blocks(*(items[name] for name in ROWS)):
             block = {name: items[name][rows] for name in ROWS}
             for name, precision in watched.items():
