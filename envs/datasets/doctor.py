@@ -10,7 +10,7 @@ from rich.text import Text
 
 from unroll.envs.datasets.conversion import FLOAT32_MAX, can_be_scaled
 from unroll.envs.datasets.episodes import Episodes
-from unroll.envs.datasets.images import parts_in_words, parts_of
+from unroll.envs.datasets.images import parts_in_words, parts_of, row_bytes
 from unroll.envs.datasets.reference import normalized_score
 from unroll.envs.datasets.registered import in_words, is_registered, known_env, step_limit, why_unknown
 from unroll.envs.datasets.statistics import read
@@ -65,6 +65,8 @@ def inconsistencies(episodes: Episodes) -> list[str]:
         if values is not None and len(values) != len(episodes):
             found.append(f"{name} has {len(values)} rows for {len(episodes)} episodes")
 
+    if episodes.parts is not None and episodes.observation_dim != row_bytes(episodes.parts):
+        found.append(f"observations is {episodes.observation_dim} bytes wide, {parts_in_words(episodes.parts)} are not")
     space = episodes.action_space
     for name in ("observations", "actions"):
         if 0 in getattr(episodes, name).shape[1:]:
