@@ -81,6 +81,12 @@ def test_bytes_along_three_axes_are_images_unless_the_environment_shows_none(fie
         load_episodes(str(write(fields, env="CartPole-v1")))
 
 
+def test_images_that_are_too_large_are_one_line(fields, write):
+    fields["observations"] = np.zeros((12, 1200, 1200, 3), np.uint8)
+    with pytest.raises(DatasetError, match=r"hdf5: an observation of 4,320,000 bytes, more than 4,194,304$"):
+        load_episodes(str(write(fields)))
+
+
 @pytest.mark.parametrize("sampler", [SequenceSampler, HostSampler])
 def test_batches_hold_bytes_whatever_the_sampler(sampler, tmp_path, monkeypatch):
     episodes = record("dict")

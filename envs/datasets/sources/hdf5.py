@@ -194,11 +194,14 @@ def _parts_in(file: h5py.File, item: h5py.Dataset, env: _Env) -> Parts | None:
                 f"{row_bytes(parts):,} bytes a row"
             )
         return parts
-    if item.dtype != np.uint8 or item.ndim != 4:
+    if item.dtype != np.uint8 or item.ndim != 4 or 0 in item.shape:
         return None
     if env.known is not None and parts_of(env.known.observation_space) is None:
         return None  # an array that the environment does not take for an image
-    return check_parts({"": item.shape[1:]})
+    try:
+        return check_parts({"": item.shape[1:]})
+    except ValueError as error:
+        raise DatasetError(str(error)) from None
 
 
 def _find(file: h5py.File) -> dict[str, h5py.Dataset]:
