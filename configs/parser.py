@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -74,13 +75,19 @@ class Parser(ArgumentParser):
             return super().parse_args(words, *more, **kwargs)
 
     def _join_lists(self, words: list[str]) -> list[str]:
-        """Write the values of a flag that takes a list as one: ``--targets 5 2`` as ``--targets [5, 2]``."""
+        """Write the values of a flag that takes a list as one: ``--targets 5 2`` as ``--targets [5, 2]``.
+
+        Where one text may stand for itself, it stays as it is, and several are put in quotes: a path may hold a comma.
+        """
         lists: set[str] = set()
+        texts: set[str] = set()
         for action in self._actions:
             kind = getattr(action, "_typehint", None)
             if list in (get_origin(part) for part in (kind, *get_args(kind))):
-                lists.update(action.option_strings)
+                chosen = texts if str in get_args(kind) else lists
+                chosen.update(action.option_strings)
 
+        words = _quote_several(words, texts)
         joined: list[str] = []
         flag = ""
         for word in words:
@@ -127,6 +134,21 @@ class Parser(ArgumentParser):
     def flags(self) -> list[str]:
         """List the flags of this parser."""
         return [option for action in self._actions for option in action.option_strings]
+
+
+def _quote_several(words: list[str], flags: set[str]) -> list[str]:
+    """Write several values of one of these flags as a list of quoted texts; a single value stays as it is."""
+    found: list[str] = []
+    values: list[str] = []  # those of the flag that was seen last
+    for word in [*words, "--"]:
+        if not word.startswith("--"):
+            values.append(word)
+            continue
+        if len(values) > 1 and found and found[-1] in flags:
+            values = [json.dumps(values)]
+        found += [*values, word]
+        values = []
+    return found[:-1]
 
 
 def plain_number(word: str) -> str:

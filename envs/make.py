@@ -31,7 +31,7 @@ from unroll.envs.saving import EpisodeMonitor
 from unroll.envs.spaces import in_words, is_simple, is_text
 from unroll.envs.tasks import MEMORY_TASKS, NO_VELOCITY_TASKS
 from unroll.envs.vector import ProcessVecEnv
-from unroll.envs.wrappers import CheckedFlatten, PreviousStep, ReturnToGo, name_of
+from unroll.envs.wrappers import CheckedFlatten, PreviousStep, ReturnToGo, image_rows, name_of
 from unroll.errors import EnvError, one_line
 
 log = logging.getLogger(__name__)
@@ -77,13 +77,13 @@ def make_env(
     Raises:
         EnvError: the environment does not exist, cannot be made so, or its actions cannot be shown.
     """
-    env = _without_texts(open_env(env_id, (env_kwargs or {}) | kwargs))
+    env = without_texts(open_env(env_id, (env_kwargs or {}) | kwargs))
     _check_flattenable(env)
     flat = not (images and _has_image(env.observation_space))
     if flat:
         env = flatten_observation(env)
     elif isinstance(env.observation_space, gym.spaces.Dict):
-        env = _flatten_parts(env)
+        env = flatten_parts(env, is_simple)
     if previous_action or previous_reward:
         env = PreviousStep(env, previous_action, previous_reward)
         if flat:
@@ -128,7 +128,7 @@ def make_vec_env(
         n_envs: the number of environments; environment i gets the seed `seed` + i.
         seed: of the first environment.
         target_return: puts each environment under ReturnToGo, with this return to ask for; infinity: as much as an
-            agent with the condition ``best`` can get.
+            agent with the condition ``best`` can get. An agent that has learned from images needs ``images`` too.
         processes: give each environment a process of its own (see ProcessVecEnv).
         kwargs: arguments of ``make_env``.
 
@@ -205,7 +205,7 @@ def _make_one(
         _TOLD.add(spec.id)
     env = make_env(spec.id, **kwargs)
     if target_return is not None:
-        env = ReturnToGo(env, target_return)
+        env = ReturnToGo(image_rows(env), target_return)
     return EpisodeMonitor(env, vector_name)
 
 
@@ -215,7 +215,7 @@ def _has_image(space: gym.Space) -> bool:
     return any(is_image_space(part) for part in parts)
 
 
-def _without_texts(env: gym.Env) -> gym.Env:
+def without_texts(env: gym.Env) -> gym.Env:
     """Leave the texts of a Dict out, such as MiniGrid's mission: a policy reads numbers.
 
     Raises:
@@ -265,10 +265,10 @@ def flatten_observation(env: gym.Env) -> gym.Env:
     return CheckedFlatten(env)
 
 
-def _flatten_parts(env: gym.Env) -> gym.Env:
-    """Make rows of those parts of a Dict for which Stable-Baselines3 has no network."""
+def flatten_parts(env: gym.Env, keep: Callable[[gym.Space], bool]) -> gym.Env:
+    """Make rows of the parts of a Dict that are not to be kept as they are."""
     parts = env.observation_space.spaces  # type: ignore[attr-defined]
-    rows = {key: flatten_space(part) for key, part in parts.items() if not is_simple(part)}
+    rows = {key: flatten_space(part) for key, part in parts.items() if not keep(part)}
     if not rows:
         return env
 

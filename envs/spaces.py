@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gymnasium as gym
 
+from unroll.envs.datasets.images import is_text
+
 
 def in_words(space: gym.Space) -> str:
     """Describe a space on one line. Gymnasium's text prints the bounds of a Box as arrays."""
@@ -16,11 +18,6 @@ def in_words(space: gym.Space) -> str:
     if isinstance(space, gym.spaces.Dict):
         return ", ".join(f"{key}: {in_words(part)}" for key, part in space.items())
     return " ".join(str(space).split())
-
-
-def is_text(space: gym.Space) -> bool:
-    """Say whether a space is of text, whatever class it is of: MiniGrid's missions have one of their own."""
-    return space.dtype is not None and space.dtype.kind == "U"
 
 
 def is_simple(space: gym.Space) -> bool:

@@ -8,7 +8,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.wrappers import FlattenObservation
 
-from unroll.envs.observed import check_observation, check_reset
+from unroll.envs.datasets.images import numbers, pack_one, parts_of, row_bytes
+from unroll.envs.observed import Misfit, check_observation, check_reset
 from unroll.errors import EnvError
 
 
@@ -37,6 +38,31 @@ class CheckedFlatten(FlattenObservation):
     def observation(self, observation: Any) -> np.ndarray:
         check_observation(self.env.observation_space, observation)
         return super().observation(observation)
+
+
+class ImageRows(gym.ObservationWrapper):
+    """A wrapper that shows an observation that holds images as one row of bytes, as a dataset holds it."""
+
+    def __init__(self, env: gym.Env):
+        super().__init__(env)
+        parts = parts_of(env.observation_space)
+        assert parts is not None
+        self.parts = parts
+        self.observation_space = gym.spaces.Box(0, 255, (row_bytes(parts),), np.uint8)
+
+    def observation(self, observation: Any) -> np.ndarray:
+        check_observation(self.env.observation_space, observation)
+        row = pack_one(self.env.observation_space, observation)
+        if not np.isfinite(numbers(self.parts, row[None])).all():
+            raise Misfit("the observation is not finite")
+        return row
+
+
+def image_rows(env: gym.Env) -> gym.Env:
+    """Let the environment show images as a dataset holds them; any other observation stays as it is."""
+    if parts_of(env.observation_space) is None:
+        return env
+    return ImageRows(env)
 
 
 class PreviousAction:
@@ -131,7 +157,7 @@ class PreviousStep(gym.Wrapper):
 class ReturnToGo(gym.Wrapper):
     """A wrapper that shows a decision policy what its training sequences hold.
 
-    The Dict of ``SEQUENCE_KEYS`` holds ``observation`` (D,), ``previous_action`` (see
+    The Dict of ``SEQUENCE_KEYS`` holds ``observation`` (D,), a row as a dataset holds it, ``previous_action`` (see
     :class:`PreviousAction`), ``return_to_go`` (1,), which is the return asked for minus the rewards
     so far, and ``timestep`` (1,). ``reset(options={"target_return": …})`` asks for another return.
     """

@@ -14,6 +14,7 @@ from unroll.policies.actions import describe_space, make_action
 from unroll.policies.backbones import Backbone, State, make_backbone, options_of
 from unroll.policies.backbones.backbone import require
 from unroll.policies.backbones.layers import Dropout, drop, norm, without_autocast
+from unroll.policies.images import PartsExtractor
 from unroll.policies.normalizer import Normalizer
 from unroll.policies.window import Window
 
@@ -75,6 +76,8 @@ class DecisionPolicy(nn.Module):
             does, and takes any that is asked for. ``none`` knows no return, which is behaviour cloning.
         previous_action: Whether a step shows the action before it.
         max_timestep: Embed the timestep up to this one, and later ones as this one. 0 means no timestep embedding.
+        parts: Of observations with images, which are rows of ``observation_dim`` bytes: what stands in them (see
+            PartsExtractor). None: they are rows of numbers.
         memory: While acting, ``carried`` keeps the backbone's state through the whole episode, O(1) per step.
             ``window`` encodes the last ``context`` steps anew for every action, which is the published protocol.
 
@@ -100,6 +103,7 @@ class DecisionPolicy(nn.Module):
         max_timestep: int = 0,
         dropout: float = 0.1,
         memory: Literal["carried", "window"] = "carried",
+        parts: dict[str, Any] | None = None,
     ):
         super().__init__()
         for size, value in (("context", context), ("observation_dim", observation_dim)):
@@ -119,9 +123,18 @@ class DecisionPolicy(nn.Module):
             max_timestep=max_timestep,
             dropout=dropout,
         )
+        # A row of numbers is its own features.
+        self.images: PartsExtractor | None = None
+        n_features = observation_dim
+        n_numbers = observation_dim
+        if parts is not None:
+            self.config["parts"] = {name: list(shape) for name, shape in parts.items()}
+            self.images = PartsExtractor(parts)
+            n_features = self.images.features_dim
+            n_numbers = self.images.n_numbers
         self.fused = tokens == "fused"
         self.max_timestep = max_timestep
-        self.normalizer = Normalizer(observation_dim)
+        self.normalizer = Normalizer(n_numbers)
         self.register_buffer("return_scale", torch.ones(()))
         if condition == "best":
             self.register_buffer("horizon", torch.ones(()))  # steps of the longest episode of the data
@@ -133,7 +146,7 @@ class DecisionPolicy(nn.Module):
             self.embed["previous_action"] = self.action.embedding()
         if condition == "return":
             self.embed["return_to_go"] = nn.Linear(1, d_model)
-        self.embed["observation"] = nn.Linear(observation_dim, d_model)
+        self.embed["observation"] = nn.Linear(n_features, d_model)
         self.tokens_per_step = 1 if self.fused else len(self.embed)
         self.embed_timestep = nn.Embedding(max_timestep + 1, d_model) if max_timestep else None
         self.embed_norm = nn.LayerNorm(d_model)
@@ -226,7 +239,7 @@ class DecisionPolicy(nn.Module):
         They have the weights' type whatever the autocast, and so has everything that blocks add to them: in bfloat16
         an observation has three digits.
         """
-        with without_autocast(inputs["observation"].device):
+        with without_autocast(self.embed_norm.weight.device):
             parts = [embed(self._encode(name, inputs[name])) for name, embed in self.embed.items()]
             if self.embed_timestep is not None:
                 time = self.embed_timestep(inputs["timestep"].clamp_max(self.max_timestep))
@@ -246,8 +259,11 @@ class DecisionPolicy(nn.Module):
         """Mark the tokens that begin an episode, [..., tokens_per_step]: the first tokens of their first steps."""
         return F.pad(episode_start[..., None], (0, self.tokens_per_step - 1))
 
-    def _encode(self, name: str, value: Tensor) -> Tensor:
-        """Convert an input to what its embedding takes."""
+    def _encode(self, name: str, value: Any) -> Tensor:
+        """Convert an input to what its embedding takes. Of an observation with images it may be a row or its parts."""
+        if name == "observation" and self.images is not None:
+            shown = value if isinstance(value, dict) else self.images.split(value)
+            return self.images(shown, self.normalizer)
         if name == "observation":
             return self.normalizer(value)
         if name == "previous_action":

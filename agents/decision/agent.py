@@ -29,6 +29,7 @@ from unroll.agents.common.restoring import of_checkpoint, read_agent, restore
 from unroll.agents.decision.config import Hyperparameters, top_fraction_of
 from unroll.agents.decision.recorded import RecordedUpdate
 from unroll.agents.decision.task import (
+    as_learned,
     check_budget_of,
     check_same_spaces,
     check_state,
@@ -158,6 +159,7 @@ class DecisionAgent:
             self.task["return_least"] = float(episodes.returns.min())
             longest = int(episodes.lengths.max())
             kwargs["observation_dim"] = episodes.observation_dim
+            kwargs["parts"] = episodes.parts
             kwargs["action_space"] = episodes.action_space
             kwargs["context"] = min(parameters.context, longest)
             kwargs["max_timestep"] = longest - 1 if parameters.timestep_embedding else 0
@@ -317,6 +319,8 @@ class DecisionAgent:
 
         inputs = {}
         for key, dtype in INPUT_TYPES.items():
+            if key == "observation" and self.policy.images is not None:
+                dtype = torch.uint8
             inputs[key] = torch.as_tensor(observation[key], dtype=dtype, device=self.device)
         single = inputs["observation"].ndim == 1
         if single:
@@ -390,6 +394,7 @@ class DecisionAgent:
             DatasetError: their observations or actions are not those of the policy.
         """
         episodes = episodes.counted_as(build_space(self.policy.config["action_space"]))
+        episodes = as_learned(episodes, self.policy.config)
         check_same_spaces(episodes, self.policy.config)
         if self.task:
             self.task["data"] = digest(episodes)

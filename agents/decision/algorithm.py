@@ -96,7 +96,8 @@ class Decision(Algorithm):
         return Words("decision agent", "decision-transformer", paper)
 
     def learned_from(self, config: DecisionConfig, describe_dataset: Callable[[str], str]) -> str:
-        return f"It learned from {describe_dataset(config.dataset)}."
+        sources = [config.dataset] if isinstance(config.dataset, str) else config.dataset
+        return f"It learned from {' and '.join(map(describe_dataset, sources))}."
 
     def env(self, config: DecisionConfig) -> str | None:
         return config.evaluation.env

@@ -108,8 +108,11 @@ class DecisionConfig(RunConfig, Hyperparameters):
 
     agent: Literal["decision"] = "decision"
     """how to learn: decision, from a dataset; other agents have fields of their own"""
-    dataset: str = "embedded:hopper-v5-replay"
-    """minari:ID, d4rl:ID, embedded:NAME or the path of an HDF5 file with D4RL's fields"""
+    dataset: list[str] | str = "embedded:hopper-v5-replay"
+    """minari:ID, d4rl:ID, embedded:NAME or the path of an HDF5 file with D4RL's fields; or several, of one space"""
+    dataset_weights: list[PositiveFloat] | None = None
+    """how often each of several datasets is drawn, e.g. 1 3, and then top_fraction is that of each; null: every step as
+    often as any other"""
     backbone: BackboneConfig = dataclasses.field(default_factory=BackboneConfig)
     """the sequence model"""
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
@@ -132,7 +135,18 @@ class DecisionConfig(RunConfig, Hyperparameters):
     download: bool = False
     """fetch a d4rl: dataset that is not on the disk"""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.dataset, list) and len(self.dataset) == 1:
+            self.dataset = self.dataset[0]
+
     def faults(self) -> Iterator[str]:
+        n = 1 if isinstance(self.dataset, str) else len(self.dataset)
+        weights = self.dataset_weights
+        if n == 0:
+            yield "dataset is a list of none"
+        if weights is not None and (n == 1 or len(weights) != n or not all(map(math.isfinite, weights))):
+            yield f"dataset_weights {weights}: as many finite numbers as there are datasets, which are {n}"
         targets = self.evaluation.targets
         if targets is not None and not (targets and all(map(math.isfinite, targets))):
             yield f"targets {targets}: one finite number or more is needed, or none for the default"

@@ -9,9 +9,11 @@ import gymnasium as gym
 from unroll.agents.decision.agent import DecisionAgent
 from unroll.agents.evaluation.player import Player
 from unroll.envs.datasets.conversion import FLOAT32_MAX
+from unroll.envs.datasets.images import check_parts, parts_in_words, parts_of
 from unroll.envs.make import make_env
 from unroll.envs.own import registered_id
-from unroll.envs.wrappers import ReturnToGo, flat_actions, whole_actions
+from unroll.envs.spaces import in_words
+from unroll.envs.wrappers import ReturnToGo, flat_actions, image_rows, whole_actions
 from unroll.errors import EnvError, HyperparameterError, one_line
 from unroll.policies.actions import build_space
 from unroll.policies.decision import UNLIMITED
@@ -40,6 +42,7 @@ def decision_player(
     config = agent.policy.config
     task = agent.task
     own = said_by_dataset(env_id, task) if env_kwargs is None else dict(env_kwargs)
+    images = config.get("parts") is not None
     check_spaces(env_id, own, config)
     agent.policy.memory = memory  # type: ignore[assignment]
 
@@ -58,8 +61,9 @@ def decision_player(
     return Player(
         agent=agent,
         env_id=env_id,
-        make_env=lambda **kwargs: show(make_env(env_id, env_kwargs=own, **kwargs)),
+        make_env=lambda **kwargs: show(make_env(env_id, env_kwargs=own, images=images, **kwargs)),
         show=show,
+        images=images,
         env_kwargs=own,
         facts={
             "agent": "DecisionAgent",
@@ -78,7 +82,7 @@ def decision_player(
 def show(env: gym.Env) -> gym.Env:
     """Put around an environment what a decision agent sees, and let it act as its dataset does."""
     # The action before is shown as it was carried out. Who asks for no return gets as much as can be had.
-    return whole_actions(ReturnToGo(flat_actions(env), UNLIMITED))
+    return whole_actions(ReturnToGo(flat_actions(image_rows(env)), UNLIMITED))
 
 
 def said_by_dataset(env_id: str, task: dict[str, Any]) -> dict[str, Any]:
@@ -104,13 +108,18 @@ def undecided(dataset: str, env_id: str, doubt: str) -> str:
 
 def check_spaces(env_id: str, env_kwargs: dict[str, Any], config: dict[str, Any]) -> None:
     """Raise EnvError unless the environment observes and acts as the policy of this config does."""
-    env = make_env(env_id, env_kwargs=env_kwargs)
+    trained = config.get("parts")
+    env = make_env(env_id, env_kwargs=env_kwargs, images=trained is not None)
     shape = env.observation_space.shape
+    shown = parts_of(env.observation_space)
     actions = env.action_space
     env.close()
     expected = config["observation_dim"]
-    if shape != (expected,):
+    if trained is None and shape != (expected,):
         raise EnvError(f"{env_id} observes {shape}, the policy was trained on {expected} numbers")
+    if trained is not None and shown != check_parts(trained):
+        observed = parts_in_words(shown) if shown else in_words(env.observation_space)
+        raise EnvError(f"{env_id} observes {observed}, the policy was trained on {parts_in_words(trained)}")
     space = build_space(config["action_space"])
     same = (
         isinstance(actions, gym.spaces.Box) and isinstance(space, gym.spaces.Box) and actions.low.size == space.low.size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,13 +27,22 @@ class DecisionStep(Step):
         steps = policy.max_timestep + 1
         if policy.outlook is not None:
             steps = max(steps, int(policy.horizon))
+        # Images are shown as the environment shows them, other parts of a Dict beside them as rows of numbers.
+        observed = [Port("observation", torch.float32, (config["observation_dim"],))]
+        self.parts: dict[str, str] = {}  # the names of the ports by those of the parts
+        if policy.images is not None:
+            observed = []
+            for name, shape in policy.images.parts.items():
+                self.parts[name] = f"observation.{name}" if name else "observation"
+                image = len(shape) == 3
+                observed.append(Port(self.parts[name], torch.uint8 if image else torch.float32, shape, 256))
         shown = [
-            Port("observation", torch.float32, (config["observation_dim"],)),
+            *observed,
             dataclasses.replace(action, name="previous_action"),
             Port("return_to_go", torch.float32),
             Port("timestep", torch.int64, (), steps),
         ]
-        used = set(policy.embed)
+        used = set(policy.embed) | set(self.parts.values())
         if policy.outlook is not None:
             used |= {"return_to_go", "timestep"}
         if policy.max_timestep:
@@ -44,7 +54,10 @@ class DecisionStep(Step):
         self.eval()
 
     def act(self, shown: dict[str, Tensor], state: State) -> tuple[Tensor, State]:
-        tokens = self.policy.tokens(shown)
+        seen: dict[str, Any] = dict(shown)
+        if self.parts:
+            seen["observation"] = {name: shown[port] for name, port in self.parts.items()}
+        tokens = self.policy.tokens(seen)
         reset = shown["reset"]
         if self.policy.tokens_per_step == 1:
             features, state = self.backbone.step(tokens, state, reset)

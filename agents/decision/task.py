@@ -16,12 +16,14 @@ from unroll.agents.common.guards import FLOAT32, check_budget
 from unroll.agents.common.restoring import check_arguments, check_count, check_fields, check_size
 from unroll.agents.decision.config import Hyperparameters
 from unroll.envs.datasets.episodes import Episodes
+from unroll.envs.datasets.images import Parts, check_parts, parts_in_words, row_bytes
 from unroll.envs.datasets.registered import is_env_id, not_plain
 from unroll.envs.datasets.statistics import moments
 from unroll.errors import DatasetError, one_line
 from unroll.policies.actions import build_space
 from unroll.policies.backbones import count_parameters
 from unroll.policies.decision import DecisionPolicy
+from unroll.policies.images import PartsExtractor
 
 QUANTILES = (0, 0.1, 0.5, 0.9, 1)
 
@@ -152,14 +154,30 @@ def fit_statistics(policy: DecisionPolicy, episodes: Episodes) -> None:
     nn.init.constant_(policy.outlook.value[-1].bias, mean / scale)  # type: ignore[arg-type]
 
 
+def as_learned(episodes: Episodes, policy: dict[str, Any]) -> Episodes:
+    """Return the episodes with rows of numbers if the policy of this config has learned from images as such rows."""
+    return episodes if policy.get("parts") else episodes.without_images()
+
+
 def check_same_spaces(episodes: Episodes, policy: dict[str, Any]) -> None:
     """Raise DatasetError unless the episodes observe and act as the policy of this config."""
-    have = {"observation_dim": episodes.observation_dim, "action_space": episodes.action_space}
-    trained = {"observation_dim": policy["observation_dim"], "action_space": build_space(policy["action_space"])}
+    if episodes.parts is None and policy.get("parts") is None:
+        seen: dict[str, Any] = {"observation_dim": episodes.observation_dim}
+        learned: dict[str, Any] = {"observation_dim": policy["observation_dim"]}
+    else:
+        seen = {"an observation": observed_in_words(episodes.observation_dim, episodes.parts)}
+        learned = {"an observation": observed_in_words(policy["observation_dim"], policy.get("parts"))}
+    have = seen | {"action_space": episodes.action_space}
+    trained = learned | {"action_space": build_space(policy["action_space"])}
     for key, value in have.items():
         if trained[key] != value:
             was = one_line(trained[key])
             raise DatasetError(f"{episodes.name}: {key} is {one_line(value)}, the agent was trained on {was}")
+
+
+def observed_in_words(observation_dim: int, parts: Parts | None) -> str:
+    """Describe what a policy observes."""
+    return parts_in_words(parts) if parts else f"{observation_dim} numbers"
 
 
 def check_state(tensors: Mapping[str, Tensor], state: dict[str, Any]) -> dict[str, Any]:
@@ -172,6 +190,10 @@ def check_state(tensors: Mapping[str, Tensor], state: dict[str, Any]) -> dict[st
     check_count(state, "num_timesteps", "total_timesteps")
     check_task(state["task"])
     policy = state["policy"] | {"action_space": build_space(state["policy"]["action_space"])}
+    if policy.get("parts") is not None:
+        policy["parts"] = check_parts(policy["parts"])
+        if row_bytes(policy["parts"]) != policy["observation_dim"]:
+            raise ValueError("policy.observation_dim is not the width of its parts")
     check_size(tensors, count_policy_parameters(**policy))
     return policy
 
@@ -184,6 +206,7 @@ def count_policy_parameters(
     n_layers: int = 2,
     backbone_options: dict[str, Any] | None = None,
     max_timestep: int = 0,
+    parts: Parts | None = None,
     **_: Any,
 ) -> int:
     """Count the numbers that a DecisionPolicy of these arguments learns, but for some vectors.
@@ -192,8 +215,15 @@ def count_policy_parameters(
         BackboneError: there is no such backbone.
     """
     actions = getattr(action_space, "n", None) or math.prod(action_space.shape)
-    embeddings = d_model * (int(observation_dim) + int(actions) + int(max_timestep))
-    return embeddings + count_parameters(backbone, d_model, n_layers, backbone_options or {})
+    features = int(observation_dim)
+    extractor = 0
+    if parts is not None:
+        with torch.device("meta"):
+            images = PartsExtractor(parts)
+        features = images.features_dim
+        extractor = sum(parameter.numel() for parameter in images.parameters())
+    embeddings = d_model * (features + int(actions) + int(max_timestep))
+    return extractor + embeddings + count_parameters(backbone, d_model, n_layers, backbone_options or {})
 
 
 def check_budget_of(policy_kwargs: dict[str, Any], batch_size: int, learns: bool, device: torch.device) -> None:

@@ -14,7 +14,7 @@ from unroll.agents.common.restoring import check_goes_on
 from unroll.agents.decision.agent import DecisionAgent
 from unroll.agents.decision.config import DecisionConfig, Hyperparameters
 from unroll.agents.decision.player import decision_player, learned_returns, undecided
-from unroll.agents.decision.task import check_same_data
+from unroll.agents.decision.task import as_learned, check_same_data
 from unroll.agents.evaluation.player import Player
 from unroll.agents.evaluation.scoring import asked_beyond
 from unroll.envs.datasets.episodes import Episodes
@@ -31,7 +31,7 @@ class DecisionTraining:
 
     def __init__(self, config: DecisionConfig, tell: Tell):
         self.config = config
-        self.episodes = load_episodes(config.dataset, download=config.download)
+        self.episodes = load_episodes(config.dataset, config.download, config.dataset_weights, tell)
         self.name = self.episodes.name
         self.env_id = evaluation_env(config, self.episodes, tell)
         self.callbacks: list[BaseCallback] = []
@@ -75,6 +75,7 @@ class DecisionTraining:
         path = latest_checkpoint(self.config.run_dir or "")
         agent = DecisionAgent.load(path, device=self.config.device)
         check_goes_on(path, agent.optimizer, agent.num_timesteps)
+        self.episodes = as_learned(self.episodes, agent.policy.config)
         check_same_data(self.episodes, agent.task)
         agent.set_episodes(self.episodes)
         tell(f"goes on at update {agent.num_timesteps}")

@@ -21,9 +21,11 @@ class Player:
     make_env: Callable[..., gym.Env]
     """makes the environment as the agent sees it; keyword arguments go to ``gym.make``"""
     show: Callable[[gym.Env], gym.Env]
-    """puts around an environment with flat observations what the agent sees beside them, for a recording"""
+    """puts around an environment, as ``make_env`` of ``unroll.envs`` makes it, what the agent sees, for a recording"""
     facts: dict[str, Any]
     """what an evaluation's file says of the agent"""
+    images: bool = False
+    """whether that environment shows images as such, and not as rows of numbers"""
     env_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     """arguments of the environment, which ``make_env`` gives it"""
     episodes: int = 20

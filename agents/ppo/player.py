@@ -13,6 +13,7 @@ from unroll.agents.ppo.agent import RecurrentPPO
 from unroll.agents.ppo.config import PPOConfig
 from unroll.agents.ppo.lending import Lender
 from unroll.agents.ppo.rollouts import ask_masks
+from unroll.envs.datasets.images import parts_of
 from unroll.envs.datasets.reference import reference_returns
 from unroll.envs.make import make_env
 from unroll.envs.own import registered_id
@@ -94,10 +95,11 @@ def ppo_player(
         return make_env(env_id, env_kwargs=own, **shown, **kwargs)
 
     def show(env: gym.Env) -> gym.Env:
-        """The same of an environment whose observations are flat already."""
+        """The same of an environment whose observations are flat already, or hold images."""
         if not (config.previous_action or config.previous_reward):
             return env
-        return CheckedFlatten(PreviousStep(env, config.previous_action, config.previous_reward))
+        shown = PreviousStep(env, config.previous_action, config.previous_reward)
+        return CheckedFlatten(shown) if parts_of(env.observation_space) is None else shown
 
     if lender is None:
         check_spaces(env_id, make(), agent)
@@ -108,6 +110,7 @@ def ppo_player(
         make_env=make if lender is None else lender.make_env,
         lending=None if lender is None else lender.lending,
         show=show,
+        images=True,
         env_kwargs=own,
         facts={"agent": "RecurrentPPO", "steps": agent.num_timesteps, "memory": "carried"},
         reference=reference_returns(env_id),

@@ -19,6 +19,7 @@ from unroll.agents.common.optim import set_learning_rate
 from unroll.agents.ppo.anchor import Anchor, actor_parameters, critic_parameters
 from unroll.agents.ppo.step import statistics_of
 from unroll.envs.datasets.episodes import Episodes
+from unroll.envs.datasets.images import parts_in_words
 from unroll.envs.datasets.sampling import Batch, make_sampler
 from unroll.envs.spaces import in_words
 from unroll.errors import DatasetError, EnvError, HyperparameterError
@@ -128,6 +129,10 @@ def check_episodes(agent: RecurrentPPO, episodes: Episodes) -> Episodes:
     same = own == actions
     if isinstance(actions, spaces.Box) and isinstance(own, spaces.Box):
         same = own.low.size == actions.low.size  # bounds may differ, as a dataset's are often guessed
+    if episodes.parts is not None:
+        raise DatasetError(
+            f"{episodes.name} observes {parts_in_words(episodes.parts)}; pretraining needs rows of numbers"
+        )
     if not same or space.shape != (episodes.observation_dim,):
         raise DatasetError(
             f"{episodes.name} observes {episodes.observation_dim} numbers and takes actions of {in_words(own)}; the "

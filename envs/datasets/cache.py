@@ -40,6 +40,7 @@ import numpy as np
 from filelock import FileLock
 
 from unroll.envs.datasets.episodes import Episodes
+from unroll.envs.datasets.images import check_parts, row_bytes
 from unroll.envs.datasets.registered import not_plain
 from unroll.envs.datasets.statistics import Statistics
 from unroll.envs.datasets.store import DiskStore, Store, is_large, refusals
@@ -47,7 +48,7 @@ from unroll.errors import one_line
 
 log = logging.getLogger(__name__)
 
-FORMAT = 4  # part of every entry's name: entries of another format are not looked at
+FORMAT = 5  # part of every entry's name: entries of another format are not looked at
 
 # The fields of Episodes that are arrays, and those of them with a fixed type and number of axes.
 ARRAYS = ("observations", "actions", "rewards", "lengths", "terminated", "truncated", "final_observations")
@@ -203,7 +204,7 @@ def _write_rest(episodes: Episodes, folder: Path, written: Collection[str]) -> N
 
     for key in arrays.keys() - set(written):
         np.save(folder / f"{key}.npy", arrays[key], allow_pickle=False)
-    for key in (*TEXTS, "env_kwargs", "reference_returns", "remarks"):
+    for key in (*TEXTS, "env_kwargs", "reference_returns", "remarks", "parts"):
         meta[key] = getattr(episodes, key)
     meta["checksums"] = {key: _checksum(values) for key, values in arrays.items()}
     meta["checksum"] = _meta_checksum(meta)
@@ -260,6 +261,7 @@ def _read(entry: Path) -> Episodes:
         reference_returns=reference,
         known_statistics=known,
         remarks=tuple(remarks),
+        parts=None if meta["parts"] is None else check_parts(meta["parts"]),
         **texts,
         **arrays,
     )
@@ -289,8 +291,12 @@ def _check_shapes(episodes: Episodes) -> None:
     """Raise ValueError unless the arrays have their types and fit each other."""
     for key, (kind, axes) in TYPES.items():
         values = getattr(episodes, key)
+        if episodes.parts is not None and key in ("observations", "final_observations"):
+            kind = np.uint8
         if values is not None and (values.dtype != kind or values.ndim != axes):
             raise ValueError(f"{key} is {values.dtype} of {values.ndim} axes")
+    if episodes.parts is not None and episodes.observation_dim != row_bytes(episodes.parts):
+        raise ValueError("its observations are not as wide as their parts")
     if not len(episodes.observations) == len(episodes.actions) == episodes.n_steps == episodes.lengths.sum():
         raise ValueError("its arrays do not fit each other")
 

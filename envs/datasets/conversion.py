@@ -18,7 +18,7 @@ LEVELS = 1000  # into which float32 should divide the range of a column
 MOST_REMARKS = 5
 
 
-def flatten(space: gym.Space, values: Any) -> np.ndarray:
+def flatten(space: gym.Space, values: Any, outermost: bool = True) -> np.ndarray:
     """Convert T values of `space` (arrays [T, …], dicts or tuples of such) to [T, width] float32.
 
     A goal environment's dict is observation ⊕ desired_goal; other dicts are in the space's order
@@ -27,7 +27,7 @@ def flatten(space: gym.Space, values: Any) -> np.ndarray:
     Raises:
         ValueError: values that are not in their space, or a space of another kind.
     """
-    return np.concatenate([_rows(part, given) for part, given in leaves(space, values)], axis=1)
+    return np.concatenate([_rows(part, given) for part, given in leaves(space, values, outermost)], axis=1)
 
 
 def leaves(space: gym.Space, values: Any, outermost: bool = True) -> Iterator[tuple[gym.Space, Any]]:

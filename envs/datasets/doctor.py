@@ -10,6 +10,7 @@ from rich.text import Text
 
 from unroll.envs.datasets.conversion import FLOAT32_MAX, can_be_scaled
 from unroll.envs.datasets.episodes import Episodes
+from unroll.envs.datasets.images import parts_in_words, parts_of, row_bytes
 from unroll.envs.datasets.reference import normalized_score
 from unroll.envs.datasets.registered import in_words, is_registered, known_env, step_limit, why_unknown
 from unroll.envs.datasets.statistics import read
@@ -64,6 +65,8 @@ def inconsistencies(episodes: Episodes) -> list[str]:
         if values is not None and len(values) != len(episodes):
             found.append(f"{name} has {len(values)} rows for {len(episodes)} episodes")
 
+    if episodes.parts is not None and episodes.observation_dim != row_bytes(episodes.parts):
+        found.append(f"observations is {episodes.observation_dim} bytes wide, {parts_in_words(episodes.parts)} are not")
     space = episodes.action_space
     for name in ("observations", "actions"):
         if 0 in getattr(episodes, name).shape[1:]:
@@ -119,7 +122,12 @@ def _misfits(episodes: Episodes) -> list[str]:
 
     found = []
     expected = known.action_space
-    if known.width not in (None, episodes.observation_dim):
+    if episodes.parts is not None:
+        shown = parts_of(known.observation_space)
+        if shown != episodes.parts:
+            theirs = parts_in_words(shown) if shown else "no images"
+            found.append(f"observations is {parts_in_words(episodes.parts)}, {episodes.env_id}'s are {theirs}")
+    elif known.width not in (None, episodes.observation_dim):
         found.append(f"observations is {episodes.observation_dim} wide, {episodes.env_id}'s are {known.width}")
 
     # A recording need not show all choices: the loader counts them as the environment does.
@@ -181,10 +189,13 @@ def _facts(episodes: Episodes) -> dict[str, str]:
         if episodes.env_doubt:
             env += f" with {episodes.env_doubt}, which cannot be taken from a file: evaluation.env_kwargs must say how"
 
-    width = f"{episodes.observation_dim} wide"
-    constant = np.flatnonzero(np.ptp(episodes.observations, axis=0) == 0)
-    if len(constant):
-        width += f", constant: {_list(constant)}"
+    if episodes.parts is not None:
+        width = parts_in_words(episodes.parts)
+    else:
+        width = f"{episodes.observation_dim} wide"
+        constant = np.flatnonzero(np.ptp(episodes.observations, axis=0) == 0)
+        if len(constant):
+            width += f", constant: {_list(constant)}"
 
     # What they earned, also on the scale from the random policy's return to the expert's.
     returns = episodes.returns

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
+from unroll.envs.datasets.images import Parts, as_numbers, numbers
 from unroll.envs.datasets.statistics import Statistics, find_statistics, read
 from unroll.errors import DatasetError
 
@@ -26,11 +28,14 @@ class Episodes:
     A discrete action is a choice, 0 to n - 1. The environment's own action is the choice plus the
     ``start`` of its space.
 
+    Observations with images are rows of bytes, and ``parts`` says what is where in them (see
+    images.py). All other observations are rows of float32 numbers.
+
     Arrays that are large compared to RAM are memory-mapped (see cache.py). Code that needs
     all of their values reads them in blocks (see statistics.py).
     """
 
-    observations: np.ndarray  # [N, observation_dim] float32
+    observations: np.ndarray  # [N, observation_dim] float32, or uint8 where there are parts
     actions: np.ndarray  # [N, action_dim] float32 (Box) or [N] int64 (Discrete): choices, see below
     rewards: np.ndarray  # [N] float32
     lengths: np.ndarray  # [E] int64
@@ -46,6 +51,9 @@ class Episodes:
     reference_name: str | None = None  # where these two numbers come from
     known_statistics: Statistics | None = None  # of these values, where they were computed before
     remarks: tuple[str, ...] = ()  # how the loader read what can be read in several ways, a line each
+    parts: Parts | None = None  # of observations with images
+    origin: np.ndarray | None = None  # [E]: from which of several joined datasets each episode is
+    odds: tuple[float, ...] | None = None  # with which each of these is drawn; None: by its steps
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -56,6 +64,7 @@ class Episodes:
 
     @property
     def observation_dim(self) -> int:
+        """The width of a row of observations, in numbers, or in bytes where there are images."""
         return self.observations.shape[1]
 
     @property
@@ -108,9 +117,10 @@ class Episodes:
         """
         if self.known_statistics is not None:
             return self.known_statistics
-        return find_statistics(
-            self.observations, self.actions, self.rewards, self.final_observations, self.action_space
-        )
+        arrays = (self.observations, self.actions, self.rewards, self.final_observations)
+        if self.parts is None:
+            return find_statistics(*arrays, self.action_space)
+        return find_statistics(*arrays, self.action_space, functools.partial(numbers, self.parts))
 
     def select(self, episodes: np.ndarray) -> Episodes:
         """Return the given episodes in the given order. No value of a mapped array is read."""
@@ -132,6 +142,7 @@ class Episodes:
             truncated=self.truncated[episodes],
             final_observations=None if final is None else final[episodes],
             known_statistics=None,
+            origin=None if self.origin is None else self.origin[episodes],
         )
 
     def counted_as(self, space: gym.Space) -> Episodes:
@@ -153,21 +164,43 @@ class Episodes:
         actions = np.asarray(self.actions) + shift if shift else self.actions
         return dataclasses.replace(self, actions=actions, action_space=space)
 
+    def without_images(self) -> Episodes:
+        """Return these episodes with rows of float32 numbers, in which a pixel is a number like any other."""
+        if self.parts is None:
+            return self
+        final = self.final_observations
+        return dataclasses.replace(
+            self,
+            observations=as_numbers(self.parts, np.asarray(self.observations)),
+            final_observations=None if final is None else as_numbers(self.parts, final),
+            known_statistics=None,
+            parts=None,
+        )
+
     def top(self, fraction: float) -> Episodes:
         """Return the episodes with the best returns that make up `fraction` of the steps.
 
-        This is the selection of "10 % BC" (Chen et al. 2021).
+        This is the selection of "10 % BC" (Chen et al. 2021). Where several datasets are drawn with
+        given odds, it is made in each of them: otherwise a worse one might not be drawn at all.
 
         Raises:
             DatasetError: the fraction is not in (0, 1].
         """
         if not 0 < fraction <= 1:
             raise DatasetError(f"top fraction must be in (0, 1], not {fraction}")
-        best = np.argsort(-self.returns, kind="stable")
-        n = 1 + int(np.searchsorted(np.cumsum(self.lengths[best]), fraction * self.n_steps))
-        if n >= len(self):
-            return self
-        return self.select(best[:n])
+        groups = [np.arange(len(self))]
+        if self.origin is not None and self.odds is not None:
+            groups = [np.flatnonzero(self.origin == i) for i in range(len(self.odds))]
+
+        returns = self.returns
+        chosen = []
+        for group in groups:
+            best = group[np.argsort(-returns[group], kind="stable")]
+            steps = np.cumsum(self.lengths[best])
+            n = 1 + int(np.searchsorted(steps, fraction * steps[-1]))
+            chosen.append(best[:n])
+        episodes = np.concatenate(chosen)
+        return self if len(episodes) >= len(self) else self.select(episodes)
 
 
 class Rows:

@@ -20,14 +20,17 @@ import numpy as np
 
 from unroll.envs.datasets.conversion import flat_box
 from unroll.envs.datasets.episodes import Episodes
+from unroll.envs.datasets.images import numbers, pack_one, parts_of, unpack
 from unroll.envs.datasets.registered import not_plain
 from unroll.errors import DatasetError, EnvError
+
+CHUNK = 1 << 20  # bytes
 
 
 class Recorded(NamedTuple):
     """A finished episode of T steps."""
 
-    observations: np.ndarray  # [T, observation_dim]
+    observations: np.ndarray  # [T, observation_dim] float32, or uint8 where there are images
     actions: np.ndarray  # [T, …]
     rewards: np.ndarray  # [T]
     final_observation: np.ndarray
@@ -43,13 +46,26 @@ class Recorder(gym.Wrapper):
     def __init__(self, env: gym.Env, done: list[Recorded]):
         super().__init__(env)
         self.done = done
+        self._parts = parts_of(env.observation_space)
 
     def _begin(self, observation: Any) -> None:
         # Copies throughout: environments change arrays that they gave, or were given, in place.
-        self._observation = np.array(observation, np.float32)
+        self._observation = self._row(observation)
         self._observations: list[np.ndarray] = []
         self._actions: list[np.ndarray] = []
         self._rewards: list[float] = []
+
+    def _row(self, observation: Any) -> np.ndarray:
+        """Return an observation as the dataset holds it."""
+        if self._parts is None:
+            return np.array(observation, np.float32)
+        try:
+            return pack_one(self.observation_space, observation)
+        except ValueError as error:
+            raise EnvError(f"{self._name()}: {error}") from None
+
+    def _name(self) -> str:
+        return self.spec.id if self.spec else type(self.unwrapped).__name__
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(**kwargs)
@@ -62,18 +78,23 @@ class Recorder(gym.Wrapper):
         what = None
         if not np.isfinite(rewards[-1:]).all():
             what = f"the reward is {rewards[-1]}"
-        elif not np.isfinite(self._observation).all():
+        elif not np.isfinite(self._numbers()).all():
             what = "the observation is not finite"
         if what:
-            name = self.spec.id if self.spec else type(self.unwrapped).__name__
-            raise EnvError(f"{name}: {what} after {len(rewards)} steps of an episode")
+            raise EnvError(f"{self._name()}: {what} after {len(rewards)} steps of an episode")
+
+    def _numbers(self) -> np.ndarray:
+        """Return the numbers of the last observation; all of them where it holds no image."""
+        if self._parts is None:
+            return self._observation
+        return numbers(self._parts, self._observation[None])
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         self._observations.append(self._observation)
         self._actions.append(np.array(action))
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._rewards.append(float(reward))
-        self._observation = np.array(observation, np.float32)
+        self._observation = self._row(observation)
         self._check_finite(self._rewards)
 
         if terminated or truncated:
@@ -86,8 +107,14 @@ class Recorder(gym.Wrapper):
             )
             self.done.append(episode)
             self._begin(observation)
-            observation = np.array(observation)  # a vector keeps it while it resets the environment
+            observation = _copy(observation)  # a vector keeps it while it resets the environment
         return observation, reward, terminated, truncated, info
+
+
+def _copy(observation: Any) -> Any:
+    if isinstance(observation, dict):
+        return {name: np.array(part) for name, part in observation.items()}
+    return np.array(observation)
 
 
 def to_episodes(done: list[Recorded], env: gym.Env, name: str, env_kwargs: dict[str, Any] | None = None) -> Episodes:
@@ -123,6 +150,7 @@ def to_episodes(done: list[Recorded], env: gym.Env, name: str, env_kwargs: dict[
         env_id=env.spec.id if env.spec else None,
         env_kwargs={} if strange else env_kwargs or {},
         env_doubt=f"argument {', argument '.join(strange)}" if strange else None,
+        parts=parts_of(env.observation_space),
     )
 
 
@@ -190,7 +218,9 @@ def write_hdf5(episodes: Episodes, path: str | Path, **attributes: str) -> None:
     """Write episodes to an HDF5 file with D4RL's fields, one row per step.
 
     The file also holds ``final_observations`` [E, …] and the attributes ``env`` and, where the
-    environment has some, ``env_kwargs`` (JSON) and ``env_doubt``.
+    environment has some, ``env_kwargs`` (JSON) and ``env_doubt``. Images alone are written as
+    [N, height, width, channels]. Images with other parts are rows of bytes (see images.py), and the
+    attribute ``parts`` (JSON) describes them.
 
     The file is written beside `path` and renamed, so that a reader never sees half of it. Every
     byte is under a checksum: the arrays by Fletcher-32, all else by the format of HDF5 1.10.
@@ -212,19 +242,34 @@ def write_hdf5(episodes: Episodes, path: str | Path, **attributes: str) -> None:
     if episodes.final_observations is not None:
         fields["final_observations"] = episodes.final_observations
 
+    # Images alone need no description.
+    parts = episodes.parts
+    if parts is not None and list(parts) == [""]:
+        for name in {"observations", "final_observations"} & fields.keys():
+            fields[name] = np.asarray(fields[name]).reshape(-1, *parts[""])
+        parts = None
+
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
         for name, values in fields.items():
             file.create_dataset(
-                name, data=values, compression="gzip", compression_opts=9, shuffle=True, fletcher32=True
+                name,
+                data=values,
+                chunks=_chunks(values),
+                compression="gzip",
+                compression_opts=9,
+                shuffle=True,
+                fletcher32=True,
             )
         texts = {"env": episodes.env_id or ""}
         if episodes.env_kwargs:
             texts["env_kwargs"] = json.dumps(episodes.env_kwargs)
         if episodes.env_doubt:
             texts["env_doubt"] = episodes.env_doubt
+        if parts is not None:
+            texts["parts"] = json.dumps(parts)
         for name, value in (texts | attributes).items():
             # Text of a fixed length lies in the header. Text of any length would lie in a heap
             # without checksums.
@@ -233,10 +278,19 @@ def write_hdf5(episodes: Episodes, path: str | Path, **attributes: str) -> None:
     os.replace(temporary, path)
 
 
-def write_minari(episodes: Episodes, dataset_id: str, **metadata: str) -> None:
+def _chunks(values: np.ndarray) -> tuple[int, ...] | None:
+    """Choose what is compressed together: whole images, about CHUNK bytes of them. None: as HDF5 does."""
+    if values.dtype != np.uint8:
+        return None
+    rows = max(1, CHUNK * len(values) // max(1, values.nbytes))
+    return (min(rows, len(values)), *values.shape[1:])
+
+
+def write_minari(episodes: Episodes, dataset_id: str, **metadata: Any) -> None:
     """Write a Minari dataset ``name-vN`` into Minari's folder.
 
-    That is ``$MINARI_DATASETS_PATH`` or ``~/.minari/datasets``.
+    That is ``$MINARI_DATASETS_PATH`` or ``~/.minari/datasets``. Images are kept as they are, and not
+    as JPEGs.
 
     Raises:
         DatasetError: a final observation is unknown, or the id is malformed or taken.
@@ -261,7 +315,7 @@ def write_minari(episodes: Episodes, dataset_id: str, **metadata: str) -> None:
         truncations[-1] = not episodes.terminated[e]
         buffer = EpisodeBuffer(
             id=e,
-            observations=np.concatenate([episodes.observations[rows], final[e, None]]),
+            observations=_as_shown(episodes, np.concatenate([episodes.observations[rows], final[e, None]])),
             actions=actions[rows],
             rewards=episodes.rewards[rows],
             terminations=terminations,
@@ -269,7 +323,8 @@ def write_minari(episodes: Episodes, dataset_id: str, **metadata: str) -> None:
         )
         buffers.append(buffer)
 
-    unbounded = gym.spaces.Box(-np.inf, np.inf, (episodes.observation_dim,), np.float32)
+    if episodes.parts is not None:
+        metadata = {"jpeg_encoding": False} | metadata
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # advice about metadata that the caller left out
@@ -277,9 +332,30 @@ def write_minari(episodes: Episodes, dataset_id: str, **metadata: str) -> None:
                 dataset_id,
                 buffers,
                 env=_named_env(episodes),
-                observation_space=unbounded,
+                observation_space=_shown_space(episodes),
                 action_space=episodes.action_space,
                 **metadata,
             )
     except (ValueError, gym.error.Error) as error:  # a malformed id, or one that exists
         raise DatasetError(f"{dataset_id}: {error}") from None
+
+
+def _as_shown(episodes: Episodes, rows: np.ndarray) -> Any:
+    """Return rows of observations as Minari holds them: images and other parts as arrays of their own."""
+    if episodes.parts is None:
+        return rows
+    shown = unpack(episodes.parts, rows)
+    return shown.get("", shown)
+
+
+def _shown_space(episodes: Episodes) -> gym.Space:
+    """Return the space of these observations. Nothing is known of the bounds of numbers."""
+    if episodes.parts is None:
+        return gym.spaces.Box(-np.inf, np.inf, (episodes.observation_dim,), np.float32)
+    shown: dict[str, gym.Space] = {}
+    for name, shape in episodes.parts.items():
+        if len(shape) == 3:
+            shown[name] = gym.spaces.Box(0, 255, shape, np.uint8)
+        else:
+            shown[name] = gym.spaces.Box(-np.inf, np.inf, shape, np.float32)
+    return shown.get("") or gym.spaces.Dict(shown)

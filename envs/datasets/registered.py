@@ -31,7 +31,7 @@ class Known(NamedTuple):
     """An environment that can be made here."""
 
     observation_space: gym.Space  # as it is registered
-    width: int | None  # of the observation as one row; None where it is none
+    width: int | None  # of the observation as one row of numbers; None where it is none
     action_space: gym.Space
 
 
@@ -76,7 +76,7 @@ def why_unknown(env_id: str, env_kwargs: dict[str, Any]) -> str | None:
 
 def _look_up(env_id: str, env_kwargs: dict[str, Any]) -> Known | str:
     """Make the environment once for each process, and keep its spaces or the error."""
-    from unroll.envs.make import find_env, flatten_observation, open_env
+    from unroll.envs.make import find_env, flatten_observation, open_env, without_texts
 
     try:
         find_env(env_id)
@@ -89,7 +89,7 @@ def _look_up(env_id: str, env_kwargs: dict[str, Any]) -> Known | str:
                 warnings.simplefilter("ignore")  # about old versions: only the spaces are wanted
                 env = open_env(env_id, env_kwargs)
                 observed = env.observation_space
-                flat = flatten_observation(env).observation_space.shape
+                flat = flatten_observation(without_texts(env)).observation_space.shape
                 _FOUND[key] = Known(observed, flat[0] if flat else None, env.action_space)
                 with contextlib.suppress(Exception):  # what is wanted of it is known
                     env.close()

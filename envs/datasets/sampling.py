@@ -25,15 +25,46 @@ from unroll.envs.datasets.store import LARGE
 SEQUENCE_KEYS = ("observation", "previous_action", "return_to_go", "timestep")
 
 # SEQUENCE_KEYS and "action", [B, context, …], and "mask" [B, context], false on padding.
+# Observations are float32, or uint8 where they are rows of bytes.
 Batch = dict[str, torch.Tensor]
 
 
 def draw(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
     """Draw the first rows of the windows of batch `step`, [batch_size] of 0 to n - 1."""
+    return _generator(seed, step).integers(n, size=batch_size)
+
+
+def _generator(seed: int, step: int) -> np.random.Generator:
     # The step is the counter's second word. In the first word, one step's numbers would be the next
     # one's, shifted.
-    random = np.random.Generator(np.random.Philox(key=seed, counter=[0, step, 0, 0]))
-    return random.integers(n, size=batch_size)
+    return np.random.Generator(np.random.Philox(key=seed, counter=[0, step, 0, 0]))
+
+
+class Draws:
+    """Draws the first rows of windows: every step alike, or each of several datasets with its odds."""
+
+    def __init__(self, episodes: Episodes):
+        self.n_steps = episodes.n_steps
+        self.odds = episodes.odds
+        if self.odds is None or episodes.origin is None:
+            return
+        # The steps in the order of their datasets. Those of one dataset are drawn alike.
+        self.order = np.argsort(episodes.origin, kind="stable")
+        self.starts = episodes.starts[self.order]
+        self.lengths = episodes.lengths[self.order]
+        self.ends = np.cumsum(self.lengths)
+        self.steps = np.bincount(episodes.origin, episodes.lengths, minlength=len(self.odds)).astype(np.int64)
+        self.offsets = np.cumsum(self.steps) - self.steps
+
+    def draw(self, batch_size: int, seed: int, step: int) -> np.ndarray:
+        """Draw rows for batch `step`, [batch_size]."""
+        if self.odds is None:
+            return draw(self.n_steps, batch_size, seed, step)
+        random = _generator(seed, step)
+        dataset = random.choice(len(self.odds), size=batch_size, p=self.odds)
+        place = self.offsets[dataset] + random.integers(self.steps[dataset])
+        episode = np.searchsorted(self.ends, place, side="right")
+        return self.starts[episode] + place - (self.ends[episode] - self.lengths[episode])
 
 
 class SequenceSampler:
@@ -64,7 +95,7 @@ class SequenceSampler:
         previous_action[on_device(starts, torch.int64)] = _no_action(episodes.action_space)
 
         flat = {
-            "observation": on_device(episodes.observations, torch.float32),
+            "observation": on_device(episodes.observations, torch.float32 if episodes.parts is None else torch.uint8),
             "previous_action": previous_action,
             "return_to_go": on_device(episodes.returns_to_go, torch.float32),
             "timestep": on_device(timestep, torch.int64),
@@ -74,6 +105,7 @@ class SequenceSampler:
             flat[name] = on_device(values, torch.float32)
         self.context = context
         self.n_steps = episodes.n_steps
+        self.draws = Draws(episodes)
         self.sequences = {key: _windows(values, context) for key, values in flat.items()}
 
         # For a window that starts at a row: its number of valid steps. Row n of the masks has n
@@ -92,7 +124,7 @@ class SequenceSampler:
 
     def draw(self, batch_size: int, seed: int, step: int) -> Batch:
         """Return what `cut` needs to know of a batch, on the device; the host draws it."""
-        drawn = torch.from_numpy(draw(self.n_steps, batch_size, seed, step))
+        drawn = torch.from_numpy(self.draws.draw(batch_size, seed, step))
         if self.first.is_cuda:
             # CUDA reads pinned memory while the program goes on.
             drawn = drawn.pin_memory().to(self.first.device, non_blocking=True)
@@ -141,6 +173,7 @@ class HostSampler:
         self.context = context
         self.columns = {name: np.asarray(values, np.float32) for name, values in (columns or {}).items()}
         self.n_steps = episodes.n_steps
+        self.draws = Draws(episodes)
         self.device = torch.device(device)
         self.observations = Column(episodes.observations)
         self.actions = Column(episodes.actions)
@@ -174,7 +207,7 @@ class HostSampler:
 
     def _first(self, batch_size: int, seed: int, step: int) -> np.ndarray:
         """Return the first rows of the windows of batch `step`, [batch_size]."""
-        drawn = draw(self.n_steps, batch_size, seed, step)
+        drawn = self.draws.draw(batch_size, seed, step)
         episode = np.searchsorted(self.starts, drawn, side="right") - 1
         return np.where(self.lengths[episode] <= self.context, self.starts[episode], drawn)
 
@@ -256,10 +289,11 @@ def make_sampler(
 ) -> Sampler:
     """Make the fastest sampler for which there is memory.
 
-    A set that is mapped, or large compared to the GPU's free memory, stays where it is.
+    A set that is mapped, or large compared to the GPU's free memory, stays where it is. So do images
+    for a CPU: the tensors of SequenceSampler would be a second copy of them.
     """
     device = torch.device(device)
-    if is_mapped(episodes.observations):
+    if is_mapped(episodes.observations) or (episodes.parts is not None and device.type == "cpu"):
         return HostSampler(episodes, context, device, columns)
     if device.type == "cuda":
         size = episodes.observations.nbytes + episodes.actions.nbytes

@@ -6,7 +6,7 @@ The dataset may be larger than RAM.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import gymnasium as gym
 import numpy as np
@@ -22,7 +22,7 @@ class Statistics:
     A fault is (number of rows that have it, the first of them).
     """
 
-    mean: np.ndarray  # of the observations, [observation_dim] float64
+    mean: np.ndarray  # of the observations' numbers, [D] float64; the pixels of images are none of them
     std: np.ndarray
     not_finite: dict[str, tuple[int, int]]  # by the names of the arrays that have this fault
     outside: tuple[int, int]  # actions outside of their space
@@ -36,16 +36,25 @@ def find_statistics(
     rewards: np.ndarray,
     final_observations: np.ndarray | None,
     action_space: gym.spaces.Box | gym.spaces.Discrete,
+    numbers_of: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
 ) -> Statistics:
-    """Read all values once. The arrays must fit each other; see Episodes for their shapes."""
+    """Read all values once. The arrays must fit each other; see Episodes for their shapes.
+
+    ``numbers_of`` takes the numbers out of rows of observations that are bytes.
+    """
+
+    def seen(rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Iterate over the numbers in rows of observations, a block at a time."""
+        return map(numbers_of, read(rows))
+
     # The moments of NaN are NaN without a warning; `not_finite` says where they are.
     with np.errstate(all="ignore"):
-        mean, std = moments(read(observations))
+        mean, std = moments(seen(observations))
 
         not_finite = {}
-        arrays = {"observations": observations, "actions": actions, "rewards": rewards}
-        for name, values in arrays.items():
-            fault = _count(_not_finite(part) for part in read(values))
+        arrays = {"observations": seen(observations), "actions": read(actions), "rewards": read(rewards)}
+        for name, blocks_of_values in arrays.items():
+            fault = _count(map(_not_finite, blocks_of_values))
             if fault[0]:
                 not_finite[name] = fault
 
@@ -53,7 +62,7 @@ def find_statistics(
         outside = _count(_outside(part, action_space) for part in read(actions))
         partly_known = (0, 0)
         if final_observations is not None:
-            partly_known = _count(_partly_known(part) for part in read(final_observations))
+            partly_known = _count(map(_partly_known, seen(final_observations)))
 
     return Statistics(mean, std, not_finite, outside, partly_known, largest_reward)
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # simulators and PyTorch are imported once the arguments are 
 
 ALGORITHMS = ("a2c", "dqn", "ppo", "sac", "td3")
 ON_POLICY = ("a2c", "ppo")
+MOST_IMAGES = 50_000  # steps that an off-policy agent keeps to learn from
 LONGEST = 1000  # steps of an episode in an environment that has no limit of its own
 
 
@@ -114,11 +115,13 @@ def record_learning(options: Namespace, faults: list[EnvError]) -> Episodes:
     recording.
     """
     import stable_baselines3
+    from gymnasium.spaces import Box, Dict
     from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
+    from unroll.envs.datasets.images import parts_of
     from unroll.envs.datasets.recording import Recorder
     from unroll.envs.faults import numbered
-    from unroll.envs.make import make_env
+    from unroll.envs.make import flatten_parts, make_env
     from unroll.envs.own import registered_id
     from unroll.envs.saving import EpisodeMonitor
     from unroll.envs.wrappers import from_zero, whole_actions
@@ -130,21 +133,49 @@ def record_learning(options: Namespace, faults: list[EnvError]) -> Episodes:
     done: list[Recorded] = []
 
     def make(i: int) -> gym.Env:
-        recorder = Recorder(make_env(env_id, env_kwargs=limited), done)
-        return EpisodeMonitor(whole_actions(from_zero(recorder)), numbered(env_id, i))
+        env: gym.Env = Recorder(make_env(env_id, images=True, env_kwargs=limited), done)
+        if isinstance(env.observation_space, Dict):
+            env = flatten_parts(env, lambda part: isinstance(part, Box))  # choices too, wherever they begin
+        return EpisodeMonitor(whole_actions(from_zero(env)), numbered(env_id, i))
 
     # The recorder is inside of VecNormalize, so that it sees what the environment gave.
     vector: VecEnv = DummyVecEnv([functools.partial(make, i) for i in range(options.n_envs)])
+    images = parts_of(vector.observation_space) is not None
     if options.algorithm in ON_POLICY:
-        vector = VecNormalize(vector)
+        vector = VecNormalize(vector, norm_obs=not images)
     algorithm = getattr(stable_baselines3, options.algorithm.upper())
+    policy = "MlpPolicy"
+    arguments: dict[str, Any] = {}
+    if images:
+        policy, arguments = policy_for_images(vector.observation_space, options)
     try:
-        agent = algorithm("MlpPolicy", vector, seed=options.seed, device="cpu")
+        agent = algorithm(policy, vector, seed=options.seed, device="cpu", **arguments)
     except AssertionError as error:  # Stable-Baselines3 says so that an action space does not suit the algorithm
         raise EnvError(f"{options.algorithm} cannot learn in {env_id}: {one_line(error)}") from None
     with keep_what_is_finished(done, faults):
         agent.learn(options.steps)
     return recorded(done, env_id, env_kwargs, limited, f"{env_id} {options.algorithm} replay")
+
+
+def policy_for_images(space: gym.Space, options: Namespace) -> tuple[str, dict[str, Any]]:
+    """Choose Stable-Baselines3's policy for observations with images, and the arguments of its algorithm."""
+    import gymnasium as gym
+
+    from unroll.policies.images import channels_first, combined_extractor, image_extractor
+
+    # The extractor is chosen for images with their channels first, as the policy gets them.
+    shown = channels_first(space)
+    if isinstance(shown, gym.spaces.Dict):
+        policy = "MultiInputPolicy"
+        extractor: Any = combined_extractor(shown)
+    else:
+        policy = "CnnPolicy"
+        extractor = image_extractor(shown)
+    arguments: dict[str, Any] = {"policy_kwargs": {"features_extractor_class": extractor}}
+    if options.algorithm not in ON_POLICY:
+        # A million images, as is the default, would be too many for RAM.
+        arguments["buffer_size"] = min(options.steps, MOST_IMAGES)
+    return policy, arguments
 
 
 def record_run(options: Namespace, faults: list[EnvError]) -> Episodes:
@@ -167,14 +198,14 @@ def record_run(options: Namespace, faults: list[EnvError]) -> Episodes:
     checkpoint = latest_checkpoint(options.run)
     asked = PlayOptions("cpu", options.env, options.env_kwargs, options.targets, options.memory)
     player = algorithm_of(checkpoint).player(checkpoint, None, asked)
-    check_recordable(player.env_id, player.env_kwargs, images=True)
+    check_recordable(player.env_id, player.env_kwargs)
     limited = with_limit(player.env_id, player.env_kwargs, LONGEST)
 
     # The noise is outermost, so that the policy sees the action that was carried out as its previous action.
     done: list[Recorded] = []
 
     def make() -> gym.Env:
-        recorder = Recorder(make_env(player.env_id, env_kwargs=limited), done)
+        recorder = Recorder(make_env(player.env_id, images=player.images, env_kwargs=limited), done)
         return NoisyActions(player.show(recorder), options.noise)
 
     # An agent with several targets is asked for them in turn.
@@ -191,27 +222,28 @@ def record_run(options: Namespace, faults: list[EnvError]) -> Episodes:
             f"{cut} of {len(plan)} episodes did not end within {player.max_steps:,} steps and are not recorded",
             file=sys.stderr,
         )
-    return recorded(done, player.env_id, player.env_kwargs, limited, f"{player.env_id} {options.run}")
+    return recorded(done, player.env_id, player.env_kwargs, limited, f"{player.env_id} {options.run}", player.images)
 
 
-def check_recordable(env_id: str, env_kwargs: dict[str, Any], images: bool = False) -> None:
-    """Raise DatasetError unless a dataset can hold what the environment observes and what is done in it.
-
-    ``images``: whether an image is shown as such, and not as a row of numbers.
-    """
+def check_recordable(env_id: str, env_kwargs: dict[str, Any]) -> None:
+    """Raise DatasetError unless a dataset can hold what the environment observes and what is done in it."""
     import gymnasium as gym
 
     from unroll.envs.datasets.conversion import MAX_DISCRETE, can_be_scaled
+    from unroll.envs.datasets.images import parts_of
     from unroll.envs.make import make_env
     from unroll.envs.spaces import in_words
     from unroll.errors import DatasetError
 
-    env = make_env(env_id, images=images, env_kwargs=env_kwargs)
+    env = make_env(env_id, images=True, env_kwargs=env_kwargs)
     observed = env.observation_space
     actions = env.action_space
     env.close()
-    if not isinstance(observed, gym.spaces.Box) or len(observed.shape) != 1:
-        raise DatasetError(f"{env_id} observes {in_words(observed)}; a dataset holds one row of numbers for each step")
+    row = isinstance(observed, gym.spaces.Box) and len(observed.shape) == 1
+    if not row and parts_of(observed) is None:
+        raise DatasetError(
+            f"{env_id} observes {in_words(observed)}; a dataset holds images, or one row of numbers for each step"
+        )
 
     taken = f"{env_id} takes actions of {in_words(actions)}; a dataset holds those of"
     if isinstance(actions, gym.spaces.Box):
@@ -234,7 +266,12 @@ def with_limit(env_id: str, env_kwargs: dict[str, Any], steps: int) -> dict[str,
 
 
 def recorded(
-    done: list[Recorded], env_id: str, env_kwargs: dict[str, Any], limited: dict[str, Any], name: str
+    done: list[Recorded],
+    env_id: str,
+    env_kwargs: dict[str, Any],
+    limited: dict[str, Any],
+    name: str,
+    images: bool = True,
 ) -> Episodes:
     """Return what was recorded, under the environment's own arguments unless an episode was cut off by our limit."""
     from unroll.envs.datasets.recording import to_episodes
@@ -248,7 +285,7 @@ def recorded(
             "--env_kwargs '{max_episode_steps: N}' sets another limit"
         )
         env_kwargs = limited
-    return to_episodes(done, make_env(env_id, env_kwargs=env_kwargs), name, env_kwargs)
+    return to_episodes(done, make_env(env_id, images=images, env_kwargs=env_kwargs), name, env_kwargs)
 
 
 @contextlib.contextmanager

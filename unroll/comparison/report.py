@@ -73,7 +73,7 @@ def describe(experiment: Experiment, reference: str) -> dict[str, Any]:
     return {
         "agent": evaluation.get("agent", config["agent"]),
         "env": evaluation["env"],
-        "dataset": config.get("dataset"),
+        "dataset": _in_words(config.get("dataset")),
         "score": experiment.kind,
         "scale": evaluation.get("reference"),
         "steps": experiment.steps,
@@ -88,6 +88,10 @@ def describe(experiment: Experiment, reference: str) -> dict[str, Any]:
         "differences": experiment.differences(),
         "backbones": best_first(rows),
     }
+
+
+def _in_words(dataset: str | list[str] | None) -> str | None:
+    return " and ".join(dataset) if isinstance(dataset, list) else dataset
 
 
 def row(experiment: Experiment, backbone: str, reference: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def play(policy, env, target=None, seed=None, on_step=None):
         shown = {"observation": observation, "previous_action": previous, "return_to_go": to_go, "timestep": t}
         shown["reset"] = starts_anew and t == 0
         if isinstance(observation, dict):
-            shown |= {f"observation.{key}": value for key, value in observation.items()}
+            shown |= parts_of(observation, env, policy)
         if "action_masks" in policy.zeros:
             shown["action_masks"] = env.get_wrapper_attr("action_masks")()
 
@@ -58,6 +58,20 @@ def play(policy, env, target=None, seed=None, on_step=None):
         t += 1
         done = terminated or truncated
     return total
+
+
+def parts_of(observation, env, policy):
+    """Name the parts of a Dict as the policy does. Some policies take a part as a row, as Gymnasium flattens it."""
+    shown = {}
+    for key, value in observation.items():
+        name = f"observation.{key}"
+        zeros = policy.zeros.get(name)
+        if zeros is not None and np.shape(value) != zeros.shape[1:]:
+            import gymnasium
+
+            value = gymnasium.spaces.flatten(env.observation_space[key], value)
+        shown[name] = value
+    return shown
 
 
 def measure(policy):

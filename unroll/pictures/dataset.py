@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from unroll.envs.datasets.doctor import inconsistencies, problems, remarks
 from unroll.envs.datasets.episodes import Episodes
+from unroll.envs.datasets.images import as_numbers
 from unroll.envs.datasets.statistics import read
 from unroll.pictures.style import BLUE, DENSITY, GREEN, GREY, ORANGE, RED, picture
 
@@ -193,7 +194,10 @@ def _scaled(episodes: Episodes) -> np.ndarray:
     Rows that are not finite are left out; a number that never changes is 0.
     """
     stride = -(-episodes.n_steps // SAMPLE)
-    rows = np.asarray(episodes.observations[::stride, :MOST_COLUMNS], np.float64)
+    if episodes.parts is None:
+        rows = np.asarray(episodes.observations[::stride, :MOST_COLUMNS], np.float64)
+    else:
+        rows = as_numbers(episodes.parts, episodes.observations[::stride], MOST_COLUMNS).astype(np.float64)
     rows = rows[np.isfinite(rows).all(1)]
     if len(rows) == 0:
         return rows

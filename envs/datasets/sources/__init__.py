@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from unroll.envs.datasets.doctor import problems, remarks
 from unroll.envs.datasets.episodes import Episodes
+from unroll.envs.datasets.joining import different_places, join, what_each_brings
 from unroll.envs.datasets.reference import d4rl_table
 from unroll.envs.datasets.sources.d4rl_set import load_d4rl
 from unroll.envs.datasets.sources.hdf5 import load_hdf5
@@ -71,14 +72,42 @@ def read_episodes(source: str, download: bool = False) -> Episodes:
     return SOURCES[prefix](name, download)
 
 
-def load_episodes(source: str, download: bool = False) -> Episodes:
+def load_episodes(
+    source: str | Sequence[str],
+    download: bool = False,
+    weights: Sequence[float] | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Episodes:
     """Load the episodes of `source`, fit to be trained on. What there is to say of them is logged.
 
-    `download` fetches a D4RL file that is missing.
+    Args:
+        source: a dataset, or several of one space, which are joined (see joining.py).
+        download: fetch a D4RL file that is missing.
+        weights: how often each of several datasets is drawn, relative to the others. None: by their steps.
+        tell: takes a line for each of several datasets, which says what it brings, and one where
+            their environments differ.
 
     Raises:
-        DatasetError: there is no such dataset, it cannot be read, or its values are unusable.
+        DatasetError: there is no such dataset, it cannot be read, its values are unusable, or
+            several are of different spaces.
     """
+    if isinstance(source, str):
+        return _load_one(source, download)
+    if len(set(source)) < len(source):
+        raise DatasetError(f"{' '.join(source)}: a dataset is there twice; weights say how often one is drawn")
+    several = [_load_one(one, download) for one in source]
+    if len(several) == 1:
+        return several[0]
+    joined = join(several, source, weights)
+    for line in what_each_brings(several, source, weights):
+        tell(line)
+    places = different_places(several, source)
+    if places:
+        tell(places)
+    return joined
+
+
+def _load_one(source: str, download: bool) -> Episodes:
     episodes = read_episodes(source, download)
     found = problems(episodes)
     if found:

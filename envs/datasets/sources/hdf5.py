@@ -3,8 +3,9 @@
 These are flat arrays over N steps, episodes one after the other.
 The loader reads ``observations``, ``actions``, ``rewards``, ``terminals``, and where they exist
 ``timeouts``, ``next_observations`` (for the observation after an episode's end) and our own
-``final_observations`` [E, …]. It leaves everything else alone, such as D4RL's ``infos/…`` and
-``metadata/…``. Format: Fu et al. 2020, d4rl's ``offline_env``.
+``final_observations`` [E, …]. Observations [N, height, width, channels] of bytes are images, and the
+attribute ``parts`` describes rows of bytes that hold some (see images.py). Everything else is left
+alone, such as D4RL's ``infos/…`` and ``metadata/…``. Format: Fu et al. 2020, d4rl's ``offline_env``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 from unroll.envs.datasets.cache import cached
 from unroll.envs.datasets.conversion import MAX_DISCRETE, Precision, as_float32, box_of, flat_box, flatten
 from unroll.envs.datasets.episodes import Episodes
+from unroll.envs.datasets.images import Parts, check_parts, parts_in_words, parts_of, row_bytes
 from unroll.envs.datasets.reference import reference_returns
 from unroll.envs.datasets.registered import Known, is_env_id, known_env, not_plain, step_limit
 from unroll.envs.datasets.sources.checks import check_sizes
@@ -59,7 +61,7 @@ def load_hdf5(path: str | Path, env_id: str | None = None, scored_as: str | None
             path.stem,
             [path],
             convert=lambda store: _read(path, env_id, scored_as, store),
-            size=lambda: _size(path),
+            size=lambda: _size(path, env_id),
             min_seconds=1,
             variant=f"{_variant(path, env_id)} {scored_as}",
         )
@@ -112,11 +114,15 @@ def _variant(path: Path, env_id: str | None) -> str:
         return str(_env_of(file, env_id))
 
 
-def _size(path: Path) -> int:
-    """Count the bytes of the arrays over all steps, as float32."""
+def _size(path: Path, env_id: str | None) -> int:
+    """Count the bytes of the arrays over all steps, as float32, or images as bytes."""
     with h5py.File(path, "r") as file:
         items = _find(file)
-        return sum(4 * int(items[name].size or 0) for name in ROWS)
+        parts = _parts_in(file, items["observations"], _env_of(file, env_id))
+        sizes = {name: 4 * int(items[name].size or 0) for name in ROWS}
+        if parts is not None:
+            sizes["observations"] //= 4
+        return sum(sizes.values())
 
 
 def _read(path: Path, env_id: str | None, scored_as: str | None, store: Store) -> Episodes:
@@ -124,21 +130,25 @@ def _read(path: Path, env_id: str | None, scored_as: str | None, store: Store) -
     with h5py.File(path, "r") as file:
         env = _env_of(file, env_id)
         items = _find(file)
+        parts = _parts_in(file, items["observations"], env)
         ends = find_ends(items, env.limit, env.env_id)
 
         # The rows of all steps.
         casts = {
-            "observations": _observation_cast(items["observations"], env),
+            "observations": _observation_cast(items["observations"], env, parts),
             "actions": _action_cast(items["actions"], env),
             "rewards": _reward_cast,
         }
-        watched = {name: Precision(name) for name in ("observations", "rewards")}
+        watched = {}
+        if parts is None:  # bytes are kept as they are
+            watched["observations"] = Precision("observations")
+        watched["rewards"] = Precision("rewards")
         for rows in _blocks(*(items[name] for name in ROWS)):
             block = {name: items[name][rows] for name in ROWS}
             for name, precision in watched.items():
                 precision.see(None, block[name])
             store.append(**{name: cast(block[name]) for name, cast in casts.items()})
-        final = _final(items, ends.rows, env)
+        final = _final(items, ends.rows, env, parts)
 
     arrays = store.arrays()
     remarks = ends.remarks
@@ -162,7 +172,36 @@ def _read(path: Path, env_id: str | None, scored_as: str | None, store: Store) -
         reference_returns=reference,
         reference_name=reference_name,
         remarks=tuple(remarks),
+        parts=parts,
     )
+
+
+def _parts_in(file: h5py.File, item: h5py.Dataset, env: _Env) -> Parts | None:
+    """Return the parts of observations that hold images; None for rows of numbers.
+
+    Raises:
+        DatasetError: the attribute ``parts`` does not describe the observations.
+    """
+    text = _text(file.attrs.get("parts"))
+    if text:
+        try:
+            parts = check_parts(json.loads(text))
+        except ValueError as error:
+            raise DatasetError(f"its attribute parts is none of observations with images ({one_line(error)})") from None
+        if item.dtype != np.uint8 or item.shape[1:] != (row_bytes(parts),):
+            raise DatasetError(
+                f"observations is {item.dtype} {item.shape}, its attribute parts says {parts_in_words(parts)}, "
+                f"{row_bytes(parts):,} bytes a row"
+            )
+        return parts
+    if item.dtype != np.uint8 or item.ndim != 4 or 0 in item.shape:
+        return None
+    if env.known is not None and parts_of(env.known.observation_space) is None:
+        return None  # an array that the environment does not take for an image
+    try:
+        return check_parts({"": item.shape[1:]})
+    except ValueError as error:
+        raise DatasetError(str(error)) from None
 
 
 def _find(file: h5py.File) -> dict[str, h5py.Dataset]:
@@ -223,12 +262,20 @@ def _choice_cast(start: int, values: np.ndarray) -> np.ndarray:
     return values.reshape(-1).astype(np.int64) - start
 
 
-def _observation_cast(item: h5py.Dataset, env: _Env) -> Cast:
-    """Choose how a block becomes observations [N, width] float32.
+def _bytes_cast(values: np.ndarray) -> np.ndarray:
+    if values.dtype != np.uint8:
+        raise DatasetError(f"observations are bytes, and those after the ends of episodes {values.dtype}")
+    return values.reshape(len(values), -1)
+
+
+def _observation_cast(item: h5py.Dataset, env: _Env, parts: Parts | None) -> Cast:
+    """Choose how a block becomes observations [N, width]: float32, or uint8 where they have parts.
 
     Whole numbers become one-hot if the environment's states are discrete, so that it shows them as
     one-hot as well.
     """
+    if parts is not None:
+        return _bytes_cast
     # One whole number per step may be the number of a state, or an observation of width 1.
     if item.dtype.kind not in "iu" or env.known is None:
         return _rows_cast
@@ -292,13 +339,13 @@ def _action_space(actions: np.ndarray, env: _Env, remarks: list[str]) -> gym.spa
     return box_of(actions)
 
 
-def _final(items: dict[str, h5py.Dataset], ends: np.ndarray, env: _Env) -> np.ndarray | None:
+def _final(items: dict[str, h5py.Dataset], ends: np.ndarray, env: _Env, parts: Parts | None) -> np.ndarray | None:
     """Read the observation after each episode's last step, [E, width], where the file has it."""
     if "final_observations" in items:
         item = items["final_observations"]
         if len(item) != len(ends):
             raise DatasetError(f"final_observations has {len(item)} rows for {len(ends)} episodes")
-        return _observation_cast(item, env)(item[()])
+        return _observation_cast(item, env, parts)(item[()])
 
     if "next_observations" in items:
         # Pick the rows of the last steps out of the blocks.
@@ -309,7 +356,7 @@ def _final(items: dict[str, h5py.Dataset], ends: np.ndarray, env: _Env) -> np.nd
             within = ends[(row <= ends) & (ends < row + len(part))] - row
             picked.append(part[within])
             row += len(part)
-        return _observation_cast(item, env)(np.concatenate(picked))
+        return _observation_cast(item, env, parts)(np.concatenate(picked))
 
     return None
 

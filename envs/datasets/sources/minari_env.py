@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 
+from unroll.envs.datasets.images import Parts, parts_in_words, parts_of
 from unroll.envs.datasets.order import Layout, arrange, declared, flat_width, has_choice, layout, same_parts
 from unroll.envs.datasets.order import in_words as order_in_words
 from unroll.envs.datasets.registered import NOT_OURS, in_words, is_registered, known_env, not_plain
@@ -88,8 +89,9 @@ def settle(metadata: dict[str, Any], space: gym.Space) -> tuple[gym.Space, Said,
     candidates = _candidates(metadata)
     remarks = []
     chosen = NOWHERE
+    parts = parts_of(space)
     for said in candidates:
-        misfit = _misfit(order, said)
+        misfit = _misfit(order, said) if parts is None else _misfit_of_images(parts, said)
         if misfit is None:
             chosen = said
             break
@@ -97,6 +99,9 @@ def settle(metadata: dict[str, Any], space: gym.Space) -> tuple[gym.Space, Said,
     if chosen != candidates[-1] and chosen != NOWHERE:
         remarks.append(f"recorded in {candidates[-1].in_words()}, to be evaluated in {chosen.in_words()}")
 
+    # The parts beside images are found by their names.
+    if parts is not None:
+        return space, chosen, remarks
     # The environment that is played decides about the order.
     for said in (chosen, *candidates):
         known = known_env(said.env_id, said.env_kwargs)
@@ -133,6 +138,16 @@ def _misfit(order: Layout, said: Said) -> str | None:
     if isinstance(order, dict) and isinstance(own, dict):
         return f"observations of {order_in_words(order)}, {said.in_words()} has {order_in_words(own)}"
     return None
+
+
+def _misfit_of_images(parts: Parts, said: Said) -> str | None:
+    """Say in what an environment shows other images than a set holds; None where nothing is known."""
+    known = known_env(said.env_id, said.env_kwargs)
+    shown = parts_of(known.observation_space) if known else parts
+    if shown == parts:
+        return None
+    theirs = parts_in_words(shown) if shown else "no images"
+    return f"observations of {parts_in_words(parts)}, {said.in_words()} has {theirs}"
 
 
 def _strange_wrappers(spec: dict[str, Any], registered: gym.envs.registration.EnvSpec | None) -> list[str]:

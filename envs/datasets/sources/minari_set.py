@@ -19,6 +19,7 @@ import numpy as np
 from unroll.envs.datasets.cache import cached
 from unroll.envs.datasets.conversion import Precision, as_float32, flat_box, flatten, leaf_spaces
 from unroll.envs.datasets.episodes import Episodes
+from unroll.envs.datasets.images import pack, parts_of, row_bytes
 from unroll.envs.datasets.reference import reference_returns
 from unroll.envs.datasets.registered import known_env
 from unroll.envs.datasets.sources.checks import check_data, read_metadata
@@ -114,10 +115,12 @@ def _open(dataset_id: str, data: Path) -> tuple[dict[str, Any], minari.MinariDat
 
 
 def _size(dataset_id: str, data: Path) -> int:
-    """Count the bytes of the arrays over all steps, as float32, by the steps of the metadata."""
+    """Count the bytes of the arrays over all steps, as float32 or images as bytes, by the steps of the metadata."""
     _, dataset = _open(dataset_id, data)
-    width = gym.spaces.flatdim(dataset.spec.observation_space) + gym.spaces.flatdim(dataset.spec.action_space)
-    return 4 * int(dataset.spec.total_steps) * (width + 1)  # 1: the reward
+    observed = dataset.spec.observation_space
+    parts = parts_of(observed)
+    row = row_bytes(parts) if parts else 4 * gym.spaces.flatdim(observed)
+    return int(dataset.spec.total_steps) * (row + 4 * gym.spaces.flatdim(dataset.spec.action_space) + 4)  # the reward
 
 
 class _Endings(NamedTuple):
@@ -138,6 +141,7 @@ def _convert(dataset_id: str, data: Path, store: Store) -> Episodes:
 
     observation_space, said, remarks = settle(metadata, dataset.spec.observation_space)
     remarks += _remarks_on_images(metadata, observation_space)
+    parts = parts_of(observation_space)
     endings = []
     seen = Precision("observations")
     paid = Precision("rewards")
@@ -148,7 +152,8 @@ def _convert(dataset_id: str, data: Path, store: Store) -> Episodes:
         # By this number it was decided whether the arrays fit into RAM.
         if steps > dataset.spec.total_steps:
             raise DatasetError(f"the metadata count {dataset.spec.total_steps} steps, the episodes hold more")
-        seen.see(observation_space, episode.observations)
+        if parts is None:
+            seen.see(observation_space, episode.observations)
         paid.see(None, np.asarray(episode.rewards))
         store.append(**rows)
         endings.append(ending)
@@ -171,6 +176,7 @@ def _convert(dataset_id: str, data: Path, store: Store) -> Episodes:
         reference_returns=reference,
         reference_name=reference_name,
         remarks=tuple(remarks),
+        parts=parts,
     )
 
 
@@ -178,7 +184,8 @@ def _episode(
     episode: Any, observation_space: gym.Space, action_space: gym.spaces.Box | gym.spaces.Discrete
 ) -> tuple[dict[str, np.ndarray], _Endings]:
     """Convert one of Minari's episodes to rows of each array, and the endings in it."""
-    observations = flatten(observation_space, episode.observations)
+    as_rows = flatten if parts_of(observation_space) is None else pack
+    observations = as_rows(observation_space, episode.observations)
     steps = len(episode.rewards)
     _check_lengths(episode, len(observations), steps)
 
