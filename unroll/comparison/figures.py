@@ -71,6 +71,8 @@ def draw_sheet(experiments: list[Experiment], report: dict[str, Any]) -> Figure:
             left, right = row.subplots(1, 2)
             pictures["1_score"](left)
             pictures[second](right)
+            # The names stand beside the scores, in the same colours. Long ones would hide the curves.
+            right.get_legend().remove()
             row.suptitle(experiment.name)
         plt.close(figure)
     return figure
