@@ -19,6 +19,7 @@ PRINTED = {
     "offline": ("534 episodes", "asked for   inf:"),
     "own_env": ("return after 1024 steps: ",),
     "own_backbone": ("every law holds", "return after 1024 steps: "),
+    "pretrain": ("after pretraining: ", "after 1024 steps of PPO: "),
     "compare_backbones": ("mingru   interquartile mean", "lstm     interquartile mean", "comparison.png"),
     "play_onnx": ("episode 2: ", "PyTorch imported: False"),
 }
