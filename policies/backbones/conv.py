@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unroll.policies.backbones.backbone import Memory, forget, require
+from unroll.policies.backbones.kernels import choose_body
+from unroll.policies.backbones.kernels import conv as operators
 
 
 class CausalConv(Memory):
@@ -41,6 +43,8 @@ class CausalConv(Memory):
         n_before = len(self.weight) - 1
         if state is None:
             state = self.initial_state(len(x))
+        if x.device.type == "cpu" and choose_body("auto", x) == "cpu":
+            return operators.causal_conv(x, state, self.weight, self.bias, reset)
         inputs = torch.cat([state.to(x.dtype), x], 1)
 
         # the number of each input's episode [B, n_before + T]; the state belongs to the first

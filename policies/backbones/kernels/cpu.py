@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unroll.policies.backbones.kernels import numba_kernels, numba_selective, operators, selective
+from unroll.policies.backbones.kernels import conv, numba_conv, numba_kernels, numba_selective, operators, selective
 from unroll.policies.backbones.kernels.numba_kernels import CANDIDATES
 
 GATES = {
@@ -159,6 +159,36 @@ def selective_backward(
     with _one_kernel(dy.numel() * n_states):
         numba_selective.selective_backward(*inputs, mask, kept, selective.CHUNK, *outputs)
     return du, ddt, da.sum(0), db, dc, dh0
+
+
+@conv.causal_conv.register_kernel("cpu")
+def conv_forward(
+    x: Tensor, before: Tensor, weight: Tensor, bias: Tensor, reset: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    y = _empty(*x.shape)
+    last = _empty(*before.shape)
+
+    seen, state, *filters = (_as_array(a) for a in (x, before, weight, bias))
+    mask = _mask(reset, *x.shape[:2])
+    with _one_kernel(x.numel()):
+        numba_conv.conv_forward(seen, state, mask, *filters, y.numpy(), last.numpy())
+    return y.to(x.dtype), last.to(x.dtype)
+
+
+@conv.causal_conv_backward.register_kernel("cpu")
+def conv_backward(
+    dy: Tensor, dlast: Tensor, x: Tensor, before: Tensor, weight: Tensor, reset: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    batch = len(x)
+    # each row of the batch has its own sums for the weights; they are added up below
+    gradients = [_empty(*x.shape), _empty(*before.shape), _empty(batch, *weight.shape), _empty(batch, weight.shape[1])]
+
+    inputs = [_as_array(a) for a in (dy, dlast, x, before)]
+    mask = _mask(reset, *x.shape[:2])
+    with _one_kernel(x.numel()):
+        numba_conv.conv_backward(*inputs, mask, _as_array(weight), *(a.numpy() for a in gradients))
+    dx, dbefore, dweight, dbias = gradients
+    return dx.to(x.dtype), dbefore.to(before.dtype), dweight.sum(0).to(weight.dtype), dbias.sum(0).to(weight.dtype)
 
 
 @contextlib.contextmanager
