@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 LEAST_DEVIATION = 0.05  # of continuous actions, as a share of half their range: PPO has to explore from there
 DEVIATION_SHARE = 0.01  # by which it follows a batch, once there were a hundred
 FOR_GOOD = 1e12  # steps that the statistics of observations count for: those of PPO move them no more
-# Most steps are learned soon, with large gradients. Adam forgets those within tens of updates and not a thousand, so
-# that the one step in a hundred which asks for a cue moves the weights as much by then.
-ADAM: dict[str, Any] = {"betas": (0.9, 0.95), "eps": 1e-8}
 MISSING = 0.05  # the share of a discounted return that may lie behind the end of a recording
 
 
@@ -62,7 +59,7 @@ def pretrain(
         batch_size: windows of a batch.
         context: steps of a window; None: as many as the sequences have that PPO learns from. An episode that is no
             longer is learned from as a whole.
-        learning_rate: of an Adam of its own at the first update; it falls to 0. PPO begins without moments.
+        learning_rate: of the agent's optimizer at the first update; it falls to 0. PPO begins without its moments.
         top_fraction: learn from the best episodes alone, until they make up this share of the steps.
         critic_first: environment steps of PPO in which only the critic learns.
         kl_coef: weight of KL(π_pretrained ‖ π) in PPO's loss, which fades to 0.
@@ -85,7 +82,8 @@ def pretrain(
 
     with memory_guard(sizes):
         sampler = make_sampler(episodes, context, agent.device, {"value": values})
-        optimizer = torch.optim.Adam(agent.policy.parameters(), **ADAM, fused=True)
+        optimizer = agent.policy.optimizer
+        optimizer.state.clear()
         agent.policy.set_training_mode(True)
         losses: list[Tensor] = []
         for update in range(1, updates + 1):
@@ -93,7 +91,7 @@ def pretrain(
                 return
             set_learning_rate(optimizer, learning_rate * (1 - (update - 1) / updates))
             batch = sampler.sample(batch_size, agent.seed or 0, update - 1)
-            losses.append(_update(agent, optimizer, batch, update))
+            losses.append(_update(agent, batch, update))
             tenth = update % max(1, updates // 10) == 0
             if tenth or update % log_interval == 0 or update == updates:
                 means = torch.stack(losses).mean(0).tolist()
@@ -104,8 +102,8 @@ def pretrain(
             if tenth:
                 tell(f"pretraining {update}/{updates}  loss {means[0]:.4f}  value loss {means[1]:.4g}")
 
-    # Moments of what it learned before would be those of another policy.
-    agent.policy.optimizer.state.clear()
+    # Moments of these losses would scale the first steps of PPO's.
+    optimizer.state.clear()
     agent.anchor = Anchor(agent.policy, critic_first, kl_coef, kl_steps)
 
 
@@ -251,7 +249,7 @@ def fit_deviation(policy: RecurrentActorCriticPolicy, actions: Tensor, mask: Ten
         policy.log_std.copy_(log_std.clamp(min=(LEAST_DEVIATION * half).log().to(log_std)))
 
 
-def _update(agent: RecurrentPPO, optimizer: torch.optim.Optimizer, batch: Batch, update: int) -> Tensor:
+def _update(agent: RecurrentPPO, batch: Batch, update: int) -> Tensor:
     """Make one update, counted from 1, and return its two losses."""
     policy = agent.policy
 
@@ -270,7 +268,7 @@ def _update(agent: RecurrentPPO, optimizer: torch.optim.Optimizer, batch: Batch,
         actions = actions.clamp(low, high)
 
     loss, value_loss = pretrain_loss(policy, observations, actions, batch["value"], batch["mask"])
-    optimizer.zero_grad()
+    policy.optimizer.zero_grad()
     (loss + agent.vf_coef * value_loss).backward()
     if isinstance(space, spaces.Box):
         policy.log_std.grad = None
@@ -280,6 +278,6 @@ def _update(agent: RecurrentPPO, optimizer: torch.optim.Optimizer, batch: Batch,
     norm = norm + nn.utils.clip_grad_norm_(critic_parameters(policy), agent.max_grad_norm)
     losses = torch.stack([loss, value_loss, norm]).detach()
     named = dict(zip(("pretrain/loss", "pretrain/value_loss", "the gradient's norm"), losses.tolist(), strict=True))
-    check_finite(named, f"at update {update} of the pretraining", optimizer.param_groups[0]["lr"])
-    optimizer.step()
+    check_finite(named, f"at update {update} of the pretraining", policy.optimizer.param_groups[0]["lr"])
+    policy.optimizer.step()
     return losses[:2]

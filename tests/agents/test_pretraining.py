@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from memory_tasks import MaskedNoise, Noise, Recall, make_ppo, vector
 from ppo_runs import NORMALIZED, TINY, assert_one_line, assert_same, exit_code, finish, metrics
 from toy import toy_episodes
-from unroll.agents import RecurrentPPO, schemas
+from unroll.agents import schemas
 from unroll.agents.common.checkpoint import checkpoints, latest_checkpoint, read_checkpoint, write_checkpoint
 from unroll.agents.ppo import pretraining
 from unroll.agents.ppo.anchor import actor_parameters, critic_parameters
@@ -123,15 +123,6 @@ def test_a_task_that_needs_memory_is_solved_before_the_first_step(backbone):
     agent.pretrain(recall_episodes(), 100, batch_size=32, learning_rate=1e-2)
     assert min(returns_of(agent, Recall())) == 1
     assert agent.num_timesteps == 0
-
-
-def test_a_cue_that_one_step_in_twenty_asks_for_is_cloned():
-    """With the moments that PPO's Adam has, the steps that were learned first still made its steps small."""
-    env = gym.make("TMaze-v0", length=20)
-    episodes = record(env, lambda seen: 0 if len(seen) <= 20 else (1 if seen[0][1] > 0 else 3), 64)
-    agent = RecurrentPPO("MlpPolicy", vector(lambda: gym.make("TMaze-v0", length=20)), n_steps=64, seed=0, device="cpu")
-    agent.pretrain(episodes, 500, batch_size=32)
-    assert min(returns_of(agent, env, 8)) == 1
 
 
 class LateStart(Recall):
