@@ -132,7 +132,8 @@ class PPOTraining:
         assert env is not None
         observed = in_words(env.unwrapped.observation_space)
         actions = in_words(env.action_space)
-        return f"{self.config.n_envs} × {self.name}: observes {observed}, takes actions of {actions}"
+        env_id = described(self.name, self.config.env_kwargs)
+        return f"{self.config.n_envs} × {env_id}: observes {observed}, takes actions of {actions}"
 
     def progress(self) -> str:
         steps = self.agent.num_timesteps - self._steps_before

@@ -147,6 +147,13 @@ def test_few_environments_play_what_many_play():
 FEW = [*TINY, "--env", "FaultFew-v0", "--n_envs", "1", "--steps", "32", *RUN]
 
 
+def test_the_first_lines_name_the_arguments_of_the_environment(capsys):
+    """Those of the id give way: a T-maze of 10 may be played at another length."""
+    maze = [*TINY, "--env", "TMaze10-v0", "--env_kwargs", "{length: 4}", "--steps", "32", "--evaluation.episodes", "0"]
+    assert train.main([*maze, *RUN]) == 0
+    assert " × TMaze10-v0 with length 4: observes 2 numbers" in capsys.readouterr().out
+
+
 def test_where_two_can_be_open_one_plays(capsys):
     two = ["--env_kwargs", "{limit: 2}"]
     assert train.main([*FEW, *two]) == 2
