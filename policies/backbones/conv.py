@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from unroll.policies.backbones.backbone import Memory, forget, require
 from unroll.policies.backbones.kernels import choose_body
 from unroll.policies.backbones.kernels import conv as operators
+from unroll.policies.backbones.scan import check_shapes
 
 
 class CausalConv(Memory):
@@ -44,6 +45,9 @@ class CausalConv(Memory):
         if state is None:
             state = self.initial_state(len(x))
         if x.device.type == "cpu" and choose_body("auto", x) == "cpu":
+            check_shapes(x.shape, (len(x), n_before, len(self.bias)), state, reset)
+            if x.shape[2] != len(self.bias):
+                raise ValueError(f"x [B, T, {len(self.bias)}] cannot have the shape {tuple(x.shape)}")
             return operators.causal_conv(x, state, self.weight, self.bias, reset)
         inputs = torch.cat([state.to(x.dtype), x], 1)
 

@@ -71,3 +71,12 @@ def test_the_operator_keeps_its_contract():
         argument.requires_grad_()
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(conv.operators.causal_conv, arguments, test_utils=checks)
+
+
+@pytest.mark.parametrize(
+    ("x", "state", "reset"),
+    [((2, 4, 5), (2, 2, 6), (2, 4)), ((2, 4, 6), (1, 2, 6), (2, 4)), ((2, 4, 6), (2, 2, 6), (2, 3))],
+)
+def test_a_wrong_shape_is_an_error_before_a_kernel_reads_beyond_it(x, state, reset):
+    with pytest.raises((ValueError, RuntimeError)):
+        CausalConv(6, 3)(torch.zeros(x), torch.zeros(state), torch.zeros(reset, dtype=torch.bool))
