@@ -28,7 +28,9 @@ def conv_forward(x, before, reset, weight, bias, y, last):
         for t in range(time):
             if reset[n, t]:
                 seen = 0
-            out, now, w = y[n, t], x[n, t], weight[0]
+            out = y[n, t]
+            now = x[n, t]
+            w = weight[0]
             for d in range(size):
                 out[d] = bias[d] + w[d] * now[d]
             for lag in range(1, seen + 1):
@@ -58,7 +60,12 @@ def conv_backward(dy, dlast, x, before, reset, weight, dx, dbefore, dweight, dbi
         for t in range(time):
             if reset[n, t]:
                 seen = 0
-            g, w, now, into, dw, db = dy[n, t], weight[0], x[n, t], dx[n, t], dweight[n, 0], dbias[n]
+            g = dy[n, t]
+            now = x[n, t]
+            into = dx[n, t]
+            w = weight[0]
+            dw = dweight[n, 0]
+            db = dbias[n]
             for d in range(size):
                 into[d] = w[d] * g[d]
             for d in range(size):
@@ -68,7 +75,8 @@ def conv_backward(dy, dlast, x, before, reset, weight, dx, dbefore, dweight, dbi
             for lag in range(1, seen + 1):
                 shown = x[n, t - lag] if t >= lag else before[n, n_before + t - lag]
                 into = dx[n, t - lag] if t >= lag else dbefore[n, n_before + t - lag]
-                w, dw = weight[lag], dweight[n, lag]
+                w = weight[lag]
+                dw = dweight[n, lag]
                 for d in range(size):
                     into[d] += w[d] * g[d]
                 for d in range(size):
