@@ -9,6 +9,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+import torch.nn.functional as F
+from gymnasium.spaces.utils import flatten, flatten_space
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from stable_baselines3.common.vec_env import VecEnv
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from unroll.envs.gymnasium_vector import GymnasiumVector
 from unroll.envs.spaces import in_words
+from unroll.envs.wrappers import PreviousAction
 from unroll.errors import EnvError
 
 
@@ -72,6 +75,82 @@ class TensorEnv(VectorEnv, ABC):
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Go on from what ``save_state`` returned, in an environment made alike that has been reset once."""
         raise NotImplementedError
+
+
+class PreviousTensorStep(TensorEnv):
+    """A TensorEnv that also shows the action and the reward of the step before, as ``PreviousStep`` does.
+
+    The row is the observation, the action (Discrete: one-hot, with one class more for "none yet") and the reward. An
+    episode begins with no action and 0.
+
+    Raises:
+        EnvError: the actions are neither Discrete nor a Box.
+    """
+
+    def __init__(self, env: TensorEnv, action: bool = True, reward: bool = True):
+        self.env = env
+        actions = env.single_action_space
+        parts = {"observation": env.single_observation_space}
+        none: list[Any] = []  # what is shown at an episode's start
+        self._classes: int | None = None  # of a Discrete action, as it is shown
+        self._action = action
+        self._reward = reward
+        if action:
+            previous = PreviousAction(actions, type(env).__name__)
+            if isinstance(previous.space, gym.spaces.Discrete):
+                self._classes = int(previous.space.n)
+            elif not isinstance(previous.space, gym.spaces.Box):
+                raise EnvError(f"{type(env).__name__}: previous_action is for actions that are Discrete or a Box")
+            parts["previous_action"] = previous.space
+            none.append(flatten(previous.space, previous.none()))
+        if reward:
+            parts["previous_reward"] = gym.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+            none.append(np.zeros(1))
+        super().__init__(env.num_envs, flatten_space(gym.spaces.Dict(parts)), actions, env.device)
+        self._dtype = torch.from_numpy(np.zeros(0, self.single_observation_space.dtype)).dtype
+        row = torch.as_tensor(np.concatenate(none), dtype=self._dtype, device=self.device)
+        self._none = row.expand(self.num_envs, -1)
+        self._previous = self._none
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
+        observations, info = self.env.reset(seed=seed, options=options)
+        self._previous = self._none
+        return self._row(observations), info
+
+    def step(self, actions: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
+        actions = torch.as_tensor(actions, device=self.device)
+        observations, rewards, terminated, truncated, info = self.env.step(actions)
+        self._previous = self._shown(actions, rewards)
+        if "final_obs" in info:
+            info = info | {"final_obs": self._row(info["final_obs"])}
+        over = terminated | truncated
+        self._previous = torch.where(over[:, None], self._none, self._previous)
+        return self._row(observations), rewards, terminated, truncated, info
+
+    def _shown(self, actions: Tensor, rewards: Tensor) -> Tensor:
+        """Return what is shown of a step, [N, numbers]."""
+        parts = []
+        if self._classes is not None:
+            parts.append(F.one_hot(actions, self._classes))
+        elif self._action:
+            parts.append(actions.flatten(1))
+        if self._reward:
+            parts.append(rewards[:, None])
+        return torch.cat([part.to(self._dtype) for part in parts], 1)
+
+    def _row(self, observations: Tensor) -> Tensor:
+        return torch.cat([observations.flatten(1).to(self._dtype), self._previous], 1)
+
+    def save_state(self) -> dict[str, Tensor] | None:
+        state = self.env.save_state()
+        return None if state is None else {**state, "previous_step": self._previous}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        previous = state["previous_step"]
+        if previous.shape != self._none.shape:
+            raise ValueError(f"previous_step is {tuple(previous.shape)}, not {tuple(self._none.shape)}")
+        self.env.load_state({name: value for name, value in state.items() if name != "previous_step"})
+        self._previous = previous.to(self.device, self._dtype)
 
 
 class TensorVector(GymnasiumVector):

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from unroll.envs import tasks
 from unroll.envs.tasks import MEMORY_TASKS, POSITIONS
-from unroll.envs.tensor import TensorEnv
+from unroll.envs.tensor import PreviousTensorStep, TensorEnv
 from unroll.errors import EnvError, one_line
 
 SUITS = 4
@@ -348,7 +348,12 @@ for task_id, registered in MEMORY_TASKS.items():
 
 
 def make_tensor_env(
-    env_id: str, num_envs: int, device: torch.device | str = "cpu", env_kwargs: dict[str, Any] | None = None
+    env_id: str,
+    num_envs: int,
+    device: torch.device | str = "cpu",
+    env_kwargs: dict[str, Any] | None = None,
+    previous_action: bool = False,
+    previous_reward: bool = False,
 ) -> TensorEnv:
     """Make ``num_envs`` environments of tensors.
 
@@ -357,6 +362,8 @@ def make_tensor_env(
         num_envs: their number.
         device: where their tensors are.
         env_kwargs: arguments of the task: ``length`` of a T-maze, ``decks`` and ``k`` of card games.
+        previous_action: append the last action to the row (see PreviousTensorStep).
+        previous_reward: append the last reward to the row.
 
     Raises:
         EnvError: the environment has no such form, no such argument, or cannot be of that size.
@@ -370,6 +377,9 @@ def make_tensor_env(
             known = " and ".join(sizes) or "no arguments"
             raise EnvError(f"{env_id} as tensors takes {known}, not {name}")
     try:
-        return cls(num_envs, device, **(own | (env_kwargs or {})))
+        env: TensorEnv = cls(num_envs, device, **(own | (env_kwargs or {})))
     except (TypeError, ValueError) as error:
         raise EnvError(f"{env_id}: {one_line(error)}") from None
+    if previous_action or previous_reward:
+        env = PreviousTensorStep(env, previous_action, previous_reward)
+    return env

@@ -76,8 +76,7 @@ class PreviousAction:
         EnvError: the environment's actions are of another kind.
     """
 
-    def __init__(self, env: gym.Env):
-        actions = env.action_space
+    def __init__(self, actions: gym.Space, name: str):
         self._start: Any = 0
         if isinstance(actions, gym.spaces.Discrete):
             self.space: gym.Space = gym.spaces.Discrete(int(actions.n) + 1)
@@ -97,9 +96,7 @@ class PreviousAction:
             self.space = gym.spaces.Box(low, high, dtype=np.float32)
             self._none = np.zeros(actions.shape, np.float32)
         else:
-            raise EnvError(
-                f"{name_of(env)}: an action of {type(actions).__name__} cannot be shown in the step after it"
-            )
+            raise EnvError(f"{name}: an action of {type(actions).__name__} cannot be shown in the step after it")
 
     def none(self) -> Any:
         """Return what is shown at an episode's start."""
@@ -122,7 +119,7 @@ class PreviousStep(gym.Wrapper):
         super().__init__(env)
         space = env.observation_space
         self._is_dict = isinstance(space, gym.spaces.Dict)
-        self._action = PreviousAction(env) if action else None
+        self._action = PreviousAction(env.action_space, name_of(env)) if action else None
         self._reward = reward
 
         spaces = {"observation": space}
@@ -165,7 +162,7 @@ class ReturnToGo(gym.Wrapper):
     def __init__(self, env: gym.Env, target_return: float = 0.0):
         super().__init__(env)
         self.target_return = target_return  # what reset() asks for by default
-        self._action = PreviousAction(env)
+        self._action = PreviousAction(env.action_space, name_of(env))
         self.observation_space = gym.spaces.Dict(
             observation=env.observation_space,
             previous_action=self._action.space,

@@ -319,13 +319,14 @@ def tensor_env(config: PPOConfig) -> VecEnv:
     Raises:
         EnvError: the task has no such form, or an option is for environments of arrays.
     """
-    flags = {
-        "previous_action": config.previous_action,
-        "previous_reward": config.previous_reward,
-        "evaluation.reuse_envs": config.evaluation.reuse_envs,
-    }
-    for name, value in flags.items():
-        if value:
-            raise EnvError(f"{name} true is for environments of arrays, not for vector tensor")
-    env_id = registered_id(config.env)
-    return TensorVector(make_tensor_env(env_id, config.n_envs, get_device(config.device), config.env_kwargs))
+    if config.evaluation.reuse_envs:
+        raise EnvError("evaluation.reuse_envs true is for environments of arrays, not for vector tensor")
+    env = make_tensor_env(
+        registered_id(config.env),
+        config.n_envs,
+        get_device(config.device),
+        config.env_kwargs,
+        config.previous_action,
+        config.previous_reward,
+    )
+    return TensorVector(env)

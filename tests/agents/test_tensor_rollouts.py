@@ -79,6 +79,7 @@ def learned(env, as_arrays, monkeypatch, normalized=False, **kwargs):
         dict(action="box", use_sde=True, sde_sample_freq=4),
         dict(backbone="lstm", separate_critic=False),
         dict(task="PendulumNoVel-v1", n_steps=80, sequence_length=20, normalized=True),
+        dict(task="TMaze10-v0", shows_previous=True, n_steps=32, normalized=True),
         dict(backbone="transformer", backbone_options={"window": 5}, sequence_length=4),
     ],
     ids=str,
@@ -87,9 +88,12 @@ def test_a_rollout_is_that_of_the_same_environments_as_arrays(kwargs, monkeypatc
     kwargs = dict(kwargs)
     action = kwargs.pop("action", "discrete")
     task = kwargs.pop("task", None)
+    shows = kwargs.pop("shows_previous", False)
     pairs = []
     for as_arrays in (False, True):
-        env = make_tensor_env(task, 3) if task else TensorNoise(action=action)
+        env = TensorNoise(action=action)
+        if task:
+            env = make_tensor_env(task, 3, previous_action=shows, previous_reward=shows)
         pairs.append(learned(env, as_arrays, monkeypatch, **kwargs))
     (ours, found), (theirs, expected) = pairs
     for (rows, states), (their_rows, their_states) in zip(found, expected, strict=True):
@@ -384,7 +388,6 @@ def test_what_cannot_be_learned_in_is_said():
     ("arguments", "said"),
     [
         (["--env", "Hopper-v5"], "Hopper-v5 has no form of tensors; these have one: CartPole-v1"),
-        (["--previous_action", "true"], "previous_action true is for environments of arrays, not for vector tensor"),
         (["--evaluation.reuse_envs", "true"], "evaluation.reuse_envs true is for environments of arrays"),
         (["--env_kwargs", "{sutton_barto_reward: true}"], "takes no arguments, not sutton_barto_reward"),
     ],
@@ -405,8 +408,9 @@ def in_a_folder(tmp_path, monkeypatch):
     [
         ["--env", "CartPoleNoVel-v1", *NORMALIZED],
         ["--env", "RepeatPrevious-v0", "--env_kwargs", "{k: 2}", "--backbone.name", "lstm"],
+        ["--env", "TMaze10-v0", "--previous_action", "true", "--previous_reward", "true"],
     ],
-    ids=["cartpole", "cards"],
+    ids=["cartpole", "cards", "maze"],
 )
 @pytest.mark.usefixtures("in_a_folder")
 def test_a_run_goes_on_in_the_middle_of_its_episodes_to_the_same_bits(arguments, capsys):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from unroll.envs.make import make_env
+from unroll.envs.tensor import PreviousTensorStep, TensorEnv
 from unroll.envs.tensor_tasks import TENSOR_TASKS, make_tensor_env
 from unroll.errors import EnvError
 
@@ -58,6 +59,65 @@ def test_a_task_shows_and_takes_what_the_ordinary_one_does(env_id):
     assert task.single_observation_space == env.observation_space
     assert task.single_action_space == env.action_space
     assert task.reset(seed=0)[0].numpy().dtype == env.observation_space.dtype
+
+
+@pytest.mark.parametrize(("action", "reward"), [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("env_id", ["CartPoleNoVel-v1", "PendulumNoVel-v1"])
+def test_the_step_before_is_shown_as_the_ordinary_environment_shows_it(env_id, action, reward):
+    shows = {"previous_action": action, "previous_reward": reward}
+    task = make_tensor_env(env_id, N, **shows)
+    envs = [make_env(env_id, **shows) for _ in range(N)]
+    assert task.single_observation_space == envs[0].observation_space
+    width = task.env.single_observation_space.shape[0]
+    shown = task.reset(seed=1)[0]
+    assert shown.numpy().dtype == envs[0].observation_space.dtype
+    for i, env in enumerate(envs):
+        first = env.reset(seed=0)[0]
+        put_start(task.env, env, i)
+        np.testing.assert_array_equal(shown[i][width:], first[width:])  # no action yet, and no reward
+    rng = np.random.default_rng(0)
+    ended = 0
+    for _ in range(210):
+        actions = actions_of(task.single_action_space, rng)
+        new, _, terminated, truncated, info = task.step(torch.as_tensor(actions))
+        for i, env in enumerate(envs):
+            last, _, over, cut, _ = env.step(actions[i])
+            np.testing.assert_allclose(info["final_obs"][i], last, rtol=1e-5, atol=1e-5)
+            assert (bool(terminated[i]), bool(truncated[i])) == (over, cut)
+            if over or cut:
+                ended += 1
+                first = env.reset()[0]
+                put_start(task.env, env, i)
+                np.testing.assert_array_equal(new[i][width:], first[width:])
+            else:
+                torch.testing.assert_close(new[i], info["final_obs"][i])
+    assert ended >= N
+
+
+def test_a_saved_task_goes_on_with_the_step_that_it_showed_last():
+    task = make_tensor_env("CartPole-v1", N, previous_action=True, previous_reward=True)
+    task.reset(seed=2)
+    actions = torch.tensor([0, 1, 1])
+    task.step(actions)
+    state = {name: value.clone() for name, value in task.save_state().items()}
+    other = make_tensor_env("CartPole-v1", N, previous_action=True, previous_reward=True)
+    other.reset(seed=3)
+    other.load_state(state)
+    assert torch.equal(other.save_state()["previous_step"], state["previous_step"])
+    for _ in range(30):
+        ours, theirs = task.step(actions)[0], other.step(actions)[0]
+        torch.testing.assert_close(ours, theirs)
+    with pytest.raises(ValueError, match=r"previous_step is \(3, 4\), not \(3, 3\)"):
+        make_tensor_env("CartPole-v1", N, previous_action=True).load_state(state)
+
+
+def test_previous_actions_of_another_kind_are_refused():
+    class Switches(TensorEnv):
+        reset = step = None
+
+    switches = Switches(N, gym.spaces.Box(-1, 1, (2,)), gym.spaces.MultiBinary(2))
+    with pytest.raises(EnvError, match="Switches: previous_action is for actions that are Discrete or a Box"):
+        PreviousTensorStep(switches)
 
 
 def balance(env_id):
