@@ -23,6 +23,7 @@ from unroll.policies.backbones.registry import find_backbone
 from unroll.policies.choices import as_counted_by_policy, first_choice
 from unroll.policies.images import combined_extractor, image_extractor
 from unroll.policies.masking import check_masks, mask_logits
+from unroll.policies.value_scale import ValueScale
 
 # Where the memory reads the features as they are, PPO learns more per step.
 PLAIN: dict[str, Any] = {"plain": True, "mlp_ratio": 0.0}
@@ -131,6 +132,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         self.encoders = nn.ModuleList()
         for _ in range(n_encoders):
             self.encoders.append(self.encoder_class(self.features_dim, **self.encoder_kwargs))
+        self.value_scale = ValueScale()
         d_latent = self._encoders()[0].d_latent
         self.mlp_extractor = MlpExtractor(d_latent, self.net_arch, self.activation_fn, self.device)
 
@@ -168,7 +170,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         distribution = self._distribution(_among(actor, own, total), _among(action_masks, own, total))
         drawn = distribution.get_actions(deterministic=deterministic)
 
-        values = self.value_net(self.mlp_extractor.forward_critic(critic))
+        values = self._value(critic)
         actions = drawn[own]
         log_prob = distribution.log_prob(drawn)[own]
         return actions.reshape(-1, *self.action_space.shape), values, log_prob, state  # type: ignore[misc]
@@ -207,7 +209,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         encoder = self._encoders()[-1]
         embedded = encoder.embed(inputs[-1])
         remembered, after = encoder.backbone(embedded, state, reset)
-        values = self.value_net(self.mlp_extractor.forward_critic(encoder.latent(remembered, embedded)))
+        values = self._value(encoder.latent(remembered, embedded))
         return values.squeeze(-1), after
 
     def evaluate_sequences(
@@ -236,7 +238,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         if action_masks is not None:
             action_masks = action_masks.flatten(0, 1)
         distribution = self._distribution(latents[0], action_masks)
-        values = self.value_net(self.mlp_extractor.forward_critic(latents[-1])).view(shape)
+        values = self._value(latents[-1]).view(shape)
         log_prob = distribution.log_prob(actions.flatten(0, 1)).view(shape)
         entropy = distribution.entropy()
         return values, log_prob, None if entropy is None else entropy.view(shape)
@@ -271,7 +273,11 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         encoder = self._encoders()[-1]
         embedded = linear(encoder.embed, self._features(obs)[-1])
         remembered, _ = encoder.backbone.step(embedded, state[-1], episode_start)
-        return self.value_net(self.mlp_extractor.forward_critic(encoder.latent(remembered, embedded)))
+        return self._value(encoder.latent(remembered, embedded))
+
+    def _value(self, latent: Tensor) -> Tensor:
+        """Compute values [..., 1] from the critic's latents [..., d_latent]."""
+        return self.value_scale(self.value_net(self.mlp_extractor.forward_critic(latent)))
 
     def predict(
         self,

@@ -14,14 +14,14 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, configure_logger, explained_variance
-from torch import Tensor, nn
+from torch import Tensor
 
 from unroll.agents.common.checkpoint import latest_checkpoint
 from unroll.agents.common.distributed import world
 from unroll.agents.common.guards import check_finite, memory_guard
 from unroll.agents.common.machine import set_products
-from unroll.agents.ppo.anchor import actor_parameters
 from unroll.agents.ppo.foreign import check_zip
+from unroll.agents.ppo.gradients import actor_parameters, clip_gradients
 from unroll.agents.ppo.loss import PPOLoss
 from unroll.agents.ppo.memory_metrics import memory_metrics
 from unroll.agents.ppo.pretraining import pretrain
@@ -229,6 +229,9 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             if self.normalize_advantage:
                 self.largest_deviation = max(self.largest_deviation, sequences.deviation)
                 sequences = sequences.with_normal_advantages(self.advantage_floor * self.largest_deviation)
+            self.policy.value_scale.update(
+                sequences.real(sequences.returns), sequences.real(sequences.values), self.policy.value_net
+            )
             metrics_of_memory = memory_metrics(self.policy, sequences)
 
             epochs: list[list[Metrics]] = []
@@ -258,7 +261,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
                         # Without a gradient a weight stays as it is, an encoder that the critic shares among them.
                         for parameter in actor_parameters(self.policy):
                             parameter.grad = None
-                    metrics["grad_norm"] = nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+                    metrics["grad_norm"] = clip_gradients(self.policy, self.max_grad_norm)
                     self._check_finite(metrics)
                     self.policy.optimizer.step()
                 self._n_updates += 1

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from stable_baselines3.common.distributions import Distribution
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from unroll.agents.ppo.sequences import Sequences
@@ -109,19 +109,3 @@ def divergence(parameters: Tensor, distribution: Distribution) -> Tensor:
         return kl_divergence(Normal(mean, deviation), inner).sum(-1)
     # PyTorch's own is infinite where q underflows. Under a mask both logits are the same, and p is 0.
     return (parameters.exp() * (parameters - inner.logits)).sum(-1)
-
-
-def critic_parameters(policy: RecurrentActorCriticPolicy) -> list[nn.Parameter]:
-    """List the parameters on which the values depend, and the actions do not."""
-    parts: list[nn.Module] = [policy.mlp_extractor.value_net, policy.value_net]
-    if policy.separate_critic:
-        parts.append(policy.encoders[1])
-    if not policy.share_features_extractor:
-        parts.append(policy.vf_features_extractor)
-    return [parameter for part in parts for parameter in part.parameters()]
-
-
-def actor_parameters(policy: RecurrentActorCriticPolicy) -> list[nn.Parameter]:
-    """List the parameters on which the actions depend: all others, a shared encoder among them."""
-    critic = {id(parameter) for parameter in critic_parameters(policy)}
-    return [parameter for parameter in policy.parameters() if id(parameter) not in critic]

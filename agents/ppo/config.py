@@ -122,9 +122,9 @@ class PPOConfig(RunConfig):
     ent_coef: NonNegativeFloat = 0.0
     """weight of the policy's entropy in the loss"""
     vf_coef: NonNegativeFloat = 0.5
-    """weight of the value's error in the loss"""
+    """weight of the value's error in the loss, in units of the returns"""
     max_grad_norm: PositiveFloat = 0.5
-    """gradients are clipped to this norm"""
+    """the gradients of the actor and of the critic are clipped to this norm each"""
     target_kl: PositiveFloat | None = None
     """end an update where the new policy is 1.5 times this far from the old one; null: never"""
     normalize_advantage: bool = True

@@ -12,10 +12,10 @@ from unroll.policies.actor_critic import RecurrentActorCriticPolicy
 
 
 class PPOLoss(nn.Module):
-    """-min(A·r, A·clip(r)) - ent_coef·H + vf_coef·(R - V)², averaged over the steps.
+    """-min(A·r, A·clip(r)) - ent_coef·H + vf_coef·((R - V) / σ)², averaged over the steps.
 
     r is the ratio of the new to the old probability of an action (Schulman et al. 2017, arXiv 1707.06347, equations 7
-    and 9). It is a module because DistributedDataParallel takes one.
+    and 9), σ the size of the returns (see ValueScale). It is a module because DistributedDataParallel takes one.
     """
 
     def __init__(self, policy: RecurrentActorCriticPolicy):
@@ -58,7 +58,9 @@ class PPOLoss(nn.Module):
         # A squashed distribution has no formula for its entropy: -log π of what was done is one sample of it.
         entropy_loss = -batch.real(-log_probs if entropy is None else entropy).mean()
 
-        loss = policy_loss + ent_coef * entropy_loss + vf_coef * value_loss  # equation 9
+        # Equation 9, with values in the unit of the value network.
+        value_weight = vf_coef / self.policy.value_scale.square
+        loss = policy_loss + ent_coef * entropy_loss + value_weight * value_loss
         kl = None
         if batch.reference is not None:
             # The policy's distribution is still that of the forward above.

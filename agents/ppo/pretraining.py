@@ -11,12 +11,13 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.running_mean_std import RunningMeanStd
-from torch import Tensor, nn
+from torch import Tensor
 
 from unroll.agents.algorithm import Tell
 from unroll.agents.common.guards import check_finite, memory_guard
 from unroll.agents.common.optim import set_learning_rate
-from unroll.agents.ppo.anchor import Anchor, actor_parameters, critic_parameters
+from unroll.agents.ppo.anchor import Anchor
+from unroll.agents.ppo.gradients import clip_gradients
 from unroll.agents.ppo.step import statistics_of
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.images import parts_in_words
@@ -77,6 +78,9 @@ def pretrain(
     values = value_targets(agent, episodes)
     if np.isnan(values).all():
         tell("note: every episode is cut off too early to say what it is worth; the critic learns nothing of the data")
+    else:
+        known = torch.as_tensor(values[~np.isnan(values)]).to(agent.device)
+        agent.policy.value_scale.update(known, known, agent.policy.value_net)
     context = min(context or agent.steps_of_sequence, int(episodes.lengths.max()))
     sizes = SimpleNamespace(sized_by=("batch_size", "context"), batch_size=batch_size, context=context)
 
@@ -269,13 +273,11 @@ def _update(agent: RecurrentPPO, batch: Batch, update: int) -> Tensor:
 
     loss, value_loss = pretrain_loss(policy, observations, actions, batch["value"], batch["mask"])
     policy.optimizer.zero_grad()
-    (loss + agent.vf_coef * value_loss).backward()
+    (loss + agent.vf_coef * value_loss / policy.value_scale.square).backward()
     if isinstance(space, spaces.Box):
         policy.log_std.grad = None
         fit_deviation(policy, actions, batch["mask"], max(1 / update, DEVIATION_SHARE))
-    # Returns may be large: the critic's gradient must not make the actor's small.
-    norm = nn.utils.clip_grad_norm_(actor_parameters(policy), agent.max_grad_norm)
-    norm = norm + nn.utils.clip_grad_norm_(critic_parameters(policy), agent.max_grad_norm)
+    norm = clip_gradients(policy, agent.max_grad_norm)
     losses = torch.stack([loss, value_loss, norm]).detach()
     named = dict(zip(("pretrain/loss", "pretrain/value_loss", "the gradient's norm"), losses.tolist(), strict=True))
     check_finite(named, f"at update {update} of the pretraining", policy.optimizer.param_groups[0]["lr"])

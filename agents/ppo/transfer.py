@@ -11,7 +11,7 @@ from torch import Tensor
 from unroll.agents.common.checkpoint import latest_checkpoint, read_checkpoint
 from unroll.agents.common.restoring import of_checkpoint
 from unroll.agents.ppo.agent import RecurrentPPO
-from unroll.agents.ppo.checkpoint import policy_tensors, restore_statistics, statistics_tensors
+from unroll.agents.ppo.checkpoint import policy_tensors, restore_statistics, statistics_tensors, with_value_scale
 from unroll.errors import CheckpointError
 
 BACKBONE = "backbone."  # begins the names of the decision agent's backbone
@@ -33,6 +33,8 @@ def take_weights(agent: RecurrentPPO, run: str | Path) -> str:
     tensors, state = read_checkpoint(checkpoint)
     with of_checkpoint(checkpoint):
         of_ppo, backbone = described(state)
+    if of_ppo:
+        tensors = with_value_scale(tensors, "policy.")
     own = agent.policy.encoder_kwargs["backbone"]
     if backbone != own:
         raise CheckpointError(f"{checkpoint}: its backbone is {backbone}, and the one that is to learn is {own}")

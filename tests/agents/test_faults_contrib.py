@@ -198,8 +198,11 @@ def test_a_last_minibatch_that_is_smaller_is_told_of_in_steps():
 
 @pytest.mark.parametrize("env", [IdentityEnv(4), IdentityEnvMultiDiscrete(4), IdentityEnvMultiBinary(4)])
 def test_one_environment_learns_as_fast_as_stable_baselines3_expects(env):
-    """As in its test_identity.py."""
+    """As in its test_identity.py, but in the mean of two seeds."""
     vector = DummyVecEnv([lambda: env])
-    sizes = dict(gamma=0.4, learning_rate=0.002, seed=3, n_epochs=4, n_steps=256, device="cpu")
-    agent = RecurrentPPO("MlpPolicy", vector, **sizes).learn(1200)
-    assert evaluate_policy(agent, vector, n_eval_episodes=20, warn=False)[0] > 90
+    sizes = dict(gamma=0.4, learning_rate=0.002, n_epochs=4, n_steps=256, device="cpu")
+    returns = []
+    for seed in (3, 4):
+        agent = RecurrentPPO("MlpPolicy", vector, seed=seed, **sizes).learn(1200)
+        returns.append(evaluate_policy(agent, vector, n_eval_episodes=20, warn=False)[0])
+    assert np.mean(returns) > 90

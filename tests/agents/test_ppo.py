@@ -129,6 +129,26 @@ def test_the_largest_deviation_of_advantages_is_kept_and_saved(tmp_path):
     assert other.largest_deviation == agent.largest_deviation > 0
 
 
+def test_a_checkpoint_of_before_keeps_the_values_that_it_says(tmp_path):
+    """Its network says values in the unit of the rewards."""
+    agent = make_ppo(vector(Noise))
+    save_ppo(agent, tmp_path / "agent", {})
+    tensors, state = read_ppo(tmp_path / "agent")
+    old = {name: value for name, value in tensors.items() if "value_scale" not in name}
+    assert len(old) == len(tensors) - 2
+    agent.learn(3 * steps_of(agent))
+    assert agent.policy.value_scale.count == 3
+    restore_ppo(agent, tmp_path / "agent", old, state)
+    last = agent.policy.value_net
+    assert torch.equal(last.weight, old["policy.value_net.weight"])
+    features = torch.randn(5, last.in_features)
+    said = last(features)
+    scale = agent.policy.value_scale
+    torch.testing.assert_close(scale(last(features)), said)
+    scale.update(torch.full((8,), 900.0), torch.zeros(8), last)
+    torch.testing.assert_close(scale(last(features)), said)
+
+
 def test_states_that_are_made_anew_are_those_of_the_policy_as_it_is_now():
     agent = make_ppo(vector(Noise), sequence_length=4)
     sequences, _ = rollout(agent, 1)

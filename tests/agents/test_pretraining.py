@@ -18,7 +18,7 @@ from toy import toy_episodes
 from unroll.agents import schemas
 from unroll.agents.common.checkpoint import checkpoints, latest_checkpoint, read_checkpoint, write_checkpoint
 from unroll.agents.ppo import pretraining
-from unroll.agents.ppo.anchor import actor_parameters, critic_parameters
+from unroll.agents.ppo.gradients import actor_parameters, critic_parameters
 from unroll.agents.ppo.pretraining import as_observed, discounted_sums, pretrain_loss, value_targets
 from unroll.agents.ppo.training import PPOTraining
 from unroll.commands import train
@@ -310,7 +310,7 @@ def test_the_critic_learns_alone_at_first_and_the_policy_stays_the_pretrained_on
 
 
 @pytest.mark.parametrize("env", [Recall, Reach])
-def test_the_divergence_from_the_pretrained_policy_grows_and_its_weight_fades_to_nothing(env):
+def test_the_divergence_from_the_pretrained_policy_begins_at_nothing_and_its_weight_fades_to_nothing(env):
     env.action_space.seed(0)
     episodes = record(env(), lambda seen: env.action_space.sample(), 32)
     agent = make_ppo(vector(env), learning_rate=1e-2)
@@ -320,7 +320,7 @@ def test_the_divergence_from_the_pretrained_policy_grows_and_its_weight_fades_to
     updates = learn(agent, 5)
     np.testing.assert_allclose(coefficients, [0.5, 0.375, 0.25, 0.125, 0])
     divergences = [update["train/pretrained_kl"] for update in updates[:4]]
-    assert abs(divergences[0]) < 1e-6 < 1e-5 < divergences[1] < divergences[3]
+    assert abs(divergences[0]) < 1e-6 < 1e-5 < min(divergences[1:])
     assert "train/pretrained_kl" not in updates[4]
     assert all(update["train/first_ratio_error"] < 1e-5 for update in updates)
     assert agent.anchor is None

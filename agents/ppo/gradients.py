@@ -1,0 +1,34 @@
+"""The two parts of a policy's parameters, and their gradients."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from unroll.policies.actor_critic import RecurrentActorCriticPolicy
+
+
+def critic_parameters(policy: RecurrentActorCriticPolicy) -> list[nn.Parameter]:
+    """List the parameters on which the values depend, and the actions do not."""
+    parts: list[nn.Module] = [policy.mlp_extractor.value_net, policy.value_net]
+    if policy.separate_critic:
+        parts.append(policy.encoders[1])
+    if not policy.share_features_extractor:
+        parts.append(policy.vf_features_extractor)
+    return [parameter for part in parts for parameter in part.parameters()]
+
+
+def actor_parameters(policy: RecurrentActorCriticPolicy) -> list[nn.Parameter]:
+    """List the parameters on which the actions depend: all others, a shared encoder among them."""
+    critic = {id(parameter) for parameter in critic_parameters(policy)}
+    return [parameter for parameter in policy.parameters() if id(parameter) not in critic]
+
+
+def clip_gradients(policy: RecurrentActorCriticPolicy, max_norm: float) -> Tensor:
+    """Clip the gradient of the actor and that of the critic to this norm each, and return the norm that both had.
+
+    Returns may be large: together, the critic's gradient would make the actor's small.
+    """
+    actor = nn.utils.clip_grad_norm_(actor_parameters(policy), max_norm)
+    critic = nn.utils.clip_grad_norm_(critic_parameters(policy), max_norm)
+    return torch.hypot(actor, critic)
