@@ -21,7 +21,7 @@ from unroll.agents.common.distributed import world
 from unroll.agents.common.guards import check_finite, memory_guard
 from unroll.agents.common.machine import set_products
 from unroll.agents.ppo.foreign import check_zip
-from unroll.agents.ppo.gradients import actor_parameters, clip_gradients
+from unroll.agents.ppo.gradients import clip_gradients, parameters_of
 from unroll.agents.ppo.loss import PPOLoss
 from unroll.agents.ppo.memory_metrics import memory_metrics
 from unroll.agents.ppo.pretraining import pretrain
@@ -234,6 +234,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             )
             metrics_of_memory = memory_metrics(self.policy, sequences)
 
+            parts = parameters_of(self.policy)
             epochs: list[list[Metrics]] = []
             while len(epochs) < self.n_epochs and not self._diverged(epochs):
                 # From the second epoch on, the stored states are those of an older policy.
@@ -259,9 +260,9 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
                     loss.backward()
                     if self.anchor is not None and self.anchor.holds_actor:
                         # Without a gradient a weight stays as it is, an encoder that the critic shares among them.
-                        for parameter in actor_parameters(self.policy):
+                        for parameter in parts[0]:
                             parameter.grad = None
-                    metrics["grad_norm"] = clip_gradients(self.policy, self.max_grad_norm)
+                    metrics["grad_norm"] = clip_gradients(parts, self.max_grad_norm)
                     self._check_finite(metrics)
                     self.policy.optimizer.step()
                 self._n_updates += 1

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from unroll.policies.actor_critic import RecurrentActorCriticPolicy
 
+Parts = tuple[list[nn.Parameter], list[nn.Parameter]]
+
 
 def critic_parameters(policy: RecurrentActorCriticPolicy) -> list[nn.Parameter]:
     """List the parameters on which the values depend, and the actions do not."""
@@ -24,11 +26,15 @@ def actor_parameters(policy: RecurrentActorCriticPolicy) -> list[nn.Parameter]:
     return [parameter for parameter in policy.parameters() if id(parameter) not in critic]
 
 
-def clip_gradients(policy: RecurrentActorCriticPolicy, max_norm: float) -> Tensor:
-    """Clip the gradient of the actor and that of the critic to this norm each, and return the norm that both had.
+def parameters_of(policy: RecurrentActorCriticPolicy) -> Parts:
+    """List the parameters of the actor, and those of the critic."""
+    return actor_parameters(policy), critic_parameters(policy)
+
+
+def clip_gradients(parts: Parts, max_norm: float) -> Tensor:
+    """Clip the gradient of each part to this norm, and return the norm that both had.
 
     Returns may be large: together, the critic's gradient would make the actor's small.
     """
-    actor = nn.utils.clip_grad_norm_(actor_parameters(policy), max_norm)
-    critic = nn.utils.clip_grad_norm_(critic_parameters(policy), max_norm)
+    actor, critic = (nn.utils.clip_grad_norm_(part, max_norm) for part in parts)
     return torch.hypot(actor, critic)

@@ -17,7 +17,7 @@ from unroll.agents.algorithm import Tell
 from unroll.agents.common.guards import check_finite, memory_guard
 from unroll.agents.common.optim import set_learning_rate
 from unroll.agents.ppo.anchor import Anchor
-from unroll.agents.ppo.gradients import clip_gradients
+from unroll.agents.ppo.gradients import clip_gradients, parameters_of
 from unroll.agents.ppo.step import statistics_of
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.images import parts_in_words
@@ -277,7 +277,7 @@ def _update(agent: RecurrentPPO, batch: Batch, update: int) -> Tensor:
     if isinstance(space, spaces.Box):
         policy.log_std.grad = None
         fit_deviation(policy, actions, batch["mask"], max(1 / update, DEVIATION_SHARE))
-    norm = clip_gradients(policy, agent.max_grad_norm)
+    norm = clip_gradients(parameters_of(policy), agent.max_grad_norm)
     losses = torch.stack([loss, value_loss, norm]).detach()
     named = dict(zip(("pretrain/loss", "pretrain/value_loss", "the gradient's norm"), losses.tolist(), strict=True))
     check_finite(named, f"at update {update} of the pretraining", policy.optimizer.param_groups[0]["lr"])
