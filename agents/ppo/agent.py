@@ -229,9 +229,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             if self.normalize_advantage:
                 self.largest_deviation = max(self.largest_deviation, sequences.deviation)
                 sequences = sequences.with_normal_advantages(self.advantage_floor * self.largest_deviation)
-            self.policy.value_scale.update(
-                sequences.real(sequences.returns), sequences.real(sequences.values), self.policy.value_net
-            )
+            self._see_returns(sequences)
             metrics_of_memory = memory_metrics(self.policy, sequences)
 
             parts = parameters_of(self.policy)
@@ -276,6 +274,12 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
                 self.logger.record(f"train/{name}", metric)
             self._log_speed(time.perf_counter() - began, sum(map(len, epochs)))
             self.between_updates = True
+
+    def _see_returns(self, sequences: Sequences) -> None:
+        """Set the unit in which values are said."""
+        returns = sequences.real(sequences.returns)
+        values = sequences.real(sequences.values)
+        self.policy.value_scale.update(returns, values, self.policy.value_net)
 
     def _settings(self) -> dict[str, Any]:
         """The numbers in the loss, as they are at this point of the training."""
