@@ -1,11 +1,11 @@
-"""Replay sets of published agents, from untrained to good, to choose and to judge decision agents on.
+"""Sets that published agents play, from untrained to good or one alone, to choose and to judge decision agents on.
 
     git clone https://github.com/openai/imitation
     git clone https://github.com/DLR-RM/rl-trained-agents
     python -m benchmarks.replay_sets --imitation imitation --agents rl-trained-agents --output FOLDER [--sets walker2d]
 
-Each set has 100,000 steps that several agents played, actions drawn from their policies. The agents are snapshots of
-TRPO (openai/imitation, MIT; Ho & Ermon 2016) and agents of Stable-Baselines3 (DLR-RM/rl-trained-agents, MIT).
+Each set has 100,000 steps that one or several agents played, actions drawn from their policies. The agents are
+snapshots of TRPO (openai/imitation, MIT; Ho & Ermon 2016) and agents of Stable-Baselines3 (DLR-RM/rl-trained-agents, MIT).
 Only numbers are read from their files. Episode k begins with the seed 20,000,000 + k: evaluate on other seeds.
 LunarLander needs ``pip install gymnasium[box2d]``.
 """
@@ -44,6 +44,12 @@ SETS: dict[str, tuple[str, dict[str, float]]] = {
     "bipedalwalker": ("BipedalWalker-v3", {"random": 0.1, "a2c": 0.25, "ppo": 0.3, "trpo": 0.35}),
     "continuous": ("LunarLanderContinuous-v3", {"random": 0.1, "a2c": 0.3, "ppo": 0.3, "trpo": 0.3}),
     "acrobot": ("Acrobot-v1", {"random": 0.4, "ppo": 0.2, "a2c": 0.2, "dqn": 0.2}),
+    # One agent, whose returns differ by luck.
+    "walker2d-medium": ("Walker2d-v5", {"trpo:60": 1}),
+    "halfcheetah-medium": ("HalfCheetah-v5", {"trpo:40": 1}),
+    "ant-medium": ("Ant-v5", {"trpo:160": 1}),
+    "lunarlander-medium": ("LunarLander-v3", {"a2c": 1}),
+    "bipedalwalker-medium": ("BipedalWalker-v3", {"a2c": 1}),
 }
 SNAPSHOTS = {
     "Walker2d-v5": "Walker2d-v1_1",
@@ -237,8 +243,9 @@ def record(options: argparse.Namespace, name: str) -> list[list[str]]:
             steps += len(done[-1].rewards)
         returns = [episode.rewards.sum() for episode in done[first:]]
         rows.append([name, agent, f"{len(returns):,}", f"{steps:,}", f"{np.mean(returns):.0f} ± {np.std(returns):.0f}"])
-    episodes = to_episodes(done, env, f"{env_id}-replay")
-    write_hdf5(episodes, str(options.output / f"{env_id}-replay.hdf5"), sources=", ".join(shares))
+    kind = "replay" if len(shares) > 1 else "medium"
+    episodes = to_episodes(done, env, f"{env_id}-{kind}")
+    write_hdf5(episodes, str(options.output / f"{env_id}-{kind}.hdf5"), sources=", ".join(shares))
     best = episodes.top(0.1).returns
     words = f"best tenth {best.mean():.0f}, best {best.max():.0f}"
     rows.append([name, "all", f"{len(episodes):,}", f"{episodes.n_steps:,}", words])

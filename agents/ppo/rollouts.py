@@ -209,11 +209,13 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         """The list of which steps are dummies; None where no environment makes any."""
         if not getattr(env.unwrapped, "has_dummy_steps", False):
             return None
+        reason = None
         if not self.policy.reset_on_done:
-            raise HyperparameterError(
-                "reset_on_done False keeps the memory through the steps in which an environment is only reset; make "
-                "the vector with autoreset_mode SAME_STEP or DISABLED"
-            )
+            reason = "reset_on_done False keeps the memory through the steps in which an environment is only reset"
+        elif self.n_steps == 1:
+            reason = "n_steps 1: in a rollout of one step every environment may only be reset"
+        if reason is not None:
+            raise HyperparameterError(f"{reason}; make the vector with autoreset_mode SAME_STEP or DISABLED")
         return []
 
     def _ask_masks(self, env: VecEnv, masks: list[np.ndarray] | None) -> torch.Tensor | None:

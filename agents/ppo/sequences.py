@@ -101,17 +101,20 @@ class Sequences:
         In one process the weight is 1. Several processes hold the same sequences, and each yields its part of the same
         minibatches. The weights are such that the mean over processes of (a mean over sequences, times its weight) is
         the mean over the minibatch. Of a minibatch of fewer sequences than processes, some yield one with weight 0.
+        Sequences without a step that is learned from are left out: a mean over none of their steps would be NaN.
         """
-        total = len(self)
-        if world.size == 1 and size >= total:  # one minibatch: nothing is drawn and nothing copied
+        places = torch.arange(len(self))
+        if self.learned_from is not None:
+            places = places[self.learned_from.any(1).cpu()]
+        total = len(places)
+        if world.size == 1 and size >= len(self):  # one minibatch: nothing is drawn and nothing copied
             yield self, 1.0
             return
 
         # Every process draws the same order, from the same generator.
-        minibatches: tuple[Tensor, ...] = (torch.arange(total),)
         if size < total:
-            minibatches = torch.randperm(total).split(size)
-        for drawn in minibatches:
+            places = places[torch.randperm(total)]
+        for drawn in places.split(size):
             rows = drawn[world.rank :: world.size]
             weight = len(rows) * world.size / len(drawn)
             if not len(rows):

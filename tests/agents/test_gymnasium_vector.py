@@ -132,6 +132,19 @@ def test_steps_in_which_an_environment_is_only_reset_are_not_learned_from(backbo
     assert float(metrics["loss"]) == pytest.approx(float(before[0]))
 
 
+def test_sequences_of_such_steps_alone_are_left_out():
+    """With sequences of one step a minibatch may have nothing else, and a mean over nothing is NaN."""
+    agent = agent_in(counting(AutoresetMode.NEXT_STEP), n_epochs=2, sequence_length=1, batch_size=2)
+    agent.learn(48)
+    sequences = agent._sequences()
+    batches = [batch for batch, _ in sequences.minibatches(1)]
+    assert len(batches) == int(sequences.learned_from.sum()) < len(sequences)
+    assert all(batch.learned_from.all() for batch in batches)
+
+    with pytest.raises(HyperparameterError, match="n_steps 1"):
+        agent_in(counting(AutoresetMode.NEXT_STEP), n_steps=1).learn(1)
+
+
 def test_returns_of_a_next_step_vector_are_those_of_a_same_step_vector():
     """With a value of 0 everywhere, what is learned from is the same rewards under the same discounts."""
     found = []
