@@ -24,7 +24,6 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
-from unroll.agents import schemas
 from unroll.agents.evaluation import scoring
 from unroll.agents.evaluation.player import Player
 from unroll.agents.ppo.config import PPOConfig
@@ -92,7 +91,7 @@ def main(arguments: list[str]) -> None:
     """Train, score and save."""
     recurrent = "--recurrent" in arguments
     arguments = [word for word in arguments if word != "--recurrent"]
-    config = load_config(arguments, schemas(), "python -m benchmarks.sb3_ppo")
+    config = load_config(arguments, {"ppo": PPOConfig}, "python -m benchmarks.sb3_ppo")
     assert isinstance(config, PPOConfig)
     assert config.run_dir is not None
     folder = Path(config.run_dir)
