@@ -5,8 +5,8 @@
     python -m benchmarks.replay_sets --imitation imitation --agents rl-trained-agents --output FOLDER [--sets walker2d]
 
 Each set has 100,000 steps that one or several agents played, actions drawn from their policies. The agents are
-snapshots of TRPO (openai/imitation, MIT; Ho & Ermon 2016) and agents of Stable-Baselines3 (DLR-RM/rl-trained-agents, MIT).
-Only numbers are read from their files. Episode k begins with the seed 20,000,000 + k: evaluate on other seeds.
+snapshots of TRPO (openai/imitation, MIT; Ho & Ermon 2016) and agents of Stable-Baselines3 (DLR-RM/rl-trained-agents,
+MIT). Only numbers are read from their files. Episode k begins with the seed 20,000,000 + k: evaluate on other seeds.
 LunarLander needs ``pip install gymnasium[box2d]``.
 """
 
