@@ -1,6 +1,6 @@
-"""Ways to learn from data of mixed quality: for the best return, for one that is asked for, or by filtered cloning.
+"""Ways to learn from data of mixed quality: by imitating the best, for the best return, or for one asked for.
 
-    python -m benchmarks.conditions --datasets a.hdf5 b.hdf5 --output FOLDER [--agents "best,10 % BC"] [--seeds 3]
+    python -m benchmarks.conditions --datasets a.hdf5 b.hdf5 --output FOLDER [--agents "default,10 % BC"] [--seeds 3]
                                     [--steps 5000] [--jobs 2] [-- --backbone.d_model 64 …]
 
 The agents are ordinary runs of ``unroll train`` in FOLDER/<set>/<agent>/seed<k>, scored by their last checkpoint. What
@@ -31,15 +31,16 @@ from unroll.tables import markdown_table
 
 # Name → the flags of unroll train.
 AGENTS = {
-    "best": [],
+    "default": [],
+    "best": ["--condition", "best"],
     "return": ["--condition", "return"],
     "10 % BC": ["--config", "configs/decision/bc10.yaml"],
     "25 % BC": ["--config", "configs/decision/bc10.yaml", "--top_fraction", "0.25"],
     "BC": ["--config", "configs/decision/bc.yaml"],
-    "memory, 10 %": ["--condition", "none", "--top_fraction", "0.1"],
-    "memory, 30 %": ["--condition", "none", "--top_fraction", "0.3"],
-    "best, LSTM": ["--backbone.name", "lstm"],
-    "best, Transformer": ["--backbone.name", "transformer"],
+    "squared error": ["--action_modes", "0"],
+    "one Gaussian": ["--action_modes", "1"],
+    "LSTM": ["--backbone.name", "lstm"],
+    "Transformer": ["--backbone.name", "transformer"],
 }
 
 
@@ -98,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--datasets", nargs="+", required=True)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--agents", default="best,return,10 % BC,memory, 10 %")
+    parser.add_argument("--agents", default="default,best,return,10 % BC")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--jobs", type=int, default=1)
@@ -106,7 +107,7 @@ def main() -> None:
     end = words.index("--") if "--" in words else len(words)
     options = parser.parse_args(words[:end])
     options.flags = words[end + 1 :]
-    agents = re.split(r",(?! )", options.agents)
+    agents = options.agents.split(",")
 
     with ThreadPoolExecutor(options.jobs) as pool:
         waiting = [

@@ -56,7 +56,7 @@ class BoxAction(Action):
         self.head = nn.Linear(d_model, space.shape[0])
 
     def embedding(self) -> nn.Module:
-        return nn.Linear(self.head.out_features, self.head.in_features)
+        return nn.Linear(len(self.scale), self.head.in_features)
 
     def encode(self, action: Tensor) -> Tensor:
         return (action - self.center) / self.unit
@@ -69,6 +69,62 @@ class BoxAction(Action):
 
     def choose(self, prediction: Tensor, deterministic: bool) -> Tensor:
         return self.center + self.scale * prediction
+
+
+class MixtureAction(BoxAction):
+    """Continuous actions of several kinds: a mixture of Gaussians, whose means are tanhs scaled to the bounds.
+
+    Where some recorded behaviours do one thing and some another, the least squared error is that of their mean, which
+    none of them does. A mixture has a place for each (Bishop 1994; behind a recurrent network it is BC-RNN-GMM,
+    Mandlekar et al. 2021, arXiv 2108.03298). The error is -log p of the action, scaled to [-1, 1], for each dimension.
+
+    Args:
+        modes: how many Gaussians. Each has a deviation for each dimension, which is the same whatever is observed.
+    """
+
+    LEAST_DEVIATION = 0.05  # with less, a few actions that were recorded twice would have all of the density
+
+    def __init__(self, space: gym.spaces.Box, d_model: int, modes: int):
+        super().__init__(space, d_model)
+        n = space.shape[0]
+        self.sizes = (modes, modes * n)
+        self.head = nn.Linear(d_model, sum(self.sizes))
+        self.log_deviation = nn.Parameter(torch.full((modes, n), -1.0))
+
+    @property
+    def deviation(self) -> Tensor:
+        """The Gaussians' standard deviations [modes, n], in units of half the space between the bounds."""
+        return self.log_deviation.exp() + self.LEAST_DEVIATION
+
+    def predict(self, features: Tensor) -> Tensor:
+        return self.head(features)
+
+    def error(self, prediction: Tensor, action: Tensor) -> Tensor:
+        logits, means = self._gaussians(prediction)
+        deviation = self.deviation
+        missed = (self.encode(action)[..., None, :] - means) / deviation
+        log_density = -0.5 * missed.square() - deviation.log()  # but for a constant
+        return -torch.logsumexp(logits.log_softmax(-1) + log_density.sum(-1), -1) / means.shape[-1]
+
+    def choose(self, prediction: Tensor, deterministic: bool) -> Tensor:
+        """Choose the mean of the Gaussian with the largest weight, or draw from the mixture, within the bounds."""
+        logits, means = self._gaussians(prediction)
+        if deterministic:
+            drawn = logits.argmax(-1)
+        else:
+            drawn = torch.distributions.Categorical(logits=logits).sample()
+        action = means.gather(-2, drawn[..., None, None].expand_as(means[..., :1, :])).squeeze(-2)
+        if not deterministic:
+            action = (action + self.deviation[drawn] * torch.randn_like(action)).clamp(-1, 1)
+        return super().choose(action, deterministic)
+
+    def _gaussians(self, prediction: Tensor) -> tuple[Tensor, Tensor]:
+        """Split a prediction into the weights' logits [..., modes] and the means [..., modes, n].
+
+        They have the weights' type whatever the autocast: a logarithm has few digits in bfloat16.
+        """
+        logits, means = prediction.to(self.log_deviation.dtype).split(self.sizes, -1)
+        return logits, torch.tanh(means).unflatten(-1, (self.sizes[0], -1))
 
 
 class DiscreteAction(Action):
@@ -101,8 +157,8 @@ class DiscreteAction(Action):
         return choice + self.start if self.start else choice
 
 
-def make_action(space: gym.Space, d_model: int) -> Action:
-    """Make the Action of a Box or Discrete space.
+def make_action(space: gym.Space, d_model: int, modes: int = 0) -> Action:
+    """Make the Action of a Box or Discrete space, a Box with a distribution of ``modes`` Gaussians; 0: with none.
 
     Raises:
         ValueError: The space is of another kind, or its bounds are not finite.
@@ -113,7 +169,7 @@ def make_action(space: gym.Space, d_model: int) -> Action:
         with np.errstate(over="ignore"):
             scaled = np.isfinite(space.high - space.low).all() and np.isfinite(space.high + space.low).all()
         if scaled:
-            return BoxAction(space, d_model)
+            return MixtureAction(space, d_model, modes) if modes else BoxAction(space, d_model)
     raise ValueError(f"action space {space} is not supported: a bounded Box of one axis or a Discrete is needed")
 
 

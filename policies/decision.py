@@ -1,4 +1,4 @@
-"""DecisionPolicy: (previous action, return-to-go, observation) → action, with any backbone as its memory."""
+"""DecisionPolicy: (previous action, observation, maybe a return-to-go) → action, with any backbone as its memory."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Outlook(nn.Module):
 
 
 class DecisionPolicy(nn.Module):
-    """A sequence model of actions, conditioned on the return that is asked for (Chen et al. 2021, arXiv 2106.01345).
+    """A sequence model of actions, which may be told a return to reach (Chen et al. 2021, arXiv 2106.01345).
 
     One environment step is one group of tokens: (previous action, return-to-go, observation). This is the information
     of the paper's triples (return, observation, action), shifted so that a step is known completely before its action
@@ -71,10 +71,12 @@ class DecisionPolicy(nn.Module):
         context: How many environment steps a training sequence has. An attention window is as long.
         tokens: ``interleaved`` gives the backbone up to three tokens per step and predicts the action from the last;
             ``fused`` gives it their sum, one token per step.
-        condition: ``best`` acts for the largest return that the data make likely from where it is, or for a smaller one
-            that is asked for (see Outlook). ``return`` shows the backbone the return-to-go, as the Decision Transformer
-            does, and takes any that is asked for. ``none`` knows no return, which is behaviour cloning.
+        condition: ``none`` knows no return, which is behaviour cloning. ``best`` acts for the largest return that the
+            data make likely from where it is, or for a smaller one that is asked for (see Outlook). ``return`` shows
+            the backbone the return-to-go, as the Decision Transformer does, and takes any that is asked for.
         previous_action: Whether a step shows the action before it.
+        action_modes: How many Gaussians the distribution of a continuous action is a mixture of (see MixtureAction). 0
+            means that there is no distribution: the squared error is learned.
         max_timestep: Embed the timestep up to this one, and later ones as this one. 0 means no timestep embedding.
         parts: Of observations with images, which are rows of ``observation_dim`` bytes: what stands in them (see
             PartsExtractor). None: they are rows of numbers.
@@ -98,8 +100,9 @@ class DecisionPolicy(nn.Module):
         backbone_options: dict[str, Any] | None = None,
         context: int = 20,
         tokens: Literal["fused", "interleaved"] = "fused",
-        condition: Literal["best", "return", "none"] = "best",
+        condition: Literal["best", "return", "none"] = "none",
         previous_action: bool = True,
+        action_modes: int = 5,
         max_timestep: int = 0,
         dropout: float = 0.1,
         memory: Literal["carried", "window"] = "carried",
@@ -108,7 +111,8 @@ class DecisionPolicy(nn.Module):
         super().__init__()
         for size, value in (("context", context), ("observation_dim", observation_dim)):
             require(1 <= value <= MOST, f"{size} must be from 1 to {MOST:,}, not {value}")
-        require(0 <= max_timestep <= MOST, f"max_timestep must be from 0 to {MOST:,}, not {max_timestep}")
+        for size, value in (("max_timestep", max_timestep), ("action_modes", action_modes)):
+            require(0 <= value <= MOST, f"{size} must be from 0 to {MOST:,}, not {value}")
         self.config: dict[str, Any] = dict(
             observation_dim=observation_dim,
             action_space=describe_space(action_space),
@@ -120,6 +124,7 @@ class DecisionPolicy(nn.Module):
             tokens=tokens,
             condition=condition,
             previous_action=previous_action,
+            action_modes=action_modes,
             max_timestep=max_timestep,
             dropout=dropout,
         )
@@ -138,7 +143,7 @@ class DecisionPolicy(nn.Module):
         self.register_buffer("return_scale", torch.ones(()))
         if condition == "best":
             self.register_buffer("horizon", torch.ones(()))  # steps of the longest episode of the data
-        self.action = make_action(action_space, d_model)
+        self.action = make_action(action_space, d_model, action_modes)
 
         # in the order of the tokens
         self.embed = nn.ModuleDict()

@@ -77,7 +77,7 @@ def make_agent(episodes=None, context=6, **kwargs):
     policy = SMALL | {
         key: kwargs.pop(key)
         for key in list(kwargs)
-        if key in ("backbone", "tokens", "condition", "previous_action", "memory", "dropout")
+        if key in ("backbone", "tokens", "condition", "previous_action", "action_modes", "memory", "dropout")
     }
     return DecisionAgent(
         episodes or toy_episodes(),

@@ -1,4 +1,4 @@
-"""DecisionAgent: learns from recorded episodes to act so as to reach the return that it is asked for."""
+"""DecisionAgent: learns from recorded episodes what to do, or what to do for the return that it is asked for."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ from unroll.agents.decision.task import (
     describe_task,
     digest,
     fit_statistics,
+    with_mixture,
 )
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.sampling import Batch, Sampler, make_sampler
@@ -90,7 +91,7 @@ class DecisionLoss(nn.Module):
 
 
 class DecisionAgent:
-    """Return-conditioned supervised learning (Chen et al. 2021, arXiv 2106.01345).
+    """Supervised learning of what to do: imitation, or conditioned on a return (Chen et al. 2021, arXiv 2106.01345).
 
     It has the surface of a Stable-Baselines3 algorithm; ``num_timesteps`` counts gradient updates. A batch is a
     function of (seed, update) alone and dropout is seeded by the same pair. So a run that was interrupted and loaded
@@ -375,6 +376,7 @@ class DecisionAgent:
         path = latest_checkpoint(path)
         tensors, state = read_agent(path, "DecisionAgent", 1)
         with of_checkpoint(path):
+            state = with_mixture(state)
             policy_kwargs = check_state(tensors, state)
             agent = cls(None, env=env, device=device, policy_kwargs=policy_kwargs, **state["config"])
             restore(agent.policy, agent.optimizer, agent.policy.state_dict(), tensors)
@@ -404,7 +406,7 @@ class DecisionAgent:
 
     def top_fraction(self, episodes: Episodes) -> float:
         """Return the share of the steps, those of the best episodes, that it learns from."""
-        condition = self.policy_kwargs.get("condition", "best")
+        condition = self.policy_kwargs.get("condition", "none")
         return top_fraction_of(self.hyperparameters.top_fraction, condition, episodes.n_steps)
 
     def set_logger(self, logger: Logger) -> None:

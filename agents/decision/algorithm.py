@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from unroll.agents.algorithm import Algorithm, PlayOptions, Tell, Training, Words
 from unroll.agents.decision.config import DecisionConfig
-from unroll.errors import EnvError, ExportError
+from unroll.errors import EnvError, ExportError, HyperparameterError
 
 if TYPE_CHECKING:
     from unroll.agents.common.step import Step
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Decision(Algorithm):
-    """Return-conditioned learning from recorded episodes."""
+    """Imitation and return-conditioned learning from recorded episodes."""
 
     name = "decision"
     agent = "DecisionAgent"
@@ -49,6 +49,10 @@ class Decision(Algorithm):
         from unroll.agents.decision.player import decision_player
 
         agent = self.load(checkpoint, options.device)
+        if options.targets and agent.policy.config["condition"] == "none":
+            raise HyperparameterError(
+                f"{checkpoint} follows no return (condition none): there is no target to ask it for"
+            )
         own = (config or DecisionConfig()).evaluation
         env_id = options.env or own.env or agent.task.get("env")
         if env_id is None:

@@ -30,8 +30,8 @@ class EvaluationConfig:
     episodes: Episodes = 20
     """episodes for each target return; 0: there is no evaluation"""
     targets: list[float] | None = None
-    """returns to ask for; null: the best that can be had, or, where the condition is return, the median, 90 % quantile
-    and maximum of the dataset's returns"""
+    """returns to ask for, where the condition is best or return; null: the best that can be had, or, with return, the
+    median, 90 % quantile and maximum of the dataset's returns"""
     memory: Literal["carried", "window"] = "carried"
     """keep the state through an episode, or encode the last `context` steps anew for every action"""
     every: NonNegativeInt = 1000
@@ -67,8 +67,8 @@ class Hyperparameters:
     max_grad_norm: PositiveFloat = 0.25
     """gradients are clipped to this norm"""
     top_fraction: ClosedUnitInterval | None = None
-    """learn from the best episodes alone, until they make up this share of the steps; null: where the condition is best
-    0.1, but at least 10,000 steps, and else 1"""
+    """learn from the best episodes alone, until they make up this share of the steps; null: 0.1, but at least 10,000
+    steps, and 1 where the condition is return"""
     timestep_embedding: bool = False
     """add an embedding of the absolute timestep to the tokens"""
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
@@ -93,11 +93,11 @@ def top_fraction_of(given: float | None, condition: str, n_steps: int) -> float:
     """Return the share of ``n_steps`` to learn from; see ``Hyperparameters.top_fraction``.
 
     Episodes of other behaviours than the best ones blur what is learned of these, even where the return tells them
-    apart. Where returns are a matter of luck, an agent that acts for the largest one does what rarely went well.
+    apart. An agent that is to follow any return needs all of them.
     """
     if given is not None:
         return given
-    return min(1.0, max(BEST_SHARE, LEAST_STEPS / n_steps)) if condition == "best" else 1.0
+    return 1.0 if condition == "return" else min(1.0, max(BEST_SHARE, LEAST_STEPS / n_steps))
 
 
 @dataclasses.dataclass
@@ -123,11 +123,14 @@ class DecisionConfig(RunConfig, Hyperparameters):
     """dropout of the embedding and of every residual branch"""
     tokens: Literal["fused", "interleaved"] = "fused"
     """one token per step, or one each for previous action, return-to-go and observation"""
-    condition: Literal["best", "return", "none"] = "best"
-    """best: act for the largest return that the data make likely, or for a smaller one that is asked for; return:
-    Decision Transformer, which is always asked for one; none: behaviour cloning"""
+    condition: Literal["best", "return", "none"] = "none"
+    """none: imitate, by default the best episodes; best: act for the largest return that the data make likely, or for a
+    smaller one that is asked for; return: Decision Transformer, which is always asked for one"""
     previous_action: bool = True
     """show each step the action before it"""
+    action_modes: NonNegativeInt = 5
+    """Gaussians in the mixture that a continuous action is drawn from, for behaviours that differ; 0: none, the squared
+    error of one action"""
     log_every: PositiveInt = 100
     """updates between two points in TensorBoard and metrics.jsonl"""
     checkpoint_every: PositiveInt = 1000

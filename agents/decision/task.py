@@ -180,6 +180,19 @@ def observed_in_words(observation_dim: int, parts: Parts | None) -> str:
     return parts_in_words(parts) if parts else f"{observation_dim} numbers"
 
 
+def with_mixture(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint's state with what is said of the actions' mixture; one of before there was any has none.
+
+    Behaviour cloning learned from all episodes then, unless it was told otherwise.
+    """
+    if "action_modes" in state["policy"]:
+        return state
+    config = dict(state["config"])
+    if state["policy"].get("condition") == "none" and config.get("top_fraction") is None:
+        config["top_fraction"] = 1.0
+    return state | {"config": config, "policy": {**state["policy"], "action_modes": 0}}
+
+
 def check_state(tensors: Mapping[str, Tensor], state: dict[str, Any]) -> dict[str, Any]:
     """Check that all of a checkpoint's state is usable, and return the policy's arguments.
 
@@ -205,6 +218,7 @@ def count_policy_parameters(
     d_model: int = 64,
     n_layers: int = 2,
     backbone_options: dict[str, Any] | None = None,
+    action_modes: int = 5,
     max_timestep: int = 0,
     parts: Parts | None = None,
     **_: Any,
@@ -214,7 +228,7 @@ def count_policy_parameters(
     Raises:
         BackboneError: there is no such backbone.
     """
-    actions = getattr(action_space, "n", None) or math.prod(action_space.shape)
+    actions = getattr(action_space, "n", None) or math.prod(action_space.shape) * max(1, int(action_modes))
     features = int(observation_dim)
     extractor = 0
     if parts is not None:

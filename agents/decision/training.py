@@ -42,6 +42,8 @@ class DecisionTraining:
         player = self._first_player(tell)
         if player is not None and player.env_kwargs:
             tell(f"evaluated in {player.env_id} with {in_words(player.env_kwargs)}")
+        if config.condition == "none" and config.evaluation.targets is not None:
+            tell("no return is asked for: with condition none an agent follows none; --condition best or return does")
         unlearned = player and asked_beyond(player.targets, learned_returns(self.agent))
         if unlearned:
             tell(unlearned)

@@ -62,7 +62,7 @@ def test_padding_changes_no_loss_and_no_gradient(backbone, discrete):
 
 
 def test_the_loss_of_a_continuous_action_is_the_squared_error_in_units_of_half_its_range():
-    agent = make_agent(toy_episodes(4), dropout=0.0, condition="return")
+    agent = make_agent(toy_episodes(4), dropout=0.0, condition="return", action_modes=0)
     batch = agent.sampler.windows(torch.tensor([0, 20]))
     agent.policy.eval()
     prediction = agent.policy(batch)[0]
@@ -90,7 +90,8 @@ def test_an_agent_that_is_asked_for_more_gets_more(backbone, discrete, condition
 @pytest.mark.parametrize(("backbone", "discrete"), [(name, i % 2 == 0) for i, name in enumerate(BACKBONES)])
 def test_an_agent_that_is_asked_for_nothing_gets_as_much_as_the_data_have(backbone, discrete):
     episodes = toy_episodes(200, discrete)
-    agent = make_agent(episodes, context=LENGTH, backbone=backbone, dropout=0.0, learning_rate=3e-3).learn(250)
+    how = dict(dropout=0.0, learning_rate=3e-3, condition="best")
+    agent = make_agent(episodes, context=LENGTH, backbone=backbone, **how).learn(250)
     unasked, beyond = reached(agent, (None, 10 * episodes.returns.max()))
     assert unasked == pytest.approx(beyond, abs=1e-4)  # more than can be had is as much as can be had
     assert unasked >= np.quantile(episodes.returns, 0.95)
@@ -117,7 +118,7 @@ def test_the_outlook_is_told_what_each_step_until_the_horizon_brings():
     short = dataclasses.replace(
         short, terminated=np.zeros(5, bool), truncated=np.ones(5, bool), final_observations=None
     )
-    agent = make_agent(short, top_fraction=1.0)
+    agent = make_agent(short, top_fraction=1.0, condition="best")
     expected = short.returns_to_go / (LENGTH - np.concatenate([np.arange(n) for n in short.lengths]))
     np.testing.assert_allclose(np.concatenate(list(averages_in_blocks(short))), expected)
     assert float(agent.policy.return_scale) == pytest.approx(expected.std())
@@ -125,13 +126,13 @@ def test_the_outlook_is_told_what_each_step_until_the_horizon_brings():
     np.testing.assert_allclose(told * expected.std(), expected[LENGTH + 3 : 2 * LENGTH], rtol=1e-4, atol=1e-5)
 
 
-def test_the_agent_that_acts_for_the_best_learns_from_the_best_episodes_and_says_so_of_what_it_never_saw(monkeypatch):
+def test_an_agent_learns_from_the_best_episodes_and_says_so_of_what_it_never_saw(monkeypatch):
     episodes = toy_episodes(40)
     assert make_agent(episodes).sampler.n_steps == episodes.n_steps  # fewer than 10,000
     monkeypatch.setattr(decision_config, "LEAST_STEPS", 6 * LENGTH)
     agent = make_agent(episodes)
     assert agent.sampler.n_steps == 6 * LENGTH
-    assert make_agent(episodes, condition="none").sampler.n_steps == episodes.n_steps
+    assert make_agent(episodes, condition="return").sampler.n_steps == episodes.n_steps
     least = np.sort(episodes.returns)[-6]
     assert agent.task["return_least"] == pytest.approx(least)
 
@@ -142,7 +143,8 @@ def test_the_agent_that_acts_for_the_best_learns_from_the_best_episodes_and_says
         (None, "best", 200_000, 0.1),
         (None, "best", 40_000, 0.25),
         (None, "best", 500, 1.0),
-        (None, "none", 9, 1.0),
+        (None, "none", 200_000, 0.1),
+        (None, "return", 200_000, 1.0),
         (0.4, "best", 500, 0.4),
     ],
 )

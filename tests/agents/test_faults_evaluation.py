@@ -187,7 +187,15 @@ def test_where_one_can_be_open_it_is_played_in(vector, capsys):
 
 
 def test_a_decision_agent_plays_where_one_can_be_open(decision, capsys):
-    arguments = [*decision, "--evaluation.env", "FaultFewToys-v0", "--evaluation.targets", "[1, 2]"]
+    arguments = [
+        *decision,
+        "--evaluation.env",
+        "FaultFewToys-v0",
+        "--condition",
+        "best",
+        "--evaluation.targets",
+        "[1, 2]",
+    ]
     assert train.main([*arguments, "--evaluation.n_envs", "1", "--evaluation.every", "2"]) == 0
     assert [len(result["returns"]) for result in score()["results"]] == [2, 2]
     assert fault_envs.FewToys.opened == 0

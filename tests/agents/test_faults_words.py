@@ -72,7 +72,7 @@ def test_a_negative_number_with_an_exponent_is_written_out(word, expected):
 def test_a_negative_target_with_an_exponent_is_a_target(capsys):
     write_hdf5(toy_episodes(10), "toy.hdf5")
     arguments = ["--dataset", "toy.hdf5", *DECISION, "--steps", "2", "--evaluation.episodes", "1", "--device", "cpu"]
-    assert train.main([*arguments, "--run_dir", "run"]) == 0
+    assert train.main([*arguments, "--condition", "best", "--run_dir", "run"]) == 0
     assert evaluate.main(["run", "--targets", "-1e1", "3", "-2.5e0"]) == 0
     results = json.loads(Path("run/evaluation.json").read_text())["results"]
     assert [result["target_return"] for result in results] == [-10, 3, -2.5]

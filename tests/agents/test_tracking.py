@@ -15,7 +15,19 @@ from unroll.commands import train
 from unroll.configs import RunConfig, load_config
 
 ROOT = Path(__file__).parents[2]
-SMALL = [*TINY, "--evaluation.episodes", "1", "--evaluation.targets", "[100]", "--device", "cpu", "--threads", "1"]
+SMALL = [
+    *TINY,
+    "--evaluation.episodes",
+    "1",
+    "--condition",
+    "best",
+    "--evaluation.targets",
+    "[100]",
+    "--device",
+    "cpu",
+    "--threads",
+    "1",
+]
 
 
 def records(path):

@@ -19,7 +19,10 @@ def test_a_learning_agent_is_recorded_and_the_recording_can_be_trained_on(tmp_pa
     assert 1000 < episodes.n_steps <= 1500
     assert episodes.env_id == "CartPole-v1"
     assert (episodes.returns == episodes.lengths).all()
-    assert train.main(["--dataset", "cartpole.hdf5", *TINY, "--steps", "3", "--run_dir", "run"]) == 0
+    assert (
+        train.main(["--dataset", "cartpole.hdf5", *TINY, "--condition", "best", "--steps", "3", "--run_dir", "run"])
+        == 0
+    )
 
     played = ["--run", "run", "--episodes", "6", "--noise", "0.3", "--targets", "20", "50", "--seed", "7"]
     assert collect.main([*played, "--output", "minari:cartpole/played-v0"]) == 0

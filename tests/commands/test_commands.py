@@ -146,7 +146,7 @@ def test_weights_that_are_not_finite_do_not_replace_a_good_checkpoint(dataset, t
 
 
 def test_evaluate_plays_a_run_again_with_the_same_returns(dataset, tmp_path, capsys):
-    assert train.main([*dataset, "--steps", "5", "--run_dir", "run"]) == 0
+    assert train.main([*dataset, "--condition", "best", "--steps", "5", "--run_dir", "run"]) == 0
     first = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert evaluate.main(["run"]) == 0
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["results"] == first["results"]

@@ -28,7 +28,7 @@ from unroll.errors import CheckpointError
 
 ROOT = Path(__file__).parents[2]
 MAZE = "agent: ppo\nenv: TMaze10-v0\nn_steps: 16\nn_epochs: 4"
-HOPPER = "evaluation: {targets: [50]}\ncontext: 5\nlog_every: 20"
+HOPPER = "condition: best\nevaluation: {targets: [50]}\ncontext: 5\nlog_every: 20"
 SMALL = [  # of both agents, for runs of a second
     *("--batch_size", "32", "--backbone.d_model", "8", "--backbone.n_layers", "1", "--device", "cpu"),
     *("--evaluation.episodes", "2", "--steps", "512", "--checkpoint_every", "128"),

@@ -178,7 +178,7 @@ def test_a_memory_task_is_played_as_by_evaluate():
 
 
 def test_the_runner_asks_a_decision_agent_as_evaluate_does():
-    small_agent().save("run")
+    small_agent(condition="best").save("run")
     assert evaluate.main(["run", "--episodes", "2", "--targets", "3", "-4.5"]) == 0
     wanted = json.loads(Path("run/evaluation.json").read_text())
     assert export.main(["run", "--format", "pt2"]) == 0

@@ -18,7 +18,19 @@ from unroll.envs.datasets.registered import not_plain
 from unroll.errors import CheckpointError
 
 ABOUT = {key: "a" for key in ("author", "author_email", "code_permalink", "algorithm_name", "description")}
-RUN = [*TINY, "--steps", "2", "--device", "cpu", "--evaluation.episodes", "1", "--evaluation.targets", "[1]"]
+RUN = [
+    *TINY,
+    "--steps",
+    "2",
+    "--device",
+    "cpu",
+    "--evaluation.episodes",
+    "1",
+    "--condition",
+    "best",
+    "--evaluation.targets",
+    "[1]",
+]
 RUN += ["--dataset", "minari:lake/dry-v0", "--run_dir", "run"]
 
 

@@ -27,7 +27,7 @@ ABOUT = {key: "a" for key in ("author", "author_email", "code_permalink", "algor
 LENGTH = 12
 RUN = [*TINY, "--backbone.d_model", "32", "--context", "12", "--batch_size", "32", "--warmup_steps", "20"]
 RUN += ["--steps", "150", "--device", "cpu", "--evaluation.every", "0", "--evaluation.episodes", "3"]
-RUN += ["--evaluation.targets", "[12]", "--log_every", "50", "--learning_rate", "0.01"]
+RUN += ["--condition", "best", "--evaluation.targets", "[12]", "--log_every", "50", "--learning_rate", "0.01"]
 
 
 class Turns(gym.Env):

@@ -53,6 +53,7 @@ def of_decision(backbone: str, discrete: bool) -> dict[str, Any]:
             backbone_options=OPTIONS.get(backbone, {}),
             tokens="interleaved" if discrete else "fused",
             condition="return",
+            action_modes=0,
         ),
     )
     agent._total_timesteps = UPDATES

@@ -31,8 +31,8 @@ ROOT = Path(__file__).parents[2]
 COMMON = "--threads 1 --device cpu --evaluation.episodes 2"
 PPO = "--agent ppo --n_envs 4 --n_steps 64 --backbone.d_model 32 --steps 12288 --checkpoint_every 512"
 RUNS = {
-    "decision, Hopper-v5": "--backbone.d_model 32 --backbone.n_layers 2 --dropout 0.1 --evaluation.targets [600] "
-    "--steps 600 --checkpoint_every 20 --log_every 10",
+    "decision, Hopper-v5": "--backbone.d_model 32 --backbone.n_layers 2 --dropout 0.1 --condition best "
+    "--evaluation.targets [600] --steps 600 --checkpoint_every 20 --log_every 10",
     "PPO, CartPoleNoVel-v1": f"{PPO} --env CartPoleNoVel-v1",
     "PPO, Hopper-v5, normalised": f"{PPO} --env Hopper-v5 --normalize_observation true --normalize_reward true "
     "--schedule linear --backbone.name gru --use_sde true --evaluation.every 4096",
