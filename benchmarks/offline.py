@@ -28,7 +28,7 @@ from unroll.tables import exact, markdown_table
 
 # Name → the flags of unroll train.
 AGENTS = {name: ["--backbone.name", name, "--condition", "return"] for name in BACKBONES} | {
-    "sequence BC (mingru)": ["--condition", "none"],
+    "sequence BC (mingru)": ["--condition", "none", "--top_fraction", "1"],
     "BC": ["--config", "configs/decision/bc.yaml"],
     "10 % BC": ["--config", "configs/decision/bc10.yaml"],
 }

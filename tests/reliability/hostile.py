@@ -45,7 +45,8 @@ MEANINGS = {
     "config.batch_size config.optimizer config.learning_rate config.schedule config.max_grad_norm config.top_fraction "
     "config.precision config.seed policy.observation_dim policy.action_space policy.backbone policy.d_model "
     "policy.n_layers policy.backbone_options policy.tokens policy.condition policy.dropout policy.max_timestep "
-    "policy.action_space.type policy.action_space.low task.env task.reference_returns task.return_quantiles",
+    "policy.action_modes policy.action_space.type policy.action_space.low task.env task.reference_returns "
+    "task.return_quantiles",
     victims.PPO_STATE: "num_timesteps n_updates config format agent config.agent config.env config.backbone "
     "config.backbone.d_model config.n_steps config.gamma config.evaluation config.activation config.schedule "
     "config.steps",
