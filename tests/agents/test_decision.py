@@ -15,17 +15,19 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from toy import LENGTH, make_agent, replay, toy_episodes, whole_episode
 from unroll.agents import DecisionAgent
+from unroll.agents.algorithm import PlayOptions
 from unroll.agents.common.callbacks import ShowProgress
 from unroll.agents.decision import config as decision_config
+from unroll.agents.decision.algorithm import Decision
 from unroll.agents.decision.config import DecisionConfig
 from unroll.agents.decision.player import show
-from unroll.agents.decision.task import averages_in_blocks
+from unroll.agents.decision.task import averages_in_blocks, with_mixture
 from unroll.agents.decision.training import DecisionTraining
 from unroll.agents.evaluation.play import Episode, play, summarize
 from unroll.configs import BackboneConfig
 from unroll.envs.datasets.sampling import SequenceSampler
 from unroll.envs.make import make_env
-from unroll.errors import CheckpointError
+from unroll.errors import CheckpointError, HyperparameterError
 from unroll.policies.backbones import BACKBONES
 from unroll.policies.decision import Outlook
 
@@ -150,6 +152,23 @@ def test_an_agent_learns_from_the_best_episodes_and_says_so_of_what_it_never_saw
 )
 def test_a_tenth_of_the_data_is_enough_if_it_is_ten_thousand_steps(given, condition, n_steps, share):
     assert decision_config.top_fraction_of(given, condition, n_steps) == share
+
+
+@pytest.mark.parametrize(
+    ("condition", "given", "share"), [("none", None, 1.0), ("none", 0.1, 0.1), ("best", None, None)]
+)
+def test_a_checkpoint_of_before_there_were_mixtures_has_none_and_cloned_all_episodes(condition, given, share):
+    before = {"config": {"top_fraction": given, "context": 20}, "policy": {"condition": condition, "d_model": 8}}
+    state = with_mixture(before)
+    assert state["config"] == {"top_fraction": share, "context": 20}
+    assert state["policy"] == {"condition": condition, "d_model": 8, "action_modes": 0}
+    assert with_mixture(state) is state
+
+
+def test_what_follows_no_return_is_asked_for_none(tmp_path):
+    make_agent(toy_episodes(4)).save(tmp_path / "run")
+    with pytest.raises(HyperparameterError, match="follows no return"):
+        Decision().player(tmp_path / "run", None, PlayOptions(targets=[3.0], env="ToyBox-v0"))
 
 
 def test_an_interrupted_run_ends_with_the_same_weights_bit_for_bit(tmp_path):
