@@ -15,7 +15,7 @@ from unroll.errors import HyperparameterError
 
 # What an agent for the best return learns from: this share of the steps, but so many at least.
 BEST_SHARE = 0.1
-LEAST_STEPS = 10_000
+LEAST_STEPS = 2_000
 
 
 @dataclasses.dataclass
@@ -67,7 +67,7 @@ class Hyperparameters:
     max_grad_norm: PositiveFloat = 0.25
     """gradients are clipped to this norm"""
     top_fraction: ClosedUnitInterval | None = None
-    """learn from the best episodes alone, until they make up this share of the steps; null: 0.1, but at least 10,000
+    """learn from the best episodes alone, until they make up this share of the steps; null: 0.1, but at least 2,000
     steps, and 1 where the condition is return"""
     timestep_embedding: bool = False
     """add an embedding of the absolute timestep to the tokens"""

@@ -130,7 +130,7 @@ def test_the_outlook_is_told_what_each_step_until_the_horizon_brings():
 
 def test_an_agent_learns_from_the_best_episodes_and_says_so_of_what_it_never_saw(monkeypatch):
     episodes = toy_episodes(40)
-    assert make_agent(episodes).sampler.n_steps == episodes.n_steps  # fewer than 10,000
+    assert make_agent(episodes).sampler.n_steps == episodes.n_steps  # fewer than 2,000
     monkeypatch.setattr(decision_config, "LEAST_STEPS", 6 * LENGTH)
     agent = make_agent(episodes)
     assert agent.sampler.n_steps == 6 * LENGTH
@@ -143,14 +143,14 @@ def test_an_agent_learns_from_the_best_episodes_and_says_so_of_what_it_never_saw
     ("given", "condition", "n_steps", "share"),
     [
         (None, "best", 200_000, 0.1),
-        (None, "best", 40_000, 0.25),
+        (None, "best", 8_000, 0.25),
         (None, "best", 500, 1.0),
         (None, "none", 200_000, 0.1),
         (None, "return", 200_000, 1.0),
         (0.4, "best", 500, 0.4),
     ],
 )
-def test_a_tenth_of_the_data_is_enough_if_it_is_ten_thousand_steps(given, condition, n_steps, share):
+def test_a_tenth_of_the_data_is_enough_if_it_is_two_thousand_steps(given, condition, n_steps, share):
     assert decision_config.top_fraction_of(given, condition, n_steps) == share
 
 
