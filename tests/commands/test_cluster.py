@@ -9,9 +9,13 @@ from unroll.comparison.cluster import run_workers
 
 ROOT = Path(__file__).parents[2]
 SLURM = {  # its commands, as far as submitit uses them
+    # A job begins when submitit has written what it is to do, which is after sbatch has returned.
     "sbatch": """for i in 0 1; do
-    SLURM_JOB_ID=70$i SLURM_ARRAY_JOB_ID=700 SLURM_ARRAY_TASK_ID=$i SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NTASKS=1 \\
-        SLURM_NNODES=1 SLURM_NODEID=0 SLURM_JOB_NODELIST=localhost bash "${@: -1}" >/dev/null 2>&1 &
+    (
+        until [ -e "$(dirname "${@: -1}")/700_${i}_submitted.pkl" ]; do sleep 0.1; done
+        SLURM_JOB_ID=70$i SLURM_ARRAY_JOB_ID=700 SLURM_ARRAY_TASK_ID=$i SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NTASKS=1 \\
+            SLURM_NNODES=1 SLURM_NODEID=0 SLURM_JOB_NODELIST=localhost bash "${@: -1}"
+    ) >/dev/null 2>&1 &
 done
 echo Submitted batch job 700""",
     "srun": """while [[ "$1" == -* ]]; do

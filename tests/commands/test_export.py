@@ -124,7 +124,7 @@ def test_options_that_change_the_step_are_exported_too(options):
 def test_a_policy_takes_only_what_it_looks_at():
     agent = make_agent(condition="none", previous_action=False)
     assert [port.name for port in DecisionStep(agent.policy).shown] == ["observation"]
-    agent = make_agent(timestep_embedding=True)
+    agent = make_agent(timestep_embedding=True, condition="best")
     names = [port.name for port in DecisionStep(agent.policy).shown]
     assert names == ["observation", "previous_action", "return_to_go", "timestep"]
 
@@ -192,7 +192,8 @@ def test_the_runner_asks_a_decision_agent_as_evaluate_does():
 def test_an_exported_agent_walks_as_the_agent_does_on_hopper():
     """The same actions: returns would tell the last bit of a float apart after a while."""
     data = load_episodes("embedded:hopper-v5-replay")
-    agent = DecisionAgent(data, device="cpu", policy_kwargs=dict(d_model=16, n_layers=1))
+    policy_kwargs = dict(d_model=16, n_layers=1, condition="best")
+    agent = DecisionAgent(data, device="cpu", policy_kwargs=policy_kwargs)
     agent.save("run")
     assert export.main(["run"]) == 0
     heard = []
