@@ -13,7 +13,7 @@ from unroll.configs.fields import BackboneConfig, RunConfig
 from unroll.configs.sizes import Environments, Episodes, Rate, Seed, Size
 from unroll.errors import HyperparameterError
 
-# What an agent for the best return learns from: this share of the steps, but so many at least.
+# What an agent learns from that follows no given return: this share of the steps, but so many at least.
 BEST_SHARE = 0.1
 LEAST_STEPS = 2_000
 

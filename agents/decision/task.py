@@ -183,13 +183,18 @@ def observed_in_words(observation_dim: int, parts: Parts | None) -> str:
 def with_mixture(state: dict[str, Any]) -> dict[str, Any]:
     """Return a checkpoint's state with what is said of the actions' mixture; one of before there was any has none.
 
-    Behaviour cloning learned from all episodes then, unless it was told otherwise.
+    Unless it was told otherwise, behaviour cloning learned from all episodes then, and an agent for the best return
+    from 10,000 steps at least. A run that goes on learns from the same ones.
     """
     if "action_modes" in state["policy"]:
         return state
     config = dict(state["config"])
-    if state["policy"].get("condition") == "none" and config.get("top_fraction") is None:
+    condition = state["policy"].get("condition")
+    data = state["task"].get("data")
+    if config.get("top_fraction") is None and condition == "none":
         config["top_fraction"] = 1.0
+    elif config.get("top_fraction") is None and condition == "best" and data is not None:
+        config["top_fraction"] = min(1.0, max(0.1, 10_000 / max(1, data["steps"])))
     return state | {"config": config, "policy": {**state["policy"], "action_modes": 0}}
 
 

@@ -155,10 +155,20 @@ def test_a_tenth_of_the_data_is_enough_if_it_is_two_thousand_steps(given, condit
 
 
 @pytest.mark.parametrize(
-    ("condition", "given", "share"), [("none", None, 1.0), ("none", 0.1, 0.1), ("best", None, None)]
+    ("condition", "given", "steps", "share"),
+    [
+        ("none", None, 50_000, 1.0),
+        ("none", 0.1, 50_000, 0.1),
+        ("return", None, 50_000, None),
+        ("best", None, 50_000, 0.2),
+        ("best", None, 500_000, 0.1),
+        ("best", None, 500, 1.0),
+        ("best", None, None, None),
+    ],
 )
-def test_a_checkpoint_of_before_there_were_mixtures_has_none_and_cloned_all_episodes(condition, given, share):
+def test_a_checkpoint_of_before_there_were_mixtures_has_none_and_the_episodes_of_then(condition, given, steps, share):
     before = {"config": {"top_fraction": given, "context": 20}, "policy": {"condition": condition, "d_model": 8}}
+    before["task"] = {"data": {"steps": steps}} if steps else {}
     state = with_mixture(before)
     assert state["config"] == {"top_fraction": share, "context": 20}
     assert state["policy"] == {"condition": condition, "d_model": 8, "action_modes": 0}
