@@ -38,7 +38,7 @@ AGENTS = {
     "25 % BC": ["--config", "configs/decision/bc10.yaml", "--top_fraction", "0.25"],
     "BC": ["--config", "configs/decision/bc.yaml"],
     "squared error": ["--action_modes", "0"],
-    "one Gaussian": ["--action_modes", "1"],
+    "five Gaussians": ["--action_modes", "5"],
     "LSTM": ["--backbone.name", "lstm"],
     "Transformer": ["--backbone.name", "transformer"],
 }

@@ -72,17 +72,22 @@ class BoxAction(Action):
 
 
 class MixtureAction(BoxAction):
-    """Continuous actions of several kinds: a mixture of Gaussians, whose means are tanhs scaled to the bounds.
+    """Continuous actions that were drawn and then cut at the bounds: a Gaussian, or a mixture of several.
 
-    Where some recorded behaviours do one thing and some another, the least squared error is that of their mean, which
-    none of them does. A mixture has a place for each (Bishop 1994; behind a recurrent network it is BC-RNN-GMM,
-    Mandlekar et al. 2021, arXiv 2108.03298). The error is -log p of the action, scaled to [-1, 1], for each dimension.
+    An agent that explores draws an action and clips it, so a third or more of what it recorded can lie at a bound. Such
+    an action says only that what was drawn lies beyond, and its likelihood is the probability of all that does (Tobin
+    1958; for the gradient of a policy, Fujita & Maeda 2018, arXiv 1802.07564). The means are then those of what was
+    drawn, wherever they lie; the mean of what was recorded, which the squared error learns, lies nearer to the middle.
+    The error is -log p of the action, scaled to [-1, 1], for each dimension.
 
     Args:
-        modes: how many Gaussians. Each has a deviation for each dimension, which is the same whatever is observed.
+        modes: how many Gaussians. Each has a deviation for each dimension, which is the same whatever is observed. With
+            several there is one for each of several behaviours, between which a single mean would lie (Bishop 1994;
+            behind a recurrent network it is BC-RNN-GMM, Mandlekar et al. 2021, arXiv 2108.03298).
     """
 
     LEAST_DEVIATION = 0.05  # with less, a few actions that were recorded twice would have all of the density
+    BOUND = 1 - 1e-4  # from here on an action is at its bound, as far as rounding and a flat tanh let it
 
     def __init__(self, space: gym.spaces.Box, d_model: int, modes: int):
         super().__init__(space, d_model)
@@ -102,9 +107,11 @@ class MixtureAction(BoxAction):
     def error(self, prediction: Tensor, action: Tensor) -> Tensor:
         logits, means = self._gaussians(prediction)
         deviation = self.deviation
-        missed = (self.encode(action)[..., None, :] - means) / deviation
-        log_density = -0.5 * missed.square() - deviation.log()  # but for a constant
-        return -torch.logsumexp(logits.log_softmax(-1) + log_density.sum(-1), -1) / means.shape[-1]
+        done = self.encode(action)[..., None, :]
+        density = -0.5 * ((done - means) / deviation).square() - deviation.log()  # the log, but for a constant
+        beyond = torch.special.log_ndtr((done.sign() * means - 1) / deviation)
+        log_p = torch.where(done.abs() < self.BOUND, density, beyond)
+        return -torch.logsumexp(logits.log_softmax(-1) + log_p.sum(-1), -1) / means.shape[-1]
 
     def choose(self, prediction: Tensor, deterministic: bool) -> Tensor:
         """Choose the mean of the Gaussian with the largest weight, or draw from the mixture, within the bounds."""
@@ -115,8 +122,8 @@ class MixtureAction(BoxAction):
             drawn = torch.distributions.Categorical(logits=logits).sample()
         action = means.gather(-2, drawn[..., None, None].expand_as(means[..., :1, :])).squeeze(-2)
         if not deterministic:
-            action = (action + self.deviation[drawn] * torch.randn_like(action)).clamp(-1, 1)
-        return super().choose(action, deterministic)
+            action = action + self.deviation[drawn] * torch.randn_like(action)
+        return super().choose(action.clamp(-1, 1), deterministic)
 
     def _gaussians(self, prediction: Tensor) -> tuple[Tensor, Tensor]:
         """Split a prediction into the weights' logits [..., modes] and the means [..., modes, n].
@@ -124,7 +131,7 @@ class MixtureAction(BoxAction):
         They have the weights' type whatever the autocast: a logarithm has few digits in bfloat16.
         """
         logits, means = prediction.to(self.log_deviation.dtype).split(self.sizes, -1)
-        return logits, torch.tanh(means).unflatten(-1, (self.sizes[0], -1))
+        return logits, means.unflatten(-1, (self.sizes[0], -1))
 
 
 class DiscreteAction(Action):

@@ -102,7 +102,7 @@ class DecisionPolicy(nn.Module):
         tokens: Literal["fused", "interleaved"] = "fused",
         condition: Literal["best", "return", "none"] = "none",
         previous_action: bool = True,
-        action_modes: int = 5,
+        action_modes: int = 1,
         max_timestep: int = 0,
         dropout: float = 0.1,
         memory: Literal["carried", "window"] = "carried",

@@ -16,8 +16,8 @@ from unroll.errors import CheckpointError, EnvError, FormatError, TrainingError,
 from unroll.policies.backbones.registry import misfit
 
 
-def read_agent(path: str | Path, agent: str, version: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read the tensors and the state of a checkpoint of this class of agent and this version of the format.
+def read_agent(path: str | Path, agent: str, *versions: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read the tensors and the state of a checkpoint of this class of agent and one of these versions of the format.
 
     Raises:
         CheckpointError: it is damaged or of another agent; a FormatError if it is of another version.
@@ -26,10 +26,10 @@ def read_agent(path: str | Path, agent: str, version: int) -> tuple[dict[str, Te
     found = state.get("format")
     if state.get("agent") != agent or type(found) is not int or not isinstance(state.get("config"), dict):
         raise CheckpointError(f"{path}: not a checkpoint of a {agent}")
-    if found != version:
+    if found not in versions:
         raise FormatError(
             f"{path}: a checkpoint of a {agent} in format {found}, of another version of unroll; this one reads format "
-            f"{version}"
+            f"{versions[-1]}"
         )
     return tensors, state
 

@@ -53,6 +53,8 @@ INPUT_TYPES = {
     "timestep": torch.int64,
 }
 
+FORMAT = 2  # of a checkpoint; 1 had bounded means in its mixtures of actions, and is read where there is none
+
 UNLOGGED = "unlogged."  # begins the names, in a checkpoint, of metrics that have not been logged yet
 
 Metrics = dict[str, Tensor]  # of one update, still on the device
@@ -351,7 +353,7 @@ class DecisionAgent:
         tensors |= optimizer_tensors(self.optimizer)
         tensors |= pack_metrics(self._unlogged)
         state = {
-            "format": 1,
+            "format": FORMAT,
             "agent": "DecisionAgent",
             "num_timesteps": self.num_timesteps,
             "total_timesteps": self._total_timesteps,
@@ -374,7 +376,7 @@ class DecisionAgent:
             DatasetError: the episodes' observations or actions are not those of the policy.
         """
         path = latest_checkpoint(path)
-        tensors, state = read_agent(path, "DecisionAgent", 1)
+        tensors, state = read_agent(path, "DecisionAgent", 1, FORMAT)
         with of_checkpoint(path):
             state = with_mixture(state)
             policy_kwargs = check_state(tensors, state)

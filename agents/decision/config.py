@@ -128,9 +128,9 @@ class DecisionConfig(RunConfig, Hyperparameters):
     smaller one that is asked for; return: Decision Transformer, which is always asked for one"""
     previous_action: bool = True
     """show each step the action before it"""
-    action_modes: NonNegativeInt = 5
-    """Gaussians in the mixture that a continuous action is drawn from, for behaviours that differ; 0: none, the squared
-    error of one action"""
+    action_modes: NonNegativeInt = 1
+    """Gaussians that a continuous action is drawn from and then cut at its bounds; several for several behaviours,
+    between which one mean would lie; 0: none, the squared error of one action"""
     log_every: PositiveInt = 100
     """updates between two points in TensorBoard and metrics.jsonl"""
     checkpoint_every: PositiveInt = 1000

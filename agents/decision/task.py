@@ -185,17 +185,24 @@ def with_mixture(state: dict[str, Any]) -> dict[str, Any]:
 
     Unless it was told otherwise, behaviour cloning learned from all episodes then, and an agent for the best return
     from 10,000 steps at least. A run that goes on learns from the same ones.
+
+    Raises:
+        ValueError: the means of its mixture are bounded, as they were in format 1.
     """
-    if "action_modes" in state["policy"]:
+    policy = state["policy"]
+    if "action_modes" in policy:
+        mixed = policy["action_modes"] and policy["action_space"].get("type") == "Box"
+        if mixed and state["format"] == 1:
+            raise ValueError("the means of its Gaussians are bounded, as they are no more; it has to be trained again")
         return state
     config = dict(state["config"])
-    condition = state["policy"].get("condition")
+    condition = policy.get("condition")
     data = state["task"].get("data")
     if config.get("top_fraction") is None and condition == "none":
         config["top_fraction"] = 1.0
     elif config.get("top_fraction") is None and condition == "best" and data is not None:
         config["top_fraction"] = min(1.0, max(0.1, 10_000 / max(1, data["steps"])))
-    return state | {"config": config, "policy": {**state["policy"], "action_modes": 0}}
+    return state | {"config": config, "policy": {**policy, "action_modes": 0}}
 
 
 def check_state(tensors: Mapping[str, Tensor], state: dict[str, Any]) -> dict[str, Any]:
@@ -223,7 +230,7 @@ def count_policy_parameters(
     d_model: int = 64,
     n_layers: int = 2,
     backbone_options: dict[str, Any] | None = None,
-    action_modes: int = 5,
+    action_modes: int = 1,
     max_timestep: int = 0,
     parts: Parts | None = None,
     **_: Any,

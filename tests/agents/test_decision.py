@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import re
+import shutil
 
 import gymnasium as gym
 import numpy as np
@@ -17,6 +18,7 @@ from toy import LENGTH, make_agent, replay, toy_episodes, whole_episode
 from unroll.agents import DecisionAgent
 from unroll.agents.algorithm import PlayOptions
 from unroll.agents.common.callbacks import ShowProgress
+from unroll.agents.common.checkpoint import read_checkpoint, write_checkpoint
 from unroll.agents.decision import config as decision_config
 from unroll.agents.decision.algorithm import Decision
 from unroll.agents.decision.config import DecisionConfig
@@ -173,6 +175,19 @@ def test_a_checkpoint_of_before_there_were_mixtures_has_none_and_the_episodes_of
     assert state["config"] == {"top_fraction": share, "context": 20}
     assert state["policy"] == {"condition": condition, "d_model": 8, "action_modes": 0}
     assert with_mixture(state) is state
+
+
+@pytest.mark.parametrize(("modes", "refused"), [(0, False), (2, True)])
+def test_a_checkpoint_whose_gaussians_have_bounded_means_is_refused(tmp_path, modes, refused):
+    make_agent(toy_episodes(4), action_modes=modes).save(tmp_path / "run")
+    tensors, state = read_checkpoint(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run")
+    write_checkpoint(tmp_path / "run", tensors, state | {"format": 1})
+    if refused:
+        with pytest.raises(CheckpointError, match=r"run: of another .*bounded.* trained again"):
+            DecisionAgent.load(tmp_path / "run")
+    else:
+        DecisionAgent.load(tmp_path / "run")
 
 
 def test_what_follows_no_return_is_asked_for_none(tmp_path):

@@ -52,7 +52,7 @@ CHOICES = {
     "reset_on_done=false evaluation.every=64 checkpoint_every=50 recompute_states=true separate_critic=false "
     "use_sde=true previous_action=true previous_reward=true normalize_observation=true normalize_reward=true",
     "decision": "optimizer=lamb schedule=cosine warmup_steps=0|5 weight_decay=0.1 dropout=0.0|0.2 tokens=interleaved "
-    "condition=best|return action_modes=0|1 previous_action=false timestep_embedding=true top_fraction=0.5 "
+    "condition=best|return action_modes=0|5 previous_action=false timestep_embedding=true top_fraction=0.5 "
     "precision=bfloat16 log_every=1|3 "
     "evaluation.memory=window|carried evaluation.every=5 checkpoint_every=4|5",
 }
