@@ -36,8 +36,8 @@ INTRODUCTION = """\
 # Trained runs that come with the package
 
 `unroll evaluate zoo:NAME --video`, `unroll.load("zoo:NAME")`. Each is the last checkpoint of one seed, not the best of
-several. Returns are means of deterministic episodes, with 95 % bootstrap intervals over them; a decision agent's stand
-behind the returns that it was asked for. `python -m benchmarks.zoo` makes this folder.
+several. Returns are means of deterministic episodes, with 95 % bootstrap intervals over them. `python -m
+benchmarks.zoo` makes this folder.
 
 """
 
@@ -112,7 +112,7 @@ def add_run(zoo: Path, name: str, run: Path) -> tuple[str, dict[str, Any]]:
         path.chmod(0o644)  # safetensors lets nobody else read its files
     entry = {
         "env": evaluation["env"],
-        "learned": f"{state['num_timesteps']:,} {'updates' if evaluation_asks(evaluation) else 'steps'}",
+        "learned": f"{state['num_timesteps']:,} {'updates' if 'updates' in evaluation else 'steps'}",
         "numbers": count(kept),
         "episodes": evaluation["episodes"],
         "results": [summary(result) for result in evaluation["results"]],
@@ -120,11 +120,6 @@ def add_run(zoo: Path, name: str, run: Path) -> tuple[str, dict[str, Any]]:
         "versions": {package: evaluation["versions"][package] for package in ("torch", "gymnasium", "mujoco")},
     }
     return f"{name}/{config.backbone.name}", entry
-
-
-def evaluation_asks(evaluation: Mapping[str, Any]) -> bool:
-    """Tell whether the agent was asked for returns, as those are that learn from a dataset."""
-    return evaluation["results"][0]["target_return"] is not None
 
 
 def summary(result: Mapping[str, Any]) -> dict[str, Any]:
