@@ -122,13 +122,13 @@ def test_a_comparison_ends_with_one_picture_of_all_experiments(tmp_path, capsys)
 
 @pytest.mark.parametrize("normalized", [True, False])
 def test_many_experiments_have_their_scores_three_in_a_row(normalized, tmp_path):
-    heights = []
+    heights = {}
     for n in range(1, 6):
         env = f"TMaze{(10, 20, 50, 100)[n - 1]}-v0" if n < 5 else "RepeatFirstEasy-v0"
         arguments = ["--agent", "ppo", "--env", env, "--steps", "1000"]
         fake_grid(tmp_path, {"mingru": [9.0, 8, 9]}, env, arguments=arguments, normalized=normalized)
-        assert compare.main(["--from", str(tmp_path)]) == 0
-        height, width, _ = pixels(tmp_path / "comparison.png").shape
-        assert width == 800
-        heights.append(height)
-    assert heights[3] == heights[4] < heights[0]
+        if n in (1, 4, 5):
+            assert compare.main(["--from", str(tmp_path)]) == 0
+            heights[n], width, _ = pixels(tmp_path / "comparison.png").shape
+            assert width == 800
+    assert heights[4] == heights[5] < heights[1]

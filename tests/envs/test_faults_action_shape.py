@@ -45,8 +45,9 @@ def _a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("name", SHAPES)
-@pytest.mark.parametrize("output", ["data.hdf5", "minari:shape/data-v0"])
+@pytest.mark.parametrize(
+    ("output", "name"), [*(("data.hdf5", name) for name in SHAPES), ("minari:shape/data-v0", "Matrix")]
+)
 def test_what_is_recorded_is_trained_on_played_and_recorded_again(name, output, capsys):
     env = f"UnrollTest{name}-v0"
     width = int(np.prod(SHAPES[name]))
