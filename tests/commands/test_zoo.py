@@ -38,6 +38,8 @@ def contents():
 
 def test_the_table_has_every_run_and_every_run_is_small():
     assert list(TABLE) == zoo_names()
+    units = {name: entry["learned"].split()[1] for name, entry in TABLE.items()}
+    assert (units[PPO.removeprefix("zoo:")], units[DECISION.removeprefix("zoo:")]) == ("steps", "updates")
     text = (FOLDER / "README.md").read_text()
     for name in zoo_names():
         assert f"`zoo:{name}`" in text

@@ -54,7 +54,7 @@ def test_of_an_action_at_a_bound_all_that_lies_beyond_is_likely():
 
 @pytest.mark.parametrize(("modes", "finds_it"), [(0, False), (1, True), (5, True)])
 def test_what_an_agent_meant_is_found_behind_the_bound_that_cut_it(modes, finds_it):
-    """An agent that explores means 0.9 of the way to a bound, and a third of what it draws is cut there."""
+    """An agent that explores means 0.9 of the way to a bound, and 43 % of what it draws is cut there."""
     torch.manual_seed(0)
     action = make_action(BOX, 4, modes)
     optimizer = torch.optim.Adam(action.parameters(), 0.02)
