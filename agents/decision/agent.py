@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.spaces import Discrete
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import get_device
@@ -26,7 +27,7 @@ from unroll.agents.common.guards import check_device, check_finite, is_out_of_me
 from unroll.agents.common.machine import made_here, set_products
 from unroll.agents.common.optim import make_optimizer, set_learning_rate
 from unroll.agents.common.restoring import of_checkpoint, read_agent, restore
-from unroll.agents.decision.config import Hyperparameters, top_fraction_of
+from unroll.agents.decision.config import Hyperparameters, top_fraction_of, weight_decay_of
 from unroll.agents.decision.recorded import RecordedUpdate
 from unroll.agents.decision.task import (
     as_learned,
@@ -175,9 +176,9 @@ class DecisionAgent:
         if episodes is not None:
             fit_statistics(self.policy, episodes)
         self.policy.to(self.device)
-        self.optimizer = make_optimizer(
-            parameters.optimizer, self.policy.parameters(), parameters.learning_rate, parameters.weight_decay
-        )
+        discrete = isinstance(kwargs["action_space"], Discrete)
+        decay = weight_decay_of(parameters.weight_decay, parameters.optimizer, discrete)
+        self.optimizer = make_optimizer(parameters.optimizer, self.policy.parameters(), parameters.learning_rate, decay)
         self.loss = self._make_loss()
         self._recorded = self._make_recorded()
 

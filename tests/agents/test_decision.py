@@ -338,3 +338,12 @@ def test_without_a_terminal_each_line_of_progress_has_the_time_left():
     assert len(lines) == 9
     assert all(re.search(r"  \d:\d\d:\d\d left$", line) for line in lines)
     assert not last.endswith("left")
+
+
+@pytest.mark.parametrize(
+    ("discrete", "given", "decay"),
+    [(True, {}, 0.3), (False, {}, 1e-4), (True, {"weight_decay": 0.0}, 0.0), (True, {"optimizer": "lamb"}, 1e-4)],
+)
+def test_weights_decay_where_actions_are_discrete(discrete, given, decay):
+    agent = make_agent(toy_episodes(4, discrete), **given)
+    assert agent.optimizer.param_groups[0]["weight_decay"] == decay
