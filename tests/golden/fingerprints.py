@@ -1,7 +1,7 @@
 """Fingerprints of what the agents learn and play: they stay the same however the code is moved or rewritten.
 
-``python tests/golden/fingerprints.py`` writes them anew, which is right only after a change that was meant to change
-what is learned; the commit says which."""
+``python tests/golden/fingerprints.py`` says what changed. With ``--write`` they are written anew, which is right only
+after a change that was meant to change what is learned; the commit says which."""
 
 from __future__ import annotations
 
