@@ -6,8 +6,8 @@
 The agents are ordinary runs of ``unroll train`` in FOLDER/<set>/<agent>/seed<k>, scored by their last checkpoint. What
 is there already is not run again; flags behind ``--`` go to every run. An agent that is asked for returns is scored at
 the best episode of the data and at twice that. Scores: 0 and 100 are the mean returns of the worst and of the best
-tenth of the data. The table, in Markdown, has the mean and in brackets every seed; the last column is the interquartile
-mean over all sets and seeds.
+episodes that make up a tenth of the steps. The table, in Markdown, has the mean and in brackets every seed; the last
+column is the interquartile mean over all sets and seeds.
 """
 
 from __future__ import annotations
@@ -53,10 +53,12 @@ class Scale(NamedTuple):
 
 
 def scale_of(dataset: str) -> Scale:
+    """Return the means of the worst and of the best episodes that make up a tenth of the steps, and the best."""
     episodes = load_episodes(dataset)
-    returns = np.sort(episodes.returns)
-    worst = returns[: max(1, len(returns) // 10)]
-    return Scale(float(worst.mean()), float(episodes.top(0.1).returns.mean()), float(returns[-1]))
+    order = np.argsort(episodes.returns)
+    steps = np.cumsum(episodes.lengths[order])
+    worst = episodes.returns[order[: np.searchsorted(steps, 0.1 * steps[-1]) + 1]]
+    return Scale(float(worst.mean()), float(episodes.top(0.1).returns.mean()), float(episodes.returns.max()))
 
 
 def folder_of(options: argparse.Namespace, dataset: str, agent: str, seed: int) -> Path:
