@@ -217,6 +217,12 @@ def test_a_mistake_is_one_line_and_exit_code_2(mistake, tmp_path, capsys):
     assert expected in error
 
 
+def test_a_number_that_may_be_null_is_refused_as_shortly_as_any_other(capsys):
+    with pytest.raises(SystemExit):
+        load_config(["--weight_decay", "-1"], schemas())
+    assert '"weight_decay": -1 does not conform to restriction v>=0, and is not null' in capsys.readouterr().err
+
+
 def test_help_explains_every_field_of_either_agent(capsys):
     explained = {
         (): ("gradient updates", "dropout of the embedding", "returns to ask for", "width", "--agent ppo --help"),
