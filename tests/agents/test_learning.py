@@ -30,8 +30,9 @@ def returns(agent):
 @pytest.fixture(scope="module")
 def cloned(episodes):
     """The return of behaviour cloning, as in configs/decision/bc.yaml."""
-    policy = dict(condition="none", previous_action=False, memory="window")
-    return returns(DecisionAgent(episodes, context=1, batch_size=256, policy_kwargs=policy).learn(3000))[0]
+    policy = dict(condition="none", previous_action=False, memory="window", action_modes=0)
+    agent = DecisionAgent(episodes, context=1, batch_size=256, top_fraction=1.0, policy_kwargs=policy)
+    return returns(agent.learn(3000))[0]
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
