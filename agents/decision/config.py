@@ -94,8 +94,7 @@ def weight_decay_of(given: float | None, optimizer: str, discrete: bool) -> floa
 
     Who explores draws an action, and nothing in the data tells the likeliest from the one that came up. A memory that
     sees each step some hundred times knows by heart what came up where, and a choice among few actions follows that.
-    A decay of 0.3 leaves it the weights for what repeats itself. The mean of a continuous action, which has to be
-    exact, is worse with it.
+    With continuous actions a decay of 1 made the play worse (benchmarks/results/conditions.md).
     """
     if given is not None:
         return given
