@@ -49,8 +49,10 @@ def claim_folder(config: RunConfig, source: str) -> Path:
 
 
 @contextlib.contextmanager
-def run_lock(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run folder that exists: one process at a time learns in it.
+def run_lock(folder: Path, seconds: float = 1) -> Iterator[None]:
+    """Hold the lock of a run folder, and wait for it so long: one process at a time learns in it.
+
+    The default is longer than others hold it who only look.
 
     The operating system gives the lock back when the process ends, however it ends. It also holds between machines
     that share the disk, where the disk has locks.
@@ -60,7 +62,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     """
     lock = _lock(folder)
     try:
-        lock.acquire(timeout=1)  # longer than is_locked holds it
+        lock.acquire(timeout=seconds)
     except Timeout:
         raise CheckpointError(f"{folder}: another process is training in this folder") from None
     try:

@@ -240,8 +240,27 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     cell.clear()
     assert note.exists()
     save_config(cell.config, cell.folder / "config.yaml")
+    (cell.folder / "checkpoints").mkdir()
     cell.clear()
-    assert not cell.folder.exists()
+    assert not list(cell.folder.iterdir())
+
+
+def test_a_cell_that_another_command_began_or_finished_meanwhile_is_not_taken(tmp_path):
+    (cell, *_) = cells_of(tmp_path)
+    cell.folder.mkdir(parents=True)
+    began = cell.folder / "config.yaml"
+    with run_lock(cell.folder):
+        save_config(cell.config, began)
+        assert cell.take() is None
+    assert began.exists()
+    (cell.folder / "evaluation.json").write_text("{}")
+    pool = Workers([cell], 1)
+    pool._start_free([cell])  # as if it had been found unfinished a moment ago
+    assert not pool.running
+    (cell.folder / "evaluation.json").unlink()
+    assert cell.take() == cell.command()
+    assert not began.exists()
+    assert not is_locked(cell.folder)
 
 
 def test_one_process_at_a_time_trains_in_a_folder(tmp_path, capsys, monkeypatch):

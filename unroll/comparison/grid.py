@@ -10,11 +10,11 @@ from pathlib import Path
 
 from unroll.agents import schemas
 from unroll.agents.common.checkpoint import checkpoints
-from unroll.agents.common.run_folder import is_locked
+from unroll.agents.common.run_folder import LOCK, is_locked, run_lock
 from unroll.comparison.runs import Run, read_run
 from unroll.configs import RunConfig, load_config, plain_config
 from unroll.configs.loading import flat
-from unroll.errors import ComparisonError
+from unroll.errors import CheckpointError, ComparisonError
 
 # What a repeated command may change about a run without making it another one.
 MAY_DIFFER = ("device", "threads", "keep", "log_every", "checkpoint_every", "experiment", "track")
@@ -58,6 +58,23 @@ class Cell:
             return 1.0
         return min(1.0, last_step(self.folder) / self.config.steps)
 
+    def take(self) -> list[str] | None:
+        """Return the arguments of ``unroll train`` for a cell that nobody is at and nobody has finished, else None.
+
+        Both are looked at under the lock: another command may begin the cell, or finish it, at any moment.
+        """
+        if self.folder.is_dir() and not self._ours():
+            return self.command()  # which refuses the folder, and says why
+        try:
+            with run_lock(self.folder, seconds=0):
+                if self.finished:
+                    return None
+                if not checkpoints(self.folder):
+                    self.clear()
+                return self.command()
+        except CheckpointError:
+            return None
+
     def command(self) -> list[str]:
         """Return the arguments of ``unroll train`` that start the run, or go on with it from its last checkpoint."""
         if checkpoints(self.folder):
@@ -66,14 +83,24 @@ class Cell:
         return [*self.arguments, "--run_dir", str(self.folder)]
 
     def clear(self) -> None:
-        """Remove what a process left that cannot go on.
+        """Remove what a process left that cannot go on, but for the lock, which whoever clears holds.
 
         Anything else is left alone, and ``unroll train`` refuses the folder.
         """
+        if not self._ours():
+            return
+        for path in self.folder.iterdir():
+            if path.name == LOCK:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+    def _ours(self) -> bool:
+        """Whether its folder is a run's, or empty but for hidden files."""
         is_run = (self.folder / "config.yaml").is_file()
-        only_hidden = all(path.name.startswith(".") for path in self.folder.glob("*"))
-        if is_run or only_hidden:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        return is_run or all(path.name.startswith(".") for path in self.folder.glob("*"))
 
     def check(self) -> None:
         """Raise ComparisonError if the folder holds a run of another config: its results are not thrown away."""

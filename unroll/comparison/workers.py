@@ -14,7 +14,8 @@ from unroll.comparison.grid import Cell
 from unroll.comparison.launch import python_command, python_environment
 
 POLL = 0.5  # seconds between two looks at the processes
-LOST_RACE = "is not empty; "  # how unroll train refuses a folder that another command has begun to fill
+# How unroll train refuses a folder that another command has begun to fill.
+LOST_RACE = ("is not empty; ", "another process is training in this folder")
 NOT_EVALUATED = "no evaluation, for want of an environment; --evaluation.env names one"
 
 
@@ -77,14 +78,13 @@ class Workers:
         for cell in left:
             if len(self.running) >= self.jobs:
                 return
-            if cell not in self.running and not cell.busy:
-                self._start(cell)
+            if cell in self.running:
+                continue
+            arguments = cell.take()
+            if arguments is not None:
+                self._start(cell, arguments)
 
-    def _start(self, cell: Cell) -> None:
-        # A folder without a checkpoint has nothing to go on from.
-        arguments = cell.command()
-        if "--resume" not in arguments:
-            cell.clear()
+    def _start(self, cell: Cell, arguments: list[str]) -> None:
         environment = python_environment()
         if cell.config.threads:
             environment["OMP_NUM_THREADS"] = str(cell.config.threads)
@@ -120,7 +120,7 @@ class Workers:
 
         # Another command began the cell while ours started. It is at it still, or it has died and the run goes on
         # from where it is: then we take it once more.
-        if cell not in self._raced and any(LOST_RACE in line for line in lines):
+        if cell not in self._raced and any(words in line for words in LOST_RACE for line in lines):
             self._raced.add(cell)
             return
         if cell.busy:
