@@ -67,8 +67,8 @@ class Hyperparameters:
     max_grad_norm: PositiveFloat = 0.25
     """gradients are clipped to this norm"""
     top_fraction: ClosedUnitInterval | None = None
-    """learn from the best episodes alone, until they make up this share of the steps; null: 0.1, but at least 2,000
-    steps, and 1 where the condition is return"""
+    """learn from the best episodes alone, until they make up this share of the steps, and from others that are as good
+    as the last of them; null: 0.1, but at least 2,000 steps, and 1 where the condition is return"""
     timestep_embedding: bool = False
     """add an embedding of the absolute timestep to the tokens"""
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"

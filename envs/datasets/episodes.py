@@ -180,8 +180,9 @@ class Episodes:
     def top(self, fraction: float) -> Episodes:
         """Return the episodes with the best returns that make up `fraction` of the steps.
 
-        This is the selection of "10 % BC" (Chen et al. 2021). Where several datasets are drawn with
-        given odds, it is made in each of them: otherwise a worse one might not be drawn at all.
+        This is the selection of "10 % BC" (Chen et al. 2021), but for ties: who has the return of the last one that
+        is chosen is chosen too, as nothing but the order in the file tells them apart. Where several datasets are drawn
+        with given odds, it is made in each of them: otherwise a worse one might not be drawn at all.
 
         Raises:
             DatasetError: the fraction is not in (0, 1].
@@ -197,8 +198,8 @@ class Episodes:
         for group in groups:
             best = group[np.argsort(-returns[group], kind="stable")]
             steps = np.cumsum(self.lengths[best])
-            n = 1 + int(np.searchsorted(steps, fraction * steps[-1]))
-            chosen.append(best[:n])
+            last = best[int(np.searchsorted(steps, fraction * steps[-1]))]
+            chosen.append(best[returns[best] >= returns[last]])
         episodes = np.concatenate(chosen)
         return self if len(episodes) >= len(self) else self.select(episodes)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -50,6 +52,18 @@ def test_the_top_fraction_are_the_best_episodes_and_no_more_than_needed(make_epi
     assert top.n_steps >= fraction * episodes.n_steps - 1e-6
     worst = int(np.argmin(top.returns))
     assert top.n_steps - top.lengths[worst] < fraction * episodes.n_steps + 1e-6
+
+
+def test_of_equal_returns_none_is_left_out_for_its_place_in_the_file(make_episodes):
+    episodes = make_episodes([4, 5, 2, 3, 6])
+    rewards = np.zeros(20, np.float32)
+    rewards[[3, 8, 13, 19]] = 1, 1, 2, 1  # the returns 1, 1, 0, 2, 1
+    episodes = dataclasses.replace(episodes, rewards=rewards)
+    assert episodes.returns.tolist() == [1, 1, 0, 2, 1]
+    assert episodes.top(0.15).lengths.tolist() == [3]
+    assert episodes.top(0.2).lengths.tolist() == [3, 4, 5, 6]
+    assert episodes.top(0.95) is episodes
+    assert dataclasses.replace(episodes, rewards=np.zeros(20, np.float32)).top(0.1).n_steps == 20
 
 
 @pytest.mark.parametrize("fraction", [0, -1, 1.5])
