@@ -23,8 +23,8 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 LONGEST = 600  # characters of an error
 UNKNOWN_FLAG = re.compile(r"nrecognized arguments: (\S+)")
 UNKNOWN_KEY = re.compile(r"Option '(\S+)' is not accepted")
-OPTIONAL = re.compile(  # a number that may be null, beyond its bounds
-    r"Does not validate against .*: - Not of type \w+: (does not conform to .*?) - Expected a .*Given value: (.*)"
+OPTIONAL = re.compile(  # a value that may be null
+    r"Does not validate against .*? Errors: - (?:Not of type \w+: )?(.*?) - Expected a NoneType .*Given value: (.*)"
 )
 UNKNOWN_INNER_KEY = re.compile(r"Group '(\S+)' does not accept option '(\S+)'")
 
@@ -39,7 +39,8 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         line = " ".join(message.split()).replace("a typing.Literal", "one of ")
-        line = self._unknown_option(line) or OPTIONAL.sub(r"\2 \1, and is not null", line)
+        line = re.sub(r"<class '([\w.]+)'>", r"\1", line)
+        line = self._unknown_option(line) or OPTIONAL.sub(r"\2: \1, and is not null", line)
         if len(line) > LONGEST:
             line = f"{line[:LONGEST]} …"
         self.exit(2, f"{self.prog}: {line}; see --help\n")

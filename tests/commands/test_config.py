@@ -217,10 +217,20 @@ def test_a_mistake_is_one_line_and_exit_code_2(mistake, tmp_path, capsys):
     assert expected in error
 
 
-def test_a_number_that_may_be_null_is_refused_as_shortly_as_any_other(capsys):
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--weight_decay", "-1"], "-1: does not conform to restriction v>=0"),
+        (["--weight_decay", "abc"], "abc: could not convert string to float: 'abc'"),
+        (["--evaluation.targets", "a"], "['a']: Expected a float. Got value: a"),
+        (["--evaluation.env_kwargs", "3"], "3: Expected a dict"),
+    ],
+)
+def test_a_value_that_may_be_null_is_refused_as_shortly_as_any_other(arguments, expected, capsys):
     with pytest.raises(SystemExit):
-        load_config(["--weight_decay", "-1"], schemas())
-    assert '"weight_decay": -1 does not conform to restriction v>=0, and is not null' in capsys.readouterr().err
+        load_config(arguments, schemas())
+    key = arguments[0].removeprefix("--")
+    assert f'train: Parser key "{key}": {expected}, and is not null; see --help' in capsys.readouterr().err
 
 
 def test_help_explains_every_field_of_either_agent(capsys):
