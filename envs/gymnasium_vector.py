@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
 from unroll.envs.spaces import in_words
@@ -108,7 +109,8 @@ class GymnasiumVector(VecEnv):
         raise EnvError(f"{type(self.env).__name__} steps all environments at once: no {method_name}() of one of them")
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
-        return [False for _ in self._get_indices(indices)]
+        # Infos tell what Monitor's do. So evaluate_policy counts episodes by them, and a dummy step as none.
+        return [wrapper_class is Monitor for _ in self._get_indices(indices)]
 
 
 def on_host(value: Any) -> Any:

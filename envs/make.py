@@ -20,7 +20,7 @@ from typing import Any
 
 import gymnasium as gym
 from gymnasium.spaces.utils import flatten, flatten_space
-from gymnasium.wrappers import TransformObservation
+from gymnasium.wrappers import NormalizeObservation, NormalizeReward, TransformObservation
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
@@ -77,7 +77,9 @@ def make_env(
     Raises:
         EnvError: the environment does not exist, cannot be made so, or its actions cannot be shown.
     """
-    env = without_texts(open_env(env_id, (env_kwargs or {}) | kwargs))
+    env = open_env(env_id, (env_kwargs or {}) | kwargs)
+    _tell_statistics(env)
+    env = without_texts(env)
     _check_flattenable(env)
     flat = not (images and _has_image(env.observation_space))
     if flat:
@@ -202,7 +204,7 @@ def _make_one(
     # has one, is imported by its entry point: a worker has the parent's module path.
     gym.registry.setdefault(spec.id, spec)
     if not tells:
-        _TOLD.add(spec.id)
+        _TOLD.update((spec.id, spec.id + STATISTICS))
     env = make_env(spec.id, **kwargs)
     if target_return is not None:
         env = ReturnToGo(image_rows(env), target_return)
@@ -213,6 +215,25 @@ def _has_image(space: gym.Space) -> bool:
     """Apply the rule by which Stable-Baselines3 decides where to use a CNN."""
     parts = space.spaces.values() if isinstance(space, gym.spaces.Dict) else [space]
     return any(is_image_space(part) for part in parts)
+
+
+def _tell_statistics(env: gym.Env) -> None:
+    """Say in a line of the log, once, that scores depend on a wrapper that normalises by what it has seen so far."""
+    kinds = []
+    layer = env
+    while isinstance(layer, gym.Wrapper):
+        if isinstance(layer, NormalizeObservation | NormalizeReward):
+            kinds.append(type(layer).__name__)
+        layer = layer.env
+    key = name_of(env) + STATISTICS
+    if kinds and key not in _TOLD:
+        log.warning(
+            "%s: its wrapper %s keeps statistics that begin anew in each environment, so scores depend on how many "
+            "play; --normalize_observation and --normalize_reward do the same without it",
+            name_of(env),
+            " and ".join(kinds),
+        )
+        _TOLD.add(key)
 
 
 def without_texts(env: gym.Env) -> gym.Env:
@@ -280,7 +301,8 @@ def flatten_parts(env: gym.Env, keep: Callable[[gym.Space], bool]) -> gym.Env:
     return TransformObservation(env, show, gym.spaces.Dict(parts | rows))
 
 
-_TOLD: set[str] = set()  # environments whose texts were said to be left out
+STATISTICS = " statistics"
+_TOLD: set[str] = set()  # environments whose texts were said to be left out; with STATISTICS, of whose it was told
 _SHOWN: set[str] = set()  # the kinds of MuJoCo's warnings that were shown
 
 

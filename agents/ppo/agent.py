@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import io
 import math
 import time
@@ -28,6 +29,7 @@ from unroll.agents.ppo.pretraining import pretrain
 from unroll.agents.ppo.rollouts import RecurrentOnPolicyAlgorithm
 from unroll.agents.ppo.sb3_contrib import policy_kwargs_of
 from unroll.agents.ppo.sequences import Sequences, make_sequences
+from unroll.configs.parser import suggest
 from unroll.envs.datasets.episodes import Episodes
 from unroll.errors import CheckpointError, HyperparameterError
 from unroll.policies.actor_critic import RecurrentActorCriticPolicy
@@ -39,6 +41,8 @@ Metrics = dict[str, Tensor]  # of one minibatch, still on the device
 MINIBATCHES = 4  # of a rollout, unless a batch_size says otherwise
 SEQUENCES = 8  # at least, of the rollout of a single environment; minibatches of one are no fair sample
 SHORTEST = 16  # steps that such a sequence has
+# Arguments that a loaded agent cannot change: they made its weights, or are arguments of ``load``.
+FIXED = {"self", "policy", "env", "device", "policy_kwargs", "backbone", "use_sde", "_init_setup_model"}
 
 
 class RecurrentPPO(RecurrentOnPolicyAlgorithm):
@@ -431,21 +435,45 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
     ) -> Self:
         """Load Stable-Baselines3's zip, as ``save`` writes it, or the agent of a run folder, a checkpoint or the zoo.
 
+        That of a folder can go on learning in ``env``, which needs VecNormalize around it if the run had it. Without
+        ``env`` it acts as ``unroll.load`` gives it.
+
+        Args:
+            kwargs: arguments of the constructor in the place of those that it was made with.
+
         Raises:
             CheckpointError: the folder or the zip holds no agent of this kind; the zip names classes that are not here,
                 as one of an earlier version does.
+            HyperparameterError: ``kwargs`` name what is no argument, or what an agent cannot change.
         """
+        folder = None
         if not isinstance(path, io.BufferedIOBase) and (is_zoo(path) or Path(path).is_dir()):
+            folder = path
+        cls._check_changes(kwargs, path, folder is not None)
+        if folder is not None:
             from unroll.agents.ppo.training import load_ppo
 
             vector = None if env is None else cls._wrap_env(env)
-            agent: Any = load_ppo(latest_checkpoint(path), str(device), vector)[0]
+            agent: Any = load_ppo(latest_checkpoint(folder), str(device), vector, kwargs)[0]
+            if env is None:
+                agent.act_unnormalized()
             return agent
         check_zip(path)
         try:
             return super().load(path, env, device, **kwargs)
         except ModuleNotFoundError as error:
             raise CheckpointError(f"{path}: of another version, or of another program ({error})") from None
+
+    @classmethod
+    def _check_changes(cls, changes: dict[str, Any], path: Any, folder: bool) -> None:
+        """Raise HyperparameterError for arguments of ``load`` that would change nothing."""
+        known = set(inspect.signature(cls.__init__).parameters) - FIXED
+        known |= set() if folder else {"custom_objects", "print_system_info", "force_reset", "policy_kwargs"}
+        for name in changes:
+            if name not in known:
+                meant = suggest(name, list(known))
+                where = "a run folder" if folder else "a zip"
+                raise HyperparameterError(f"load({path}): {name} is no argument for {where}{meant}")
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_loss"]

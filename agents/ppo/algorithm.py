@@ -44,7 +44,9 @@ class PPO(Algorithm):
     def load(self, checkpoint: Path, device: str = "auto") -> RecurrentPPO:
         from unroll.agents.ppo.training import load_ppo
 
-        return load_ppo(checkpoint, device)[0]
+        agent = load_ppo(checkpoint, device)[0]
+        agent.act_unnormalized()
+        return agent
 
     def player(self, checkpoint: Path, config: PPOConfig | None, options: PlayOptions) -> Player:
         from unroll.agents.ppo.player import ppo_player

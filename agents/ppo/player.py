@@ -113,7 +113,7 @@ def ppo_player(
         images=True,
         env_kwargs=own,
         facts={"agent": "RecurrentPPO", "steps": agent.num_timesteps, "memory": "carried"},
-        reference=reference_returns(env_id),
+        reference=(None, None) if own else reference_returns(env_id),  # arguments may change what is paid
         forgetful=PPOActor(agent, normalizer, forget=True) if ablation else None,
     )
 

@@ -18,7 +18,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import obs_as_tensor
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from unroll.agents.common.distributed import world
 from unroll.agents.common.guards import check_budget, memory_guard, not_finite
@@ -54,6 +54,7 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
     sized_by: tuple[str, ...] = ("n_envs", "n_steps")
     agree_every = 16  # steps after which several processes ask each other whether one was told to stop
     masked = False  # whether the environments that it last learned in have action masks
+    normalizer: VecNormalize | None = None  # of an agent that was loaded to act: it takes what an environment shows
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
@@ -88,6 +89,16 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         """The kind of buffer that the environments fill; None: the library's own choice."""
         return None if tensor_vector(self.env) is None else TensorRolloutBuffer
 
+    def act_unnormalized(self) -> None:
+        """From now on ``predict`` takes what an environment shows, and normalises it by the statistics as they are.
+
+        ``get_env`` gives the environment without VecNormalize. Such an agent does not learn.
+        """
+        self.normalizer = self.get_vec_normalize_env()
+        if self.normalizer is not None:
+            self.env = self._wrap_env(self.normalizer.venv)
+            self._vec_normalize_env = None
+
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """Go on in other environments of the same spaces and number.
 
@@ -116,6 +127,11 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         tb_log_name: str = "RecurrentPPO",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
+        if self.normalizer is not None:
+            raise TrainingError(
+                "this agent was loaded to act, with the statistics of its observations inside; to go on learning, "
+                "RecurrentPPO.load(run folder, env) takes an env with VecNormalize around it"
+            )
         if reset_num_timesteps or self._last_obs is None:  # the environments begin, and with them the memory
             self._state = None
             if self.anchor is not None:
@@ -169,14 +185,15 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
                 last_episode_starts = self._last_episode_starts
                 self._last_episode_starts = dones
                 self._last_obs = new_obs  # type: ignore[assignment]
+                if dummies is not None:  # the memory begins anew after a dummy step, but no episode ended in it
+                    dummies.append(dummy_steps(infos))
+                    dones = dones & ~dummies[-1]
                 callback.update_locals(locals())
                 if not callback.on_step():
                     return False
 
                 self._update_info_buffer(infos, dones)
                 self._bootstrap(rewards, dones, infos)
-                if dummies is not None:
-                    dummies.append(dummy_steps(infos))
                 rollout_buffer.add(last_obs, actions, rewards, last_episode_starts, values, log_probs)  # type: ignore[arg-type]
 
             self._end_rollout(rollout_buffer, masks)
@@ -267,10 +284,14 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
             self._ended = []
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
+        # Monitor says "episode" where one ends. What an environment itself says by that name elsewhere is its own.
+        over = np.ones(len(infos), bool) if dones is None else dones
+        infos = [info if done else {} for info, done in zip(infos, over, strict=True)]
+        infos = [info if is_monitors(info.get("episode")) else info | {"episode": None} for info in infos]
         if world.size == 1:
             super()._update_info_buffer(infos, dones)
         else:
-            self._ended += [info["episode"] for info in infos if "episode" in info]
+            self._ended += [info["episode"] for info in infos if info["episode"]]
 
     def _reset(self, episode_start: np.ndarray) -> torch.Tensor | None:
         """Where the memory is emptied; None: nowhere."""
@@ -314,6 +335,8 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         ``action_masks`` is what the environments' ``action_masks()`` give. An agent that learned under masks warns
         where none are given: what it chooses may be forbidden.
         """
+        if self.normalizer is not None and self.normalizer.norm_obs:
+            observation = self.normalizer.normalize_obs(observation)
         if self.masked and action_masks is None:
             warnings.warn(
                 "the agent learned under action masks, and predict was given none: pass action_masks=, or for "
@@ -324,6 +347,11 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_state", "_states", "_action_masks", "_learned_from", "anchor"]
+
+
+def is_monitors(episode: Any) -> bool:
+    """Whether this is what Monitor says of an episode that ended: its return and its length."""
+    return isinstance(episode, dict) and {"r", "l"} <= episode.keys()
 
 
 def ask_masks(env: VecEnv) -> list[Any]:

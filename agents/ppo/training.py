@@ -189,10 +189,13 @@ def described(env_id: str, env_kwargs: dict[str, Any]) -> str:
     return f"{env_id} with {listed}" if listed else env_id
 
 
-def load_ppo(checkpoint: Path, device: str, env: VecEnv | None = None) -> tuple[RecurrentPPO, PPOConfig]:
+def load_ppo(
+    checkpoint: Path, device: str, env: VecEnv | None = None, changes: dict[str, Any] | None = None
+) -> tuple[RecurrentPPO, PPOConfig]:
     """Load the agent of a checkpoint and the config that it was trained by.
 
     It is in ``env``, which must have VecNormalize around it if the run had; None: in one environment of its own.
+    ``changes`` are arguments of its constructor in the place of the config's.
 
     Raises:
         CheckpointError: it is damaged, of another agent or version, or its config names what is not here.
@@ -209,12 +212,18 @@ def load_ppo(checkpoint: Path, device: str, env: VecEnv | None = None) -> tuple[
         options = fill_options(backbone.name, backbone.options)
         parameters = count_parameters(backbone.name, backbone.d_model, backbone.n_layers, options)
         check_size(tensors, parameters)
-        agent = make_ppo(config, lambda _: None, env=env)
+        agent = make_ppo(config, lambda _: None, env=env, changes=changes)
     restore_ppo(agent, checkpoint, tensors, state)
     return agent, config
 
 
-def make_ppo(config: PPOConfig, tell: Tell, seed: int | None = None, env: VecEnv | None = None) -> RecurrentPPO:
+def make_ppo(
+    config: PPOConfig,
+    tell: Tell,
+    seed: int | None = None,
+    env: VecEnv | None = None,
+    changes: dict[str, Any] | None = None,
+) -> RecurrentPPO:
     """The untrained agent of a config whose backbone is settled, in ``env`` or in the config's environments.
 
     What the libraries warn of is told.
@@ -238,6 +247,7 @@ def make_ppo(config: PPOConfig, tell: Tell, seed: int | None = None, env: VecEnv
         "seed": None if given else seed,
     }
     del arguments["env"]  # a name
+    arguments |= changes or {}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
