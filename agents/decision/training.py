@@ -20,6 +20,7 @@ from unroll.agents.evaluation.scoring import asked_beyond
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.registered import in_words, is_registered, known_env, why_unknown
 from unroll.envs.datasets.sources import load_episodes
+from unroll.envs.datasets.starts import unlike_starts
 from unroll.envs.make import find_env
 from unroll.envs.own import registered_id
 from unroll.errors import EnvError
@@ -40,8 +41,8 @@ class DecisionTraining:
         else:
             self.agent = make_agent(config, self._counted(tell))
         player = self._first_player(tell)
-        if player is not None and player.env_kwargs:
-            tell(f"evaluated in {player.env_id} with {in_words(player.env_kwargs)}")
+        if player is not None:
+            self._tell_env(player, tell)
         if config.condition == "none" and config.evaluation.targets is not None:
             tell("no return is asked for: with condition none an agent follows none; --condition best or return does")
         unlearned = player and asked_beyond(player.targets, learned_returns(self.agent))
@@ -58,6 +59,15 @@ class DecisionTraining:
             tell(f"no evaluation: {error}")
             self.env_id = None
             return None
+
+    def _tell_env(self, player: Player, tell: Tell) -> None:
+        """Say with which arguments the environment is made, and whether it begins as the episodes do."""
+        if player.env_kwargs:
+            tell(f"evaluated in {player.env_id} with {in_words(player.env_kwargs)}")
+        if (player.env_id, player.env_kwargs) != (self.episodes.env_id, self.episodes.env_kwargs):
+            begins = unlike_starts(self.episodes, player.env_id, player.env_kwargs)  # else the dataset's own says so
+            if begins:
+                tell(f"note: {begins}")
 
     def _counted(self, tell: Tell) -> Episodes:
         """Return the episodes with discrete actions counted as the environment to evaluate in counts them."""

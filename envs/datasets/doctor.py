@@ -13,6 +13,7 @@ from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.images import parts_in_words, parts_of, row_bytes
 from unroll.envs.datasets.reference import normalized_score
 from unroll.envs.datasets.registered import in_words, is_registered, known_env, step_limit, why_unknown
+from unroll.envs.datasets.starts import unlike_starts
 from unroll.envs.datasets.statistics import read
 from unroll.errors import one_line
 
@@ -42,6 +43,9 @@ def remarks(episodes: Episodes) -> list[str]:
             f"episode {first} has {longest:,} steps, {episodes.env_id} ends after {limit:,}: is an end of an episode "
             "missing?"
         )
+    begins = unlike_starts(episodes, episodes.env_id, episodes.env_kwargs)
+    if begins:
+        found.append(begins)
     return found
 
 

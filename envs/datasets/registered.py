@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import gymnasium as gym
+import numpy as np
 
 from unroll.errors import EnvError, one_line
 
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 MOST_TEXT = 1 << 20  # characters of all arguments as JSON
 MAX_DEPTH = 16  # nested lists and dicts
 NO_VALUE = object()
+RESETS = 20
 NOT_OURS = ("id", "disable_env_checker", "render_mode")  # of gym.make; a file says nothing about these
 
 
@@ -37,6 +39,8 @@ class Known(NamedTuple):
 
 # (id, arguments as JSON, where its code is) → the environment, or why it cannot be made.
 _FOUND: dict[tuple[str, str, object], Known | str] = {}
+# The same → the rows that it shows after resets; None if it shows none.
+_SHOWN: dict[tuple[str, str, object], np.ndarray | None] = {}
 
 
 def is_env_id(text: object) -> bool:
@@ -98,6 +102,32 @@ def _look_up(env_id: str, env_kwargs: dict[str, Any]) -> Known | str:
             log.debug("%s cannot be built: %s", env_id, error)
             _FOUND[key] = str(error) if isinstance(error, EnvError) else f"{env_id}: {one_line(error)}"
     return _FOUND[key]
+
+
+def first_observations(env_id: str, env_kwargs: dict[str, Any]) -> np.ndarray | None:
+    """Reset an environment some times, once for each process; the rows that it shows, [RESETS, width].
+
+    None if its observation is no row of finite numbers, or it fails.
+    """
+    from unroll.envs.make import make_env
+
+    known = known_env(env_id, env_kwargs)
+    if known is None or known.width is None:
+        return None
+    key = (env_id, json.dumps(env_kwargs, sort_keys=True), gym.registry[env_id].entry_point)
+    if key not in _SHOWN:
+        _SHOWN[key] = None
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                env = make_env(env_id, env_kwargs=env_kwargs)
+                rows = np.stack([np.asarray(env.reset(seed=seed)[0], np.float64) for seed in range(RESETS)])
+                env.close()
+            if np.isfinite(rows).all():
+                _SHOWN[key] = rows
+        except Exception as error:  # playing will tell of it
+            log.debug("%s cannot be reset: %s", env_id, error)
+    return _SHOWN[key]
 
 
 def not_plain(env_kwargs: Any) -> list[str]:
