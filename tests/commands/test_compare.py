@@ -263,6 +263,20 @@ def test_a_cell_that_another_command_began_or_finished_meanwhile_is_not_taken(tm
     assert not is_locked(cell.folder)
 
 
+def test_a_cell_that_was_evaluated_when_it_was_stopped_goes_on(tmp_path):
+    (cell, *_) = cells_of(tmp_path)
+    arguments = ["--agent", "ppo", "--env", "TMaze10-v0", "--steps", str(cell.config.steps)]
+    fake_run(cell.folder, cell.backbone, 0, 1.0, arguments, steps=800)
+    for last in (800, cell.config.steps):
+        (cell.folder / f"checkpoints/step_{last:08d}").mkdir(parents=True)
+        assert not cell.finished
+        assert cell.take()[:2] == ["--resume", "true"]
+    evaluation = json.loads((cell.folder / "evaluation.json").read_text())
+    (cell.folder / "evaluation.json").write_text(json.dumps(evaluation | {"steps": last}))
+    assert cell.finished
+    assert cell.take() is None
+
+
 def test_one_process_at_a_time_trains_in_a_folder(tmp_path, capsys, monkeypatch):
     folder = tmp_path / "run"
     folder.mkdir()

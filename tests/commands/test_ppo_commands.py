@@ -128,6 +128,20 @@ def test_a_tasks_own_arguments_are_given_on_the_command_line(env, kwargs, length
         assert evaluation["results"][0]["lengths"] == [length] * 3
 
 
+def test_a_finished_run_is_scored_anew_where_its_score_is_that_of_an_older_checkpoint(capsys):
+    assert train.main([*MAZE, "--steps", "32", "--run_dir", "run"]) == 0
+    path = Path("run/evaluation.json")
+    old = path.read_text()
+    assert train.main(["--resume", "true", "--run_dir", "run", "--steps", "64"]) == 0
+    path.write_text(old)  # as if it had been stopped after its last checkpoint
+    assert train.main(["--resume", "true", "--run_dir", "run"]) == 0
+    new = path.read_text()
+    assert json.loads(new)["steps"] == 64
+    assert train.main(["--resume", "true", "--run_dir", "run"]) == 0
+    assert path.read_text() == new
+    capsys.readouterr()
+
+
 def test_a_wrong_argument_of_a_task_is_one_line(capsys):
     assert train.main([*TINY, "--env", "TMaze-v0", "--env_kwargs", "{lenght: 3}", "--steps", "32"]) == 2
     assert_one_line(capsys, "lenght")

@@ -201,6 +201,30 @@ def test_runs_in_a_folder_that_the_report_would_replace_are_kept(tmp_path, capsy
     assert compare.main(["--from", str(tmp_path), "--output", str(tmp_path / "report")]) == 0
 
 
+def test_a_run_that_was_scored_before_its_end_is_no_finished_one(tmp_path, caplog, capsys):
+    fake_grid(tmp_path, SCORES)
+    run = tmp_path / "maze" / "gru" / "seed0"
+    for scored, last, why in (
+        (800, 800, "stopped at step 800 of 1,000"),
+        (800, 1008, "scores step 800, its last is 1,0"),
+    ):
+        (run / f"checkpoints/step_{last:08d}").mkdir(parents=True)
+        evaluation = json.loads((run / "evaluation.json").read_text())
+        (run / "evaluation.json").write_text(json.dumps(evaluation | {"steps": scored}))
+        caplog.clear()
+        rows = report_of(tmp_path)["experiments"]["TMaze10-v0"]["backbones"]
+        assert len(rows["gru"]["scores"]) == len(rows["mingru"]["scores"]) - 1
+        (record,) = caplog.records
+        assert record.getMessage().startswith(f"left out: {run}: ")
+        assert why in record.getMessage()
+        assert why in error_of(capsys, "--from", run)
+
+    # PPO may end a little later than the config says.
+    (run / "evaluation.json").write_text(json.dumps(evaluation | {"steps": 1008}))
+    rows = report_of(tmp_path)["experiments"]["TMaze10-v0"]["backbones"]
+    assert len(rows["gru"]["scores"]) == len(rows["mingru"]["scores"])
+
+
 def test_mistakes_are_one_line(tmp_path, capsys):
     fake_grid(tmp_path, {"gru": [1.0]})
     assert "no finished run" in error_of(capsys, "--from", tmp_path / "nowhere")

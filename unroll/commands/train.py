@@ -290,12 +290,13 @@ class Run:
             self.logger.dump(self.agent.num_timesteps)
 
     def _last_evaluation(self) -> dict[str, Any] | None:
-        """Score the last checkpoint; a finished run that is "resumed" has been scored before."""
+        """Score the last checkpoint, unless a finished run is "resumed" and it has been scored before."""
         from unroll.agents.evaluation import scoring
 
         path = self.folder / "evaluation.json"
         result = None if self.steps_left > 0 else scoring.read_evaluation(path)
-        if result is not None:
+        at = self.agent.num_timesteps
+        if result is not None and result.get(f"{self.algorithm.unit}s", at) == at:
             self.console.print(scoring.score_table(result))
             return result
         result = self.evaluate()

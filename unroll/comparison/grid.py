@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 from unroll.agents import schemas
 from unroll.agents.common.checkpoint import checkpoints
 from unroll.agents.common.run_folder import LOCK, is_locked, run_lock
-from unroll.comparison.runs import Run, read_run
+from unroll.comparison.runs import Run, read_run, why_unfinished
 from unroll.configs import RunConfig, load_config, plain_config
 from unroll.configs.loading import flat
 from unroll.errors import CheckpointError, ComparisonError
@@ -44,7 +45,12 @@ class Cell:
 
     @property
     def finished(self) -> bool:
-        return (self.folder / "evaluation.json").is_file()
+        path = self.folder / "evaluation.json"
+        try:
+            written = path.stat().st_mtime_ns
+        except OSError:
+            return False
+        return _scores_the_end(path, written, self.config.agent, self.config.steps)
 
     @property
     def busy(self) -> bool:
@@ -121,6 +127,19 @@ class Cell:
     def read(self) -> Run:
         """Read the finished run, under the names that it has in the grid."""
         return dataclasses.replace(read_run(self.folder, self.experiment), backbone=self.backbone)
+
+
+@functools.cache
+def _scores_the_end(path: Path, written: int, agent: str, steps: int) -> bool:
+    """Whether the evaluation that was written then is that of a finished run. Who waits asks again and again.
+
+    A damaged one counts: whoever reads the run says what is wrong with it.
+    """
+    try:
+        evaluation = json.loads(path.read_bytes())
+    except ValueError:
+        return True
+    return not isinstance(evaluation, dict) or why_unfinished(path.parent, agent, steps, evaluation) is None
 
 
 def last_step(folder: Path) -> float:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import os
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,13 @@ import numpy as np
 import yaml
 
 from unroll.agents import AGENTS
+from unroll.agents.common.checkpoint import checkpoints
 from unroll.agents.common.logs import read_metrics
 from unroll.agents.evaluation.scoring import highest
 from unroll.comparison.variants import varied_fields
 from unroll.errors import ComparisonError, one_line
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +102,28 @@ def read_run(folder: Path, experiment: str | None = None) -> Run:
     )
 
 
+def why_unfinished(folder: Path, agent: str, steps: int, evaluation: dict[str, Any]) -> str | None:
+    """Say why an evaluation is not that of the end of a run of so many steps; None if it is.
+
+    A run can be evaluated when it was stopped, and it can go on after it was evaluated.
+    """
+    unit = AGENTS[agent].unit
+    scored = evaluation.get(f"{unit}s")
+    if not isinstance(scored, int):
+        return None
+    kept = checkpoints(folder)
+    last = int(kept[-1].name.removeprefix("step_")) if kept else scored
+    where = shlex.quote(str(folder))
+    if last < steps:
+        return (
+            f"stopped at {unit} {last:,} of {steps:,}; unroll train --resume true --run_dir {where} goes on, and with "
+            f"--steps {last} it is finished there"
+        )
+    if scored != last:
+        return f"evaluation.json scores {unit} {scored:,}, its last is {last:,}; unroll evaluate {where} scores that"
+    return None
+
+
 def _label(folder: Path, backbone: str) -> str:
     """Return the name of a run's row: the backbone, or what a comparison with options or varied fields named it."""
     row = folder.absolute().parent.name
@@ -116,12 +143,13 @@ def _not_finished(folder: Path, why: str) -> ComparisonError:
 
 
 def find_runs(folders: Iterable[Path]) -> list[Run]:
-    """Read all finished runs in and below the folders.
+    """Read all finished runs in and below the folders. Of others that have been evaluated a line is logged.
 
     Raises:
         ComparisonError: a folder holds none, or two runs have the same experiment, backbone and seed.
     """
     runs: dict[tuple[str, str, int], Run] = {}
+    left_out: list[str] = []  # a grid may still be running
     for top in folders:
         # A run is finished once it has been evaluated.
         found = sorted(Path(where) for where, _, files in os.walk(top) if "evaluation.json" in files)
@@ -135,11 +163,19 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
             raise ComparisonError(f"{top}: no finished run in it, which would be a folder with an evaluation.json")
         for folder in found:
             run = read_run(folder)
+            unfinished = why_unfinished(folder, run.config["agent"], int(run.config["steps"]), run.evaluation)
+            if unfinished is not None:
+                left_out.append(f"{folder}: {unfinished}")
+                continue
             key = (run.experiment, run.backbone, run.seed)
             if key in runs:
                 name = f"{run.backbone}, seed {run.seed}, of {run.experiment}"
                 raise ComparisonError(f"{runs[key].folder} and {folder} are both {name}; move one away")
             runs[key] = run
+    if not runs and left_out:
+        raise ComparisonError(left_out[0])
+    for line in left_out:
+        log.warning("left out: %s", line)
     return list(runs.values())
 
 
