@@ -11,8 +11,9 @@ import pytest
 from minari.data_collector import EpisodeBuffer
 
 from toy import TINY
-from unroll.agents import DecisionAgent
-from unroll.commands import evaluate, inspect, record, train
+from unroll.agents import DecisionAgent, schemas
+from unroll.commands import compare, evaluate, inspect, record, train
+from unroll.configs import load_config
 from unroll.envs import load_episodes
 from unroll.envs.datasets.registered import not_plain
 from unroll.errors import CheckpointError
@@ -110,6 +111,22 @@ def test_arguments_of_the_user_replace_those_of_the_set(tmp_path, given):
     assert played_in() == expected
     assert evaluate.main(["run", "--env_kwargs", "{is_slippery: true}", "--output", "again.json"]) == 0
     assert played_in("again.json") == {"is_slippery": True}
+
+
+def test_a_single_argument_is_read_as_what_it_is(tmp_path):
+    write_lake(tmp_path, is_slippery=False)
+    train.main(RUN)
+    single = ["--env_kwargs.is_slippery", "false", "--env_kwargs.max_episode_steps", "7"]
+    expected = {"is_slippery": False, "max_episode_steps": 7}
+    assert evaluate.main(["run", *single, "--output", "again.json"]) == 0
+    assert played_in("again.json") == expected
+    assert record.main(["--run", "run", *single, "--episodes", "2", "--output", "played.hdf5"]) == 0
+    assert load_episodes("played.hdf5").env_kwargs == expected
+
+    options = ["--cluster_options.timeout_min", "60", "--evaluation.env_kwargs.is_slippery", "false"]
+    own, flags = compare.split(compare.make_parser(), options)
+    assert compare.make_parser().parse_args(own).cluster_options == {"timeout_min": 60}
+    assert load_config(flags, schemas()).evaluation.env_kwargs == {"is_slippery": False}
 
 
 def test_another_environment_is_not_given_the_sets_arguments(tmp_path):

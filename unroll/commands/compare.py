@@ -36,6 +36,7 @@ GIVEN = {  # flags of unroll train that the grid sets
     "--experiment": "an experiment has the name of its config file",
     "--evaluation.video": "--video says whether",
 }
+FREE_FLAGS = ("--backbone.options.", "--env_kwargs.", "--evaluation.env_kwargs.")  # of values that have any name
 CLUSTER_FLAGS = ("--cluster", "--workers", "--cluster_options")
 
 
@@ -74,7 +75,7 @@ def make_parser() -> Parser:
     add("--from", dest="folders", nargs="+", metavar="FOLDER", help="report on the runs in and below these folders")
     add("--cluster", type=Literal["slurm", "local"] | None, help="let submitit start this command there")
     add("--workers", type=PositiveInt, default=1, help="how many of them, each with --jobs runs at a time")
-    add("--cluster_options", type=dict, default={}, help="submitit's: '{slurm_partition: gpu}'")
+    add("--cluster_options", type=dict[str, Any], default={}, help="submitit's: '{slurm_partition: gpu}'")
     return parser
 
 
@@ -146,7 +147,7 @@ def split(parser: Parser, arguments: list[str]) -> tuple[list[str], list[str]]:
             if name in GIVEN:
                 parser.error(f"{name} is not for a grid: {GIVEN[name]}")
             # A flag that nobody knows stays with our own parser, which explains it.
-            theirs = name in trains or name.startswith(("--backbone.options.", "--env_kwargs."))
+            theirs = name in trains or name.startswith(FREE_FLAGS)
             target = own
             if theirs and name not in known:
                 target = flags

@@ -8,6 +8,7 @@ import math
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
@@ -30,7 +31,7 @@ def make_parser() -> Parser:
     add("--targets", type=float, nargs="+", help="returns to ask for; default: the run's config")
     add("--memory", choices=["carried", "window"], help="default: the run's config")
     add("--env", help="environment id, or my_module:id of your own; default: the run's own")
-    add("--env_kwargs", type=dict, help="arguments of the environment, '{length: 70}'; default: the run's own")
+    add("--env_kwargs", type=dict[str, Any], help="the environment's arguments, '{length: 70}'; default: the run's own")
     add("--stochastic", action="store_true", help="draw actions from the policy; default: the likeliest in every step")
     add("--seed", type=NonNegativeInt, help="reset seed of the first episode; default: the run's config")
     add("--backbone", metavar="MODULE:CLASS", help="import the run's backbone, one of your own")

@@ -44,7 +44,7 @@ def make_parser() -> Parser:
     add = parser.add_argument
     add("--output", required=True, help="file.hdf5, or minari:NAME-vN; it must not exist")
     add("--env", help="with --algorithm: environment id, or my_module:id of your own")
-    add("--env_kwargs", type=dict, help="arguments of the environment; with --run: default its own")
+    add("--env_kwargs", type=dict[str, Any], help="arguments of the environment; with --run: default its own")
     add("--steps", type=PositiveInt, default=100_000, help="with --algorithm: steps to learn for")
     add("--n_envs", type=PositiveInt, default=1, help="with --algorithm: environments to learn in")
     add("--keep", type=PositiveInt, help="a random subset of the episodes, of at most this many steps")
