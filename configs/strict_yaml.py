@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import get_loader, set_loader
+from jsonargparse import get_loader, set_dumper, set_loader
+from jsonargparse.typing import register_type
 
 from unroll.errors import one_line
 
@@ -106,6 +107,9 @@ class Text(str):
     """Text that was in quotes. jsonargparse reads other text again where any type is allowed: '010' would become 10."""
 
 
+register_type(Text, serializer=Text)  # --print_config writes it with the dumper below
+
+
 def load_yaml(text: str) -> Any:
     """Read the value of a flag or a file with jsonargparse's loader. What is in quotes stays text."""
     check_yaml(text)
@@ -148,12 +152,16 @@ class _Dumper(yaml.SafeDumper):
         return self.represent_scalar("tag:yaml.org,2002:str", text, style="'" if ambiguous else None)
 
 
-_Dumper.add_representer(str, _Dumper.represent_text)
+for kind in (str, Text):
+    _Dumper.add_representer(kind, _Dumper.represent_text)
 
 
 def dump_yaml(content: dict[str, Any]) -> str:
     """Write what ``read_mapping`` reads, keys in their order."""
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False)
+
+
+set_dumper("yaml", dump_yaml)
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

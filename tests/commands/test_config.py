@@ -1,5 +1,6 @@
 """Configs: every file loads, a saved config is the same config, and a mistake is one line that names it."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,17 @@ def test_the_printed_config_has_the_flags_on_both_sides(capsys):
     printed = capsys.readouterr().out
     assert "seed: 5" in printed
     assert "steps: 7" in printed
+
+
+@pytest.mark.parametrize("name", ["quoted.yaml", "quoted.json"])
+def test_the_printed_config_of_quoted_texts_is_one_that_is_read_again(name, tmp_path, capsys):
+    content = {"agent": "ppo", "env": "CartPole-v1", "env_kwargs": {"map": "010", "names": ["yes", "é"], "n": 3}}
+    (tmp_path / name).write_text(json.dumps(content))
+    arguments = ["--config", str(tmp_path / name)]
+    with pytest.raises(SystemExit, match="0"):
+        load_config([*arguments, "--print_config"], schemas())
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    assert load_config(["--config", str(tmp_path / "printed.yaml")], schemas()) == load_config(arguments, schemas())
 
 
 def test_a_list_of_one_and_none_are_read_too():
