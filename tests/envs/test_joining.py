@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -104,7 +105,15 @@ def test_other_spaces_are_one_line_with_both_names_and_both_spaces(two, tmp_path
         join([box, wider], ["a", "b"])
 
 
+def test_a_dataset_may_be_a_path(two):
+    assert load_episodes(Path("good.hdf5")).n_steps == load_episodes("good.hdf5").n_steps
+    paths = load_episodes([Path(source) for source in two], weights=[1, 3])
+    assert (paths.name, paths.remarks) == (load_episodes(two).name, load_episodes(two, weights=[1, 3]).remarks)
+
+
 def test_what_is_no_list_of_datasets_is_refused(two, capsys):
+    with pytest.raises(DatasetError, match="an empty list names no dataset; a source is minari:ID"):
+        load_episodes([])
     with pytest.raises(DatasetError, match="a dataset is there twice"):
         load_episodes([two[0], two[0]])
     for weights in ([1.0], [1.0, 0.0], [1.0, float("inf")]):

@@ -73,7 +73,7 @@ def read_episodes(source: str, download: bool = False) -> Episodes:
 
 
 def load_episodes(
-    source: str | Sequence[str],
+    source: str | Path | Sequence[str | Path],
     download: bool = False,
     weights: Sequence[float] | None = None,
     tell: Callable[[str], None] = lambda line: None,
@@ -81,7 +81,7 @@ def load_episodes(
     """Load the episodes of `source`, fit to be trained on. What there is to say of them is logged.
 
     Args:
-        source: a dataset, or several of one space, which are joined (see joining.py).
+        source: a dataset by its name or path, or several of one space, which are joined (see joining.py).
         download: fetch a D4RL file that is missing.
         weights: how often each of several datasets is drawn, relative to the others. None: by their steps.
         tell: takes a line for each of several datasets, which says what it brings, and one where
@@ -91,17 +91,20 @@ def load_episodes(
         DatasetError: there is no such dataset, it cannot be read, its values are unusable, or
             several are of different spaces.
     """
-    if isinstance(source, str):
-        return _load_one(source, download)
-    if len(set(source)) < len(source):
-        raise DatasetError(f"{' '.join(source)}: a dataset is there twice; weights say how often one is drawn")
-    several = [_load_one(one, download) for one in source]
+    if isinstance(source, str | Path):
+        return _load_one(str(source), download)
+    sources = [str(one) for one in source]
+    if not sources:
+        raise DatasetError(f"an empty list names no dataset; a source is {FORMS}")
+    if len(set(sources)) < len(sources):
+        raise DatasetError(f"{' '.join(sources)}: a dataset is there twice; weights say how often one is drawn")
+    several = [_load_one(one, download) for one in sources]
     if len(several) == 1:
         return several[0]
-    joined = join(several, source, weights)
-    for line in what_each_brings(several, source, weights):
+    joined = join(several, sources, weights)
+    for line in what_each_brings(several, sources, weights):
         tell(line)
-    places = different_places(several, source)
+    places = different_places(several, sources)
     if places:
         tell(places)
     return joined
