@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from multiprocessing import forkserver
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from gymnasium.envs.mujoco.inverted_pendulum_v5 import InvertedPendulumEnv
 from gymnasium.utils.env_checker import check_env
 
+from unroll.commands import export, train
 from unroll.envs.make import _log_warning, _make_one, find_env, make_env, make_vec_env
 from unroll.envs.own import import_env, registered_id
 from unroll.envs.wrappers import PreviousStep, ReturnToGo
@@ -332,7 +334,7 @@ class Own(gym.Env):
         return self.observation_space.low, {}
 
     def step(self, action):
-        return self.observation_space.high, 1.0, False, False, {}
+        return self.observation_space.high.copy(), 1.0, False, False, {}
 
 
 gym.register("UnrollTestOwn-v0", "unroll_test_own:Own")
@@ -363,6 +365,21 @@ def test_an_environment_of_a_module_is_made_in_any_process_once_its_module_is_im
         vector = make_vec_env(name, 2, processes=processes, env_kwargs={"size": 3})
         assert vector.reset().shape == (2, 3)
         vector.close()
+
+
+def test_a_run_in_an_environment_of_the_users_own_is_exported_where_the_command_line_names_it(own, capsys):
+    name = "unroll_test_own:UnrollTestOwn-v0"
+    small = ["--n_envs", "1", "--n_steps", "4", "--batch_size", "4", "--steps", "4", "--evaluation.episodes", "0"]
+    arguments = ["--agent", "ppo", "--env", name, *small, "--backbone.d_model", "8", "--device", "cpu"]
+    assert train.main([*arguments, "--run_dir", "run"]) == 0
+    sys.modules.pop("unroll_test_own")  # as in another process
+    for registered in NAMES:
+        gym.registry.pop(registered)
+    capsys.readouterr()
+    assert export.main(["run", "--format", "pt2"]) == 2
+    assert f"(--env {name})" in capsys.readouterr().err
+    assert export.main(["run", "--format", "pt2", "--env", name]) == 0
+    assert Path("run/pt2/policy.pt2").is_file()
 
 
 def test_a_name_is_resolved_without_an_import(own):

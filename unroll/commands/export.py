@@ -9,7 +9,7 @@ from pathlib import Path
 from unroll.agents import algorithm_of
 from unroll.commands.process import Reporting, expand_home
 from unroll.configs import Parser
-from unroll.own import import_backbone
+from unroll.own import import_backbone, import_environment
 from unroll.zoo import find_run, results_folder
 
 
@@ -24,10 +24,12 @@ def main(arguments: list[str] | None = None) -> int:
     add("--output", help="folder; default: onnx or pt2 in the run folder")
     add("--memory", choices=["carried"], help="export a carried memory, also of an agent that acts with a window")
     add("--backbone", metavar="MODULE:CLASS", help="import the run's backbone, one of your own")
+    add("--env", metavar="MODULE:ID", help="import the run's environment, one of your own")
     options = parser.parse_args(arguments)
     expand_home(options, "run", "output")
     with Reporting("unroll export") as report:
         import_backbone(arguments, "--backbone", options.backbone)
+        import_environment(arguments, "--env", options.env)
         export(options)
     return report.code
 
