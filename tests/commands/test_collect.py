@@ -50,6 +50,16 @@ def test_a_wrong_recording_is_one_line(arguments, capsys):
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("flag", [["--noise", "0.5"], ["--episodes=3"], ["--stochastic"], ["--steps", "50"]])
+def test_an_option_that_means_nothing_here_is_one_line(flag, tmp_path, capsys):
+    learning = flag[0] == "--steps"
+    source = ["--run", "run"] if learning else ["--algorithm", "ppo", "--env", "CartPole-v1"]
+    with pytest.raises(SystemExit, match="2"):
+        collect.main([*source, *flag, "--output", str(tmp_path / "x.hdf5")])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{flag[0].partition('=')[0]} goes with {'--algorithm' if learning else '--run'}" in line
+
+
 @pytest.mark.parametrize("output", ["there.hdf5", "x.csv", "minari:bad", "minari:there/already-v0"])
 def test_a_recording_that_could_not_be_written_is_refused_before_it_begins(output, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:  # simulators and PyTorch are imported once the arguments are 
     from unroll.envs.datasets.recording import Recorded
 
 ALGORITHMS = ("a2c", "dqn", "ppo", "sac", "td3")
+OF_LEARNING = ("--steps", "--n_envs")
+OF_PLAYING = ("--episodes", "--noise", "--stochastic", "--targets", "--memory", "--backbone")
 ON_POLICY = ("a2c", "ppo")
 MOST_IMAGES = 50_000  # steps that an off-policy agent keeps to learn from
 LONGEST = 1000  # steps of an episode in an environment that has no limit of its own
@@ -43,7 +45,7 @@ def make_parser() -> Parser:
     source.add_argument("--run", help="a run folder, one of its checkpoints, or a run of the package, zoo:NAME")
     add = parser.add_argument
     add("--output", required=True, help="file.hdf5, or minari:NAME-vN; it must not exist")
-    add("--env", help="with --algorithm: environment id, or my_module:id of your own")
+    add("--env", help="environment id, or my_module:id of your own; with --run: default its own")
     add("--env_kwargs", type=dict[str, Any], help="arguments of the environment; with --run: default its own")
     add("--steps", type=PositiveInt, default=100_000, help="with --algorithm: steps to learn for")
     add("--n_envs", type=PositiveInt, default=1, help="with --algorithm: environments to learn in")
@@ -67,6 +69,10 @@ def main(arguments: list[str] | None = None) -> int:
     expand_home(options, "run", "output")
     if options.algorithm and not options.env:
         parser.error("--algorithm needs --env")
+    for flag in OF_PLAYING if options.algorithm else OF_LEARNING:
+        if any(word.partition("=")[0] == flag for word in arguments):
+            there, here = ("--run", "--algorithm") if options.algorithm else ("--algorithm", "--run")
+            parser.error(f"{flag} goes with {there}, and means nothing with {here}")
     with Reporting("unroll record") as report:
         import_backbone(arguments, "--backbone", options.backbone)
         import_environment(arguments, "--env", options.env)
