@@ -49,6 +49,17 @@ def blocks(request, monkeypatch):
         monkeypatch.setattr("unroll.envs.datasets.statistics.BLOCK", 100)
 
 
+@pytest.mark.parametrize("following", [False, True])
+def test_a_file_in_which_nothing_ends_is_told_to_be_one_episode(write, caplog, following):
+    fields = walks([30])
+    fields["timeouts"] = np.zeros_like(fields["terminals"])
+    if not following:  # else these say that nothing ends
+        del fields["next_observations"]
+    assert load_episodes(str(write(fields))).lengths.tolist() == [30]
+    told = "terminals and timeouts are all false: the 30 rows are taken for one episode" in caplog.text
+    assert told == (not following)
+
+
 @pytest.mark.parametrize("timeouts", ["missing", "all false"])
 @pytest.mark.parametrize("env", ["", "Pendulum-v1"])
 def test_without_timeouts_episodes_are_cut_where_the_next_row_is_another(write, caplog, blocks, timeouts, env):

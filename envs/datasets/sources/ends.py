@@ -119,6 +119,8 @@ def _find_timeouts(
             return cuts
 
     if given is not None:
+        if not terminals.any() and not {"next_observations", "final_observations"} & items.keys():
+            remarks.append(f"terminals and timeouts are all false: the {len(given):,} rows are taken for one episode")
         return given
     if limit is None:
         remarks.append("no timeouts and no known step limit: episodes are assumed to end at terminals alone")
