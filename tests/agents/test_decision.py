@@ -330,6 +330,17 @@ def test_a_run_on_the_best_part_of_the_data_says_how_many_episodes_that_is():
     assert DecisionTraining(config, print).describe().startswith("the best 12 of 534 episodes, 99,975 steps of hopper")
 
 
+def test_targets_of_an_agent_that_follows_none_are_told(capsys):
+    """And not refused: a comparison of conditions has one list of targets for all of them."""
+    config = DecisionConfig(backbone=BackboneConfig(d_model=8, n_layers=1))
+    config.evaluation.targets = [1800.0, 900.0]
+    DecisionTraining(config, print)
+    assert "no return is asked for: with condition none an agent follows none" in capsys.readouterr().out
+    config.condition = "best"
+    DecisionTraining(config, print)
+    assert "no return is asked for" not in capsys.readouterr().out
+
+
 def test_without_a_terminal_each_line_of_progress_has_the_time_left():
     file = io.StringIO()
     progress = ShowProgress(20, Console(file=file, width=200))
