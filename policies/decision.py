@@ -84,7 +84,7 @@ class DecisionPolicy(nn.Module):
             ``window`` encodes the last ``context`` steps anew for every action, which is the published protocol.
 
     Raises:
-        BackboneError: The backbone or an option is unknown, or a size is not allowed.
+        BackboneError: The backbone, an option or a choice is unknown, or a size is not allowed.
     """
 
     return_scale: Tensor
@@ -113,6 +113,9 @@ class DecisionPolicy(nn.Module):
             require(1 <= value <= MOST, f"{size} must be from 1 to {MOST:,}, not {value}")
         for size, value in (("max_timestep", max_timestep), ("action_modes", action_modes)):
             require(0 <= value <= MOST, f"{size} must be from 0 to {MOST:,}, not {value}")
+        require(0 <= dropout < 1, f"dropout must be at least 0 and less than 1, not {dropout}")
+        _check_choice("tokens", tokens, "fused", "interleaved")
+        _check_choice("condition", condition, "best", "return", "none")
         self.config: dict[str, Any] = dict(
             observation_dim=observation_dim,
             action_space=describe_space(action_space),
@@ -168,8 +171,7 @@ class DecisionPolicy(nn.Module):
 
     @memory.setter
     def memory(self, memory: Literal["carried", "window"]) -> None:
-        if memory not in ("carried", "window"):
-            raise ValueError(f"memory must be carried or window, not {memory!r}")
+        _check_choice("memory", memory, "carried", "window")
         self._memory = memory
         acting: Backbone = self.backbone
         if memory == "window":
@@ -274,6 +276,10 @@ class DecisionPolicy(nn.Module):
         if name == "previous_action":
             return self.action.encode(value)
         return (value / self.return_scale)[..., None]
+
+
+def _check_choice(name: str, value: Any, *choices: str) -> None:
+    require(value in choices, f"{name} must be {', '.join(choices[:-1])} or {choices[-1]}, not {value!r}")
 
 
 def fit_options(backbone: str, options: dict[str, Any], length: int, dropout: float) -> dict[str, Any]:
