@@ -20,6 +20,7 @@ from jsonargparse import Namespace
 from unroll.configs.fields import RunConfig
 from unroll.configs.parser import Parser
 from unroll.configs.strict_yaml import as_text, dump_yaml, read_mapping
+from unroll.errors import UserError
 from unroll.files import write_whole
 
 Schemas = Mapping[str, type[RunConfig]]
@@ -211,7 +212,10 @@ def _build(parser: Parser, schema: type[RunConfig], source: list[str] | dict[str
     # The parser's own --config is no field of a config.
     fields = vars(parser.instantiate(parsed))
     fields.pop("config", None)
-    config = schema(**fields)
+    try:
+        config = schema(**fields)
+    except UserError as error:  # an infinity, which the parser lets pass
+        parser.error(str(error))
     _make_plain(config)
     if config.run_dir:
         config.run_dir = os.path.expanduser(config.run_dir)  # no shell does it in a file, or after an =

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import gymnasium as gym
 import torch
@@ -14,9 +14,14 @@ from unroll.policies.actions import describe_space, make_action
 from unroll.policies.backbones import Backbone, State, make_backbone, options_of
 from unroll.policies.backbones.backbone import require
 from unroll.policies.backbones.layers import Dropout, drop, norm, without_autocast
+from unroll.policies.backbones.registry import misfit
 from unroll.policies.images import PartsExtractor
 from unroll.policies.normalizer import Normalizer
 from unroll.policies.window import Window
+
+Tokens: TypeAlias = Literal["fused", "interleaved"]
+Condition: TypeAlias = Literal["best", "return", "none"]
+Memory: TypeAlias = Literal["carried", "window"]
 
 # The most steps of a sequence or an episode, and numbers of an observation.
 MOST = 1 << 22
@@ -99,13 +104,13 @@ class DecisionPolicy(nn.Module):
         n_layers: int = 2,
         backbone_options: dict[str, Any] | None = None,
         context: int = 20,
-        tokens: Literal["fused", "interleaved"] = "fused",
-        condition: Literal["best", "return", "none"] = "none",
+        tokens: Tokens = "fused",
+        condition: Condition = "none",
         previous_action: bool = True,
         action_modes: int = 1,
         max_timestep: int = 0,
         dropout: float = 0.1,
-        memory: Literal["carried", "window"] = "carried",
+        memory: Memory = "carried",
         parts: dict[str, Any] | None = None,
     ):
         super().__init__()
@@ -114,8 +119,8 @@ class DecisionPolicy(nn.Module):
         for size, value in (("max_timestep", max_timestep), ("action_modes", action_modes)):
             require(0 <= value <= MOST, f"{size} must be from 0 to {MOST:,}, not {value}")
         require(0 <= dropout < 1, f"dropout must be at least 0 and less than 1, not {dropout}")
-        _check_choice("tokens", tokens, "fused", "interleaved")
-        _check_choice("condition", condition, "best", "return", "none")
+        _check_choice("tokens", Tokens, tokens)
+        _check_choice("condition", Condition, condition)
         self.config: dict[str, Any] = dict(
             observation_dim=observation_dim,
             action_space=describe_space(action_space),
@@ -166,12 +171,12 @@ class DecisionPolicy(nn.Module):
         self.memory = memory
 
     @property
-    def memory(self) -> Literal["carried", "window"]:
+    def memory(self) -> Memory:
         return self._memory
 
     @memory.setter
-    def memory(self, memory: Literal["carried", "window"]) -> None:
-        _check_choice("memory", memory, "carried", "window")
+    def memory(self, memory: Memory) -> None:
+        _check_choice("memory", Memory, memory)
         self._memory = memory
         acting: Backbone = self.backbone
         if memory == "window":
@@ -278,8 +283,9 @@ class DecisionPolicy(nn.Module):
         return (value / self.return_scale)[..., None]
 
 
-def _check_choice(name: str, value: Any, *choices: str) -> None:
-    require(value in choices, f"{name} must be {', '.join(choices[:-1])} or {choices[-1]}, not {value!r}")
+def _check_choice(name: str, choices: Any, value: Any) -> None:
+    wrong = misfit(choices, value)
+    require(not wrong, f"{name} is {wrong}")
 
 
 def fit_options(backbone: str, options: dict[str, Any], length: int, dropout: float) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium.spaces import Discrete
+from jsonargparse.typing import NonNegativeInt
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import get_device
@@ -27,6 +28,7 @@ from unroll.agents.common.guards import check_device, check_finite, is_out_of_me
 from unroll.agents.common.machine import made_here, set_products
 from unroll.agents.common.optim import make_optimizer, set_learning_rate
 from unroll.agents.common.restoring import of_checkpoint, read_agent, restore
+from unroll.agents.common.settling import settle, settle_arguments
 from unroll.agents.decision.config import Hyperparameters, top_fraction_of, weight_decay_of
 from unroll.agents.decision.recorded import RecordedUpdate
 from unroll.agents.decision.task import (
@@ -146,7 +148,8 @@ class DecisionAgent:
         policy_kwargs = dict(policy_kwargs or {})
         if backbone is not None and policy_kwargs.setdefault("backbone", backbone) != backbone:
             raise HyperparameterError(f"backbone is {backbone}, and {policy_kwargs['backbone']} in policy_kwargs")
-        self.policy_kwargs: dict[str, Any] = {"context": self.hyperparameters.context} | policy_kwargs
+        policy_kwargs = {"context": self.hyperparameters.context} | policy_kwargs
+        self.policy_kwargs = settle_arguments(DecisionPolicy.__init__, policy_kwargs)
         with memory_guard(self):
             self._build(episodes)
 
@@ -211,11 +214,13 @@ class DecisionAgent:
         Callbacks hear of every update: ``on_rollout_start`` before it, ``on_step`` after it.
 
         Raises:
+            HyperparameterError: ``total_timesteps`` is no whole number of at least 0.
             TrainingError: a loss or gradient is not finite. On a CPU that is seen before the weights move; on CUDA,
                 which would have to be waited for, when it is logged.
         """
         if self.sampler is None:
             raise ValueError("no episodes to learn from: give them to DecisionAgent(…) or DecisionAgent.load(…)")
+        total_timesteps = settle("total_timesteps", NonNegativeInt, total_timesteps)
         if reset_num_timesteps:
             self.num_timesteps = 0
             self._unlogged.clear()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal
 
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from unroll.agents.common.settling import settle_fields
 from unroll.configs.fields import BackboneConfig, RunConfig
 from unroll.configs.sizes import Environments, Episodes, Rate, Seed, Size
-from unroll.errors import HyperparameterError
 
 # What an agent learns from that follows no given return: this share of the steps, but so many at least.
 BEST_SHARE = 0.1
@@ -83,10 +83,8 @@ class Hyperparameters:
     """of the weights and of all that is drawn while learning"""
 
     def __post_init__(self) -> None:
-        for name, kind in get_type_hints(type(self)).items():
-            choices = get_args(kind)
-            if get_origin(kind) is Literal and getattr(self, name) not in choices:
-                raise HyperparameterError(f"{name} is one of {', '.join(choices)}, not {getattr(self, name)!r}")
+        # Whatever is taken here can be saved and loaded again.
+        settle_fields(self)
 
 
 def weight_decay_of(given: float | None, optimizer: str, discrete: bool) -> float:

@@ -21,6 +21,7 @@ from unroll.agents.common.checkpoint import latest_checkpoint
 from unroll.agents.common.distributed import world
 from unroll.agents.common.guards import check_finite, memory_guard
 from unroll.agents.common.machine import set_products
+from unroll.agents.common.settling import plain, settle
 from unroll.agents.ppo.foreign import check_zip
 from unroll.agents.ppo.gradients import clip_gradients, parameters_of
 from unroll.agents.ppo.loss import PPOLoss
@@ -115,14 +116,19 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         recompute_states: bool = False,
         advantage_floor: float = 0.0,
     ):
-        policy_kwargs = dict(policy_kwargs or {})
+        # PyTorch and random take no int of NumPy's, and Stable-Baselines3 no float of it.
+        n_steps = settle("n_steps", int, n_steps)
+        batch_size = settle("batch_size", int | None, batch_size)
+        sequence_length = settle("sequence_length", int | None, sequence_length)
+        seed = settle("seed", int | None, seed)
+        policy_kwargs = plain(policy_kwargs or {})
         if backbone is not None and policy_kwargs.setdefault("backbone", backbone) != backbone:
             raise HyperparameterError(f"backbone is {backbone}, and {policy_kwargs['backbone']} in policy_kwargs")
         policy_kwargs = policy_kwargs_of(policy, policy_kwargs)
         super().__init__(
             policy,
             env,
-            learning_rate=learning_rate,
+            learning_rate=plain(learning_rate),
             n_steps=n_steps,
             gamma=gamma,
             gae_lambda=gae_lambda,
@@ -143,8 +149,8 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         self.batch_size = batch_size
         self.sequence_length = sequence_length
         self.n_epochs = n_epochs
-        self.clip_range = clip_range
-        self.clip_range_vf = clip_range_vf
+        self.clip_range = plain(clip_range)
+        self.clip_range_vf = plain(clip_range_vf)
         self.normalize_advantage = normalize_advantage
         self.target_kl = target_kl
         self.recompute_states = recompute_states
@@ -290,9 +296,9 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         left = self._current_progress_remaining
         clip_range_vf = None
         if self.clip_range_vf is not None:
-            clip_range_vf = self.clip_range_vf(left)  # type: ignore[operator]
+            clip_range_vf = self.clip_range_vf(left)
         return {
-            "clip_range": self.clip_range(left),  # type: ignore[operator]
+            "clip_range": self.clip_range(left),
             "clip_range_vf": clip_range_vf,
             "ent_coef": self.ent_coef,
             "vf_coef": self.vf_coef,

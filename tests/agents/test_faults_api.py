@@ -1,20 +1,130 @@
 """What Python code gives an agent is what is meant, or it is refused in one line before anything is learned."""
 
+import gymnasium as gym
+import numpy as np
 import pytest
 
-from toy import make_agent
-from unroll.errors import BackboneError
+from toy import make_agent, toy_episodes
+from unroll.agents import DecisionAgent, RecurrentPPO
+from unroll.agents.decision.config import DecisionConfig
+from unroll.commands import train
+from unroll.errors import BackboneError, HyperparameterError
+from unroll.policies.decision import DecisionPolicy
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"condition": "returns"}, "condition must be best, return or none, not 'returns'"),
-        ({"tokens": "x"}, "tokens must be fused or interleaved, not 'x'"),
-        ({"memory": "x"}, "memory must be carried or window, not 'x'"),
+        ({"condition": "returns"}, r"condition is one of best, return, none, not 'returns' \(did you mean return\?\)"),
+        ({"tokens": "x"}, "tokens is one of fused, interleaved, not 'x'"),
+        ({"memory": "x"}, "memory is one of carried, window, not 'x'"),
         ({"dropout": -0.5}, "dropout must be at least 0 and less than 1, not -0.5"),
     ],
 )
-def test_a_word_that_the_policy_does_not_know_trains_no_other_agent(wrong, message):
+def test_a_word_that_the_policy_does_not_know_makes_no_other_policy(wrong, message):
     with pytest.raises(BackboneError, match=f"^{message}$"):
-        make_agent(**wrong)
+        DecisionPolicy(3, gym.spaces.Discrete(2), d_model=8, **wrong)
+
+
+# What is given, and what is meant.
+NUMBERS = [
+    ("batch_size", np.int64(8), 8),
+    ("batch_size", 8.0, 8),
+    ("context", np.int64(5), 5),
+    ("warmup_steps", 1e2, 100),
+    ("learning_rate", np.float32(0.5), 0.5),
+    ("learning_rate", 1, 1.0),
+    ("top_fraction", np.float32(0.5), 0.5),
+    ("weight_decay", None, None),
+    ("timestep_embedding", 1, True),
+    ("timestep_embedding", np.bool_(True), True),
+    ("seed", np.int64(3), 3),
+]
+OF_THE_POLICY = [
+    ("previous_action", 1, True),
+    ("d_model", np.int64(8), 8),
+    ("n_layers", 1.0, 1),
+    ("dropout", 0, 0.0),
+    ("action_modes", np.int64(2), 2),
+    ("backbone_options", {"conv": np.int64(2)}, {"conv": 2}),
+]
+
+
+@pytest.mark.parametrize(("name", "given", "meant"), NUMBERS + OF_THE_POLICY)
+def test_whatever_number_an_agent_takes_it_can_save_and_load(tmp_path, name, given, meant):
+    policy = {"d_model": 8, "n_layers": 1}
+    hyperparameters = {"batch_size": 8, "device": "cpu"}
+    if (name, given, meant) in OF_THE_POLICY:
+        policy[name] = given
+    else:
+        hyperparameters[name] = given
+    agent = DecisionAgent(toy_episodes(8), policy_kwargs=policy, **hyperparameters).learn(2)
+    agent.save(tmp_path / "run")
+    loaded = DecisionAgent.load(tmp_path / "run", device="cpu")
+    found = {**loaded.policy.config, **vars(loaded.hyperparameters)}[name]
+    assert found == meant
+    assert type(found) is type(meant)
+
+
+@pytest.mark.parametrize("total", [1e1, np.int64(10), np.float32(10), 10])
+def test_a_number_of_updates_may_be_a_float_or_one_of_numpy(tmp_path, total):
+    make_agent(toy_episodes(8)).learn(total).save(tmp_path / "run")
+    assert DecisionAgent.load(tmp_path / "run", device="cpu").num_timesteps == 10
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"max_grad_norm": float("inf")}, "max_grad_norm is a finite float, not inf"),
+        ({"max_grad_norm": None}, "max_grad_norm is a finite float, not None"),
+        ({"max_grad_norm": 0}, "max_grad_norm: 0 does not conform to restriction v>0"),
+        ({"learning_rate": "1e-3"}, "learning_rate is a finite float, not '1e-3'"),
+        ({"seed": -1}, "seed: -1 does not conform to restriction v>=0 and .*"),
+        ({"context": 2.5}, "context is an int, not 2.5"),
+        ({"context": True}, "context is an int, not True"),
+        ({"timestep_embedding": 2}, "timestep_embedding is a bool, not 2"),
+        ({"backbone": 3}, "backbone is a str, not 3"),
+        ({"condition": "returns"}, "condition is one of best, return, none, not 'returns'"),
+    ],
+)
+def test_a_number_that_could_not_be_loaded_is_refused_where_the_agent_is_made(wrong, message):
+    with pytest.raises(HyperparameterError, match=f"^{message}$"):
+        make_agent(toy_episodes(2), **wrong)
+
+
+@pytest.mark.parametrize("total", [2.5, -1, float("nan"), "10"])
+def test_what_is_no_number_of_updates_is_refused_before_anything_is_learned(total):
+    agent = make_agent(toy_episodes(2)).learn(1)
+    with pytest.raises(HyperparameterError, match="total_timesteps"):
+        agent.learn(total)
+    assert agent.num_timesteps == 1
+
+
+def test_a_config_settles_its_own_fields_as_well():
+    config = DecisionConfig(steps=1e3, batch_size=np.int64(4), dropout=0)
+    assert [type(value) for value in (config.steps, config.batch_size, config.dropout)] == [int, int, float]
+
+
+def test_the_command_refuses_an_infinity_in_one_line(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        train.main(["--max_grad_norm", "inf"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "unroll train: max_grad_norm is a finite float, not inf; see --help\n"
+
+
+def test_ppo_takes_numbers_of_numpy_and_whole_floats(tmp_path):
+    agent = RecurrentPPO(
+        "MlpPolicy",
+        gym.make("ToyBox-v0"),
+        learning_rate=np.float32(1e-3),
+        clip_range=np.float32(0.2),
+        clip_range_vf=np.float32(0.2),
+        n_steps=32.0,
+        batch_size=np.int64(16),
+        sequence_length=np.int64(8),
+        seed=np.int64(3),
+        policy_kwargs=dict(d_model=np.int64(8), n_layers=1),
+        device="cpu",
+    )
+    agent.learn(np.int64(64)).save(tmp_path / "agent")
+    assert RecurrentPPO.load(tmp_path / "agent", device="cpu").num_timesteps == 64

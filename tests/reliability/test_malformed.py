@@ -110,8 +110,8 @@ def test_an_agent_that_no_memory_holds_is_refused_before_it_is_built():
     kwargs = dict(d_model=2**19, n_layers=2)
     with pytest.raises(TrainingError, match="GiB for d_model, n_layers"):
         DecisionAgent(toy_episodes(2), policy_kwargs=kwargs)
-    with pytest.raises(TrainingError, match="GiB for a batch of batch_size 1000000000 × context 12"):
-        DecisionAgent(toy_episodes(2), batch_size=10**9)
+    with pytest.raises(TrainingError, match="GiB for a batch of batch_size 1048576 × context 12"):
+        DecisionAgent(toy_episodes(2), batch_size=2**20, policy_kwargs=dict(d_model=2**15))
     with pytest.raises(TrainingError, match="GiB for d_model, n_layers"):
         RecurrentPPO("MlpPolicy", make_vec_env("CartPole-v1"), policy_kwargs=kwargs)
     with pytest.raises(TrainingError, match="GiB for a rollout of n_steps 1000000000000 × n_envs 1"):
