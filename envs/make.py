@@ -31,7 +31,7 @@ from unroll.envs.saving import EpisodeMonitor
 from unroll.envs.spaces import in_words, is_simple, is_text
 from unroll.envs.tasks import MEMORY_TASKS, NO_VELOCITY_TASKS
 from unroll.envs.vector import ProcessVecEnv
-from unroll.envs.wrappers import CheckedFlatten, PreviousStep, ReturnToGo, image_rows, name_of
+from unroll.envs.wrappers import CheckedFlatten, PreviousStep, for_decisions, name_of
 from unroll.errors import EnvError, one_line
 
 log = logging.getLogger(__name__)
@@ -130,7 +130,8 @@ def make_vec_env(
         n_envs: the number of environments; environment i gets the seed `seed` + i.
         seed: of the first environment.
         target_return: puts each environment under ReturnToGo, with this return to ask for; infinity: as much as an
-            agent with the condition ``best`` can get. An agent that has learned from images needs ``images`` too.
+            agent with the condition ``best`` can get. Actions are then those of a dataset: one row, which a Box of
+            integers rounds. An agent that has learned from images needs ``images`` too.
         processes: give each environment a process of its own (see ProcessVecEnv).
         kwargs: arguments of ``make_env``.
 
@@ -207,7 +208,7 @@ def _make_one(
         _TOLD.update((spec.id, spec.id + STATISTICS))
     env = make_env(spec.id, **kwargs)
     if target_return is not None:
-        env = ReturnToGo(image_rows(env), target_return)
+        env = for_decisions(env, target_return)
     return EpisodeMonitor(env, vector_name)
 
 

@@ -242,6 +242,12 @@ def whole_actions(env: gym.Env) -> gym.Env:
     return env
 
 
+def for_decisions(env: gym.Env, target_return: float) -> gym.Env:
+    """Put around an environment what a decision agent sees, and let it act as its dataset does."""
+    # The action before is shown as it was carried out.
+    return whole_actions(ReturnToGo(flat_actions(image_rows(env)), target_return))
+
+
 class FromZero(gym.ActionWrapper):
     """A wrapper that takes discrete actions counted from 0, for agents that know no others."""
 

@@ -13,7 +13,7 @@ from unroll.envs.datasets.images import check_parts, parts_in_words, parts_of
 from unroll.envs.make import make_env
 from unroll.envs.own import registered_id
 from unroll.envs.spaces import in_words
-from unroll.envs.wrappers import ReturnToGo, flat_actions, image_rows, whole_actions
+from unroll.envs.wrappers import for_decisions
 from unroll.errors import EnvError, HyperparameterError, one_line
 from unroll.policies.actions import build_space
 from unroll.policies.decision import UNLIMITED
@@ -80,9 +80,8 @@ def decision_player(
 
 
 def show(env: gym.Env) -> gym.Env:
-    """Put around an environment what a decision agent sees, and let it act as its dataset does."""
-    # The action before is shown as it was carried out. Who asks for no return gets as much as can be had.
-    return whole_actions(ReturnToGo(flat_actions(image_rows(env)), UNLIMITED))
+    """Put around an environment what a decision agent sees. Who asks for no return gets as much as can be had."""
+    return for_decisions(env, UNLIMITED)
 
 
 def said_by_dataset(env_id: str, task: dict[str, Any]) -> dict[str, Any]:

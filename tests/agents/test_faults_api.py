@@ -1,13 +1,20 @@
 """What Python code gives an agent is what is meant, or it is refused in one line before anything is learned."""
 
+from typing import ClassVar
+
 import gymnasium as gym
 import numpy as np
 import pytest
+from stable_baselines3.common.evaluation import evaluate_policy
 
 from toy import make_agent, toy_episodes
 from unroll.agents import DecisionAgent, RecurrentPPO
 from unroll.agents.decision.config import DecisionConfig
+from unroll.agents.decision.player import show
+from unroll.agents.evaluation.play import Episode, play
 from unroll.commands import train
+from unroll.envs import Episodes
+from unroll.envs.make import make_env, make_vec_env
 from unroll.errors import BackboneError, HyperparameterError
 from unroll.policies.decision import DecisionPolicy
 
@@ -128,3 +135,57 @@ def test_ppo_takes_numbers_of_numpy_and_whole_floats(tmp_path):
     )
     agent.learn(np.int64(64)).save(tmp_path / "agent")
     assert RecurrentPPO.load(tmp_path / "agent", device="cpu").num_timesteps == 64
+
+
+class Kept(gym.Env):
+    """Keeps what it is given."""
+
+    observation_space = gym.spaces.Box(-1, 1, (3,), np.float32)
+    given: ClassVar[list] = []
+
+    def __init__(self, shape=(2,), dtype="float32"):
+        self.action_space = gym.spaces.Box(0, 5, shape, np.dtype(dtype).type)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action):
+        self.given.append(action)
+        return np.zeros(3, np.float32), 1.0, False, False, {}
+
+
+KEPT = {"Whole": dict(dtype="int64"), "Matrix": dict(shape=(2, 2)), "Scalar": dict(shape=())}
+for name, kwargs in KEPT.items():
+    if f"UnrollKept{name}-v0" not in gym.registry:
+        gym.register(f"UnrollKept{name}-v0", Kept, max_episode_steps=4, kwargs=kwargs)
+
+
+@pytest.mark.parametrize("kind", KEPT)
+def test_python_plays_an_agent_as_the_commands_do(kind, monkeypatch):
+    env_id = f"UnrollKept{kind}-v0"
+    space = make_env(env_id).action_space
+    width = int(np.prod(space.shape))
+    episodes = Episodes(
+        observations=np.zeros((4, 3), np.float32),
+        actions=np.linspace(0, 5, 4 * width, dtype=np.float32).reshape(4, width),
+        rewards=np.ones(4, np.float32),
+        lengths=np.array([4]),
+        terminated=np.array([True]),
+        truncated=np.array([False]),
+        action_space=gym.spaces.Box(0, 5, (width,), np.float32),
+        name="kept",
+    )
+    agent = make_agent(episodes)
+
+    played = []
+    for way in ("command", "Python"):
+        monkeypatch.setattr(Kept, "given", [])
+        if way == "command":
+            play(agent, lambda: show(make_env(env_id)), [Episode(0, None)])
+        else:
+            evaluate_policy(agent, make_vec_env(env_id, target_return=float("inf")), n_eval_episodes=1)
+        assert {np.shape(action) for action in Kept.given} == {space.shape}
+        assert {np.asarray(action).dtype for action in Kept.given} == {space.dtype}
+        played.append(np.array(Kept.given))
+    np.testing.assert_array_equal(*played)
