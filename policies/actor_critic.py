@@ -16,7 +16,8 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 from torch.distributions import Distribution as Distributions
 
-from unroll.policies.backbones import Mixer, State, make_backbone, map_state
+from unroll.policies.acting import beginnings, check_memory
+from unroll.policies.backbones import Mixer, State, make_backbone
 from unroll.policies.backbones.backbone import require, stack_gates
 from unroll.policies.backbones.layers import Linear, linear
 from unroll.policies.backbones.registry import find_backbone
@@ -304,14 +305,12 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 
         # A new state needs no reset. Without one, or where no episode begins, backbones take the faster way.
         start = None
-        begins = np.zeros(n_envs, bool) if episode_start is None else np.atleast_1d(np.asarray(episode_start, bool))
-        if begins.shape != (n_envs,):
-            raise ValueError(f"episode_start is of {len(begins)} environments, the observation of {n_envs}")
+        begins = beginnings(episode_start, n_envs)
         if state is None:
             state = self.initial_state(n_envs)
         elif self.reset_on_done and begins.any():
             start = torch.as_tensor(begins, device=self.device)
-        _check_state(state, n_envs)
+        check_memory(state, n_envs)
 
         masks = None
         if action_masks is not None:
@@ -431,17 +430,3 @@ def _among(rows: Any, own: slice, total: int) -> Any:
     every = rows.new_full((total, *rows.shape[1:]), rows.dtype == torch.bool)
     every[own] = rows
     return every
-
-
-def _check_state(state: Any, n: int) -> None:
-    """Raise ValueError unless this can be the state of ``n`` environments."""
-    try:
-        map_state(lambda part: _check_rows(part, n), state)
-    except TypeError as error:
-        raise ValueError(f"{error}: it is None at first, and then what predict has returned") from None
-
-
-def _check_rows(part: Tensor, n: int) -> Tensor:
-    if len(part) != n:
-        raise ValueError(f"the state is of {len(part)} environments, the observation of {n}")
-    return part

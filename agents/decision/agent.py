@@ -44,6 +44,7 @@ from unroll.agents.decision.task import (
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.sampling import Batch, Sampler, make_sampler
 from unroll.errors import HyperparameterError, TrainingError, one_line
+from unroll.policies.acting import beginnings, check_memory
 from unroll.policies.actions import build_space
 from unroll.policies.backbones import State
 from unroll.policies.decision import DecisionPolicy
@@ -176,6 +177,12 @@ class DecisionAgent:
         check_budget_of(kwargs, self.batch_size, episodes is not None, self.device)
         torch.manual_seed(self.seed % 2**63)
         self.policy = DecisionPolicy(**kwargs)
+        self._input_shapes = {  # of one environment
+            "observation": (self.policy.config["observation_dim"],),
+            "previous_action": kwargs["action_space"].shape,
+            "return_to_go": (1,),
+            "timestep": (1,),
+        }
         if episodes is not None:
             fit_statistics(self.policy, episodes)
         self.policy.to(self.device)
@@ -322,10 +329,37 @@ class DecisionAgent:
         """Choose actions for observations of ReturnToGo environments, a batch or one; the state is for the next call.
 
         ``state`` None begins anew; ``episode_start`` [B] resets the memory of those environments.
+
+        Raises:
+            ValueError: the state or ``episode_start`` is that of another number of environments; the observation is
+                none of such an environment, or not finite.
         """
         if self.policy.training:  # setting it again would visit every module at every step
             self.policy.eval()
+        inputs, single = self._inputs(observation)
+        n_envs = len(inputs["observation"])
 
+        if state is None:
+            state = self.policy.initial_state(n_envs)
+        check_memory(state, n_envs)
+        start = None  # in nearly every step no episode begins, and nothing is to be forgotten
+        begins = beginnings(episode_start, n_envs)
+        if begins.any():
+            start = torch.as_tensor(begins, device=self.device)
+
+        prediction, state = self.policy.step(inputs, state, start)
+        if not math.isfinite(prediction.sum()):  # one number to wait for, where all is well
+            check_finite_inputs(inputs)
+        actions = self.policy.action.choose(prediction, deterministic).cpu().numpy()
+        return (actions[0] if single else actions), state
+
+    def _inputs(self, observation: dict[str, np.ndarray]) -> tuple[dict[str, Tensor], bool]:
+        """Return an observation as the policy takes it, a batch, and whether it is that of one environment."""
+        if not isinstance(observation, dict) or not INPUT_TYPES.keys() <= observation.keys():
+            raise ValueError(
+                f"the observation is no dict of {', '.join(INPUT_TYPES)}; make_vec_env(…, target_return=…) makes "
+                "environments that show one"
+            )
         inputs = {}
         for key, dtype in INPUT_TYPES.items():
             if key == "observation" and self.policy.images is not None:
@@ -334,18 +368,14 @@ class DecisionAgent:
         single = inputs["observation"].ndim == 1
         if single:
             inputs = {key: value[None] for key, value in inputs.items()}
+        # One row for each environment: a single one would be broadcast.
+        n_envs = len(inputs["observation"])
+        for key, shape in self._input_shapes.items():
+            if inputs[key].shape != (n_envs, *shape):
+                raise ValueError(f"{key} is {tuple(inputs[key].shape)}, where {(n_envs, *shape)} belongs")
         for key in ("return_to_go", "timestep"):
             inputs[key] = inputs[key].squeeze(-1)
-
-        if state is None:
-            state = self.policy.initial_state(len(inputs["observation"]))
-        start = None  # in nearly every step no episode begins, and nothing is to be forgotten
-        if episode_start is not None and np.any(episode_start):
-            start = torch.as_tensor(np.atleast_1d(np.asarray(episode_start, bool)), device=self.device)
-
-        prediction, state = self.policy.step(inputs, state, start)
-        actions = self.policy.action.choose(prediction, deterministic).cpu().numpy()
-        return (actions[0] if single else actions), state
+        return inputs, single
 
     def save(self, path: str | Path) -> None:
         """Write a checkpoint folder (see agents/common/checkpoint.py) that acts and learns on by itself.
@@ -462,6 +492,14 @@ class DecisionAgent:
         for name, value in self.last_metrics.items():
             self.logger.record(name, value)
         self.logger.dump(self.num_timesteps)
+
+
+def check_finite_inputs(inputs: dict[str, Tensor]) -> None:
+    """Raise ValueError where what a policy is shown is not finite."""
+    for key, value in inputs.items():
+        rows = (~value.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+        if rows:
+            raise ValueError(f"{key} of environment {rows[0]} is not finite, so that no action can be chosen")
 
 
 def own_rows(batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -189,3 +189,72 @@ def test_python_plays_an_agent_as_the_commands_do(kind, monkeypatch):
         assert {np.asarray(action).dtype for action in Kept.given} == {space.dtype}
         played.append(np.array(Kept.given))
     np.testing.assert_array_equal(*played)
+
+
+@pytest.fixture(scope="module")
+def acting():
+    """An agent, what two environments show it, and its memory of them."""
+    agent = make_agent(toy_episodes(4))
+    env = make_vec_env("ToyBox-v0", 2, target_return=5.0)
+    observation = env.reset()
+    _, state = agent.predict(observation)
+    return agent, observation, state
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (np.ones(1, bool), "episode_start is of 1 environments, the observation of 2"),
+        (np.zeros(3, bool), "episode_start is of 3 environments, the observation of 2"),
+        (np.zeros((2, 1), bool), r"episode_start is of shape \(2, 1\), the observation of 2"),
+        (True, "episode_start is of 1 environments, the observation of 2"),
+    ],
+)
+def test_an_episode_begins_in_environments_that_are_there(acting, start, message):
+    agent, observation, state = acting
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        agent.predict(observation, state, start)
+
+
+@pytest.mark.parametrize("memory", ["carried", "window"])
+def test_a_memory_is_of_as_many_environments_as_are_shown(memory):
+    agent = make_agent(toy_episodes(4), memory=memory)
+    two = make_vec_env("ToyBox-v0", 2, target_return=5.0).reset()
+    one = {key: value[:1] for key, value in two.items()}
+    single = {key: value[0] for key, value in two.items()}
+    _, of_one = agent.predict(one)
+    _, of_two = agent.predict(two)
+    with pytest.raises(ValueError, match="the state is of 1 environments, the observation of 2"):
+        agent.predict(two, of_one)
+    for alone in (one, single):
+        agent.predict(alone, of_one)
+        with pytest.raises(ValueError, match="the state is of 2 environments, the observation of 1"):
+            agent.predict(alone, of_two)
+    with pytest.raises(ValueError, match="is None at first, and then what predict has returned"):
+        agent.predict(one, "state")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"observation": np.zeros((2, 5))}, r"observation is \(2, 5\), where \(2, 2\) belongs"),
+        ({"return_to_go": np.zeros((1, 1))}, r"return_to_go is \(1, 1\), where \(2, 1\) belongs"),
+        ({"previous_action": np.zeros((1, 1))}, r"previous_action is \(1, 1\), where \(2, 1\) belongs"),
+        ({"observation": np.array([[0, 0], [np.nan, 0]])}, "observation of environment 1 is not finite.*"),
+        (
+            {"previous_action": np.array([[np.inf], [0]], np.float32)},
+            "previous_action of environment 0 is not finite.*",
+        ),
+    ],
+)
+def test_what_is_no_observation_of_these_environments_chooses_no_action(acting, wrong, message):
+    agent, observation, state = acting
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        agent.predict(observation | wrong, state)
+
+
+def test_an_observation_without_a_return_to_go_says_what_makes_one(acting):
+    agent, observation, _ = acting
+    for other in (observation["observation"], {"observation": observation["observation"]}):
+        with pytest.raises(ValueError, match=r"the observation is no dict of .* make_vec_env\(…, target_return=…\)"):
+            agent.predict(other)

@@ -77,15 +77,16 @@ def test_a_window_is_the_last_steps_encoded_anew(backbone, tokens):
 @pytest.mark.parametrize("memory", ["carried", "window"])
 @pytest.mark.parametrize("backbone", ["mamba", "transformer"])
 def test_an_observation_that_is_not_a_number_is_forgotten_with_its_episode(backbone, memory):
-    agent, state = make_agent(toy_episodes(4), backbone=backbone, tokens="interleaved", memory=memory), None
+    policy = make_agent(toy_episodes(4), backbone=backbone, tokens="interleaved", memory=memory).policy.eval()
+    state = policy.initial_state(2)
     steps = whole_episode(toy_episodes(4), 0)
     for t in range(6):
-        observation = {key: value[:, t].repeat_interleave(2, 0).numpy() for key, value in steps.items()}
-        observation |= {key: observation[key][:, None] for key in ("return_to_go", "timestep")}
+        inputs = {key: value[:, t].repeat_interleave(2, 0) for key, value in steps.items()}
         if t == 1:
-            observation["observation"][0] = np.nan
-        actions, state = agent.predict(observation, state, np.array([t == 3, False]))
-    assert np.isfinite(actions).all()
+            inputs["observation"][0] = torch.nan
+        with torch.no_grad():
+            prediction, state = policy.step(inputs, state, torch.tensor([t == 3, False]))
+        assert bool(prediction.isfinite().all()) is (t not in (1, 2))
 
 
 @pytest.mark.parametrize("memory", ["carried", "window"])
