@@ -41,6 +41,7 @@ from unroll.agents.decision.task import (
     fit_statistics,
     with_mixture,
 )
+from unroll.envs.datasets.doctor import check_fit
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.sampling import Batch, Sampler, make_sampler
 from unroll.errors import HyperparameterError, TrainingError, one_line
@@ -116,6 +117,7 @@ class DecisionAgent:
     Raises:
         BackboneError, HyperparameterError, TrainingError: a size that makes no sense, or more than the device has
             memory for.
+        DatasetError: the episodes cannot be learned from.
     """
 
     sized_by = ("batch_size", "context", "d_model", "n_layers")
@@ -162,6 +164,7 @@ class DecisionAgent:
         self.sampler: Sampler | None = None
 
         if episodes is not None:
+            check_fit(episodes)
             self.task = describe_task(episodes)
             episodes = episodes.top(self.top_fraction(episodes))
             self.task["return_least"] = float(episodes.returns.min())
@@ -431,8 +434,9 @@ class DecisionAgent:
         """Learn from these episodes from now on; the policy keeps its statistics.
 
         Raises:
-            DatasetError: their observations or actions are not those of the policy.
+            DatasetError: they cannot be learned from, or their observations or actions are not those of the policy.
         """
+        check_fit(episodes)
         episodes = episodes.counted_as(build_space(self.policy.config["action_space"]))
         episodes = as_learned(episodes, self.policy.config)
         check_same_spaces(episodes, self.policy.config)

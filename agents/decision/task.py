@@ -35,12 +35,13 @@ SAMPLED = 4096
 def describe_task(episodes: Episodes) -> dict[str, Any]:
     """What an evaluation needs to know of the data, as plain values for a checkpoint."""
     returns = episodes.returns
+    reference = episodes.reference_returns
     return {
         "dataset": episodes.name,
         "env": episodes.env_id,
         "env_kwargs": episodes.env_kwargs,
         "env_doubt": episodes.env_doubt,
-        "reference_returns": episodes.reference_returns,
+        "reference_returns": None if reference is None else tuple(map(float, reference)),
         "reference_name": episodes.reference_name,
         "return_mean": float(returns.mean()),
         "return_quantiles": {str(q): float(np.quantile(returns, q)) for q in QUANTILES},

@@ -19,6 +19,7 @@ from unroll.agents.common.optim import set_learning_rate
 from unroll.agents.ppo.anchor import Anchor
 from unroll.agents.ppo.gradients import clip_gradients, parameters_of
 from unroll.agents.ppo.step import statistics_of
+from unroll.envs.datasets.doctor import check_fit
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.images import parts_in_words
 from unroll.envs.datasets.sampling import Batch, make_sampler
@@ -115,7 +116,7 @@ def check_episodes(agent: RecurrentPPO, episodes: Episodes) -> Episodes:
     """Return the episodes with their choices counted as the agent's environment counts them.
 
     Raises:
-        DatasetError: they observe or act in other spaces than the agent.
+        DatasetError: they cannot be learned from, or observe or act in other spaces than the agent.
         EnvError: the agent observes images, or anything else that is no row of numbers.
         HyperparameterError: its actions have noise of their own (gSDE).
     """
@@ -128,6 +129,7 @@ def check_episodes(agent: RecurrentPPO, episodes: Episodes) -> Episodes:
     if agent.use_sde:
         raise HyperparameterError("pretraining knows no state-dependent exploration: use_sde must be false")
 
+    check_fit(episodes)
     episodes = episodes.counted_as(actions)
     own = episodes.action_space
     same = own == actions

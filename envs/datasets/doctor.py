@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import gymnasium as gym
 import numpy as np
 from rich.console import Console
@@ -9,13 +11,21 @@ from rich.table import Table
 from rich.text import Text
 
 from unroll.envs.datasets.conversion import FLOAT32_MAX, can_be_scaled
-from unroll.envs.datasets.episodes import Episodes
+from unroll.envs.datasets.episodes import Episodes, is_mapped
 from unroll.envs.datasets.images import parts_in_words, parts_of, row_bytes
 from unroll.envs.datasets.reference import normalized_score
-from unroll.envs.datasets.registered import in_words, is_registered, known_env, step_limit, why_unknown
+from unroll.envs.datasets.registered import (
+    in_words,
+    is_env_id,
+    is_registered,
+    known_env,
+    not_plain,
+    step_limit,
+    why_unknown,
+)
 from unroll.envs.datasets.starts import unlike_starts
 from unroll.envs.datasets.statistics import read
-from unroll.errors import one_line
+from unroll.errors import DatasetError, one_line
 
 
 def problems(episodes: Episodes) -> list[str]:
@@ -24,6 +34,24 @@ def problems(episodes: Episodes) -> list[str]:
     if not found:  # otherwise no row can be trusted
         found = _bad_values(episodes) + _misfits(episodes)
     return found
+
+
+def check_fit(episodes: Episodes) -> None:
+    """Raise DatasetError where episodes cannot be learned from, whoever made them.
+
+    Arrays in a file were looked through when it was read, and are not read again. Nor is their environment made.
+    """
+    found = inconsistencies(episodes) or _unsaved(episodes)
+    if not found and not is_mapped(episodes.observations):
+        # Statistics that were kept may be those of other values, which these have replaced.
+        found = _bad_values(dataclasses.replace(episodes, known_statistics=None))
+    if found:
+        raise DatasetError(f"{episodes.name}: {first_of(found)}")
+
+
+def first_of(found: list[str]) -> str:
+    """Return the first of several lines, and how many more there are."""
+    return found[0] + (f" and {len(found) - 1} more" if len(found) > 1 else "")
 
 
 def remarks(episodes: Episodes) -> list[str]:
@@ -51,7 +79,9 @@ def remarks(episodes: Episodes) -> list[str]:
 
 def inconsistencies(episodes: Episodes) -> list[str]:
     """List the arrays that do not fit each other."""
-    found = []
+    found = _malformed(episodes)
+    if found:
+        return found
     n = len(episodes.observations)
     for name in ("actions", "rewards"):
         if len(getattr(episodes, name)) != n:
@@ -80,6 +110,47 @@ def inconsistencies(episodes: Episodes) -> list[str]:
     final = episodes.final_observations
     if final is not None and final.shape[1:] != episodes.observations.shape[1:]:
         found.append(f"final_observations is {final.shape[1]} wide, observations {episodes.observation_dim}")
+    return found
+
+
+def _malformed(episodes: Episodes) -> list[str]:
+    """List what is no array of the form that Episodes describes, or no space of actions that can be learned."""
+    space = episodes.action_space
+    row = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
+    if not row and not isinstance(space, gym.spaces.Discrete):
+        return [f"actions is of {one_line(space)}; a Box of one axis or a Discrete is needed"]
+    found = []
+    forms = {
+        "observations": (2, "biuf"),
+        "actions": (2, "biuf") if row else (1, "iu"),
+        "rewards": (1, "biuf"),
+        "lengths": (1, "iu"),
+        "terminated": (1, "b"),
+        "truncated": (1, "b"),
+        "final_observations": (2, "biuf"),
+    }
+    for name, (axes, kinds) in forms.items():
+        values = getattr(episodes, name)
+        if name == "final_observations" and values is None:
+            continue
+        if not hasattr(values, "dtype"):
+            found.append(f"{name} is of type {type(values).__name__}, not an array")
+        elif values.ndim != axes:
+            found.append(f"{name} has {values.ndim} axes, not {axes}")
+        elif values.dtype.kind not in kinds:
+            wanted = {"b": "true or false", "iu": "whole numbers", "biuf": "numbers"}[kinds]
+            found.append(f"{name} is of {values.dtype}, not of {wanted}")
+    return found
+
+
+def _unsaved(episodes: Episodes) -> list[str]:
+    """List what is said of the environment and no checkpoint can hold."""
+    found = []
+    if episodes.env_id is not None and not is_env_id(episodes.env_id):
+        found.append(f"env_id {episodes.env_id!r} is not the id of an environment")
+    wrong = not_plain(episodes.env_kwargs)
+    if wrong:
+        found.append(f"env_kwargs: {wrong[0]} is no plain value")
     return found
 
 

@@ -1,5 +1,6 @@
 """What Python code gives an agent is what is meant, or it is refused in one line before anything is learned."""
 
+import dataclasses
 from typing import ClassVar
 
 import gymnasium as gym
@@ -7,15 +8,16 @@ import numpy as np
 import pytest
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from toy import make_agent, toy_episodes
+from toy import LENGTH, make_agent, toy_episodes
 from unroll.agents import DecisionAgent, RecurrentPPO
 from unroll.agents.decision.config import DecisionConfig
 from unroll.agents.decision.player import show
 from unroll.agents.evaluation.play import Episode, play
 from unroll.commands import train
 from unroll.envs import Episodes
+from unroll.envs.datasets import doctor
 from unroll.envs.make import make_env, make_vec_env
-from unroll.errors import BackboneError, HyperparameterError
+from unroll.errors import BackboneError, DatasetError, HyperparameterError
 from unroll.policies.decision import DecisionPolicy
 
 
@@ -258,3 +260,55 @@ def test_an_observation_without_a_return_to_go_says_what_makes_one(acting):
     for other in (observation["observation"], {"observation": observation["observation"]}):
         with pytest.raises(ValueError, match=r"the observation is no dict of .* make_vec_env\(…, target_return=…\)"):
             agent.predict(other)
+
+
+LENGTHS = np.full(60, LENGTH)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (dict(lengths=LENGTHS[:30]), r"lengths add up to 360, observations has 720 rows and \d more"),
+        (dict(lengths=np.append(LENGTHS, 0)), r"episode 60 has no steps and \d more"),
+        (dict(lengths=LENGTHS * 1.0), "lengths is of float64, not of whole numbers"),
+        (dict(rewards=np.ones((720, 1))), "rewards has 2 axes, not 1"),
+        (dict(rewards=[1.0] * 720), "rewards is of type list, not an array"),
+        (dict(rewards=np.full(720, np.nan)), "rewards is NaN or infinite in 720 rows, first in row 0"),
+        (dict(actions=np.full((720, 1), 5.0)), r"actions lies outside of Box\(-2, 2, 1 wide\) in 720 rows, .*"),
+        (dict(action_space=gym.spaces.MultiBinary(1)), r"actions is of MultiBinary\(1\); a Box of one axis or .*"),
+        (dict(action_space=gym.spaces.Box(-2, 2, (1, 1))), r"actions is of Box.*; a Box of one axis or .*"),
+        (dict(action_space=gym.spaces.Discrete(3)), "actions has 2 axes, not 1"),
+        (dict(env_kwargs={"size": np.int64(3)}), "env_kwargs: size is no plain value"),
+        (dict(env_id="no id"), "env_id 'no id' is not the id of an environment"),
+    ],
+)
+def test_episodes_of_ones_own_are_looked_through_before_they_are_learned_from(wrong, message):
+    episodes = toy_episodes()
+    unfit = dataclasses.replace(episodes, **wrong)
+    with pytest.raises(DatasetError, match=f"^toy: .*{message}$"):
+        make_agent(unfit)
+    with pytest.raises(DatasetError, match=f"^toy: .*{message}$"):
+        make_agent(episodes).set_episodes(unfit)
+
+
+def test_statistics_that_were_kept_do_not_hide_new_values():
+    episodes = toy_episodes()
+    known = dataclasses.replace(episodes, known_statistics=episodes.statistics())
+    with pytest.raises(DatasetError, match="actions lies outside"):
+        make_agent(dataclasses.replace(known, actions=9 * known.actions))
+
+
+def test_what_is_in_a_file_is_not_read_again(tmp_path, monkeypatch):
+    episodes = toy_episodes()
+    np.save(tmp_path / "observations.npy", episodes.observations)
+    mapped = np.load(tmp_path / "observations.npy", mmap_mode="r")
+    monkeypatch.setattr(doctor, "_bad_values", lambda episodes: ["read"])
+    doctor.check_fit(dataclasses.replace(episodes, observations=mapped))
+    with pytest.raises(DatasetError, match="toy: read"):
+        doctor.check_fit(episodes)
+
+
+def test_reference_returns_of_numpy_are_saved(tmp_path):
+    episodes = dataclasses.replace(toy_episodes(4), reference_returns=(np.float32(0), np.float32(24)))
+    make_agent(episodes).save(tmp_path / "run")
+    assert DecisionAgent.load(tmp_path / "run", device="cpu").task["reference_returns"] == [0.0, 24.0]

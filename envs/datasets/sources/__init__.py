@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from unroll.envs.datasets.doctor import problems, remarks
+from unroll.envs.datasets.doctor import first_of, problems, remarks
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.joining import different_places, join, what_each_brings
 from unroll.envs.datasets.reference import d4rl_table
@@ -114,8 +114,7 @@ def _load_one(source: str, download: bool) -> Episodes:
     episodes = read_episodes(source, download)
     found = problems(episodes)
     if found:
-        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-        raise DatasetError(f"{source}: {found[0]}{more} (see unroll inspect {source})")
+        raise DatasetError(f"{source}: {first_of(found)} (see unroll inspect {source})")
     for remark in remarks(episodes):
         log.warning("%s: %s", source, remark)
     return episodes
