@@ -501,7 +501,7 @@ class DecisionAgent:
 def check_finite_inputs(inputs: dict[str, Tensor]) -> None:
     """Raise ValueError where what a policy is shown is not finite."""
     for key, value in inputs.items():
-        rows = (~value.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+        rows = (~value.isfinite()).reshape(len(value), -1).any(1).nonzero().flatten().tolist()
         if rows:
             raise ValueError(f"{key} of environment {rows[0]} is not finite, so that no action can be chosen")
 

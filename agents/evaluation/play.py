@@ -187,12 +187,14 @@ def summarize(returns: Sequence[float], reference: tuple[float, float] | None) -
     return summary
 
 
-def step_latency(agent: Predictor, env: gym.Env, warm: int, calls: int = 100) -> float:
+def step_latency(
+    agent: Predictor, env: gym.Env, warm: int, calls: int = 100, target_return: float | None = None
+) -> float:
     """Measure the microseconds that one action takes in one environment, without the environment's own step.
 
     It is the median over ``calls`` steps that follow ``warm`` others, which fill a window.
     """
-    observation = _stack([_reset(env, Episode(0))])
+    observation = _stack([_reset(env, Episode(0, target_return))])
     masks = _masks(agent, [env])
     _, state = agent.predict(observation, None, np.ones(1, bool), **masks)
     for _ in range(warm):

@@ -67,7 +67,7 @@ def evaluate(
 
         # What a step costs, without the environment's own.
         env = player.make_env()
-        result["step_latency_us"] = step_latency(player.agent, env, player.warm)
+        result["step_latency_us"] = step_latency(player.agent, env, player.warm, target_return=player.targets[0])
         if isinstance(getattr(env.unwrapped, "model", None), mujoco.MjModel):
             result["simulator"] = f"MuJoCo {result['versions']['mujoco']}"
         env.close()

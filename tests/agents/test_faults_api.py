@@ -11,8 +11,9 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from toy import LENGTH, make_agent, toy_episodes
 from unroll.agents import DecisionAgent, RecurrentPPO
 from unroll.agents.decision.config import DecisionConfig
-from unroll.agents.decision.player import show
+from unroll.agents.decision.player import decision_player, show
 from unroll.agents.evaluation.play import Episode, play
+from unroll.agents.evaluation.scoring import evaluate
 from unroll.commands import train
 from unroll.envs import Episodes
 from unroll.envs.datasets import doctor
@@ -253,6 +254,25 @@ def test_what_is_no_observation_of_these_environments_chooses_no_action(acting, 
     agent, observation, state = acting
     with pytest.raises(ValueError, match=f"^{message}$"):
         agent.predict(observation | wrong, state)
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_an_agent_that_follows_a_return_is_asked_for_a_number(discrete):
+    agent = make_agent(toy_episodes(4, discrete), condition="return")
+    env = make_vec_env(agent.task["env"], 2, target_return=float("inf"))
+    with pytest.raises(ValueError, match="return_to_go of environment 0 is not finite, so that no action"):
+        agent.predict(env.reset())
+    agent.predict(make_vec_env(agent.task["env"], 2, target_return=5.0).reset())
+
+
+def test_the_latency_is_that_of_steps_that_are_played():
+    """The largest number that float32 holds, which stands for no target, makes NaN of what follows a return."""
+    agent = make_agent(toy_episodes(4), condition="return")
+    seen = []
+    predict = agent.predict
+    agent.predict = lambda *arguments, **named: seen.append(predict(*arguments, **named)) or seen[-1]
+    evaluate(decision_player(agent, "ToyBox-v0", [3.0], "carried"), 1)
+    assert all(np.isfinite(actions).all() for actions, _ in seen)
 
 
 def test_an_observation_without_a_return_to_go_says_what_makes_one(acting):
