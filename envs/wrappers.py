@@ -292,7 +292,8 @@ class NoisyActions(gym.ActionWrapper):
             return allowed[self._random.integers(len(allowed))]
         assert isinstance(space, gym.spaces.Box)
         error = self._random.normal(scale=self.noise, size=space.shape) * (space.high - space.low) / 2
-        return np.clip(action + error, space.low, space.high).astype(np.float32)
+        noisy = np.clip(action + error, space.low, space.high)
+        return np.rint(noisy).astype(space.dtype) if space.dtype.kind in "iu" else noisy.astype(np.float32)
 
     def _allowed(self, space: gym.spaces.Discrete) -> np.ndarray:
         """The actions that the environment does not forbid now."""

@@ -44,6 +44,8 @@ class Player:
     """the most environments that are open at once"""
     max_steps: int = MAX_STEPS
     """steps after which an episode is cut"""
+    chained: bool = False
+    """whether the memory goes on from episode to episode, so that they are played one after another"""
     deterministic: bool = True
     """the likeliest action in every step; False: one that is drawn from the policy"""
     lending: Callable[[], AbstractContextManager[None]] | None = None

@@ -89,7 +89,7 @@ def scores(
         agent,
         player.make_env,
         everything,
-        player.n_envs,
+        1 if player.chained else player.n_envs,
         player.deterministic,
         max_steps=player.max_steps,
         check=check,

@@ -23,6 +23,8 @@ from unroll.errors import EnvError
 from unroll.policies.backbones import State
 from unroll.policies.masking import check_masks
 
+ONE_CHAIN = "carried, from episode to episode too"
+
 
 class PPOActor:
     """RecurrentPPO as a Predictor for environments without VecNormalize around them.
@@ -104,6 +106,7 @@ def ppo_player(
     if lender is None:
         check_spaces(env_id, make(), agent)
     normalizer = agent.get_vec_normalize_env()
+    forgets = agent.policy.reset_on_done
     return Player(
         agent=PPOActor(agent, normalizer),
         env_id=env_id,
@@ -112,7 +115,8 @@ def ppo_player(
         show=show,
         images=True,
         env_kwargs=own,
-        facts={"agent": "RecurrentPPO", "steps": agent.num_timesteps, "memory": "carried"},
+        facts={"agent": "RecurrentPPO", "steps": agent.num_timesteps, "memory": "carried" if forgets else ONE_CHAIN},
+        chained=not forgets,
         reference=(None, None) if own else reference_returns(env_id),  # arguments may change what is paid
         forgetful=PPOActor(agent, normalizer, forget=True) if ablation else None,
     )

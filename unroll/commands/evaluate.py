@@ -10,12 +10,13 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from jsonargparse.typing import NonNegativeInt, PositiveInt
+from jsonargparse.typing import PositiveInt
 
 from unroll.agents import algorithm_of, schemas
 from unroll.agents.algorithm import PlayOptions
 from unroll.commands.process import Reporting, expand_home
 from unroll.configs import Parser, RunConfig, load_saved
+from unroll.configs.sizes import Seed
 from unroll.errors import EnvError
 from unroll.own import import_backbone, import_environment
 from unroll.zoo import find_run, results_folder
@@ -33,7 +34,7 @@ def make_parser() -> Parser:
     add("--env", help="environment id, or my_module:id of your own; default: the run's own")
     add("--env_kwargs", type=dict[str, Any], help="the environment's arguments, '{length: 70}'; default: the run's own")
     add("--stochastic", action="store_true", help="draw actions from the policy; default: the likeliest in every step")
-    add("--seed", type=NonNegativeInt, help="reset seed of the first episode; default: the run's config")
+    add("--seed", type=Seed, help="reset seed of the first episode; default: the run's config")
     add("--backbone", metavar="MODULE:CLASS", help="import the run's backbone, one of your own")
     add("--video", action="store_true", help="also write a GIF beside the JSON, where rendering works")
     add(

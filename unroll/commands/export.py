@@ -49,7 +49,9 @@ def export(options: Namespace) -> None:
     if options.output:
         folder = Path(options.output).absolute()
     else:
-        folder = results_folder(options.run, run) / options.format
+        # that of the last checkpoint is the run's
+        last = checkpoint == latest_checkpoint(run)
+        folder = results_folder(options.run, run) / (options.format if last else f"{options.format}_{checkpoint.name}")
     check_free(folder)  # before seconds of work
 
     step, facts = algorithm_of(checkpoint).step(checkpoint, options.memory)

@@ -14,10 +14,11 @@ from argparse import Namespace
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
 from unroll.commands.process import Reporting, expand_home
 from unroll.configs import Parser
+from unroll.configs.sizes import Seed
 from unroll.errors import EnvError, one_line
 from unroll.own import import_backbone, import_environment
 from unroll.tables import significant
@@ -56,7 +57,7 @@ def make_parser() -> Parser:
     add("--targets", type=float, nargs="+", help="with --run of a decision agent: returns to ask for, in turn")
     add("--memory", choices=["carried", "window"], help="with --run of a decision agent: default its own")
     add("--backbone", metavar="MODULE:CLASS", help="with --run: import its backbone, one of your own")
-    add("--seed", type=NonNegativeInt, default=0, help="of the agent and the environments")
+    add("--seed", type=Seed, default=0, help="of the agent and the environments")
     return parser
 
 
@@ -155,7 +156,7 @@ def record_learning(options: Namespace, faults: list[EnvError]) -> Episodes:
     if images:
         policy, arguments = policy_for_images(vector.observation_space, options)
     try:
-        agent = algorithm(policy, vector, seed=options.seed, device="cpu", **arguments)
+        agent = algorithm(policy, vector, seed=options.seed % 2**31, device="cpu", **arguments)
     except AssertionError as error:  # Stable-Baselines3 says so that an action space does not suit the algorithm
         raise EnvError(f"{options.algorithm} cannot learn in {env_id}: {one_line(error)}") from None
     with keep_what_is_finished(done, faults):
@@ -221,7 +222,8 @@ def record_run(options: Namespace, faults: list[EnvError]) -> Episodes:
     torch.manual_seed(options.seed)
     with keep_what_is_finished(done, faults):
         deterministic = not options.stochastic
-        play(player.agent, make, plan, min(32, player.n_envs), deterministic, max_steps=player.max_steps)
+        together = 1 if player.chained else min(32, player.n_envs)
+        play(player.agent, make, plan, together, deterministic, max_steps=player.max_steps)
     cut = sum(episode.cut for episode in plan)
     if cut:
         print(

@@ -87,7 +87,9 @@ def open_run(config: RunConfig, arguments: list[str], stack: contextlib.ExitStac
     training = make_training(config, algorithm, console)
     if not first:
         return Follower(config, training)
-    if not config.resume:
+    if config.resume:
+        check_steps(config, algorithm, training, console)
+    else:
         folder = claim_folder(config, training.name)
         stack.enter_context(run_lock(folder))
 
@@ -103,6 +105,30 @@ def open_run(config: RunConfig, arguments: list[str], stack: contextlib.ExitStac
         stack.enter_context(tracked(folder, flat(dataclasses.asdict(config)), console.print))
     logger = stack.enter_context(contextlib.closing(start_logs(config, algorithm, training, folder)))
     return Run(config, algorithm, training, folder, logger, console)
+
+
+def check_steps(config: RunConfig, algorithm: Algorithm, training: Training, console: Console) -> None:
+    """Say what it means for a run that goes on that it has another number of steps than before.
+
+    Raises:
+        CheckpointError: it has made more already.
+    """
+    import yaml
+
+    from unroll.errors import CheckpointError
+
+    path = Path(config.run_dir or "", "config.yaml")
+    before = yaml.safe_load(path.read_text())["steps"] if path.is_file() else config.steps
+    made = training.agent.num_timesteps
+    if before == config.steps:
+        return
+    if config.steps < made:
+        raise CheckpointError(f"{config.run_dir}: is at {algorithm.unit} {made}, and --steps {config.steps} is less")
+    if any(getattr(config, name, "constant") != "constant" for name in ("schedule", "clip_schedule")):
+        console.print(
+            f"note: the run was made for {before} {algorithm.unit}s; what falls over a run, such as the learning rate, "
+            f"goes on as if it had been made for {config.steps}"
+        )
 
 
 def import_code(config: RunConfig, algorithm: Algorithm, arguments: list[str]) -> None:
