@@ -67,7 +67,11 @@ def make_parser() -> Parser:
         type=NonNegativeInt | None,
         help="parameters of every backbone; 0: the width in the config; default: as many as the first backbone has",
     )
-    add("--minutes", type=PositiveFloat, help="equal time: as many steps as each makes in it, evaluations aside")
+    add(
+        "--minutes",
+        type=PositiveFloat,
+        help="equal time: the steps that each makes in it, without evaluations and pretraining",
+    )
     add("--output", type=str, help="folder of runs and report; default: runs/compare-<configs>, or the first of --from")
     add("--reference", type=str, help="backbone that the others are compared with; default: the first")
     add("--tuning", type=str, help="how the hyperparameters were chosen: a sentence for the report")
