@@ -95,6 +95,33 @@ def test_unequal_runs_are_named(tmp_path):
     assert "**The runs differ beside backbone and seed**" in (tmp_path / "comparison.md").read_text()
 
 
+def test_runs_of_several_datasets_are_compared_under_the_name_that_they_had(tmp_path):
+    words = [*DECISION, "--dataset", "p/a.hdf5", "q/b.hdf5"]
+    fake_run(tmp_path / "gru", "gru", 0, 1.0, words, dataset="a+b")
+    fake_run(tmp_path / "lstm", "lstm", 0, 1.0, words)  # an evaluation that names none
+    one = [*DECISION, "--dataset", "minari:mujoco/hopper/medium-v0"]
+    fake_run(tmp_path / "minari", "gru", 0, 1.0, one, dataset="mujoco/hopper/medium-v0")
+    experiments = report_of(tmp_path)["experiments"]
+    assert list(experiments) == ["a+b", "mujoco/hopper/medium-v0"]
+    assert list(experiments["a+b"]["backbones"]) == ["gru", "lstm"]
+    assert (tmp_path / "figures/mujoco/hopper/medium-v0/1_score.png").is_file()
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    for name in ("p", "q"):
+        words = [*DECISION, "--dataset", f"/{name}/data.hdf5"]
+        fake_run(tmp_path / name, "gru", 0, 1.0, words, dataset="data")
+    fake_run(tmp_path / "named", "gru", 0, 1.0, [*words, "--experiment", "mine"], dataset="data")
+    assert list(report_of(tmp_path)["experiments"]) == ["mine", "p-data", "q-data"]
+
+    # Of other seeds they are one row, which is said to be of two files.
+    fake_run(tmp_path / "two" / "p", "gru", 0, 1.0, [*DECISION, "--dataset", "p/data.hdf5"], dataset="data")
+    fake_run(tmp_path / "two" / "q", "gru", 1, 1.0, [*DECISION, "--dataset", "q/data.hdf5"], dataset="data")
+    assert list(report_of(tmp_path / "two")["experiments"]) == ["data"]
+    text = (tmp_path / "two" / "comparison.md").read_text()
+    assert 'config: dataset is "p/data.hdf5", "q/data.hdf5"' in text
+
+
 def test_experiments_with_normalised_scores_are_put_together(tmp_path):
     fake_grid(tmp_path, SCORES)
     other = ["--agent", "ppo", "--env", "TMaze20-v0", "--steps", "1000"]
@@ -192,6 +219,7 @@ def test_two_runs_of_one_name_are_not_mixed(tmp_path, capsys):
     line = error_of(capsys, "--from", tmp_path)
     assert str(tmp_path / "again") in line
     assert "gru, seed 0, of TMaze10-v0" in line
+    assert "another --experiment" in line
 
 
 def test_runs_in_a_folder_that_the_report_would_replace_are_kept(tmp_path, capsys):

@@ -8,7 +8,8 @@ import json
 import logging
 import os
 import shlex
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,11 @@ class Run:
         return float(np.median(values))
 
     @property
+    def key(self) -> tuple[str, str, int]:
+        """What no two runs of a report have in common."""
+        return self.experiment, self.backbone, self.seed
+
+    @property
     def episodes_used(self) -> int:
         """The number of episodes that were played to evaluate, while learning and at the end."""
         evaluations = len(self.curve("eval/return_mean")[0])
@@ -69,8 +75,8 @@ class Run:
 def read_run(folder: Path, experiment: str | None = None) -> Run:
     """Read the finished run in a folder.
 
-    ``experiment`` is the name of its experiment. By default that is the name in its config, or else what it learned
-    from.
+    ``experiment`` is the name of its experiment. By default that is the name in its config, or else the name of what it
+    learned from.
 
     Raises:
         ComparisonError: a file is missing or damaged.
@@ -93,7 +99,7 @@ def read_run(folder: Path, experiment: str | None = None) -> Run:
 
     return Run(
         folder,
-        experiment or config.get("experiment") or Path(source.rpartition(":")[2]).stem,
+        experiment or config.get("experiment") or evaluation.get("dataset") or _joined(source, lambda path: path.stem),
         _label(folder, backbone.rpartition(":")[2]),
         seed,
         config,
@@ -124,6 +130,26 @@ def why_unfinished(folder: Path, agent: str, steps: int, evaluation: dict[str, A
     return None
 
 
+def _joined(source: str | list[str], name: Callable[[Path], str]) -> str:
+    """Name what a run learned from by a name for each dataset, or for its environment."""
+    sources = [source] if isinstance(source, str) else source
+    return "+".join(name(Path(one.rpartition(":")[2])) for one in sources)
+
+
+def _told_apart(runs: list[Run]) -> list[Run]:
+    """Name an experiment by the folders of its files too, where two files of one name would make two runs the same."""
+    count = Counter(run.key for run in runs)
+    doubtful = {experiment for (experiment, _, _), n in count.items() if n > 1}
+    named = []
+    for run in runs:
+        if run.experiment in doubtful and not run.config.get("experiment"):
+            source = run.config[AGENTS[run.config["agent"]].source]
+            full = _joined(source, lambda path: f"{path.parent.name}-{path.stem}".strip("-"))
+            run = dataclasses.replace(run, experiment=full)
+        named.append(run)
+    return named
+
+
 def _label(folder: Path, backbone: str) -> str:
     """Return the name of a run's row: the backbone, or what a comparison with options or varied fields named it."""
     row = folder.absolute().parent.name
@@ -148,7 +174,7 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
     Raises:
         ComparisonError: a folder holds none, or two runs have the same experiment, backbone and seed.
     """
-    runs: dict[tuple[str, str, int], Run] = {}
+    finished: list[Run] = []
     left_out: list[str] = []  # a grid may still be running
     for top in folders:
         # A run is finished once it has been evaluated.
@@ -167,15 +193,19 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
             if unfinished is not None:
                 left_out.append(f"{folder}: {unfinished}")
                 continue
-            key = (run.experiment, run.backbone, run.seed)
-            if key in runs:
-                name = f"{run.backbone}, seed {run.seed}, of {run.experiment}"
-                raise ComparisonError(f"{runs[key].folder} and {folder} are both {name}; move one away")
-            runs[key] = run
-    if not runs and left_out:
+            finished.append(run)
+    if not finished and left_out:
         raise ComparisonError(left_out[0])
     for line in left_out:
         log.warning("left out: %s", line)
+    runs: dict[tuple[str, str, int], Run] = {}
+    for run in _told_apart(finished):
+        other = runs.setdefault(run.key, run)
+        if other is not run:
+            raise ComparisonError(
+                f"{other.folder} and {run.folder} are both {run.backbone}, seed {run.seed}, of {run.experiment}; leave "
+                "one out, or train one with another --experiment"
+            )
     return list(runs.values())
 
 
