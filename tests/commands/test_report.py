@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fake_runs import DECISION, fake_grid, fake_run
+from fake_runs import DECISION, PPO, fake_grid, fake_run
 from unroll.agents.evaluation.video import make_gif
 from unroll.commands import compare
+from unroll.comparison.markdown import ranking
 
 SCORES = {"mingru": [9.0, 8, 9, 8.5, 9], "gru": [5.0, 6, 5, 7, 5], "transformer": [8.9, 8, 9.2, 8.6, 9.1]}
 
@@ -21,6 +22,11 @@ BAND = [f"interval_TMaze10-v0/{name}" for name in ("low", "mean", "high")]
 def report_of(top, *arguments):
     assert compare.main(["--from", str(top), *arguments]) == 0
     return json.loads((top / "comparison.json").read_text())
+
+
+def text_of(top):
+    report_of(top)
+    return (top / "comparison.md").read_text()
 
 
 def error_of(capsys, *arguments):
@@ -85,14 +91,77 @@ def test_fewer_than_three_seeds_get_no_interval_and_no_ranking(tmp_path, capsys)
     assert "No interval is given" in (tmp_path / "comparison.md").read_text()
 
 
-def test_unequal_runs_are_named(tmp_path):
+def test_unequal_runs_are_named(tmp_path, capsys):
     fake_grid(tmp_path, {"mingru": [1.0, 2, 3]})
     fake_run(
         tmp_path / "other", "gru", 0, 3.0, ["--agent", "ppo", "--env", "TMaze10-v0", "--steps", "2000"], seeds=[1, 2]
     )
     (report,) = report_of(tmp_path)["experiments"].values()
     assert report["differences"] == ["config: steps is 1000, 2000", "evaluation: seeds is [1, 2], [7, 8]"]
-    assert "**The runs differ beside backbone and seed**" in (tmp_path / "comparison.md").read_text()
+    text = (tmp_path / "comparison.md").read_text()
+    for told in (text, capsys.readouterr().out, ranking({"experiments": {"TMaze10-v0": report}})):
+        assert "**The runs differ beside backbone and seed**: config: steps is 1000, 2000; " in told
+    assert "2 episodes." in text
+    assert "the same reset seeds" not in text
+    assert "which saw the same data" not in text
+
+
+def test_runs_that_were_not_scored_in_equally_many_episodes_are_not_said_to_be(tmp_path):
+    fake_run(tmp_path / "a", "gru", 0, 1.0)
+    fake_run(tmp_path / "b", "gru", 1, 1.0)
+    assert "2 episodes, the same reset seeds for every run (from 7)." in text_of(tmp_path)
+    path = tmp_path / "b" / "evaluation.json"
+    evaluation = json.loads(path.read_text())
+    evaluation |= {"episodes": 1, "seeds": [7]}
+    for result in (*evaluation["results"], evaluation["ablation"]):
+        del result["returns"][1:]
+    path.write_text(json.dumps(evaluation))
+    assert "the last checkpoint, not all runs in equally many episodes. " in text_of(tmp_path)
+
+
+def test_runs_of_one_row_whose_backbones_differ_are_named(tmp_path):
+    sizes = {0: [], 1: ["--backbone.d_model", "32"], 2: ["--backbone.options.expansion", "2"]}
+    for seed, words in sizes.items():
+        run = fake_run(tmp_path / f"mingru{seed}", "mingru", seed, 1.0, [*PPO, *words])
+        text = (run / "metrics.jsonl").read_text()
+        (run / "metrics.jsonl").write_text(text.replace('parameters": 50.0', f'parameters": {1000.0 + seed}'))
+    fake_run(tmp_path / "gru", "gru", 0, 1.0, [*PPO, "--backbone.d_model", "16"])
+    (report,) = report_of(tmp_path)["experiments"].values()
+    assert report["differences"] == [
+        "config: backbone.d_model of mingru is 32, 64",
+        "config: backbone.options.expansion of mingru is 2, null",
+    ]
+    assert report["backbones"]["mingru"]["d_model"] is None
+    assert report["backbones"]["gru"]["d_model"] == 16
+    assert "Policies of 50 to 1,002 parameters." in (tmp_path / "comparison.md").read_text()
+
+
+def test_backbones_of_other_widths_and_options_are_no_difference(tmp_path):
+    fake_run(tmp_path / "mingru", "mingru", 0, 1.0, [*PPO, "--backbone.options.expansion", "2"])
+    fake_run(tmp_path / "gru", "gru", 0, 1.0, [*PPO, "--backbone.d_model", "16"])
+    (report,) = report_of(tmp_path)["experiments"].values()
+    assert report["differences"] == []
+    assert "Policies of 50 parameters." in (tmp_path / "comparison.md").read_text()
+
+
+@pytest.mark.parametrize("field", ["pretrain.updates", "env_kwargs.size"])
+def test_a_varied_part_of_a_field_is_no_difference_and_other_parts_are_named(tmp_path, field):
+    for value in (5, 6):
+        kwargs = {"size": value} if field == "env_kwargs.size" else None
+        words = [*PPO, f"--{field}", str(value)]
+        fake_run(tmp_path / f"gru-{field}={value}" / "seed0", "gru", 0, 1.0, words, env_kwargs=kwargs)
+    (report,) = report_of(tmp_path)["experiments"].values()
+    assert len(report["backbones"]) == 2
+    assert report["differences"] == []
+
+    words = [*PPO, "--pretrain.top_fraction", "0.25", "--env_kwargs.other", "2"]
+    fake_run(tmp_path / "mingru", "mingru", 0, 1.0, words, env_kwargs={"other": 2})
+    (report,) = report_of(tmp_path)["experiments"].values()
+    assert sorted(line.partition(" is ")[0] for line in report["differences"]) == [
+        "config: env_kwargs.other",
+        "config: pretrain.top_fraction",
+        "evaluation: env_kwargs.other",
+    ]
 
 
 def test_runs_of_several_datasets_are_compared_under_the_name_that_they_had(tmp_path):
@@ -107,7 +176,7 @@ def test_runs_of_several_datasets_are_compared_under_the_name_that_they_had(tmp_
     assert (tmp_path / "figures/mujoco/hopper/medium-v0/1_score.png").is_file()
 
 
-def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path, capsys):
     for name in ("p", "q"):
         words = [*DECISION, "--dataset", f"/{name}/data.hdf5"]
         fake_run(tmp_path / name, "gru", 0, 1.0, words, dataset="data")
@@ -115,11 +184,11 @@ def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
     assert list(report_of(tmp_path)["experiments"]) == ["mine", "p-data", "q-data"]
 
     # Of other seeds they are one row, which is said to be of two files.
+    capsys.readouterr()
     fake_run(tmp_path / "two" / "p", "gru", 0, 1.0, [*DECISION, "--dataset", "p/data.hdf5"], dataset="data")
     fake_run(tmp_path / "two" / "q", "gru", 1, 1.0, [*DECISION, "--dataset", "q/data.hdf5"], dataset="data")
     assert list(report_of(tmp_path / "two")["experiments"]) == ["data"]
-    text = (tmp_path / "two" / "comparison.md").read_text()
-    assert 'config: dataset is "p/data.hdf5", "q/data.hdf5"' in text
+    assert 'config: dataset is "p/data.hdf5", "q/data.hdf5"' in capsys.readouterr().out
 
 
 def test_experiments_with_normalised_scores_are_put_together(tmp_path):

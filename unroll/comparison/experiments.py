@@ -13,6 +13,7 @@ import numpy as np
 from unroll.agents import AGENTS
 from unroll.comparison.runs import Run
 from unroll.comparison.variants import varied_fields
+from unroll.configs.loading import flat
 from unroll.errors import ComparisonError
 
 # Fields of a config in which the runs of an experiment may differ.
@@ -140,21 +141,24 @@ class Experiment:
     def differences(self) -> list[str]:
         """Say in what the runs differ beside seed, backbone and the fields in its label.
 
-        Each line makes the comparison unfair.
+        Each line makes the comparison unfair, or the runs of one row no seeds of one another.
         """
         varied = {name for label in self.runs for name in varied_fields(label)}
         configs = [_compared_config(run.config, varied) for run in self.all_runs]
-        evaluations = [_compared_evaluation(run.evaluation) for run in self.all_runs]
-        return [*_differences("config", configs), *_differences("evaluation", evaluations)]
+        evaluations = [_compared_evaluation(run.evaluation, varied) for run in self.all_runs]
+        lines = _differences("config: {}", configs)
+        for label, runs in self.runs.items():
+            lines += _differences(f"config: {{}} of {label}", [_sizes(run.config) for run in runs])
+        return [*lines, *_differences("evaluation: {}", evaluations)]
 
 
-def _differences(name: str, records: list[dict[str, Any]]) -> list[str]:
-    """Return a line for each key of the first record that does not have the same value in all of them."""
+def _differences(words: str, records: list[dict[str, Any]]) -> list[str]:
+    """Return a line for each key that does not have the same value in all records; one that is missing is null."""
     lines = []
-    for key in records[0]:
+    for key in dict.fromkeys(key for record in records for key in record):
         seen = sorted({json.dumps(record.get(key)) for record in records})
         if len(seen) > 1:
-            lines.append(f"{name}: {key} is {', '.join(_shortened(value) for value in seen)}")
+            lines.append(f"{words.format(key)} is {', '.join(_shortened(value) for value in seen)}")
     return lines
 
 
@@ -170,15 +174,26 @@ def _compared_config(config: dict[str, Any], varied: set[str]) -> dict[str, Any]
     left_out = (*NOT_COMPARED, "backbone", "evaluation")
     compared = {key: value for key, value in config.items() if key not in left_out}
     compared["backbone.n_layers"] = config["backbone"]["n_layers"]
-    return {key: value for key, value in compared.items() if key not in varied}
+    return _flat_without(compared, varied)
 
 
-def _compared_evaluation(evaluation: dict[str, Any]) -> dict[str, Any]:
+def _sizes(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what the runs of one row should have alike in their backbone, beside what all rows should."""
+    return _flat_without({"backbone": config["backbone"]}, {"backbone.n_layers"})
+
+
+def _flat_without(fields: dict[str, Any], left_out: set[str]) -> dict[str, Any]:
+    """Return the fields as pretrain.top_fraction and the like, without those that are left out, each with its parts."""
+    prefixes = tuple(f"{name}." for name in left_out)
+    return {key: value for key, value in flat(fields).items() if not f"{key}.".startswith(prefixes)}
+
+
+def _compared_evaluation(evaluation: dict[str, Any], varied: set[str]) -> dict[str, Any]:
     """Return the facts of an evaluation that all runs of an experiment should have alike."""
     versions = evaluation.get("versions", {})
     return {
         "env": evaluation["env"],
-        "env_kwargs": evaluation.get("env_kwargs"),
+        **_flat_without({"env_kwargs": evaluation.get("env_kwargs")}, varied),
         "seeds": evaluation.get("seeds"),
         "memory": evaluation.get("memory"),
         "actions": evaluation.get("actions"),  # drawn from the policy, or None

@@ -39,8 +39,9 @@ def overview(report: dict[str, Any]) -> str:
     """Write who leads, and the tables, for the terminal and for TensorBoard's Text tab."""
     parts = [headlines(report)]
     for name, experiment in report["experiments"].items():
-        parts += [f"### {name}", score_table(experiment, report["reference"]), cost_table(experiment)]
-    return "\n\n".join(parts)
+        parts += [f"### {name}", unequal(experiment), score_table(experiment, report["reference"])]
+        parts.append(cost_table(experiment))
+    return "\n\n".join(part for part in parts if part)
 
 
 def ranking(report: dict[str, Any]) -> str:
@@ -58,8 +59,8 @@ def ranking(report: dict[str, Any]) -> str:
                 "µs per step": number(row["step_latency_us"], 0),
             }
             rows.append(cells)
-        parts += [f"### {name}", table(without_empty(rows))]
-    return "\n\n".join(parts)
+        parts += [f"### {name}", unequal(experiment), table(without_empty(rows))]
+    return "\n\n".join(part for part in parts if part)
 
 
 def headlines(report: dict[str, Any]) -> str:
@@ -96,13 +97,18 @@ def conditions(experiment: dict[str, Any]) -> str:
         sentences.append(f"Scores: 0 and 100 are the random and expert returns of {experiment['scale']}.")
 
     # What may make the comparison unfair.
-    sizes = [row["parameters"] for row in experiment["backbones"].values() if row["parameters"]]
-    if sizes:
-        sentences.append(f"Policies of {number(min(sizes), 0)} to {number(max(sizes), 0)} parameters.")
-    if experiment["differences"]:
-        differences = "; ".join(experiment["differences"])
-        sentences.append(f"**The runs differ beside backbone and seed**: {differences}.")
-    return " ".join(sentences)
+    if experiment["parameters"]:
+        sizes = dict.fromkeys(number(size, 0) for size in experiment["parameters"])
+        sentences.append(f"Policies of {' to '.join(sizes)} parameters.")
+    sentences.append(unequal(experiment))
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def unequal(experiment: dict[str, Any]) -> str:
+    """Say what makes the comparison unfair; nothing if nothing does."""
+    if not experiment["differences"]:
+        return ""
+    return f"**The runs differ beside backbone and seed**: {'; '.join(experiment['differences'])}."
 
 
 def trained(experiment: dict[str, Any]) -> str:
@@ -125,10 +131,13 @@ def evaluated(evaluation: dict[str, Any]) -> str:
     asked = ""
     if targets:
         asked = f" for each target of {targets}; scores are those of the highest"
-    return (
-        f"Evaluated: the last checkpoint, {evaluation['episodes']} episodes{asked}, the same reset seeds for every "
-        f"run (from {evaluation['first_seed']:,})."
-    )
+    episodes = "not all runs in equally many episodes"
+    if evaluation["episodes"] is not None:
+        episodes = f"{evaluation['episodes']} episodes"
+    same = ""
+    if evaluation["first_seed"] is not None:
+        same = f", the same reset seeds for every run (from {evaluation['first_seed']:,})"
+    return f"Evaluated: the last checkpoint, {episodes}{asked}{same}."
 
 
 def score_table(experiment: dict[str, Any], reference: str) -> str:
@@ -172,7 +181,7 @@ def cost_table(experiment: dict[str, Any]) -> str:
         cells = {
             "backbone": name,
             "parameters of the policy": number(row["parameters"], 0),
-            "d_model": str(row["d_model"]),
+            "d_model": str(row["d_model"] or NOTHING),
             "training tokens/s": number(row["train_tokens_per_s"], 0),
             "µs per step": number(row["step_latency_us"], 0),
             "peak memory, MB": number(row["peak_memory_mb"], 0),
@@ -215,12 +224,15 @@ def explanation(report: dict[str, Any]) -> str:
     intervals = f"In brackets: {COVERED:.0%} intervals, percentiles of a stratified bootstrap over seeds."
     if too_few(report):
         intervals = f"No interval is given where there are fewer than {FEWEST} seeds: so few say nothing about others."
+    saw = ", which saw the same data and evaluation episodes"
+    if any(experiment["differences"] for experiment in report["experiments"].values()):
+        saw = ""
     tuning = report.get("tuning") or "the same for every backbone; how they were chosen was not said"
 
     lines = [
         f"IQM: the mean of the middle half of the seeds' scores, each the mean of its episodes. {intervals}",
         "P(better): the probability that a run has a higher score than a run of the reference, ties half. Paired: the "
-        "mean difference to the reference's run of the same seed, which saw the same data and evaluation episodes. "
+        f"mean difference to the reference's run of the same seed{saw}. "
         "(After Agarwal et al. 2021, arXiv:2108.13264.)",
         "Speed is the median of what the runs measured while they trained, beside whatever else the machine did; a "
         "step is one environment's. Memory is the most that the run's process had.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -79,15 +80,28 @@ def describe(experiment: Experiment, reference: str) -> dict[str, Any]:
         "steps": experiment.steps,
         "seeds": sorted({run.seed for run in experiment.all_runs}),
         "threads": config.get("threads"),
+        "parameters": parameters(experiment),
         "evaluation": {
-            "episodes": evaluation["episodes"],
-            "first_seed": evaluation["seeds"][0],
+            "episodes": equal(run.evaluation["episodes"] for run in experiment.all_runs),
+            "first_seed": equal(run.evaluation["seeds"] for run in experiment.all_runs) and evaluation["seeds"][0],
             "targets": [result["target_return"] for result in evaluation["results"]],
             "memory": evaluation.get("memory"),
         },
         "differences": experiment.differences(),
         "backbones": best_first(rows),
     }
+
+
+def equal(values: Iterable[Any]) -> Any:
+    """Return the value if all are equal, else None."""
+    first, *others = values
+    return first if all(other == first for other in others) else None
+
+
+def parameters(experiment: Experiment) -> list[float] | None:
+    """Return the smallest and the largest number of parameters that a run has; None if no run logged it."""
+    sizes = [size for run in experiment.all_runs if (size := run.median(PARAMETERS))]
+    return [min(sizes), max(sizes)] if sizes else None
 
 
 def _in_words(dataset: str | list[str] | None) -> str | None:
@@ -109,7 +123,7 @@ def row(experiment: Experiment, backbone: str, reference: str) -> dict[str, Any]
         "step_latency_us": experiment.latency(backbone),
         "peak_memory_mb": experiment.median(backbone, MEMORY),
         "parameters": experiment.median(backbone, PARAMETERS),
-        "d_model": runs[0].config["backbone"]["d_model"],
+        "d_model": equal(run.config["backbone"]["d_model"] for run in runs),
         "evaluation_episodes": sum(run.episodes_used for run in runs),
     }
 
