@@ -164,6 +164,21 @@ def test_a_varied_part_of_a_field_is_no_difference_and_other_parts_are_named(tmp
     ]
 
 
+def test_a_file_that_held_other_episodes_is_no_clean_row(tmp_path, capsys):
+    words = [*DECISION, "--dataset", "data.hdf5"]
+    for seed, mean in enumerate((6.5, 6.5 + 1e-12, 7.25)):
+        fake_run(tmp_path / str(seed), "gru", seed, 1.0, words, dataset="data", dataset_return_mean=mean)
+    (report,) = report_of(tmp_path)["experiments"].values()
+    assert report["differences"] == ["evaluation: dataset.return_mean is 6.5, 7.25"]
+    assert "dataset.return_mean is 6.5, 7.25." in capsys.readouterr().out
+
+    for name, mean in (("p", 6.5), ("q", 7.25)):
+        run = tmp_path / "varied" / f"gru-dataset={name}" / "seed0"
+        fake_run(run, "gru", 0, 1.0, [*DECISION, "--dataset", name], dataset="data", dataset_return_mean=mean)
+    (report,) = report_of(tmp_path / "varied")["experiments"].values()
+    assert report["differences"] == []
+
+
 def test_runs_of_several_datasets_are_compared_under_the_name_that_they_had(tmp_path):
     words = [*DECISION, "--dataset", "p/a.hdf5", "q/b.hdf5"]
     fake_run(tmp_path / "gru", "gru", 0, 1.0, words, dataset="a+b")

@@ -191,9 +191,16 @@ def _flat_without(fields: dict[str, Any], left_out: set[str]) -> dict[str, Any]:
 def _compared_evaluation(evaluation: dict[str, Any], varied: set[str]) -> dict[str, Any]:
     """Return the facts of an evaluation that all runs of an experiment should have alike."""
     versions = evaluation.get("versions", {})
+    mean = evaluation.get("dataset_return_mean")
+    if mean is not None:
+        mean = float(f"{mean:.6g}")  # the last digits may depend on the machine
+    named = {
+        "env_kwargs": evaluation.get("env_kwargs"),
+        "dataset": {"return_mean": mean},  # a file of one name may have held something else
+    }
     return {
         "env": evaluation["env"],
-        **_flat_without({"env_kwargs": evaluation.get("env_kwargs")}, varied),
+        **_flat_without(named, varied),
         "seeds": evaluation.get("seeds"),
         "memory": evaluation.get("memory"),
         "actions": evaluation.get("actions"),  # drawn from the policy, or None
