@@ -226,15 +226,14 @@ def _tell_statistics(env: gym.Env) -> None:
         if isinstance(layer, NormalizeObservation | NormalizeReward):
             kinds.append(type(layer).__name__)
         layer = layer.env
-    key = name_of(env) + STATISTICS
-    if kinds and key not in _TOLD:
+    if kinds and name_of(env) + STATISTICS not in _TOLD:
         log.warning(
             "%s: its wrapper %s keeps statistics that begin anew in each environment, so scores depend on how many "
             "play; --normalize_observation and --normalize_reward do the same without it",
             name_of(env),
             " and ".join(kinds),
         )
-        _TOLD.add(key)
+        _TOLD.add(name_of(env) + STATISTICS)
 
 
 def without_texts(env: gym.Env) -> gym.Env:

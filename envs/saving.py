@@ -34,6 +34,7 @@ KNOWN = (
 )
 
 MUJOCO_STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+CACHE = "_cached_spec"  # of Gymnasium's wrappers: whoever asks for their spec fills it
 # Rewards read these from the simulator's last step. mj_forward would compute newer ones from the
 # state.
 DERIVED = ("xpos", "xipos")
@@ -152,6 +153,8 @@ def _save_layer(layer: Any) -> dict[str, Any]:
     values = {}
     generators = {}
     for key, value in vars(layer).items():
+        if key == CACHE:
+            continue
         if _is_plain(value):
             values[key] = value
         elif isinstance(value, np.random.Generator):
@@ -169,6 +172,8 @@ def _save_layer(layer: Any) -> dict[str, Any]:
 
 def _load_layer(layer: Any, state: dict[str, Any]) -> None:
     for key, value in state["values"].items():
+        if key == CACHE:  # of checkpoints that were written with it
+            continue
         if not _fits(value, vars(layer)[key]):
             raise ValueError(f"{type(layer).__name__}.{key} cannot be {str(value)[:40]}")
         setattr(layer, key, value)

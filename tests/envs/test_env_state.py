@@ -45,6 +45,18 @@ def test_an_environment_goes_on_from_its_saved_state_to_the_same_bits(env_id):
         assert env.rewards == other.rewards
 
 
+def test_a_state_fits_whether_or_not_somebody_has_asked_for_the_specification():
+    env, other = (EpisodeMonitor(make_env("CartPole-v1")) for _ in range(2))
+    env.reset(seed=3)
+    other.reset(seed=4)
+    saved = env.save_state()
+    assert "_cached_spec" not in str(saved)
+    assert other.spec.id == "CartPole-v1"
+    other.load_state(saved)
+    for one, same in zip(walk(env, [0, 1] * 20), walk(other, [0, 1] * 20), strict=True):
+        np.testing.assert_array_equal(one, same)
+
+
 def test_plain_values_come_back_as_they_were():
     value = {
         "numbers": [1, 2.5, None, True, "é", float("inf"), 2**127],
