@@ -6,17 +6,29 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fake_runs import DECISION, PPO, fake_grid, fake_run
 from unroll.agents.evaluation.video import make_gif
 from unroll.commands import compare
+from unroll.comparison import publish
 from unroll.comparison.markdown import ranking
 
 SCORES = {"mingru": [9.0, 8, 9, 8.5, 9], "gru": [5.0, 6, 5, 7, 5], "transformer": [8.9, 8, 9.2, 8.6, 9.1]}
 
 BAND = [f"interval_TMaze10-v0/{name}" for name in ("low", "mean", "high")]
+
+
+@pytest.fixture
+def _no_pictures(monkeypatch):
+    """Draw nothing, which takes most of the time of a report."""
+    monkeypatch.setattr(publish, "draw", lambda *_: ())
+    monkeypatch.setattr(publish, "draw_sheet", lambda *_: Figure())
+
+
+without_pictures = pytest.mark.usefixtures("_no_pictures")
 
 
 def report_of(top, *arguments):
@@ -84,6 +96,7 @@ def test_the_report_has_scores_intervals_costs_and_says_who_leads(tmp_path, caps
     assert float(lines[1]["iqm_interval_low"]) == rows["mingru"]["iqm_interval"][0]
 
 
+@without_pictures
 def test_fewer_than_three_seeds_get_no_interval_and_no_ranking(tmp_path, capsys):
     report = report_of(fake_grid(tmp_path, {"mingru": [1.0, 2], "gru": [3.0, 4]}))
     assert report["experiments"]["TMaze10-v0"]["backbones"]["gru"]["iqm_interval"] is None
@@ -91,6 +104,7 @@ def test_fewer_than_three_seeds_get_no_interval_and_no_ranking(tmp_path, capsys)
     assert "No interval is given" in (tmp_path / "comparison.md").read_text()
 
 
+@without_pictures
 def test_unequal_runs_are_named(tmp_path, capsys):
     fake_grid(tmp_path, {"mingru": [1.0, 2, 3]})
     fake_run(
@@ -106,6 +120,7 @@ def test_unequal_runs_are_named(tmp_path, capsys):
     assert "which saw the same data" not in text
 
 
+@without_pictures
 def test_runs_that_were_not_scored_in_equally_many_episodes_are_not_said_to_be(tmp_path):
     fake_run(tmp_path / "a", "gru", 0, 1.0)
     fake_run(tmp_path / "b", "gru", 1, 1.0)
@@ -119,6 +134,7 @@ def test_runs_that_were_not_scored_in_equally_many_episodes_are_not_said_to_be(t
     assert "the last checkpoint, not all runs in equally many episodes. " in text_of(tmp_path)
 
 
+@without_pictures
 def test_runs_of_one_row_whose_backbones_differ_are_named(tmp_path):
     sizes = {0: [], 1: ["--backbone.d_model", "32"], 2: ["--backbone.options.expansion", "2"]}
     for seed, words in sizes.items():
@@ -136,6 +152,7 @@ def test_runs_of_one_row_whose_backbones_differ_are_named(tmp_path):
     assert "Policies of 50 to 1,002 parameters." in (tmp_path / "comparison.md").read_text()
 
 
+@without_pictures
 def test_backbones_of_other_widths_and_options_are_no_difference(tmp_path):
     fake_run(tmp_path / "mingru", "mingru", 0, 1.0, [*PPO, "--backbone.options.expansion", "2"])
     fake_run(tmp_path / "gru", "gru", 0, 1.0, [*PPO, "--backbone.d_model", "16"])
@@ -145,6 +162,7 @@ def test_backbones_of_other_widths_and_options_are_no_difference(tmp_path):
 
 
 @pytest.mark.parametrize("field", ["pretrain.updates", "env_kwargs.size"])
+@without_pictures
 def test_a_varied_part_of_a_field_is_no_difference_and_other_parts_are_named(tmp_path, field):
     for value in (5, 6):
         kwargs = {"size": value} if field == "env_kwargs.size" else None
@@ -164,6 +182,7 @@ def test_a_varied_part_of_a_field_is_no_difference_and_other_parts_are_named(tmp
     ]
 
 
+@without_pictures
 def test_a_file_that_held_other_episodes_is_no_clean_row(tmp_path, capsys):
     words = [*DECISION, "--dataset", "data.hdf5"]
     for seed, mean in enumerate((6.5, 6.5 + 1e-12, 7.25)):
@@ -191,6 +210,7 @@ def test_runs_of_several_datasets_are_compared_under_the_name_that_they_had(tmp_
     assert (tmp_path / "figures/mujoco/hopper/medium-v0/1_score.png").is_file()
 
 
+@without_pictures
 def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path, capsys):
     for name in ("p", "q"):
         words = [*DECISION, "--dataset", f"/{name}/data.hdf5"]
@@ -218,6 +238,7 @@ def test_experiments_with_normalised_scores_are_put_together(tmp_path):
     assert "All experiments together" in (tmp_path / "comparison.md").read_text()
 
 
+@without_pictures
 def test_returns_are_compared_where_there_is_no_scale(tmp_path):
     report = report_of(fake_grid(tmp_path, SCORES, normalized=False))
     (experiment,) = report["experiments"].values()
@@ -313,6 +334,7 @@ def test_runs_in_a_folder_that_the_report_would_replace_are_kept(tmp_path, capsy
     assert compare.main(["--from", str(tmp_path), "--output", str(tmp_path / "report")]) == 0
 
 
+@without_pictures
 def test_a_run_that_was_scored_before_its_end_is_no_finished_one(tmp_path, caplog, capsys):
     fake_grid(tmp_path, SCORES)
     run = tmp_path / "maze" / "gru" / "seed0"
