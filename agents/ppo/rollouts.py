@@ -285,13 +285,13 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
         # Monitor says "episode" where one ends. What an environment itself says by that name elsewhere is its own.
-        over = np.ones(len(infos), bool) if dones is None else dones
-        infos = [info if done else {} for info, done in zip(infos, over, strict=True)]
-        infos = [info if is_monitors(info.get("episode")) else info | {"episode": None} for info in infos]
+        over = range(len(infos)) if dones is None else np.flatnonzero(dones)
+        ended = [infos[i] for i in over]
+        ended = [info if is_monitors(info.get("episode")) else info | {"episode": None} for info in ended]
         if world.size == 1:
-            super()._update_info_buffer(infos, dones)
+            super()._update_info_buffer(ended, np.ones(len(ended), bool))
         else:
-            self._ended += [info["episode"] for info in infos if info["episode"]]
+            self._ended += [info["episode"] for info in ended if info["episode"]]
 
     def _reset(self, episode_start: np.ndarray) -> torch.Tensor | None:
         """Where the memory is emptied; None: nowhere."""

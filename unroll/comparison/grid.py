@@ -71,6 +71,7 @@ class Cell:
         """
         if self.folder.is_dir() and not self._ours():
             return self.command()  # which refuses the folder, and says why
+        self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with run_lock(self.folder, seconds=0):
                 if self.finished:
