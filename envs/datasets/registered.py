@@ -13,7 +13,7 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import gymnasium as gym
 import numpy as np
@@ -37,10 +37,11 @@ class Known(NamedTuple):
     action_space: gym.Space
 
 
-# (id, arguments as JSON, where its code is) → the environment, or why it cannot be made.
-_FOUND: dict[tuple[str, str, object], Known | str] = {}
-# The same → the rows that it shows after resets; None if it shows none.
-_SHOWN: dict[tuple[str, str, object], np.ndarray | None] = {}
+Key: TypeAlias = tuple[str, str, object]  # id, arguments as JSON, where its code is
+# → the environment, or why it cannot be made.
+_FOUND: dict[Key, Known | str] = {}
+# → the rows that it shows after resets; None if it shows none.
+_SHOWN: dict[Key, np.ndarray | None] = {}
 
 
 def is_env_id(text: object) -> bool:
@@ -86,7 +87,7 @@ def _look_up(env_id: str, env_kwargs: dict[str, Any]) -> Known | str:
         find_env(env_id)
     except EnvError as error:
         return str(error)
-    key = (env_id, json.dumps(env_kwargs, sort_keys=True), gym.registry[env_id].entry_point)
+    key = _key(env_id, env_kwargs)
     if key not in _FOUND:
         try:
             with warnings.catch_warnings():
@@ -104,6 +105,10 @@ def _look_up(env_id: str, env_kwargs: dict[str, Any]) -> Known | str:
     return _FOUND[key]
 
 
+def _key(env_id: str, env_kwargs: dict[str, Any]) -> Key:
+    return env_id, json.dumps(env_kwargs, sort_keys=True), gym.registry[env_id].entry_point
+
+
 def first_observations(env_id: str, env_kwargs: dict[str, Any]) -> np.ndarray | None:
     """Reset an environment some times, once for each process; the rows that it shows, [RESETS, width].
 
@@ -114,7 +119,7 @@ def first_observations(env_id: str, env_kwargs: dict[str, Any]) -> np.ndarray | 
     known = known_env(env_id, env_kwargs)
     if known is None or known.width is None:
         return None
-    key = (env_id, json.dumps(env_kwargs, sort_keys=True), gym.registry[env_id].entry_point)
+    key = _key(env_id, env_kwargs)
     if key not in _SHOWN:
         _SHOWN[key] = None
         try:
