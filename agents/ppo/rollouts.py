@@ -24,7 +24,7 @@ from unroll.agents.common.distributed import world
 from unroll.agents.common.guards import check_budget, memory_guard, not_finite
 from unroll.agents.ppo.anchor import Anchor
 from unroll.agents.ppo.finite import check_observations, check_returns, check_rewards, check_sizes
-from unroll.agents.ppo.spaces import POLICIES, check_actions, check_numbers, check_policy_for
+from unroll.agents.ppo.spaces import POLICIES, as_normalized, check_actions, check_numbers, check_policy_for
 from unroll.agents.ppo.tensor_buffer import TensorRolloutBuffer
 from unroll.agents.ppo.tensor_rollouts import check_tensor_env, collect_on_device
 from unroll.envs.faults import env_fault
@@ -113,7 +113,7 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     def _check_budget(self) -> None:
         """Raise TrainingError, before anything is allocated, where policy and rollout are more than the device has."""
-        space = self.observation_space
+        space = as_normalized(self.observation_space, self.get_vec_normalize_env())
         numbers = math.prod(getattr(space, "shape", None) or (1,))
         row = numbers * space.dtype.itemsize if space.dtype else 1
         rollout = {f"a rollout of n_steps {self.n_steps} × n_envs {self.n_envs}": self.n_steps * self.n_envs * row}
@@ -136,6 +136,8 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
             self._state = None
             if self.anchor is not None:
                 self.anchor.memory = None
+        # The buffer keeps what is shown in the types of this space.
+        self.rollout_buffer.observation_space = as_normalized(self.observation_space, self.get_vec_normalize_env())
         self.interrupted = False
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.vec_env import VecNormalize
 
 from unroll.envs.spaces import in_words, is_simple, is_text
 from unroll.errors import EnvError
@@ -59,6 +61,23 @@ def check_policy_for(space: spaces.Space, policy: Any, policy_kwargs: dict[str, 
     wanted = policy_for(space)
     if names[policy] != wanted and (names[policy] != "MlpPolicy" or wanted == "MultiInputPolicy"):
         raise EnvError(f"{names[policy]} does not take observations of {in_words(space)}; {wanted} does")
+
+
+def as_normalized(space: spaces.Space, normalizer: VecNormalize | None) -> spaces.Space:
+    """Return the space with float32 for what VecNormalize normalises.
+
+    It makes float32 of whole numbers, and leaves the space as it is: a buffer of the space's own dtype would cut them.
+    """
+    if normalizer is None or not normalizer.norm_obs:
+        return space
+    if isinstance(space, spaces.Dict):
+        normal = normalizer.norm_obs_keys or []
+        return spaces.Dict({key: _in_float32(part) if key in normal else part for key, part in space.items()})
+    return _in_float32(space)
+
+
+def _in_float32(space: spaces.Space) -> spaces.Box:
+    return spaces.Box(-np.inf, np.inf, space.shape, np.float32)
 
 
 def policy_for(space: spaces.Space) -> str:

@@ -23,7 +23,7 @@ from unroll.agents.common.callbacks import StopOnSignal
 from unroll.agents.common.checkpoint import latest_checkpoint, read_checkpoint
 from unroll.agents.ppo import tensor_rollouts
 from unroll.agents.ppo.rollouts import RecurrentOnPolicyAlgorithm
-from unroll.agents.ppo.tensor_buffer import TensorRolloutBuffer, to_host
+from unroll.agents.ppo.tensor_buffer import TensorRolloutBuffer, to_host, torch_type
 from unroll.agents.ppo.tensor_rollouts import TensorRollout
 from unroll.commands import evaluate, train
 from unroll.envs import make_vec_env
@@ -142,6 +142,29 @@ def test_the_ratio_is_one_before_every_first_update(backbone, action):
     sequences = agent._sequences()
     assert sequences.reset[:, 1:].any()
     assert not sequences.reset[:, 0].all()
+
+
+class Whole(TensorNoise):
+    """Its noise in whole numbers, of this type or, for comparison, as floats."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.single_observation_space = spaces.Box(0, 200, (3,), dtype)
+
+    def noise(self):
+        return (100 + 30 * super().noise()).clamp(0, 200).to(torch_type(self.single_observation_space.dtype))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_whole_numbers_that_are_normalised_are_kept_as_they_were_shown(dtype):
+    env = VecNormalize(TensorVector(Whole(dtype)))
+    agent = make_ppo(env, sequence_length=8, learning_rate=1e-2)
+    callback = RatioErrors()
+    agent.learn(4 * agent.n_steps * agent.n_envs, callback, log_interval=None)
+    assert len(callback.logged) == 3
+    assert max(callback.logged) < 1e-5
+    assert (agent.rollout_buffer.observations % 1 != 0).all()
+    assert agent._last_obs.dtype == np.float32
 
 
 def test_advantages_are_stable_baselines3s():

@@ -2,15 +2,29 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecNormalize
 
 from memory_tasks import ACTIONS, OBSERVATIONS, MaskedNoise, Noise, make_ppo, rollout, vector
 from unroll.agents.ppo.loss import PPOLoss
+from unroll.agents.ppo.player import PPOActor
+from unroll.agents.ppo.step import ActorStep
 from unroll.policies.backbones import BACKBONES
 
 SETTINGS = dict(clip_range=0.2, clip_range_vf=None, ent_coef=0.0, vf_coef=0.5)
 TOLERANCE = 1e-5
+
+BYTES = spaces.Box(0, 200, (3,), np.uint8)
+WHOLE = {
+    "bytes": (BYTES, None),
+    "whole numbers": (spaces.Box(-1000, 1000, (3,), np.int64), None),
+    "bits": (spaces.Box(0, 1, (3,), np.bool_), None),
+    "dict": (spaces.Dict(a=BYTES, b=spaces.Discrete(3)), ["a"]),
+    "dict with an image": (spaces.Dict(a=BYTES, view=spaces.Box(0, 255, (36, 36, 1), np.uint8)), ["a"]),
+}
 
 
 def assert_ratio_is_one(agent):
@@ -47,6 +61,35 @@ def test_the_ratio_is_one_for_every_kind_of_observation(observation, backbone):
     policy = {"image": "CnnPolicy", "dict": "MultiInputPolicy", "dict of images": "MultiInputPolicy"}
     env = vector(lambda: Noise(observation, "discrete"), 2)
     assert_ratio_is_one(make_ppo(env, policy.get(observation, "MlpPolicy"), backbone=backbone, sequence_length=8))
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_the_ratio_is_one_for_whole_numbers_that_are_normalised(kind):
+    space, keys = WHOLE[kind]
+
+    def make():
+        env = Noise()
+        env.observation_space = space
+        return env
+
+    env = VecNormalize(vector(make, 2), norm_obs_keys=keys)
+    agent = make_ppo(env, "MlpPolicy" if keys is None else "MultiInputPolicy", sequence_length=8, learning_rate=1e-2)
+    sequences = assert_ratio_is_one(agent)
+    observations = sequences.observations if keys is None else sequences.observations["a"]
+    assert observations.unique().numel() > 10
+    if kind == "dict with an image":
+        assert sequences.observations["view"].dtype == torch.uint8
+
+    # Whoever acts with it, acts by the same numbers.
+    shown = env.unwrapped.reset()
+    chosen, _ = agent.predict(env.normalize_obs(shown), deterministic=True)
+    np.testing.assert_array_equal(PPOActor(agent, env).predict(shown)[0], chosen)
+    step = ActorStep(agent.policy, env.unwrapped.observation_space, env)
+    parts = shown if keys else {"": shown}
+    inputs = [torch.from_numpy(parts[key]) for key in step.names]
+    state = [port.zeros(2) for port in step.state]
+    action, *_ = step(*inputs, torch.ones(2, dtype=torch.bool), *state)
+    np.testing.assert_allclose(action.detach().numpy(), chosen, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("action", ["discrete", "multidiscrete", "multibinary"])
