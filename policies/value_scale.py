@@ -32,11 +32,12 @@ class ValueScale(nn.Module):
         return self.square.sqrt() * x
 
     @torch.no_grad()
-    def update(self, returns: Tensor, values: Tensor, last: nn.Linear) -> None:
+    def update(self, returns: Tensor, values: Tensor, last: nn.Linear) -> Tensor:
         """Take new returns [...] into σ, with the values that were said of them, and move the last layer.
 
         σ is no smaller than the values' own errors: what the network has to unlearn is never many units large. At the
-        first update the layer stays, since what an untrained network says is worth nothing.
+        first update the layer stays, since what an untrained network says is worth nothing. Return the factor by which
+        all values are larger than before: 1 but for the first update.
         """
         new = torch.maximum(returns.square().mean(), (returns - values).square().mean())
         first = self.count == 0
@@ -45,8 +46,10 @@ class ValueScale(nn.Module):
         change = torch.where(first, 1.0, (self.square / square).sqrt())
         last.weight.mul_(change)
         last.bias.mul_(change)
+        larger = torch.where(first, (square / self.square).sqrt(), 1.0)
         self.square.copy_(square)
         self.count += 1
+        return larger
 
     def _share(self) -> Tensor:
         return (self.count + 1).reciprocal().clamp(min=self.SHARE)

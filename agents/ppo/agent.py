@@ -239,7 +239,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             if self.normalize_advantage:
                 self.largest_deviation = max(self.largest_deviation, sequences.deviation)
                 sequences = sequences.with_normal_advantages(self.advantage_floor * self.largest_deviation)
-            self._see_returns(sequences)
+            sequences = self._see_returns(sequences)
             metrics_of_memory = memory_metrics(self.policy, sequences)
 
             parts = parameters_of(self.policy)
@@ -285,11 +285,15 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             self._log_speed(time.perf_counter() - began, sum(map(len, epochs)))
             self.between_updates = True
 
-    def _see_returns(self, sequences: Sequences) -> None:
-        """Set the unit in which values are said."""
+    def _see_returns(self, sequences: Sequences) -> Sequences:
+        """Set the unit in which values are said, and return the sequences with their values in it.
+
+        A value is clipped around what the same network says in the same unit.
+        """
         returns = sequences.real(sequences.returns)
         values = sequences.real(sequences.values)
-        self.policy.value_scale.update(returns, values, self.policy.value_net)
+        larger = self.policy.value_scale.update(returns, values, self.policy.value_net)
+        return dataclasses.replace(sequences, values=sequences.values * larger)
 
     def _settings(self) -> dict[str, Any]:
         """The numbers in the loss, as they are at this point of the training."""

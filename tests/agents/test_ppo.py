@@ -8,6 +8,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from memory_tasks import Noise, Recall, Scripted, make_ppo, rollout, vector
+from unroll.agents import RecurrentPPO
 from unroll.agents.ppo.checkpoint import read_ppo, restore_ppo, save_ppo
 from unroll.agents.ppo.loss import PPOLoss
 from unroll.errors import BackboneError, EnvError, HyperparameterError, TrainingError
@@ -149,6 +150,34 @@ def test_a_checkpoint_of_before_keeps_the_values_that_it_says(tmp_path):
     torch.testing.assert_close(scale(last(features)), said)
 
 
+def test_a_clipped_value_moves_from_the_first_update_on():
+    """There the unit of the values changes, and what is clipped around must be in the new one."""
+
+    class Rich(Noise):
+        def step(self, action):
+            observation, reward, *rest = super().step(action)
+            return observation, 200 + reward, *rest
+
+    agent = make_ppo(vector(Rich), clip_range_vf=0.2, sequence_length=4)
+    moved = []
+    inner = agent._loss.forward
+
+    def forward(batch, **settings):
+        with torch.no_grad():
+            values, *_ = agent.policy.evaluate_sequences(batch.observations, batch.actions, batch.state, batch.reset)
+        moved.append(float((values - batch.values).abs().max()))
+        return inner(batch, **settings)
+
+    agent._loss.forward = forward
+    for _ in range(3):
+        moved.clear()
+        before = agent.policy.value_net.weight.clone()
+        agent.learn(steps_of(agent), reset_num_timesteps=False)
+        assert moved[0] < 1e-3
+        assert not torch.equal(agent.policy.value_net.weight, before)
+    assert agent.policy.value_scale.square > 1000
+
+
 def test_states_that_are_made_anew_are_those_of_the_policy_as_it_is_now():
     agent = make_ppo(vector(Noise), sequence_length=4)
     sequences, _ = rollout(agent, 1)
@@ -253,8 +282,6 @@ def test_an_observation_that_is_not_finite_is_told_with_its_environment(observat
     ],
 )
 def test_sizes_that_do_not_fit_are_one_line(sizes, message):
-    from unroll.agents import RecurrentPPO
-
     with pytest.raises(HyperparameterError, match=message):
         RecurrentPPO("MlpPolicy", vector(Noise), **sizes)
 

@@ -34,6 +34,17 @@ def test_the_first_returns_give_the_unit_to_a_network_that_says_nothing_yet():
     torch.testing.assert_close(scale(torch.ones(3)), scale.square.sqrt().expand(3))
 
 
+def test_the_first_update_says_by_how_much_the_values_grow():
+    scale = ValueScale()
+    last = nn.Linear(5, 1)
+    features = torch.randn(50, 5)
+    before = scale(last(features))
+    larger = scale.update(returns_of(1000), torch.zeros(200), last)
+    assert larger > 1000
+    torch.testing.assert_close(scale(last(features)), larger * before)
+    assert scale.update(returns_of(10), torch.zeros(200), last) == 1
+
+
 def test_the_unit_is_the_mean_over_all_returns_at_first_and_over_the_last_ones_later():
     scale = ValueScale()
     last = nn.Linear(5, 1)
