@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 from gymnasium import spaces
+from jsonargparse.typing import PositiveFloat, PositiveInt
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, configure_logger, explained_variance
 from torch import Tensor
@@ -117,7 +118,6 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         advantage_floor: float = 0.0,
     ):
         # PyTorch and random take no int of NumPy's, and Stable-Baselines3 no float of it.
-        n_steps = settle("n_steps", int, n_steps)
         batch_size = settle("batch_size", int | None, batch_size)
         sequence_length = settle("sequence_length", int | None, sequence_length)
         seed = settle("seed", int | None, seed)
@@ -160,6 +160,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             self._setup_model()
 
     def _setup_model(self) -> None:
+        self._settle_numbers()
         with memory_guard(self):
             super()._setup_model()
             # the first ratio is 1 only where steps and sequences are computed alike
@@ -173,6 +174,15 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             self._sequences_per_minibatch = self._check_sizes(self.steps_of_sequence)
             self._log_interval: int | None = 1
             self._loss = world.parallel(PPOLoss(self.policy))
+
+    def _settle_numbers(self) -> None:
+        """Settle what no network is built from, and ``load`` may have changed."""
+        self.n_steps = settle("n_steps", PositiveInt, self.n_steps)
+        self.n_epochs = settle("n_epochs", PositiveInt, self.n_epochs)
+        self.ent_coef = settle("ent_coef", float, self.ent_coef)
+        self.vf_coef = settle("vf_coef", float, self.vf_coef)
+        if self.max_grad_norm != math.inf:  # which clips nothing
+            self.max_grad_norm = settle("max_grad_norm", PositiveFloat, self.max_grad_norm)
 
     def _choose_length(self) -> int:
         """How many steps a sequence has."""

@@ -286,6 +286,27 @@ def test_sizes_that_do_not_fit_are_one_line(sizes, message):
         RecurrentPPO("MlpPolicy", vector(Noise), **sizes)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (dict(n_steps=0), "n_steps: 0 does not conform to restriction v>0"),
+        (dict(n_steps=-4), "n_steps: -4 does not conform to restriction v>0"),
+        (dict(n_epochs=0), "n_epochs: 0 does not conform to restriction v>0"),
+        (dict(n_epochs=2.5), "n_epochs is an int, not 2.5"),
+        (dict(max_grad_norm=None), "max_grad_norm is a finite float, not None"),
+        (dict(max_grad_norm=0), "max_grad_norm: 0 does not conform to restriction v>0"),
+        (dict(ent_coef="auto"), "ent_coef is a finite float, not 'auto'"),
+        (dict(vf_coef=None), "vf_coef is a finite float, not None"),
+    ],
+)
+def test_numbers_that_no_update_can_compute_with_are_one_line(wrong, message, tmp_path):
+    with pytest.raises(HyperparameterError, match=f"^{message}$"):
+        make_ppo(vector(Noise), **wrong)
+    make_ppo(vector(Noise), max_grad_norm=float("inf")).save(tmp_path / "agent")
+    with pytest.raises(HyperparameterError, match=f"^{message}$"):
+        RecurrentPPO.load(tmp_path / "agent", **wrong)
+
+
 def test_minibatches_of_unequal_size_are_told_of():
     with pytest.warns(UserWarning, match="12 sequences do not divide into minibatches of 5: the last has 2"):
         make_ppo(vector(Noise), sequence_length=4, batch_size=20)
