@@ -18,7 +18,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import obs_as_tensor
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from unroll.agents.common.distributed import world
 from unroll.agents.common.guards import check_budget, memory_guard, not_finite
@@ -221,7 +221,7 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         self.between_updates = False
         if self.use_sde:
             self.policy.reset_noise(env.num_envs * world.size)
-        self.masked = env.has_attr("action_masks")
+        self.masked = has_masks(env)
         return [] if self.masked else None
 
     def _begin_dummies(self, env: VecEnv) -> list[np.ndarray] | None:
@@ -354,6 +354,26 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
 def is_monitors(episode: Any) -> bool:
     """Whether this is what Monitor says of an episode that ended: its return and its length."""
     return isinstance(episode, dict) and {"r", "l"} <= episode.keys()
+
+
+def has_masks(env: VecEnv) -> bool:
+    """Whether the environments have a method ``action_masks()``.
+
+    Raises:
+        EnvError: some have, and others have not.
+    """
+    if env.has_attr("action_masks"):
+        return True
+    # ``has_attr`` is of all together. Only of environments in this process can one be asked by itself.
+    inner = env.unwrapped
+    if isinstance(inner, DummyVecEnv):
+        have = [one.has_wrapper_attr("action_masks") for one in inner.envs]
+        if any(have):
+            raise EnvError(
+                f"environment {have.index(True)} has action_masks(), and environment {have.index(False)} has none: "
+                "all of a vector need it, or none"
+            )
+    return False
 
 
 def ask_masks(env: VecEnv) -> list[Any]:

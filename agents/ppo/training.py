@@ -30,6 +30,7 @@ from unroll.agents.ppo.config import PPOConfig
 from unroll.agents.ppo.lending import Lender
 from unroll.agents.ppo.player import ppo_player, wrappers
 from unroll.agents.ppo.pretraining import as_observed, check_episodes, pretrain
+from unroll.agents.ppo.rollouts import has_masks
 from unroll.agents.ppo.spaces import policy_for
 from unroll.agents.ppo.transfer import take_weights
 from unroll.configs.loading import plain_config, read_config
@@ -214,6 +215,8 @@ def load_ppo(
         check_size(tensors, parameters)
         agent = make_ppo(config, lambda _: None, env=env, changes=changes)
     restore_ppo(agent, checkpoint, tensors, state)
+    assert agent.env is not None
+    agent.masked = has_masks(agent.env)
     return agent, config
 
 

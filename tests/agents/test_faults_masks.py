@@ -8,9 +8,11 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+import unroll
 from memory_tasks import make_ppo
-from ppo_runs import TINY, assert_one_line
+from ppo_runs import TINY, agent_of, assert_one_line, saved
 from toy import Toy
+from unroll.agents import RecurrentPPO
 from unroll.agents.ppo.player import MaskedPredictor
 from unroll.commands import export, train
 from unroll.envs.make import make_env
@@ -134,6 +136,30 @@ def test_masks_that_raise_are_one_line(vector, tmp_path, capsys):
     assert train.main([*TINY, "--env", "FaultsMasks-v0", *more]) == 2
     assert_one_line(capsys, "KeyError: 'board' (test_faults_masks.py, line ")
     assert "raise KeyError" in (tmp_path / "run/traceback.txt").read_text()
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_masks_of_some_environments_alone_are_one_line(order):
+    makes = [lambda: Toy(discrete=True), lambda: Masks("np.ones(3, bool)")]
+    agent = make_ppo(DummyVecEnv([makes[i] for i in order]))
+    has, lacks = order.index(1), order.index(0)
+    with pytest.raises(EnvError, match=rf"^environment {has} has action_masks\(\), and environment {lacks} has none: "):
+        agent.learn(32)
+
+
+def test_an_agent_that_learned_under_masks_warns_without_them_also_where_it_was_loaded(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    agent, config = agent_of("--env", "ToyMasked-v0")
+    agent.save("zip")
+    folder = saved(agent, config, "run/checkpoints/step_00000032").parents[1]
+    shown = agent.env.reset()
+    loaded = [unroll.load(folder), RecurrentPPO.load(folder), RecurrentPPO.load("zip")]
+    loaded[0].save("again")
+    loaded.append(RecurrentPPO.load("again"))
+    for one in (agent, *loaded):
+        with pytest.warns(UserWarning, match="the agent learned under action masks, and predict was given none"):
+            one.predict(shown)
+        one.predict(shown, action_masks=np.ones((len(shown), 3), bool))
 
 
 def test_the_predictor_for_stable_baselines3_reads_masks_as_strictly():
