@@ -132,7 +132,15 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
                 "this agent was loaded to act, with the statistics of its observations inside; to go on learning, "
                 "RecurrentPPO.load(run folder, env) takes an env with VecNormalize around it"
             )
-        if reset_num_timesteps or self._last_obs is None:  # the environments begin, and with them the memory
+        goes_on = not reset_num_timesteps and self._last_obs is not None
+        if goes_on and self._state is None and not np.all(self._last_episode_starts):
+            warnings.warn(
+                "a zip holds no memory of the episodes that were being played: every environment begins a new one",
+                stacklevel=4,
+            )
+            self._last_obs = None
+            goes_on = False
+        if not goes_on:  # the environments begin, and with them the memory
             self._state = None
             if self.anchor is not None:
                 self.anchor.memory = None
@@ -182,6 +190,7 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
                 self.num_timesteps += env.num_envs * world.size
                 check_rewards(rewards, env, self.num_timesteps, normalizer)
                 check_observations(new_obs, env, self.num_timesteps, normalizer)
+                rewards = np.array(rewards, np.float32)  # the value of a truncation is added; theirs may be integers
 
                 # What comes next is set before the callback, which may end the learning now.
                 last_episode_starts = self._last_episode_starts

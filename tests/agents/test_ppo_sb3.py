@@ -1,5 +1,7 @@
 """Stable-Baselines3's own tools work on RecurrentPPO as on its algorithms: the usage that its documentation shows."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -12,10 +14,10 @@ from stable_baselines3.common.callbacks import (
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from memory_tasks import Noise, make_ppo, vector
+from memory_tasks import Noise, Scripted, make_ppo, vector
 from unroll.agents import RecurrentPPO
 from unroll.policies.actor_critic import RecurrentActorCriticPolicy
 from unroll.policies.backbones import BACKBONES, map_state
@@ -117,6 +119,42 @@ def test_learning_goes_on_where_it_stopped_with_the_memory_of_the_episodes_that_
     agent.learn(24, reset_num_timesteps=False)
     map_state(lambda a, b: a if torch.equal(a, b) else pytest.fail("begins anew"), before, agent._states[0])
     assert agent.num_timesteps == 48
+
+
+def test_a_zip_in_running_episodes_has_no_memory_of_them_so_new_ones_begin(tmp_path):
+    env = vector(lambda: Scripted({}))  # which never ends by itself, and shows how often it was stepped
+    agent = make_ppo(env, n_steps=8).learn(24)
+    agent.save(tmp_path / "agent")
+    loaded = RecurrentPPO.load(tmp_path / "agent", env=env, force_reset=False, device="cpu")
+    with pytest.warns(UserWarning, match="a zip holds no memory of the episodes .* every environment begins a new one"):
+        loaded.learn(24, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 48
+    assert loaded.rollout_buffer.episode_starts[0].all()
+
+    # Where no episode runs, there is nothing to begin anew.
+    fresh = make_ppo(vector(Noise), n_steps=8).learn(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fresh.learn(24, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float64])
+def test_rewards_of_any_type_are_learned_from(dtype):
+    class Whole(DummyVecEnv):
+        """Pays whole numbers, and keeps the array in which it does."""
+
+        def step_wait(self):
+            observations, rewards, dones, infos = super().step_wait()
+            self.paid = rewards.astype(dtype)
+            return observations, self.paid, dones, infos
+
+    env = Whole([lambda: Scripted({3: "truncated", 5: "truncated"})])
+    agent = make_ppo(env, n_steps=5, gamma=0.5, n_epochs=1)
+    torch.nn.init.zeros_(agent.policy.value_net.weight)
+    torch.nn.init.constant_(agent.policy.value_net.bias, 3)
+    agent.learn(5)
+    np.testing.assert_allclose(agent.rollout_buffer.rewards[:, 0], [1, 2, 4.5, 4, 6.5])
+    assert env.paid.tolist() == [5]
 
 
 def test_episodes_can_be_counted_and_end_the_learning():
