@@ -95,5 +95,5 @@ def mask_logits(logits: Tensor, masks: Tensor, space: spaces.Space) -> Tensor:
     if not isinstance(space, spaces.MultiBinary):
         return torch.where(masks, logits, -NEVER)
     # a Bernoulli has one logit, that of 1 against 0
-    zero, one = masks.view(len(masks), -1, 2).unbind(-1)
+    zero, one = masks.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.where(one, torch.where(zero, logits, NEVER), -NEVER)

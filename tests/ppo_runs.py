@@ -59,8 +59,24 @@ class Several(Toy):
         self.action_space = gym.spaces.MultiDiscrete([3, 2])
 
 
+class MaskedBits(Toy):
+    """Sets three bits, of which the first has to be 0 and the second 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.action_space = gym.spaces.MultiBinary(3)
+
+    def action_masks(self):
+        return np.array([1, 0, 0, 1, 1, 1], bool)
+
+    def step(self, action):
+        assert action.tolist()[:2] == [0, 1]
+        return super().step(action)
+
+
 for name, cls, kwargs in (
     ("ToyMasked-v0", Masked, {"discrete": True}),
+    ("ToyMaskedBits-v0", MaskedBits, {}),
     ("ToyPicture-v0", Picture, {}),
     ("ToySeveral-v0", Several, {}),
 ):

@@ -103,6 +103,18 @@ def test_other_observations_and_actions_are_exported_too(kind):
     assert largest_difference(actor, Policy("run/pt2", 3), row, STEPS) <= CLOSE
 
 
+def test_masks_of_bits_are_exported_too():
+    agent, config = agent_of("--env", "ToyMaskedBits-v0")
+    saved(agent, config, "run")
+    assert export.main(["run", "--format", "pt2"]) == 0
+    row = Row(lambda: make_env("ToyMaskedBits-v0"), 3)
+    masks = {"action_masks": np.array([[1, 0, 0, 1, 1, 1], [0, 1, 1, 0, 1, 0], [1, 1, 1, 1, 0, 1]], bool)}
+    found = Policy("run/pt2", 3)({"observation": row(), "reset": row.start} | masks)
+    actions, _ = agent.predict(row(), deterministic=True, **masks)
+    np.testing.assert_array_equal(found, actions)
+    assert found[:, 0].tolist()[:2] == [0, 1]
+
+
 @needs_onnx
 @pytest.mark.parametrize(
     "options",
