@@ -8,7 +8,8 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.spaces.utils import flatdim
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -42,6 +43,8 @@ class GymnasiumVector(VecEnv):
             )
         if isinstance(env.single_observation_space, gym.spaces.Tuple):
             raise EnvError(f"{type(env).__name__} observes {in_words(env.single_observation_space)}: no row, no dict")
+        inner = env.unwrapped
+        self._environments = inner if isinstance(inner, SyncVectorEnv | AsyncVectorEnv) else None
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         self.has_dummy_steps = self.mode is AutoresetMode.NEXT_STEP
         self._begin()
@@ -98,15 +101,41 @@ class GymnasiumVector(VecEnv):
     def close(self) -> None:
         self.env.close()
 
+    def has_attr(self, attr_name: str) -> bool:
+        return self._are_theirs(attr_name) or hasattr(self.env, attr_name)
+
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        value = getattr(self.env, attr_name)
-        return [value for _ in self._get_indices(indices)]
+        if self._environments is not None and self._are_theirs(attr_name):
+            values = self._environments.call("get_wrapper_attr", attr_name)  # their get_attr() would call a method
+        else:
+            values = (getattr(self.env, attr_name),) * self.num_envs
+        return [values[i] for i in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        setattr(self.env, attr_name, value)
+        if self._environments is not None and self._are_theirs(attr_name):
+            self._check_all(indices, attr_name)
+            self._environments.set_attr(attr_name, [value] * self.num_envs)
+        else:
+            setattr(self.env, attr_name, value)
 
     def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
-        raise EnvError(f"{type(self.env).__name__} steps all environments at once: no {method_name}() of one of them")
+        self._check_all(indices, f"{method_name}()")
+        assert self._environments is not None
+        answers = list(self._environments.call(method_name, *method_args, **method_kwargs))
+        if method_name == "action_masks":
+            # The action of a dummy step is ignored, and an environment that is over may allow none.
+            for i in np.flatnonzero(self._ended).tolist():
+                answers[i] = all_allowed(self.action_space)
+        return answers
+
+    def _are_theirs(self, name: str) -> bool:
+        """Say whether all environments have an attribute. An AsyncVectorEnv that is asked for another one is lost."""
+        return self._environments is not None and all(self._environments.call("has_wrapper_attr", name))
+
+    def _check_all(self, indices: Any, what: str) -> None:
+        """Raise EnvError unless the environments can be reached, and all of them are meant."""
+        if self._environments is None or len(list(self._get_indices(indices))) != self.num_envs:
+            raise EnvError(f"{type(self.env).__name__} steps all environments at once: no {what} of one of them")
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
         # Infos tell what Monitor's do. So evaluate_policy counts episodes by them, and a dummy step as none.
@@ -130,6 +159,12 @@ def row(values: Any, i: int) -> Any:
     if isinstance(value, dict):
         return {key: np.array(part) for key, part in value.items()}
     return np.array(value)
+
+
+def all_allowed(space: gym.Space) -> np.ndarray:
+    """Return the action mask that forbids nothing, bool [mask_width]."""
+    choices = 2 if isinstance(space, gym.spaces.MultiBinary) else 1
+    return np.ones(choices * flatdim(space), bool)
 
 
 def dummy_steps(infos: Sequence[dict[str, Any]]) -> np.ndarray:

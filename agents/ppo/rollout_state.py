@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from unroll.agents.common.distributed import world
 from unroll.agents.common.values import join, split
 from unroll.agents.ppo.agent import RecurrentPPO
+from unroll.envs.gymnasium_vector import GymnasiumVector
 from unroll.envs.tensor import tensor_vector
 from unroll.policies.backbones import map_state
 
@@ -86,7 +87,7 @@ def _save_environments(env: VecEnv) -> Any:
     tensors = tensor_vector(env)
     if tensors is not None:
         return tensors.save_state()
-    if not env.has_attr("save_state"):
+    if isinstance(env.unwrapped, GymnasiumVector) or not env.has_attr("save_state"):
         return None
     states = world.all_of(env.env_method("save_state"))
     return None if any(state is None for state in states) else states

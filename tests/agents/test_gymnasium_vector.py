@@ -4,10 +4,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
-from stable_baselines3.common.vec_env import VecNormalize
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from memory_tasks import MaskedNoise
 from unroll.agents import RecurrentPPO
+from unroll.agents.ppo.player import MaskedPredictor
 from unroll.envs import make_vec_env
 from unroll.envs.gymnasium_vector import DUMMY, GymnasiumVector
 from unroll.errors import EnvError, HyperparameterError
@@ -97,8 +100,6 @@ def test_an_episode_ends_with_its_last_observation_and_begins_with_its_first(mod
 
 @pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED])
 def test_what_is_learned_is_what_is_learned_in_the_same_environments_of_stable_baselines3(mode):
-    from stable_baselines3.common.vec_env import DummyVecEnv
-
     ours = agent_in(counting(mode)).learn(96)
     theirs = agent_in(DummyVecEnv([lambda i=i: Count(i) for i in range(3)])).learn(96)
     for own, other in zip(ours.policy.parameters(), theirs.policy.parameters(), strict=True):
@@ -182,3 +183,63 @@ def test_what_does_not_fit_is_said():
         agent_in(env)
     with pytest.raises(HyperparameterError, match="reset_on_done False keeps the memory"):
         agent_in(counting(AutoresetMode.NEXT_STEP), policy_kwargs=SMALL | dict(reset_on_done=False)).learn(48)
+
+
+class Chess(MaskedNoise):
+    """Once it is over no move is allowed, and it refuses a move that is not."""
+
+    def __init__(self):
+        super().__init__("box", "multidiscrete")
+        self.over = False
+
+    def reset(self, **kwargs):
+        self.over = False
+        self.options = kwargs.get("options")
+        return super().reset(**kwargs)[0], {"opening": 3}
+
+    def action_masks(self):
+        return np.zeros(0, bool) if self.over else super().action_masks()
+
+    def step(self, action):
+        assert not self.over
+        observation, reward, terminated, truncated, _ = super().step(action)
+        self.over = terminated or truncated
+        info = {"move": {"reward": reward}} | ({"is_success": terminated} if self.over else {})
+        return observation, reward, terminated, truncated, info
+
+
+def chess(mode, kind=SyncVectorEnv):
+    return kind([lambda: gym.wrappers.TransformReward(Chess(), lambda reward: reward)] * 3, autoreset_mode=mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", [SyncVectorEnv, AsyncVectorEnv])
+def test_no_action_that_an_environment_of_the_vector_forbids_is_taken(mode, kind):
+    agent = agent_in(VecNormalize(GymnasiumVector(chess(mode, kind)))).learn(96)
+    assert agent.masked
+    sequences = agent._sequences()
+    assert not sequences.action_masks.all()
+    env = agent.get_env()
+    evaluate_policy(MaskedPredictor(agent, env), env, n_eval_episodes=5)
+    assert not env.has_attr("board")
+    env.close()
+
+
+def test_attributes_and_methods_are_those_of_the_environments():
+    sync = counting(AutoresetMode.SAME_STEP)
+    env = GymnasiumVector(gym.wrappers.vector.RecordEpisodeStatistics(sync))
+    assert env.get_attr("number") == [0, 1, 2]
+    assert env.get_attr("number", [2]) == [2]
+    env.set_attr("number", 5)
+    assert [one.number for one in sync.envs] == [5, 5, 5]
+    env.reset()
+    assert [shown.tolist() for shown in env.env_method("shown")] == [[5, 0]] * 3
+    assert env.get_attr("shown")[1]().tolist() == [5, 0]
+    assert env.get_attr("episode_count") == [0] * 3  # the vector's own
+    assert not env.has_attr("action_masks")
+    with pytest.raises(AttributeError):
+        env.get_attr("action_masks")
+    with pytest.raises(EnvError, match=r"steps all environments at once: no shown\(\) of one of them"):
+        env.env_method("shown", indices=0)
+    with pytest.raises(EnvError, match=r"Tensors steps all environments at once: no render\(\)"):
+        GymnasiumVector(Tensors()).env_method("render")
