@@ -27,7 +27,11 @@ class GymnasiumVector(VecEnv):
     here at once. One with ``NEXT_STEP`` spends a step on it, whose action is ignored: its info holds DUMMY, and
     RecurrentPPO learns nothing from it.
 
-    Tensors are copied to the host. Infos hold Monitor's ``episode``, with returns before any wrapper of the VecEnv.
+    Tensors are copied to the host. Infos hold what the vector says of each environment, and Monitor's ``episode``, with
+    returns before any wrapper of the VecEnv. What is said where an episode begins is in ``reset_infos``.
+
+    Attributes and methods are those of the environments, in a SyncVectorEnv or an AsyncVectorEnv. Attributes that they
+    have not, and those of another vector, are the vector's own.
 
     Raises:
         EnvError: the environment does not say how it begins anew, or observes what is no array or dict of arrays.
@@ -57,12 +61,25 @@ class GymnasiumVector(VecEnv):
 
     def reset(self) -> Any:
         # Of one number each environment makes its own seed, as Stable-Baselines3 does.
-        observations, _ = self.env.reset(seed=self._seeds[0])
+        own = {"options": self._options[0]} if self._options[0] else {}
+        observations, said = self.env.reset(seed=self._seeds[0], **own)
+        self.reset_infos = apart(said, self.num_envs)
         self._reset_seeds()
+        self._reset_options()
         self._begin()
         return on_host(observations)
 
-    def step_async(self, actions: np.ndarray) -> None:
+    def set_options(self, options: list[dict[str, Any]] | dict[str, Any] | None = None) -> None:
+        """Set the options of the next reset, the same for all environments.
+
+        Raises:
+            EnvError: they are a list.
+        """
+        if isinstance(options, list):
+            raise EnvError(f"{type(self.env).__name__} resets all environments at once: options are a dict for all")
+        super().set_options(options)
+
+    def step_async(self, actions: Any) -> None:
         self._actions = actions
 
     def step_wait(self) -> Any:
@@ -75,8 +92,12 @@ class GymnasiumVector(VecEnv):
         self._returns += np.where(dummy, 0.0, rewards)
         self._lengths += ~dummy
 
-        infos: list[dict[str, Any]] = [{"TimeLimit.truncated": bool(cut)} for cut in over & ~terminated]
+        infos = apart(said, self.num_envs)
+        for i in np.flatnonzero(dummy).tolist():
+            self.reset_infos[i], infos[i] = infos[i], {DUMMY: True}
         for i in np.flatnonzero(over & ~dummy).tolist():
+            if "final_info" in infos[i]:  # what is said beside it is of the new episode
+                self.reset_infos[i], infos[i] = infos[i], dict(infos[i].pop("final_info"))
             if self.shows_last(said):
                 last = said["final_obs"] if self.mode is AutoresetMode.SAME_STEP else observations
                 infos[i]["terminal_observation"] = row(on_host(last), i)
@@ -84,12 +105,17 @@ class GymnasiumVector(VecEnv):
             infos[i]["episode"] = played
             self._returns[i] = 0.0
             self._lengths[i] = 0
+        for info, cut in zip(infos, (over & ~terminated).tolist(), strict=True):
+            info["TimeLimit.truncated"] = cut
 
         if self.mode is AutoresetMode.DISABLED and over.any():
-            observations = on_host(self.env.reset(options={"reset_mask": over})[0])
+            given, said = self.env.reset(options={"reset_mask": over})
+            observations = on_host(given)
+            begun = apart(said, self.num_envs)
+            self.reset_infos = [
+                new if ended else old for new, old, ended in zip(begun, self.reset_infos, over, strict=True)
+            ]
         if self.has_dummy_steps:
-            for i in np.flatnonzero(dummy).tolist():
-                infos[i][DUMMY] = True
             self._ended = over & ~dummy
             over = over | dummy  # an episode begins after it
         return observations, rewards, over, infos
@@ -159,6 +185,22 @@ def row(values: Any, i: int) -> Any:
     if isinstance(value, dict):
         return {key: np.array(part) for key, part in value.items()}
     return np.array(value)
+
+
+def apart(said: dict[str, Any], n: int) -> list[dict[str, Any]]:
+    """Return what a vector's info says of each of its ``n`` environments.
+
+    Gymnasium has beside each ``key`` a ``_key``, which says for which environments it was given.
+    """
+    infos: list[dict[str, Any]] = [{} for _ in range(n)]
+    for key, values in said.items():
+        given = said.get(f"_{key}")
+        if key == "final_obs" or given is None or np.shape(given) != (n,):
+            continue
+        of_each = apart(values, n) if isinstance(values, dict) else on_host(values)
+        for i in np.flatnonzero(on_host(given)).tolist():
+            infos[i][key] = of_each[i]
+    return infos
 
 
 def all_allowed(space: gym.Space) -> np.ndarray:

@@ -243,3 +243,40 @@ def test_attributes_and_methods_are_those_of_the_environments():
         env.env_method("shown", indices=0)
     with pytest.raises(EnvError, match=r"Tensors steps all environments at once: no render\(\)"):
         GymnasiumVector(Tensors()).env_method("render")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_an_environment_says_of_a_step_is_in_its_info(mode):
+    agent = agent_in(chess(mode), n_steps=32)
+    env = agent.get_env()
+    steps = []
+
+    def look(names, _):
+        steps.append(list(zip(names["dones"].tolist(), names["rewards"].tolist(), names["infos"], strict=True)))
+        return True
+
+    agent.learn(96, callback=look)
+    ended = 0
+    for step in steps:
+        for over, reward, info in step:
+            if DUMMY in info:
+                assert info.keys() == {DUMMY, "TimeLimit.truncated"}
+                continue
+            assert info["move"]["reward"] == pytest.approx(reward)
+            assert ("is_success" in info) == over
+            assert not over or info["is_success"] == (not info["TimeLimit.truncated"])
+            assert "opening" not in info
+            ended += over
+    assert len(agent.ep_success_buffer) == ended > 5
+    assert env.reset_infos == [{"opening": 3}] * 3
+
+
+def test_options_reach_the_next_reset_of_all_environments():
+    env = GymnasiumVector(chess(AutoresetMode.DISABLED))
+    env.set_options({"level": 2})
+    env.reset()
+    assert env.get_attr("options") == [{"level": 2}] * 3
+    env.reset()
+    assert env.get_attr("options") == [None] * 3
+    with pytest.raises(EnvError, match="SyncVectorEnv resets all environments at once: options are a dict for all"):
+        env.set_options([{"level": 1}] * 3)
