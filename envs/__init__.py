@@ -11,6 +11,7 @@ if __name__ == "envs":
 if TYPE_CHECKING:
     from unroll.envs.datasets.episodes import Episodes as Episodes
     from unroll.envs.datasets.sources import load_episodes as load_episodes
+    from unroll.envs.gymnasium_vector import GymnasiumVector as GymnasiumVector
     from unroll.envs.make import make_env as make_env
     from unroll.envs.make import make_vec_env as make_vec_env
     from unroll.envs.rsl_rl import RslRlEnv as RslRlEnv
@@ -23,6 +24,7 @@ _MODULES = {
     "DatasetError": "unroll.errors",
     "EnvError": "unroll.errors",
     "Episodes": "unroll.envs.datasets.episodes",
+    "GymnasiumVector": "unroll.envs.gymnasium_vector",
     "RslRlEnv": "unroll.envs.rsl_rl",
     "TensorEnv": "unroll.envs.tensor",
     "load_episodes": "unroll.envs.datasets.sources",
@@ -34,6 +36,7 @@ __all__ = [
     "DatasetError",
     "EnvError",
     "Episodes",
+    "GymnasiumVector",
     "RslRlEnv",
     "TensorEnv",
     "load_episodes",

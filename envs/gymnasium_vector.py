@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from gymnasium.spaces.utils import flatdim
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor, is_vecenv_wrapped
 
 from unroll.envs.spaces import in_words
 from unroll.errors import EnvError
@@ -207,6 +208,16 @@ def all_allowed(space: gym.Space) -> np.ndarray:
     """Return the action mask that forbids nothing, bool [mask_width]."""
     choices = 2 if isinstance(space, gym.spaces.MultiBinary) else 1
     return np.ones(choices * flatdim(space), bool)
+
+
+def warn_of_monitor(env: Any) -> None:
+    """Say so where a VecMonitor is around a vector with dummy steps, which it takes for episodes."""
+    if is_vecenv_wrapped(env, VecMonitor) and getattr(env.unwrapped, "has_dummy_steps", False):
+        warnings.warn(
+            "VecMonitor counts the steps in which NEXT_STEP only resets an environment as episodes of return 0, in its "
+            "file and in evaluate_policy: leave it out, GymnasiumVector records episodes itself",
+            stacklevel=2,
+        )
 
 
 def dummy_steps(infos: Sequence[dict[str, Any]]) -> np.ndarray:

@@ -28,7 +28,7 @@ from unroll.agents.ppo.spaces import POLICIES, as_normalized, check_actions, che
 from unroll.agents.ppo.tensor_buffer import TensorRolloutBuffer
 from unroll.agents.ppo.tensor_rollouts import check_tensor_env, collect_on_device
 from unroll.envs.faults import env_fault
-from unroll.envs.gymnasium_vector import GymnasiumVector, dummy_steps
+from unroll.envs.gymnasium_vector import GymnasiumVector, dummy_steps, warn_of_monitor
 from unroll.envs.tensor import TensorEnv, TensorVector, tensor_vector
 from unroll.errors import EnvError, HyperparameterError, TrainingError, UserError
 from unroll.policies.actor_critic import RecurrentActorCriticPolicy, fill_options
@@ -62,6 +62,7 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
             env = TensorVector(env)
         elif isinstance(env, VectorEnv):
             env = GymnasiumVector(env)
+        warn_of_monitor(env)
         check_numbers(env.observation_space)
         return OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 

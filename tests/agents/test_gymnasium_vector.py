@@ -6,13 +6,13 @@ import pytest
 import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
 from memory_tasks import MaskedNoise
 from unroll.agents import RecurrentPPO
 from unroll.agents.ppo.player import MaskedPredictor
-from unroll.envs import make_vec_env
-from unroll.envs.gymnasium_vector import DUMMY, GymnasiumVector
+from unroll.envs import GymnasiumVector, make_vec_env
+from unroll.envs.gymnasium_vector import DUMMY
 from unroll.errors import EnvError, HyperparameterError
 from unroll.policies.backbones import BACKBONES
 
@@ -280,3 +280,10 @@ def test_options_reach_the_next_reset_of_all_environments():
     assert env.get_attr("options") == [None] * 3
     with pytest.raises(EnvError, match="SyncVectorEnv resets all environments at once: options are a dict for all"):
         env.set_options([{"level": 1}] * 3)
+
+
+@pytest.mark.filterwarnings("ignore:The environment is already wrapped")
+def test_a_monitor_that_counts_dummy_steps_is_told_of():
+    with pytest.warns(UserWarning, match="VecMonitor counts the steps in which NEXT_STEP only resets"):
+        agent_in(VecMonitor(GymnasiumVector(counting(AutoresetMode.NEXT_STEP))))
+    agent_in(VecMonitor(GymnasiumVector(counting(AutoresetMode.SAME_STEP))))
