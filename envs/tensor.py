@@ -64,8 +64,8 @@ class TensorEnv(VectorEnv, ABC):
 
         ``observations`` [N, …] are those of the next step: the first ones of an episode where one begins. ``rewards``
         [N] are floats, ``terminated`` and ``truncated`` [N] bool. ``info["final_obs"]`` [N, …] holds what an episode
-        that is over showed last; other rows of it are not read. Without it the value of the last observation but one
-        stands for the rewards that a truncation cuts off.
+        that is over showed last; other rows of it are not read, and steps in which no episode ends may be without it.
+        Elsewhere the value of the last observation but one stands for the rewards that a truncation cuts off.
         """
 
     def save_state(self) -> dict[str, Tensor] | None:

@@ -102,7 +102,7 @@ class TensorRollout:
         # those that are over showed last, where the environments say so.
         self.raw_observations: list[Tensor] = []
         self.cuts: list[Tensor] = []
-        self.last_observations: list[Tensor] = []
+        self.last_observations: list[Tensor | None] = []
 
     def memory(self) -> Any:
         """Copy the state, so that gradients may begin at it."""
@@ -129,8 +129,7 @@ class TensorRollout:
 
         self.buffer.act(actions, log_probs, raw, rewards)
         self.cuts.append(truncated & ~terminated)
-        if last is not None:
-            self.last_observations.append(last.clone())
+        self.last_observations.append(None if last is None else last.clone())
         self.observations = new
         self.starts = over
         return new, rewards, over
@@ -181,14 +180,18 @@ class TensorRollout:
         """Add the discounted value of the observation that a truncated episode ended with, to its last reward.
 
         It is the value under the memory that has seen the episode: that of the sequence up to there, with the last
-        observation for its next step. Where the environments do not show it, the value of the step before stands for
-        it, as in rsl_rl.
+        observation for its next step. In steps in which the environments do not show it, the value of the step before
+        stands for it, as in rsl_rl.
         """
         buffer = self.buffer
         length = self.agent.steps_of_sequence
         cut = torch.stack(self.cuts)
-        if not self.last_observations:
-            buffer.rewards += self.agent.gamma * buffer.values * cut
+        shown = [last for last in self.last_observations if last is not None]
+        if len(shown) < len(cut):
+            hidden = torch.tensor([last is None for last in self.last_observations], device=self.device)[:, None]
+            buffer.rewards += self.agent.gamma * buffer.values * (cut & hidden)
+            cut = cut & ~hidden
+        if not shown:
             return
         t, i = cut.nonzero(as_tuple=True)  # how many there are is the one number that the host waits for
         if not len(t):
@@ -201,7 +204,8 @@ class TensorRollout:
         starts = self._empties()[inside, i[:, None]]
         here = torch.arange(len(t), device=self.device)
         after = t % length + 1
-        observations[here, after] = torch.stack(self.last_observations)[t, i].to(observations.dtype)
+        last = torch.stack([shown[0] if last is None else last for last in self.last_observations])
+        observations[here, after] = last[t, i].to(observations.dtype)
         starts[here, after] = False
 
         before = map_state(lambda *parts: torch.cat(parts), *[state[-1] for state in self.states])

@@ -223,6 +223,36 @@ def test_without_last_observations_the_value_of_the_step_stands_for_theirs():
     assert 0 < (added != 0).sum() < buffer.episode_starts.sum() + 3
 
 
+class ShownAtEnds(TensorNoise):
+    """Says in steps in which an episode ends what it showed last, but for the first step with a truncation."""
+
+    cuts = 0
+
+    def step(self, actions):
+        *result, info = super().step(actions)
+        _, _, terminated, truncated = result
+        self.cuts += int((truncated & ~terminated).any())
+        return *result, info if (terminated | truncated).any() and self.cuts != 1 else {}
+
+
+def test_last_observations_may_be_shown_where_an_episode_ends_alone():
+    found = []
+    for kind in (TensorNoise, ShownAtEnds):
+        agent = make_ppo(kind(), gamma=0.5, sequence_length=8, n_steps=64)
+        agent.train = lambda: None
+        agent.learn(1)
+        found.append(agent.rollout_buffer)
+    always, ends = found
+    cut = (always.rewards != always.raw_rewards).nonzero().tolist()
+    assert len({t for t, _ in cut}) > 2
+    for t, i in cut:
+        if t > cut[0][0]:
+            assert ends.rewards[t, i] == always.rewards[t, i]
+        else:
+            added = float(ends.rewards[t, i] - ends.raw_rewards[t, i])
+            assert added == pytest.approx(0.5 * float(ends.values[t, i]), abs=1e-6)
+
+
 def test_nothing_of_a_step_is_read_by_the_host_and_all_is_copied_at_once(monkeypatch):
     """On PyTorch's device without numbers, whatever asks for one fails."""
     copies = []
