@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecTransposeImage, unwrap_vec_normalize
 from torch import Tensor
 
 from unroll.agents.common.distributed import world
@@ -358,7 +358,8 @@ def check_tensor_env(env: VecEnv | None, device: torch.device) -> None:
     """Check that a policy on ``device`` can act in an environment of tensors; any other environment passes.
 
     Raises:
-        EnvError: its tensors are on another device, or its actions are integers in a Box or choices not from 0.
+        EnvError: its tensors are on another device, its actions are integers in a Box or choices not from 0, its
+            images have their channels last, or a wrapper that is around it would be passed by.
         TrainingError: several processes learn together.
     """
     vector = tensor_vector(env)
@@ -371,5 +372,23 @@ def check_tensor_env(env: VecEnv | None, device: torch.device) -> None:
     integers = isinstance(space, spaces.Box) and space.dtype.kind in "iu"
     if integers or first_choice(space) is not None:
         raise EnvError(f"{name} takes actions of {in_words(space)}; environments of tensors count choices from 0")
+    check_wrappers(env, name)
     if world.size > 1:
         raise TrainingError("environments of tensors are for one process: start without torchrun")
+
+
+def check_wrappers(env: Any, name: str) -> None:
+    """Raise EnvError where anything but a VecNormalize is around a TensorVector, whose TensorEnv is stepped itself."""
+    normalizer = unwrap_vec_normalize(env)
+    layer = env
+    while isinstance(layer, VecEnvWrapper):
+        inner = layer.venv
+        if isinstance(layer, VecTransposeImage):  # which the library puts there by itself
+            shape = inner.observation_space.shape
+            raise EnvError(f"{name} shows images of {shape}; environments of tensors show them with channels first")
+        if layer is not normalizer:
+            raise EnvError(
+                f"{type(layer).__name__} around {name} would be passed by, as rollouts step the TensorEnv itself: put "
+                "a TensorEnv of your own around it, as PreviousTensorStep is"
+            )
+        layer = inner

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback, EvalCallback, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecEnvWrapper, VecFrameStack, VecMonitor, VecNormalize
 
 from memory_tasks import RatioErrors, make_ppo
 from ppo_runs import NORMALIZED, TINY
@@ -435,6 +435,44 @@ def test_what_cannot_be_learned_in_is_said():
     elsewhere.device = torch.device("meta")
     with pytest.raises(EnvError, match="the tensors of TensorNoise are on meta, and the policy is on cpu"):
         make_ppo(elsewhere)
+
+
+class Scaled(VecEnvWrapper):
+    def reset(self):
+        return self.venv.reset()
+
+    def step_wait(self):
+        observations, rewards, dones, infos = self.venv.step_wait()
+        return observations, 0.01 * rewards, dones, infos
+
+
+@pytest.mark.filterwarnings("ignore:The environment is already wrapped")
+def test_wrappers_that_rollouts_would_pass_by_are_refused():
+    vector = TensorVector(TensorNoise())
+    for wrapped in (Scaled(vector), VecMonitor(vector), VecFrameStack(vector, 2), VecNormalize(Scaled(vector))):
+        with pytest.raises(EnvError, match=r"(Scaled|VecMonitor|VecFrameStack) around TensorNoise would be passed by"):
+            make_ppo(wrapped)
+    agent = make_ppo(VecNormalize(vector))
+    with pytest.raises(EnvError, match="Scaled around TensorNoise would be passed by"):
+        agent.set_env(Scaled(vector))
+
+
+def test_images_with_their_channels_last_are_refused():
+    class Pictures(TensorNoise):
+        def __init__(self, shape):
+            super().__init__()
+            self.single_observation_space = spaces.Box(0, 255, shape, np.uint8)
+
+        def noise(self):
+            return torch.zeros(self.num_envs, *self.single_observation_space.shape, dtype=torch.uint8)
+
+        def step(self, actions):
+            flags = torch.zeros(self.num_envs, dtype=torch.bool)
+            return self.noise(), torch.ones(self.num_envs), flags, flags, {}
+
+    with pytest.raises(EnvError, match=r"Pictures shows images of \(8, 8, 3\); .* channels first"):
+        make_ppo(Pictures((8, 8, 3)), "CnnPolicy")
+    make_ppo(Pictures((3, 8, 8)), "CnnPolicy").learn(48)
 
 
 @pytest.mark.parametrize(
