@@ -133,7 +133,7 @@ class PreviousTensorStep(TensorEnv):
         if self._classes is not None:
             parts.append(F.one_hot(actions, self._classes))
         elif self._action:
-            parts.append(actions.flatten(1))
+            parts.append(actions.reshape(self.num_envs, -1))
         if self._reward:
             parts.append(rewards[:, None])
         return torch.cat([part.to(self._dtype) for part in parts], 1)
@@ -178,6 +178,9 @@ class TensorVector(GymnasiumVector):
     def reset(self) -> Any:
         # In a rollout the environments are stepped so, and what they made there may not be written into otherwise.
         return super().reset()
+
+    def step_async(self, actions: Any) -> None:
+        super().step_async(torch.as_tensor(actions, device=self.env.device))
 
     @torch.inference_mode()
     def step_wait(self) -> Any:

@@ -7,11 +7,13 @@ on the host, where callbacks, checkpoints and evaluations find it under the same
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.lib.mixins import NDArrayOperatorsMixin
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecTransposeImage, unwrap_vec_normalize
 from torch import Tensor
@@ -55,10 +57,9 @@ def collect_on_device(
             rollout.states.append(rollout.memory())
 
         with torch.inference_mode():
-            new_obs, rewards, dones = rollout.step()
+            seen = rollout.step()
         agent.num_timesteps += env.num_envs
 
-        seen = {"new_obs": new_obs, "rewards": rewards, "dones": dones}
         callback.update_locals(
             {name: HostArray(value) for name, value in seen.items()} | {"infos": [], "n_steps": step}
         )
@@ -108,15 +109,17 @@ class TensorRollout:
         """Copy the state, so that gradients may begin at it."""
         return map_state(torch.clone, self.state)
 
-    def step(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Take one step: the next observations, the rewards as VecNormalize has them, and where an episode is over."""
+    def step(self) -> dict[str, Tensor]:
+        """Take one step, and return of it what callbacks read, by the names that Stable-Baselines3 has for it."""
         self.buffer.see(self.observations, self.starts)
 
         # One step of the policy. The memory is emptied where an episode begins.
         actions, log_probs, self.state = self.agent.policy.sample(self.observations, self.state, self.reset())
+        actions = actions.reshape(-1, *self.agent.action_space.shape)  # type: ignore[misc]
+        taken = self.to_environment(actions)
 
         # One step of the environments, which may write into what they gave before.
-        new, paid, terminated, truncated, info = self.vector.env.step(self.to_environment(actions))
+        new, paid, terminated, truncated, info = self.vector.env.step(taken)
         over = terminated | truncated
         last = info.get("final_obs")
         raw = paid.float()
@@ -132,7 +135,7 @@ class TensorRollout:
         self.last_observations.append(None if last is None else last.clone())
         self.observations = new
         self.starts = over
-        return new, rewards, over
+        return {"actions": actions, "clipped_actions": taken, "new_obs": new, "rewards": rewards, "dones": over}
 
     def reset(self) -> Tensor | None:
         """Say where the memory is emptied; None: nowhere, which spares a backbone some work.
@@ -327,20 +330,31 @@ class TensorRollout:
         raise EnvError(f"the last observation of an episode of {name_of(vector, i)} is not finite at step {step}")
 
 
-class HostArray:
-    """A tensor that is an array to whoever reads it, which copies it to the host."""
+class HostArray(NDArrayOperatorsMixin):
+    """A tensor that is an array to whoever reads it, which copies it to the host once."""
 
     def __init__(self, tensor: Tensor):
         self.tensor = tensor
 
+    @functools.cached_property
+    def array(self) -> np.ndarray:
+        return self.tensor.cpu().numpy().copy()  # on a CPU too: environments may write into what they gave
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self.tensor.cpu().numpy(), dtype)
+        return np.array(self.array, dtype, copy=copy)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        arrays = [value.array if isinstance(value, HostArray) else value for value in inputs]
+        return getattr(ufunc, method)(*arrays, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__array__(), name)
+        return getattr(self.array, name)
 
     def __getitem__(self, place: Any) -> Any:
-        return self.__array__()[place]
+        return self.array[place]
+
+    def __bool__(self) -> bool:
+        return bool(self.array)
 
     def __len__(self) -> int:
         return len(self.tensor)

@@ -27,7 +27,7 @@ from unroll.agents.ppo.tensor_buffer import TensorRolloutBuffer, to_host, torch_
 from unroll.agents.ppo.tensor_rollouts import TensorRollout
 from unroll.commands import evaluate, train
 from unroll.envs import make_vec_env
-from unroll.envs.tensor import TensorVector
+from unroll.envs.tensor import PreviousTensorStep, TensorVector
 from unroll.envs.tensor_tasks import make_tensor_env
 from unroll.errors import EnvError, TrainingError
 from unroll.policies.backbones import BACKBONES, map_state
@@ -253,6 +253,26 @@ def test_last_observations_may_be_shown_where_an_episode_ends_alone():
             assert added == pytest.approx(0.5 * float(ends.values[t, i]), abs=1e-6)
 
 
+@pytest.mark.parametrize("squash", [False, True])
+@pytest.mark.parametrize("shape", [(1, 3), (3, 1), (2, 2), ()], ids=str)
+def test_actions_have_the_shape_of_their_space(shape, squash):
+    taken = []
+
+    class Shaped(Told):
+        def __init__(self):
+            super().__init__()
+            self.single_action_space = spaces.Box(-0.5, 0.25, shape, np.float32)
+
+        def step(self, actions):
+            taken.append(actions)
+            return super().step(actions)
+
+    kwargs = dict(policy_kwargs=dict(d_model=8, squash_output=squash), use_sde=squash)
+    RecurrentPPO("MlpPolicy", PreviousTensorStep(Shaped()), n_steps=8, device="cpu", **kwargs).learn(16)
+    assert {tuple(actions.shape) for actions in taken} == {(2, *shape)}
+    assert all((actions >= -0.5).all() and (actions <= 0.25).all() for actions in taken)
+
+
 def test_nothing_of_a_step_is_read_by_the_host_and_all_is_copied_at_once(monkeypatch):
     """On PyTorch's device without numbers, whatever asks for one fails."""
     copies = []
@@ -265,10 +285,8 @@ def test_nothing_of_a_step_is_read_by_the_host_and_all_is_copied_at_once(monkeyp
         fake(agent, rollout)
         for _ in range(3):
             with torch.inference_mode():
-                observations, rewards, over = rollout.step()
-        assert observations.is_meta
-        assert rewards.is_meta
-        assert over.is_meta
+                seen = rollout.step()
+        assert all(part.is_meta for part in seen.values())
     assert len(copies) == 2
 
 
@@ -382,6 +400,47 @@ def test_a_callback_that_reads_a_step_reads_arrays():
     agent.learn(1000, [StopTrainingOnMaxEpisodes(3), ConvertCallback(look)])
     assert agent.num_timesteps == 2 * 15  # three episodes for each environment
     assert seen[:5] == [(1, 2, 2), (2, 2, 2), (3, 2, 2), (4, 2, 2), (0, 2, 2)]
+
+
+def test_what_a_callback_reads_of_a_step_is_computed_with_as_an_array():
+    seen = {}
+
+    def look(variables, _):
+        rewards, dones = variables["rewards"], variables["dones"]
+        seen["equal"] = dones == 1
+        seen["sums"] = [rewards + 1, 1 + rewards, np.zeros(2) + rewards, rewards * dones, rewards * rewards]
+        seen["not"] = ~dones
+        total = np.zeros(2)
+        total += rewards
+        seen["total"] = total
+        seen["actions"] = [variables[name][0] for name in ("actions", "clipped_actions")]
+        with pytest.raises(ValueError, match="ambiguous"):
+            bool(dones)
+        return variables["n_steps"] != 4
+
+    make_ppo(Told(), n_steps=10).learn(20, look)
+    assert seen["equal"].tolist() == [True, True]  # the fifth step ends an episode
+    assert [part.tolist() for part in seen["sums"]] == [[2, 2]] * 2 + [[1, 1]] * 3
+    assert seen["not"].tolist() == [False, False]
+    assert seen["total"].tolist() == [1, 1]
+    assert set(seen["actions"]) <= {0, 1}
+
+
+def test_what_a_callback_keeps_of_a_step_stays_as_it_was():
+    kept = []
+    make_ppo(Told(), n_steps=10).learn(20, lambda names, _: kept.append(np.asarray(names["new_obs"])) or True)
+    assert [float(shown[0, 0]) for shown in kept] == [1, 2, 3, 4, 0] * 2
+
+
+def test_an_environment_of_tensors_is_given_tensors_by_an_evaluation_too():
+    class Strict(TensorNoise):
+        def step(self, actions):
+            assert isinstance(actions, torch.Tensor)
+            return super().step(actions)
+
+    agent = make_ppo(Strict(action="box"))
+    agent.learn(48, EvalCallback(TensorVector(Strict(action="box")), n_eval_episodes=2, eval_freq=8, verbose=0))
+    evaluate_policy(agent, agent.get_env(), n_eval_episodes=3)
 
 
 def memory_at(agent, steps):
