@@ -78,7 +78,7 @@ def evaluate(options: Namespace) -> None:
     # A checkpoint knows its agent; the run's config says how it is evaluated.
     console = Console(markup=False, highlight=False, soft_wrap=True)
     checkpoint = latest_checkpoint(find_run(options.run).absolute())
-    run, config = config_of(checkpoint)
+    run, config = config_of(checkpoint, "unroll evaluate")
     player = algorithm_of(checkpoint).player(checkpoint, config, play_options(options))
     player.n_envs = options.n_envs or player.n_envs
     player.max_steps = options.max_steps or player.max_steps
@@ -114,10 +114,10 @@ def play_options(options: Namespace) -> PlayOptions:
     )
 
 
-def config_of(checkpoint: Path) -> tuple[Path, RunConfig | None]:
+def config_of(checkpoint: Path, command: str) -> tuple[Path, RunConfig | None]:
     """Return the run folder of a checkpoint and its config.
 
-    A checkpoint by itself is its own folder, without a config.
+    A checkpoint by itself is its own folder, without a config. One that is damaged ends ``command``.
     """
     run = checkpoint.parent
     if run.name == "checkpoints":
@@ -125,7 +125,7 @@ def config_of(checkpoint: Path) -> tuple[Path, RunConfig | None]:
     saved = run / "config.yaml"
     if not saved.is_file():
         return checkpoint, None
-    return run, load_saved(saved, schemas(), f"unroll evaluate: {saved}")
+    return run, load_saved(saved, schemas(), f"{command}: {saved}")
 
 
 def default_name(checkpoint: Path, run: Path) -> str:

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
+from unroll.commands.evaluate import config_of
 from unroll.commands.process import Reporting, expand_home
 from unroll.configs import Parser
 from unroll.configs.sizes import Seed
 from unroll.errors import EnvError, one_line
 from unroll.own import import_backbone, import_environment
 from unroll.tables import significant
+from unroll.zoo import find_run
 
 if TYPE_CHECKING:  # simulators and PyTorch are imported once the arguments are known to be right
     import gymnasium as gym
@@ -54,7 +56,8 @@ def make_parser() -> Parser:
     add("--episodes", type=PositiveInt, default=100, help="with --run: episodes to play")
     add("--noise", type=ClosedUnitInterval, default=0.0, help="with --run: error of the actions, 0 to 1")
     add("--stochastic", action="store_true", help="with --run: draw actions from the policy")
-    add("--targets", type=float, nargs="+", help="with --run of a decision agent: returns to ask for, in turn")
+    targets = "with --run of a decision agent: returns to ask for, in turn; default its own"
+    add("--targets", type=float, nargs="+", help=targets)
     add("--memory", choices=["carried", "window"], help="with --run of a decision agent: default its own")
     add("--backbone", metavar="MODULE:CLASS", help="with --run: import its backbone, one of your own")
     add("--seed", type=Seed, default=0, help="of the agent and the environments")
@@ -186,7 +189,7 @@ def policy_for_images(space: gym.Space, options: Namespace) -> tuple[str, dict[s
 
 
 def record_run(options: Namespace, faults: list[EnvError]) -> Episodes:
-    """Record a trained run of ours while it plays; an agent with targets cycles through them.
+    """Record a trained run of ours while it plays, as its config says; an agent with targets cycles through them.
 
     The recording holds the environment's own observations and rewards, and the actions that were carried out.
     With ``--noise`` a continuous action gets a normal error, whose standard deviation is that share of half the range
@@ -202,9 +205,10 @@ def record_run(options: Namespace, faults: list[EnvError]) -> Episodes:
     from unroll.envs.make import make_env
     from unroll.envs.wrappers import NoisyActions
 
-    checkpoint = latest_checkpoint(options.run)
+    checkpoint = latest_checkpoint(find_run(options.run).absolute())
+    _, config = config_of(checkpoint, "unroll record")
     asked = PlayOptions("cpu", options.env, options.env_kwargs, options.targets, options.memory)
-    player = algorithm_of(checkpoint).player(checkpoint, None, asked)
+    player = algorithm_of(checkpoint).player(checkpoint, config, asked)
     check_recordable(player.env_id, player.env_kwargs)
     limited = with_limit(player.env_id, player.env_kwargs, LONGEST)
 
