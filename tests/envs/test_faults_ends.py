@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import gymnasium as gym
 import h5py
 import numpy as np
 import pytest
@@ -113,6 +114,44 @@ def test_an_episode_longer_than_the_environments_limit_is_remarked(write, caplog
     assert line in caplog.text
     assert inspect.main([path]) == 0
     assert line in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_next_observations_without_a_break_are_believed_against_the_step_limit(write, caplog, blocks, last):
+    fields = walks([600])
+    fields |= {name: np.pad(fields[name], ((0, 0), (0, 1))) for name in ("observations", "next_observations")}
+    fields["terminals"][-1] = last
+    path = str(write(fields, env="Pendulum-v1"))
+    episodes = load_episodes(path)
+    assert episodes.lengths.tolist() == [600]
+    assert episodes.terminated.tolist() == [last]
+    assert "none is cut off, as next_observations is the next row wherever no terminal is" in caplog.text
+    assert "episode 0 has 600 steps, Pendulum-v1 ends after 200" in caplog.text
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "MountainCar-v0"])
+def test_next_observations_that_are_the_next_rows_everywhere_say_nothing(write, caplog, blocks, env):
+    """As a converter makes them that shifts the rows, over resets too. CartPole has terminals, MountainCar none."""
+    game = gym.make(env)
+    seen, terminals = [], []
+    for seed in range(3):
+        observation, _ = game.reset(seed=seed)
+        ended = False
+        while not ended:
+            seen.append(observation)
+            observation, _, terminated, truncated, _ = game.step(0)
+            ended = terminated or truncated
+            terminals.append(terminated)
+    fields = {
+        "observations": np.stack(seen),
+        "next_observations": np.roll(np.stack(seen), -1, axis=0),
+        "actions": np.zeros(len(seen), int),
+        "rewards": np.ones(len(seen)),
+        "terminals": np.array(terminals),
+    }
+    assert len(load_episodes(str(write(fields, env=env)))) == 3
+    assert "next_observations is the next row over ends of episodes too, and says nothing of them" in caplog.text
+    assert f"the limit of {env}" in caplog.text
 
 
 # Antmaze: a walk stays at its goal, with a terminal and a reward in each row, until a timeout ends it.
@@ -230,6 +269,37 @@ def test_flags_that_next_observations_speak_against_are_told(write):
     assert remarks(load_hdf5(write(whole))) == []
     scaled = whole | {"next_observations": 2 * whole["next_observations"] + 1}
     assert remarks(load_hdf5(write(scaled))) == []
+
+
+@pytest.mark.parametrize("timeouts", [True, False])
+def test_terminals_after_which_a_walk_goes_on_are_told(write, blocks, timeouts):
+    """A goal is reached once in some of the walks, and ends none of them."""
+    fields = walks([20] * 6)
+    fields["terminals"][[7, 28, 93]] = True
+    fields["terminals"][-1] = True  # an end
+    if timeouts:
+        fields["timeouts"] = ends_of([20] * 6)
+    episodes = load_hdf5(write(fields))
+    assert episodes.lengths.tolist() == [8, 12, 9, 11, 20, 20, 14, 6, 20]
+    text = "next_observations goes on after 3 of 4 terminals, first in row 7: walks are cut there"
+    assert any(text in found for found in remarks(episodes))
+
+    shifted = np.roll(fields["observations"], -1, axis=0)
+    found = remarks(load_hdf5(write(fields | {"next_observations": shifted})))
+    assert not any("goes on after" in text for text in found)  # it goes on over all ends
+
+
+def test_what_comes_after_an_end_may_be_what_a_reset_shows(write):
+    """One of three cards is seen in each step, and so every third episode begins with the one that would have come."""
+    ends = ends_of([5] * 60)
+    cards = np.random.default_rng(0).integers(3, size=(2, 300, 1))
+    fields = walks([5] * 60) | {
+        "observations": cards[0],
+        "next_observations": np.where(ends[:, None], cards[1], np.roll(cards[0], -1, axis=0)),
+        "terminals": ends & (np.arange(300) % 2 == 0),
+        "timeouts": ends & (np.arange(300) % 2 == 1),
+    }
+    assert remarks(load_hdf5(write(fields))) == []
 
 
 @pytest.mark.parametrize("name", ["timeouts", "terminals"])

@@ -9,11 +9,12 @@ episode. What was decided is told, and what nothing decides is refused.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 
+from unroll.envs.datasets.registered import first_observations
 from unroll.envs.datasets.sources.reading import blocks_of, flags_of
 from unroll.errors import DatasetError
 
@@ -32,13 +33,20 @@ class Ends(NamedTuple):
     marks_goal: bool  # whether terminals are no ends, so that a return counts each step at the goal
 
 
-def find_ends(items: dict[str, h5py.Dataset], limit: int | None, env_id: str | None) -> Ends:
+class Limit(NamedTuple):
+    """The steps after which an environment cuts an episode off."""
+
+    steps: int
+    env_id: str
+    env_kwargs: dict[str, Any]
+
+
+def find_ends(items: dict[str, h5py.Dataset], limit: Limit | None) -> Ends:
     """Find the ends of the episodes in D4RL's fields.
 
     Args:
         items: the fields.
-        limit: the steps after which the environment cuts an episode off, if that is known.
-        env_id: its name, for what is told.
+        limit: that of the environment, if it is known.
 
     Raises:
         DatasetError: a flag is neither 0 nor 1, or nothing decides between two readings.
@@ -46,33 +54,40 @@ def find_ends(items: dict[str, h5py.Dataset], limit: int | None, env_id: str | N
     remarks: list[str] = []
     terminals = flags_of(items["terminals"])
     timeouts = flags_of(items["timeouts"]) if "timeouts" in items else None
+    goes_on = None
+    if "next_observations" in items:
+        goes_on = _goes_on(items["observations"], items["next_observations"])
     if timeouts is None or not timeouts.any():
-        timeouts = _find_timeouts(items, terminals, timeouts, limit, env_id, remarks)
+        timeouts = _find_timeouts(items, terminals, timeouts, goes_on, limit, remarks)
         marks_goal = False
     else:
         # Our own recordings say by their final observations how many episodes there are.
-        marks_goal = "final_observations" not in items and _marks_goal(items, terminals, timeouts)
+        marks_goal = "final_observations" not in items and _marks_goal(items, terminals, timeouts, goes_on)
     if marks_goal:
         remarks.append(
             f"terminals are true in {int(terminals.sum()):,} rows, row after row in walks that timeouts end: taken for "
             "being at the goal, and no end; a return counts every step there"
         )
         terminals = np.zeros_like(terminals)
+        goes_on = None  # it goes on after these
 
     n = len(terminals)
     rows = np.flatnonzero(terminals | timeouts)
-    remarks += _doubts(items, terminals | timeouts, marks_goal)
+    remarks += _doubts(items["observations"], terminals, timeouts, goes_on)
     if len(rows) == 0 or rows[-1] != n - 1:
         # An unfinished tail is kept: neither terminated nor truncated.
         rows = np.append(rows, n - 1)
     return Ends(rows, terminals[rows], timeouts[rows] & ~terminals[rows], remarks, marks_goal)
 
 
-def _doubts(items: dict[str, h5py.Dataset], ends: np.ndarray, marks_goal: bool) -> list[str]:
+def _doubts(
+    observations: h5py.Dataset, terminals: np.ndarray, timeouts: np.ndarray, goes_on: np.ndarray | None
+) -> list[str]:
     """List what speaks against the flags that a file has, [N] bool."""
+    ends = terminals | timeouts
     found = []
-    if "next_observations" in items and "timeouts" in items and not marks_goal:
-        breaks = ~_goes_on(items["observations"], items["next_observations"]) & ~ends
+    if goes_on is not None:
+        breaks = ~goes_on & ~ends
         breaks[-1] = False  # nothing follows that could differ
         count = int(breaks.sum())
         if 0 < count <= 0.5 * (~ends).sum():  # else the two are on different scales
@@ -80,6 +95,7 @@ def _doubts(items: dict[str, h5py.Dataset], ends: np.ndarray, marks_goal: bool) 
                 f"next_observations is not the next row in {count:,} rows, first in row {int(np.argmax(breaks))}, and "
                 "no flag ends an episode there"
             )
+        found += _goals(observations, terminals, timeouts, goes_on)
 
     # Flags of the first rows instead of the last: one episode of a single step, and an unfinished tail.
     rows = np.flatnonzero(ends)
@@ -89,18 +105,38 @@ def _doubts(items: dict[str, h5py.Dataset], ends: np.ndarray, marks_goal: bool) 
     return found
 
 
+def _goals(observations: h5py.Dataset, terminals: np.ndarray, timeouts: np.ndarray, goes_on: np.ndarray) -> list[str]:
+    """Say after how many terminals a walk goes on, which may mark a goal and end nothing."""
+    goals = terminals & ~timeouts & goes_on
+    cut = timeouts[:-1]
+    if not goals.any() or not cut.any() or goes_on[:-1][cut].mean() >= 0.5:
+        return []  # it goes on over every end: nothing is seen
+
+    # Where observations are few, that after an end may be that of the reset as well.
+    begins = np.roll((terminals | timeouts) & ~goes_on, 1)
+    begins[0] = True
+    known = {row.tobytes() for row in _picked(observations, begins)}
+    unlike = [row.tobytes() not in known for row in _picked(observations, np.roll(goals, 1))]
+    rows = np.flatnonzero(goals)[unlike]
+    if len(rows) == 0:
+        return []
+    return [
+        f"next_observations goes on after {len(rows):,} of {int(terminals.sum()):,} terminals, first in row {rows[0]}: "
+        "walks are cut there; if these mark a goal that ends nothing, the file must have them false"
+    ]
+
+
 def _find_timeouts(
     items: dict[str, h5py.Dataset],
     terminals: np.ndarray,
     given: np.ndarray | None,
-    limit: int | None,
-    env_id: str | None,
+    goes_on: np.ndarray | None,
+    limit: Limit | None,
     remarks: list[str],
 ) -> np.ndarray:
     """Mark where an episode was cut off, in a file whose timeouts are missing or all false."""
     what = "no timeouts" if given is None else "timeouts are all false"
-    if "next_observations" in items:
-        goes_on = _goes_on(items["observations"], items["next_observations"])
+    if goes_on is not None:
         cuts = ~goes_on & ~terminals
         cuts[-1] = False  # nothing follows that could differ
         count = int(cuts.sum())
@@ -117,6 +153,11 @@ def _find_timeouts(
                 f"{what}: an episode is cut off in {count:,} rows whose next_observations is not the next row"
             )
             return cuts
+        elif given is None:
+            if not _is_shifted(items["observations"], terminals, goes_on, limit):
+                remarks.append(f"{what}: none is cut off, as next_observations is the next row wherever no terminal is")
+                return cuts
+            remarks.append("next_observations is the next row over ends of episodes too, and says nothing of them")
 
     if given is not None:
         if not terminals.any() and not {"next_observations", "final_observations"} & items.keys():
@@ -126,17 +167,48 @@ def _find_timeouts(
         remarks.append("no timeouts and no known step limit: episodes are assumed to end at terminals alone")
         return np.zeros_like(terminals)
 
-    # D4RL's oldest files. An episode that is longer than the limit is several, each cut off there.
-    remarks.append(f"no timeouts: an episode is assumed to be cut off after {limit:,} steps, the limit of {env_id}")
+    # D4RL's oldest files.
+    remarks.append(
+        f"no timeouts: an episode is assumed to be cut off after {limit.steps:,} steps, the limit of {limit.env_id}"
+    )
+    return _cut_at(terminals, limit.steps)
+
+
+def _cut_at(terminals: np.ndarray, steps: int) -> np.ndarray:
+    """Mark where episodes are cut off, [N] bool: one that is longer than the limit is several."""
     timeouts = np.zeros_like(terminals)
     start = 0
     for end in [*(np.flatnonzero(terminals) + 1).tolist(), len(terminals)]:
-        timeouts[start + limit - 1 : end : limit] = True
+        timeouts[start + steps - 1 : end : steps] = True
         start = end
     return timeouts
 
 
-def _marks_goal(items: dict[str, h5py.Dataset], terminals: np.ndarray, timeouts: np.ndarray) -> bool:
+def _is_shifted(observations: h5py.Dataset, terminals: np.ndarray, goes_on: np.ndarray, limit: Limit | None) -> bool:
+    """Say whether next_observations, which breaks nowhere, was made of the next rows, over resets too.
+
+    After a terminal it is the next row then. Where there is none, the rows after the limit's cuts are
+    such as the environment shows after a reset.
+    """
+    inner = terminals[:-1]
+    if inner.any():
+        return bool(goes_on[:-1][inner].mean() > 0.5)
+    if limit is None:
+        return False
+    begins = np.roll(_cut_at(terminals, limit.steps), 1)
+    begins[0] = False
+    rows = _picked(observations, begins)
+    shown = first_observations(limit.env_id, limit.env_kwargs)
+    if shown is None or len(rows) == 0 or shown.shape[1] != rows.shape[1]:
+        return False
+    room = np.ptp(shown, axis=0) + 1e-5 * np.abs(shown).max(axis=0)  # as few resets do not show all
+    within = (rows >= shown.min(axis=0) - room) & (rows <= shown.max(axis=0) + room)
+    return bool(within.all(axis=1).mean() > 0.5)
+
+
+def _marks_goal(
+    items: dict[str, h5py.Dataset], terminals: np.ndarray, timeouts: np.ndarray, goes_on: np.ndarray | None
+) -> bool:
     """Say whether terminals mark that the goal is reached, in walks that go on until a timeout.
 
     That is the form of D4RL's antmaze: a walk has a terminal in nearly every row after its first.
@@ -151,8 +223,7 @@ def _marks_goal(items: dict[str, h5py.Dataset], terminals: np.ndarray, timeouts:
 
     inner = terminals & ~timeouts
     inner[-1] = False
-    if "next_observations" in items:
-        goes_on = _goes_on(items["observations"], items["next_observations"])
+    if goes_on is not None:
         cut = timeouts.copy()
         cut[-1] = False
         if not cut.any() or goes_on[cut].mean() < 0.5:  # else it goes on everywhere, as where nothing is seen
@@ -227,6 +298,11 @@ def _pairs(observations: h5py.Dataset, following: h5py.Dataset) -> Iterator[tupl
         kept = then[-1:]
         yield row, seen[1:], then[:-1]
         row += len(seen) - 1
+
+
+def _picked(observations: h5py.Dataset, marked: np.ndarray) -> np.ndarray:
+    """Return the rows of observations that are marked, [N] bool."""
+    return np.concatenate([_flat(observations[rows])[marked[rows]] for rows in blocks_of(observations)])
 
 
 def _flat(values: np.ndarray) -> np.ndarray:

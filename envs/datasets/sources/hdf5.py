@@ -27,7 +27,7 @@ from unroll.envs.datasets.images import Parts, check_parts, parts_in_words, part
 from unroll.envs.datasets.reference import reference_returns
 from unroll.envs.datasets.registered import Known, is_env_id, known_env, not_plain, step_limit
 from unroll.envs.datasets.sources.checks import check_sizes
-from unroll.envs.datasets.sources.ends import find_ends
+from unroll.envs.datasets.sources.ends import Limit, find_ends
 from unroll.envs.datasets.sources.reading import blocks_of as _blocks
 from unroll.envs.datasets.sources.reading import parts_of as _parts
 from unroll.envs.datasets.store import Store
@@ -131,7 +131,8 @@ def _read(path: Path, env_id: str | None, scored_as: str | None, store: Store) -
         env = _env_of(file, env_id)
         items = _find(file)
         parts = _parts_in(file, items["observations"], env)
-        ends = find_ends(items, env.limit, env.env_id)
+        limit = Limit(env.limit, env.env_id, env.env_kwargs) if env.env_id and env.limit is not None else None
+        ends = find_ends(items, limit)
 
         # The rows of all steps.
         casts = {
