@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gymnasium.spaces import Box, Discrete
 from stable_baselines3.common.callbacks import BaseCallback
 
 from unroll.agents.algorithm import Tell, shared_arguments
@@ -17,6 +18,8 @@ from unroll.agents.decision.player import decision_player, learned_returns, unde
 from unroll.agents.decision.task import as_learned, check_same_data
 from unroll.agents.evaluation.player import Player
 from unroll.agents.evaluation.scoring import asked_beyond
+from unroll.envs.datasets.conversion import flat_box
+from unroll.envs.datasets.doctor import describe_space
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.registered import in_words, is_registered, known_env, why_unknown
 from unroll.envs.datasets.sources import load_episodes
@@ -70,7 +73,7 @@ class DecisionTraining:
                 tell(f"note: {begins}")
 
     def _counted(self, tell: Tell) -> Episodes:
-        """Return the episodes with discrete actions counted as the environment to evaluate in counts them."""
+        """Return the episodes with their actions counted, or bounded, as in the environment to evaluate in."""
         if self.env_id is None:
             return self.episodes
         env_id = registered_id(self.env_id)
@@ -78,9 +81,20 @@ class DecisionTraining:
         if env_kwargs is None:
             env_kwargs = self.episodes.env_kwargs if env_id == self.episodes.env_id else {}
         known = known_env(env_id, env_kwargs)
-        counted = self.episodes.counted_as(known.action_space) if known else self.episodes
-        if counted is not self.episodes:
-            tell(f"discrete actions are counted as in {env_id}: {counted.action_space}")
+        if known is None:
+            return self.episodes
+        counted = self.episodes.counted_as(known.action_space)
+        space = counted.action_space
+        if isinstance(space, Discrete):
+            if counted is not self.episodes:
+                tell(f"discrete actions are counted as in {env_id}: {space}")
+        elif counted is not self.episodes:
+            tell(f"actions are bounded as in {env_id}: {describe_space(space)}")
+        elif isinstance(known.action_space, Box) and self.episodes.guessed and flat_box(known.action_space) != space:
+            tell(
+                f"actions do not all lie in {env_id}'s {describe_space(known.action_space)}: they are bounded as the "
+                f"data are, {describe_space(space)}"
+            )
         return counted
 
     def _resumed(self, tell: Tell) -> DecisionAgent:

@@ -48,7 +48,7 @@ from unroll.errors import one_line
 
 log = logging.getLogger(__name__)
 
-FORMAT = 5  # part of every entry's name: entries of another format are not looked at
+FORMAT = 6  # part of every entry's name: entries of another format are not looked at
 
 # The fields of Episodes that are arrays, and those of them with a fixed type and number of axes.
 ARRAYS = ("observations", "actions", "rewards", "lengths", "terminated", "truncated", "final_observations")
@@ -204,7 +204,7 @@ def _write_rest(episodes: Episodes, folder: Path, written: Collection[str]) -> N
 
     for key in arrays.keys() - set(written):
         np.save(folder / f"{key}.npy", arrays[key], allow_pickle=False)
-    for key in (*TEXTS, "env_kwargs", "reference_returns", "remarks", "parts"):
+    for key in (*TEXTS, "env_kwargs", "reference_returns", "remarks", "parts", "guessed"):
         meta[key] = getattr(episodes, key)
     meta["checksums"] = {key: _checksum(values) for key, values in arrays.items()}
     meta["checksum"] = _meta_checksum(meta)
@@ -242,6 +242,8 @@ def _read(entry: Path) -> Episodes:
     remarks = meta["remarks"]
     if not isinstance(remarks, list) or not all(isinstance(remark, str) for remark in remarks):
         raise ValueError("its remarks are no text")
+    if not isinstance(meta["guessed"], bool):
+        raise ValueError("whether its actions are guessed is neither true nor false")
 
     known = None
     if meta["faults"] is not None:
@@ -262,6 +264,7 @@ def _read(entry: Path) -> Episodes:
         known_statistics=known,
         remarks=tuple(remarks),
         parts=None if meta["parts"] is None else check_parts(meta["parts"]),
+        guessed=meta["guessed"],
         **texts,
         **arrays,
     )

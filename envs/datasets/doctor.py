@@ -170,12 +170,12 @@ def _bad_values(episodes: Episodes) -> list[str]:
 
     space = episodes.action_space
     if isinstance(space, gym.spaces.Box) and not space.is_bounded():
-        found.append(f"actions has no bounds in its space {_describe(space)}")
+        found.append(f"actions has no bounds in its space {describe_space(space)}")
     elif isinstance(space, gym.spaces.Box) and not can_be_scaled(space):
-        found.append(f"actions has bounds too far apart for float32, {_describe(space)}")
+        found.append(f"actions has bounds too far apart for float32, {describe_space(space)}")
     count, first = statistics.outside
     if count:
-        found.append(f"actions lies outside of {_describe(space)} in {count} rows, first in row {first}")
+        found.append(f"actions lies outside of {describe_space(space)} in {count} rows, first in row {first}")
     return found
 
 
@@ -208,14 +208,14 @@ def _misfits(episodes: Episodes) -> list[str]:
     # A recording need not show all choices: the loader counts them as the environment does.
     space = episodes.action_space
     if type(space) is not type(expected):
-        found.append(f"actions is {_describe(space)}, {episodes.env_id}'s are {_describe(expected)}")
+        found.append(f"actions is {describe_space(space)}, {episodes.env_id}'s are {describe_space(expected)}")
     elif isinstance(space, gym.spaces.Box):
         if _width(space) != _width(expected):  # actions of any shape are held as rows
             found.append(f"actions is {_width(space)} wide, {episodes.env_id}'s are {_width(expected)}")
     elif isinstance(expected, gym.spaces.Discrete) and space.start == expected.start and space.n > expected.n:
         found.append(f"actions has {space.n} choices, {episodes.env_id} {expected.n}")
     elif isinstance(expected, gym.spaces.Discrete) and space != expected:
-        found.append(f"actions is {_describe(space)}, {episodes.env_id}'s are {_describe(expected)}")
+        found.append(f"actions is {describe_space(space)}, {episodes.env_id}'s are {describe_space(expected)}")
     return found
 
 
@@ -292,7 +292,7 @@ def _facts(episodes: Episodes) -> dict[str, str]:
         "normalized": score,
         "reference": origin,
         "observations": width,
-        "actions": f"{_describe(episodes.action_space)}, {_use_of_actions(episodes)}",
+        "actions": f"{describe_space(episodes.action_space)}, {_use_of_actions(episodes)}",
         "after the end": _final(episodes),
     }
 
@@ -334,7 +334,7 @@ def _quantiles(values: np.ndarray) -> str:
     return ", ".join(found)
 
 
-def _describe(space: gym.Space) -> str:
+def describe_space(space: gym.Space) -> str:
     """Describe a space on one line, with the outermost bounds of a Box."""
     if isinstance(space, gym.spaces.Discrete):
         return f"Discrete({space.n}, start={space.start})" if space.start else f"Discrete({space.n})"

@@ -10,8 +10,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from unroll.envs.datasets.conversion import can_be_scaled, flat_box
 from unroll.envs.datasets.images import Parts, as_numbers, numbers
-from unroll.envs.datasets.statistics import Statistics, find_statistics, read
+from unroll.envs.datasets.statistics import Statistics, find_outside, find_statistics, read
 from unroll.errors import DatasetError
 
 STEPS = 1 << 21  # steps whose rewards are summed together
@@ -52,6 +53,7 @@ class Episodes:
     known_statistics: Statistics | None = None  # of these values, where they were computed before
     remarks: tuple[str, ...] = ()  # how the loader read what can be read in several ways, a line each
     parts: Parts | None = None  # of observations with images
+    guessed: bool = False  # whether the action space was made of the actions, where nothing says what it is
     origin: np.ndarray | None = None  # [E]: from which of several joined datasets each episode is
     odds: tuple[float, ...] | None = None  # with which each of these is drawn; None: by its steps
 
@@ -148,10 +150,13 @@ class Episodes:
     def counted_as(self, space: gym.Space) -> Episodes:
         """Return these episodes with their choices counted as those of another Discrete space.
 
-        The environment's actions stay what they are. Where one of them is not in that space, or it
-        is no Discrete, the episodes are returned as they are.
+        A Box takes the bounds of another one, if its own were guessed. The environment's actions stay
+        what they are. Where one of them is not in that space, or it is of another kind, the episodes
+        are returned as they are.
         """
         own = self.action_space
+        if isinstance(own, gym.spaces.Box) and isinstance(space, gym.spaces.Box):
+            return self._bounded_by(flat_box(space))
         if not isinstance(own, gym.spaces.Discrete) or not isinstance(space, gym.spaces.Discrete):
             return self
         if own == space or not len(self.actions):
@@ -162,7 +167,16 @@ class Episodes:
         if low < 0 or high >= space.n:
             return self
         actions = np.asarray(self.actions) + shift if shift else self.actions
-        return dataclasses.replace(self, actions=actions, action_space=space)
+        return dataclasses.replace(self, actions=actions, action_space=space, guessed=False)
+
+    def _bounded_by(self, box: gym.spaces.Box) -> Episodes:
+        fits = box.shape == self.action_space.shape and box.is_bounded() and can_be_scaled(box)
+        if not (fits and self.guessed) or box == self.action_space or find_outside(self.actions, box)[0]:
+            return self
+        known = self.known_statistics
+        if known is not None:
+            known = dataclasses.replace(known, outside=(0, 0))
+        return dataclasses.replace(self, action_space=box, known_statistics=known, guessed=False)
 
     def without_images(self) -> Episodes:
         """Return these episodes with rows of float32 numbers, in which a pixel is a number like any other."""

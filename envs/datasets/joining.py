@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import gymnasium as gym
 import numpy as np
 
-from unroll.envs.datasets.doctor import inconsistencies
+from unroll.envs.datasets.doctor import describe_space, inconsistencies
 from unroll.envs.datasets.episodes import Episodes, is_mapped
 from unroll.envs.datasets.images import parts_in_words
 from unroll.envs.datasets.registered import in_words
@@ -20,7 +20,8 @@ MOST_NAMES = 3  # datasets that are named in the name of all of them
 def join(several: Sequence[Episodes], sources: Sequence[str], weights: Sequence[float] | None = None) -> Episodes:
     """Put the episodes of several datasets together, in their order.
 
-    The environment is that of the first one. Where others were recorded elsewhere, a remark says so.
+    The environment is that of the first one. Where others were recorded elsewhere, a remark says so. Action spaces that
+    were guessed are those of the others, or the smallest one that holds the actions of all.
 
     Args:
         several: the datasets.
@@ -31,11 +32,17 @@ def join(several: Sequence[Episodes], sources: Sequence[str], weights: Sequence[
         DatasetError: two datasets observe or act in different spaces, or one is too large for RAM, or the weights
             are none.
     """
-    first = several[0]
     for episodes, source in zip(several, sources, strict=True):
         faults = inconsistencies(episodes)
         if faults:
             raise DatasetError(f"{source}: {faults[0]}")
+    guessed = all(episodes.guessed for episodes in several)
+    remarks = _remarks(several, sources)
+    united = _with_one_space(several)
+    first = united[0]
+    if any(one is not other for one, other in zip(united, several, strict=True)):
+        remarks.append(f"actions whose space nothing names are taken as those of {describe_space(first.action_space)}")
+    several = united
     for other, source in zip(several[1:], sources[1:], strict=True):
         _check_same_space(first, other, sources[0], source)
     for episodes, source in zip(several, sources, strict=True):
@@ -62,7 +69,8 @@ def join(several: Sequence[Episodes], sources: Sequence[str], weights: Sequence[
         reference_returns=first.reference_returns if same_reference else None,
         reference_name=first.reference_name if same_reference else None,
         known_statistics=None,
-        remarks=tuple(_remarks(several, sources)),
+        remarks=tuple(remarks),
+        guessed=guessed,
         origin=np.repeat(np.arange(len(several)), [len(episodes) for episodes in several]),
         odds=odds,
     )
@@ -82,6 +90,25 @@ def what_each_brings(
         returns = episodes.returns
         lines.append(f"{source}: {size}; return {returns.mean():.4g} on average, {returns.max():.4g} at best")
     return lines
+
+
+def _with_one_space(several: Sequence[Episodes]) -> list[Episodes]:
+    """Return the datasets with one action space, as far as those are guessed from their actions that differ."""
+    named = [episodes.action_space for episodes in several if not episodes.guessed]
+    space = named[0] if named else _widest([episodes.action_space for episodes in several])
+    if space is None:
+        return list(several)
+    return [episodes.counted_as(space) if episodes.guessed else episodes for episodes in several]
+
+
+def _widest(several: Sequence[gym.spaces.Box | gym.spaces.Discrete]) -> gym.spaces.Box | gym.spaces.Discrete | None:
+    """The smallest space that holds several; None where they are of different kinds."""
+    boxes = [space for space in several if isinstance(space, gym.spaces.Box)]
+    choices = [space for space in several if isinstance(space, gym.spaces.Discrete)]
+    if len({box.shape for box in boxes}) == 1 and not choices:
+        low = np.min([box.low for box in boxes], axis=0)
+        return gym.spaces.Box(low, np.max([box.high for box in boxes], axis=0), dtype=np.float32)
+    return None if boxes else max(choices, key=lambda space: space.n)
 
 
 def _check_same_space(first: Episodes, other: Episodes, first_source: str, source: str) -> None:

@@ -59,7 +59,7 @@ def find_statistics(
                 not_finite[name] = fault
 
         largest_reward = max((float(np.abs(part).max(initial=0)) for part in read(rewards)), default=0.0)
-        outside = _count(_outside(part, action_space) for part in read(actions))
+        outside = find_outside(actions, action_space)
         partly_known = (0, 0)
         if final_observations is not None:
             partly_known = _count(map(_partly_known, seen(final_observations)))
@@ -116,6 +116,11 @@ def _outside(actions: np.ndarray, space: gym.spaces.Box | gym.spaces.Discrete) -
     if isinstance(space, gym.spaces.Discrete):
         return np.asarray((actions < 0) | (actions >= space.n))
     return np.any((actions < space.low - TOLERANCE) | (actions > space.high + TOLERANCE), axis=1)
+
+
+def find_outside(actions: np.ndarray, space: gym.spaces.Box | gym.spaces.Discrete) -> tuple[int, int]:
+    """Count the actions that are not in their space, and find the first of them."""
+    return _count(_outside(part, space) for part in read(actions))
 
 
 def _count(parts: Iterable[np.ndarray]) -> tuple[int, int]:

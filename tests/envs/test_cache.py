@@ -22,8 +22,8 @@ def source(tmp_path):
 def convert(make_episodes):
     def convert(store):
         convert.calls += 1
-        reference = {"reference_returns": (-1.0, 5.0), "reference_name": "mine"}
-        return dataclasses.replace(make_episodes([3, 4], discrete=convert.discrete), **reference)
+        said = {"reference_returns": (-1.0, 5.0), "reference_name": "mine", "guessed": True}
+        return dataclasses.replace(make_episodes([3, 4], discrete=convert.discrete), **said)
 
     convert.calls, convert.discrete = 0, False
     return convert

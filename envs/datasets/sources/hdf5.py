@@ -155,7 +155,7 @@ def _read(path: Path, env_id: str | None, scored_as: str | None, store: Store) -
     remarks = ends.remarks
     for precision in watched.values():
         remarks += precision.remarks()
-    action_space = _action_space(arrays["actions"], env, remarks)
+    action_space, guessed = _action_space(arrays["actions"], env, remarks)
     # The table's returns are those of the environment as it is registered, where the goal is an end.
     standard = not (env.env_kwargs or env.doubt or ends.marks_goal)
     reference, reference_name = reference_returns((scored_as or env.env_id) if standard else None)
@@ -174,6 +174,7 @@ def _read(path: Path, env_id: str | None, scored_as: str | None, store: Store) -
         reference_name=reference_name,
         remarks=tuple(remarks),
         parts=parts,
+        guessed=guessed,
     )
 
 
@@ -313,15 +314,17 @@ def _action_cast(item: h5py.Dataset, env: _Env) -> Cast:
     return _rows_cast
 
 
-def _action_space(actions: np.ndarray, env: _Env, remarks: list[str]) -> gym.spaces.Box | gym.spaces.Discrete:
-    """Choose the environment's action space if it fits the actions, else the smallest usual one.
+def _action_space(
+    actions: np.ndarray, env: _Env, remarks: list[str]
+) -> tuple[gym.spaces.Box | gym.spaces.Discrete, bool]:
+    """Choose the environment's action space if it fits the actions, else the smallest usual one, which is guessed.
 
     What was assumed for that is added to `remarks`.
     """
     if env.discrete and actions.ndim == 1:
         if env.discrete.n > MAX_DISCRETE:
             raise DatasetError(f"{env.env_id} has {env.discrete.n} discrete actions, more than {MAX_DISCRETE}")
-        return env.discrete
+        return env.discrete, False
     if actions.ndim == 1:
         low = int(actions.min())
         high = int(actions.max())
@@ -332,12 +335,12 @@ def _action_space(actions: np.ndarray, env: _Env, remarks: list[str]) -> gym.spa
                 f"discrete actions from {low} to {high}, and no environment that says from where they are counted: "
                 f"taken as {high + 1} choices, counted from 0"
             )
-        return gym.spaces.Discrete(high + 1)
+        return gym.spaces.Discrete(high + 1), True
 
     box = env.known.action_space if env.known else None
     if isinstance(box, gym.spaces.Box) and box.low.size == actions.shape[1] and box.is_bounded():
-        return flat_box(box)
-    return box_of(actions)
+        return flat_box(box), False
+    return box_of(actions), True
 
 
 def _final(items: dict[str, h5py.Dataset], ends: np.ndarray, env: _Env, parts: Parts | None) -> np.ndarray | None:

@@ -1,0 +1,114 @@
+"""Files that name no environment: their action spaces are guessed, and give way to ones that are known."""
+
+import dataclasses
+
+import gymnasium as gym
+import h5py
+import numpy as np
+import pytest
+
+from toy import TINY, make_agent, toy_episodes
+from unroll.agents import DecisionAgent
+from unroll.commands import train
+from unroll.envs import load_episodes
+from unroll.envs.datasets.recording import write_hdf5
+from unroll.errors import DatasetError
+
+RUN = [*TINY, "--steps", "1", "--evaluation.episodes", "1", "--evaluation.every", "0", "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def _a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def nameless(name, largest, seed=0):
+    """A file of continuous actions, of which the largest has this size."""
+    episodes = toy_episodes(4, seed=seed)
+    actions = episodes.actions * np.float32(largest / np.abs(episodes.actions).max())
+    space = gym.spaces.Box(-largest, largest, (1,), np.float32)
+    write_hdf5(dataclasses.replace(episodes, actions=actions, action_space=space, env_id=None), name)
+    return name
+
+
+def discrete(name, n, env=None):
+    episodes = toy_episodes(4, discrete=True)
+    actions = np.minimum(episodes.actions, n - 1)
+    write_hdf5(dataclasses.replace(episodes, actions=actions, env_id=None), name)
+    if env:
+        with h5py.File(name, "a") as file:
+            file.attrs["env"] = env
+    return name
+
+
+def bounds(space):
+    return float(space.low[0]), float(space.high[0])
+
+
+@pytest.mark.parametrize(("largest", "learned"), [(0.5, 2), (1.9, 2), (2.5, None)])
+def test_guessed_bounds_are_those_of_the_environment_to_evaluate_in(largest, learned, capsys):
+    source = nameless("data.hdf5", largest)
+    guess = load_episodes(source).action_space
+    assert train.main(["--dataset", source, "--run_dir", "run", *RUN, "--evaluation.env", "ToyBox-v0"]) == 0
+    config = DecisionAgent.load("run").policy.config["action_space"]
+    said = capsys.readouterr().out
+    if learned:
+        assert (config["low"], config["high"]) == ([-2], [2])
+        assert "actions are bounded as in ToyBox-v0: Box(-2, 2, 1 wide)" in said
+        assert train.main(["--resume", "true", "--run_dir", "run", "--steps", "2"]) == 0
+    else:
+        assert (config["low"][0], config["high"][0]) == pytest.approx(bounds(guess))
+        assert "actions do not all lie in ToyBox-v0's Box(-2, 2, 1 wide): they are bounded as the data are" in said
+
+
+def test_bounds_that_a_file_knows_stay(capsys):
+    write_hdf5(toy_episodes(4), "named.hdf5")
+    assert not load_episodes("named.hdf5").guessed
+    assert train.main(["--dataset", "named.hdf5", "--run_dir", "run", *RUN, "--evaluation.env", "ToyBox-v0"]) == 0
+    assert "actions" not in capsys.readouterr().out
+
+
+def test_guessed_bounds_are_joined():
+    both = [nameless("a.hdf5", 1.5), nameless("b.hdf5", 1.8, seed=1)]
+    spaces = [load_episodes(source).action_space for source in both]
+    joined = load_episodes(both)
+    low, high = (np.array([bounds(space)[i] for space in spaces]) for i in range(2))
+    assert bounds(joined.action_space) == (low.min(), high.max())
+    assert joined.guessed
+    assert any("actions whose space nothing names are taken as those of Box(" in text for text in joined.remarks)
+
+    write_hdf5(toy_episodes(4), "named.hdf5")
+    for sources in (["named.hdf5", *both], [*both, "named.hdf5"]):
+        joined = load_episodes(sources)
+        assert bounds(joined.action_space) == (-2, 2)
+        assert not joined.guessed
+    with pytest.raises(DatasetError, match="cannot be joined"):
+        load_episodes(["named.hdf5", nameless("far.hdf5", 2.5)])
+
+
+def test_guessed_choices_are_joined():
+    few, many = discrete("few.hdf5", 2), discrete("many.hdf5", 3)
+    assert load_episodes([few, many]).action_space == gym.spaces.Discrete(3)
+    named = discrete("named.hdf5", 3, env="ToyDiscrete-v0")
+    joined = load_episodes([few, named])
+    assert (joined.action_space, joined.guessed) == (gym.spaces.Discrete(3), False)
+    with pytest.raises(DatasetError, match="cannot be joined"):
+        load_episodes([nameless("box.hdf5", 1), few])
+
+
+def test_an_agent_goes_on_with_another_file_whose_actions_lie_within_its_own():
+    agent = make_agent(load_episodes(nameless("wide.hdf5", 1.8)))
+    agent.set_episodes(load_episodes(nameless("narrow.hdf5", 1.2)))
+    agent.learn(1)
+    with pytest.raises(DatasetError, match="the agent was trained on Box"):
+        agent.set_episodes(load_episodes(nameless("far.hdf5", 2.5)))
+
+
+def test_a_large_set_in_the_cache_takes_known_bounds(monkeypatch):
+    source = nameless("data.hdf5", 1.5)
+    monkeypatch.setattr("unroll.envs.datasets.cache.is_large", lambda size: True)
+    episodes = load_episodes(source)
+    assert episodes.guessed
+    wider = episodes.counted_as(gym.spaces.Box(-2, 2, (1,), np.float32))
+    assert (bounds(wider.action_space), wider.guessed) == ((-2, 2), False)
+    assert wider.known_statistics.outside == (0, 0)
