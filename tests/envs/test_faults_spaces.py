@@ -108,6 +108,33 @@ def test_whole_numbers_of_a_file_are_one_hot_where_the_environments_are(fields, 
     np.testing.assert_array_equal(episodes.observations, expected)
 
 
+@pytest.mark.parametrize("final", ["final_observations", "next_observations"])
+@pytest.mark.parametrize("name", ["several from 1", "one from -2"])
+def test_what_comes_after_the_end_is_one_hot_whatever_its_type(fields, write, final, name):
+    """Float, with NaN where it is not known, beside whole numbers."""
+    space = SPACES[name]
+    space.seed(0)
+    env = {"several from 1": 1, "one from -2": 2}[name]
+    rows = np.stack([space.sample() for _ in range(24)])
+    after = rows[12:].astype(np.float32)
+    ends = [3, 6, 11]
+    if final == "final_observations":
+        after = after[ends]
+        ends = [0, 1, 2]
+    after[ends[1]] = np.nan
+    fields |= {"observations": rows[:12], final: after}
+    fields.pop("next_observations" if final == "final_observations" else "final_observations", None)
+    found = load_hdf5(write(fields, env=f"UnrollTestShown{env}-v0")).final_observations
+    for i in (0, 2):
+        np.testing.assert_array_equal(found[i], gym.spaces.flatten(space, after[ends[i]].astype(int)))
+    assert np.isnan(found[1]).all()
+
+    for wrong in (0.5, 100, np.inf):
+        after[ends[0]] = wrong
+        with pytest.raises(DatasetError, match=r"after the ends of episodes are none|lies outside of"):
+            load_hdf5(write(fields, env=f"UnrollTestShown{env}-v0"))
+
+
 def test_whole_numbers_are_not_one_hot_where_the_environment_shows_a_row_of_numbers(fields, write):
     """Pendulum shows 3 numbers: states 0, 1, 2 are none of its observations."""
     fields |= {"observations": np.arange(12) % 3, "actions": np.zeros((12, 1), np.float32)}

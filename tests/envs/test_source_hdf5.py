@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import gymnasium as gym
 import h5py
@@ -195,6 +197,19 @@ def test_what_is_not_hdf5_is_refused_in_one_line(tmp_path, content, message):
         load_hdf5(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_file_that_another_process_writes_is_not_called_damaged(fields, write):
+    path = write(fields)
+    code = "import h5py, sys; file = h5py.File(sys.argv[1], 'a'); print('open', flush=True); sys.stdin.read()"
+    writer = subprocess.Popen([sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert writer.stdout.readline() == b"open\n"
+        with pytest.raises(DatasetError, match="another process has it open for writing; read it when that is done"):
+            load_hdf5(path)
+    finally:
+        writer.communicate()
+    assert len(load_hdf5(path)) == 3
 
 
 def test_a_folder_and_a_missing_file_are_refused(tmp_path):

@@ -68,7 +68,7 @@ def load_hdf5(path: str | Path, env_id: str | None = None, scored_as: str | None
     except DatasetError as error:
         raise DatasetError(f"{path}: {error}") from None
     except Exception as error:  # of a damaged file h5py makes anything from OSError to SystemError
-        raise DatasetError(f"{path}: {_diagnosis(path)} ({one_line(error)})") from None
+        raise DatasetError(f"{path}: {_diagnosis(path, error)} ({one_line(error)})") from None
 
 
 class _Env(NamedTuple):
@@ -149,7 +149,7 @@ def _read(path: Path, env_id: str | None, scored_as: str | None, store: Store) -
             for name, precision in watched.items():
                 precision.see(None, block[name])
             store.append(**{name: cast(block[name]) for name, cast in casts.items()})
-        final = _final(items, ends.rows, env, parts)
+        final = _final(items, ends.rows, casts["observations"])
 
     arrays = store.arrays()
     remarks = ends.remarks
@@ -270,6 +270,21 @@ def _bytes_cast(values: np.ndarray) -> np.ndarray:
     return values.reshape(len(values), -1)
 
 
+def _one_hot_cast(space: gym.Space, values: np.ndarray) -> np.ndarray:
+    """Make numbers of states one-hot. Those after the ends of episodes that are not known, NaN, stay NaN."""
+    rows = np.full((len(values), gym.spaces.flatdim(space)), np.nan, np.float32)
+    known = ~np.isnan(values.reshape(len(values), -1)).all(axis=1)
+    with np.errstate(invalid="ignore"):  # infinities are none either
+        states = values[known].astype(np.int64)
+    if (states != values[known]).any():
+        raise DatasetError("observations are numbers of states, and some after the ends of episodes are none")
+    try:
+        rows[known] = flatten(space, states)
+    except ValueError as error:
+        raise DatasetError(one_line(error)) from None
+    return rows
+
+
 def _observation_cast(item: h5py.Dataset, env: _Env, parts: Parts | None) -> Cast:
     """Choose how a block becomes observations [N, width]: float32, or uint8 where they have parts.
 
@@ -288,7 +303,7 @@ def _observation_cast(item: h5py.Dataset, env: _Env, parts: Parts | None) -> Cas
     elif isinstance(space, gym.spaces.MultiDiscrete) and item.shape[1:] == space.shape:
         high = space.start + space.nvec
     if high is not None and all(((space.start <= part) & (part < high)).all() for part in _parts(item)):
-        return functools.partial(flatten, space)
+        return functools.partial(_one_hot_cast, space)
     return _rows_cast
 
 
@@ -343,13 +358,16 @@ def _action_space(
     return box_of(actions), True
 
 
-def _final(items: dict[str, h5py.Dataset], ends: np.ndarray, env: _Env, parts: Parts | None) -> np.ndarray | None:
-    """Read the observation after each episode's last step, [E, width], where the file has it."""
+def _final(items: dict[str, h5py.Dataset], ends: np.ndarray, cast: Cast) -> np.ndarray | None:
+    """Read the observation after each episode's last step, [E, width], where the file has it.
+
+    It is converted as the others are: its type may be another, as where NaN stands for what is not known.
+    """
     if "final_observations" in items:
         item = items["final_observations"]
         if len(item) != len(ends):
             raise DatasetError(f"final_observations has {len(item)} rows for {len(ends)} episodes")
-        return _observation_cast(item, env, parts)(item[()])
+        return cast(item[()])
 
     if "next_observations" in items:
         # Pick the rows of the last steps out of the blocks.
@@ -360,13 +378,15 @@ def _final(items: dict[str, h5py.Dataset], ends: np.ndarray, env: _Env, parts: P
             within = ends[(row <= ends) & (ends < row + len(part))] - row
             picked.append(part[within])
             row += len(part)
-        return _observation_cast(item, env, parts)(np.concatenate(picked))
+        return cast(np.concatenate(picked))
 
     return None
 
 
-def _diagnosis(path: Path) -> str:
-    """Say what a file is that cannot be read as HDF5."""
+def _diagnosis(path: Path, error: Exception) -> str:
+    """Say why a file cannot be read as HDF5."""
+    if isinstance(error, BlockingIOError):  # HDF5 locks what it writes
+        return "another process has it open for writing; read it when that is done"
     with path.open("rb") as file:
         head = file.read(512)
     if not head:
