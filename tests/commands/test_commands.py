@@ -301,6 +301,19 @@ def test_a_dataset_without_an_environment_is_trained_on_and_not_evaluated(tmp_pa
     assert evaluate.main(["run", "--env", "ToyBox-v0"]) == 0
 
 
+def test_a_run_whose_output_nobody_reads_any_more_goes_on_without_it(dataset, tmp_path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    code = "import toy, sys; from unroll.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "train", *dataset, "--steps", "20", "--run_dir", "run"]
+    run = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, env=environment, text=True, timeout=120)
+    os.close(writing)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert (tmp_path / "run" / "checkpoints" / "step_00000020").is_dir()
+    assert (tmp_path / "run" / "evaluation.json").exists()
+
+
 def test_a_gif_is_logged_and_a_black_one_is_refused(tmp_path):
     frames = [np.full((20, 20, 3), 200, np.uint8) for _ in range(3)]
     with pytest.raises(ValueError, match="one colour"):

@@ -165,13 +165,13 @@ def split(parser: Parser, arguments: list[str]) -> tuple[list[str], list[str]]:
 def compare(options: Namespace, flags: list[str], arguments: list[str], command: str) -> int:
     """Train what is missing and report on all; return the exit code."""
     import torch
-    from rich.console import Console
 
+    from unroll.commands.console import Output
     from unroll.comparison.live import Show
     from unroll.comparison.plan import plan
     from unroll.comparison.workers import Stopped, Workers
 
-    console = Console(markup=False, highlight=False, soft_wrap=True)
+    console = Output()
     options.jobs = options.jobs or default_jobs(torch.cuda.is_available())
 
     # Train what no command has finished yet.
@@ -208,12 +208,12 @@ def default_jobs(has_gpu: bool) -> int:
 def submit_workers(options: Namespace, flags: list[str], arguments: list[str]) -> int:
     """Have a scheduler run this command ``--workers`` times, and wait for it."""
     import torch
-    from rich.console import Console
 
+    from unroll.commands.console import Output
     from unroll.comparison.cluster import run_workers
     from unroll.comparison.plan import plan
 
-    console = Console(markup=False, highlight=False, soft_wrap=True)
+    console = Output()
     options.jobs = options.jobs or default_jobs(torch.cuda.is_available())
     plan(options, flags, arguments)  # so that a mistake is told here, and not by each worker
 
@@ -251,11 +251,10 @@ def check_report_only(parser: Parser, options: Namespace, flags: list[str]) -> N
 
 def report_only(options: Namespace, command: str) -> None:
     """Report on runs that exist."""
-    from rich.console import Console
-
+    from unroll.commands.console import Output
     from unroll.comparison.runs import find_runs
 
-    console = Console(markup=False, highlight=False, soft_wrap=True)
+    console = Output()
     runs = find_runs(Path(folder) for folder in options.folders)
     output = Path(options.output or options.folders[0])
     write(options, runs, output, {"command": command, "tuning": options.tuning}, console)

@@ -68,15 +68,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def evaluate(options: Namespace) -> None:
     """Load the agent, play it, and write and print its scores."""
-    from rich.console import Console
-
     from unroll.agents.common.checkpoint import latest_checkpoint
     from unroll.agents.evaluation import scoring
     from unroll.agents.evaluation.video import try_gif
+    from unroll.commands.console import Output
     from unroll.pictures.evaluation import draw_evaluation
 
     # A checkpoint knows its agent; the run's config says how it is evaluated.
-    console = Console(markup=False, highlight=False, soft_wrap=True)
+    console = Output()
     checkpoint = latest_checkpoint(find_run(options.run).absolute())
     run, config = config_of(checkpoint, "unroll evaluate")
     player = algorithm_of(checkpoint).player(checkpoint, config, play_options(options))

@@ -63,12 +63,12 @@ def open_run(config: RunConfig, arguments: list[str], stack: contextlib.ExitStac
     ``stack`` ends what must be ended.
     """
     import torch
-    from rich.console import Console
 
     from unroll.agents.common.distributed import world
     from unroll.agents.common.machine import count_parameters
     from unroll.agents.common.run_folder import claim_folder, clear_leftovers, run_lock
     from unroll.agents.common.tracking import tracked
+    from unroll.commands.console import Output
 
     algorithm = AGENTS[config.agent]
     import_code(config, algorithm, arguments)
@@ -78,7 +78,7 @@ def open_run(config: RunConfig, arguments: list[str], stack: contextlib.ExitStac
 
     # Of torchrun's processes the first alone writes and prints.
     first = int(os.environ.get("RANK", "0")) == 0
-    console = Console(markup=False, highlight=False, soft_wrap=True, quiet=not first)
+    console = Output(quiet=not first)
     folder = Path(config.run_dir or "")
     if config.resume and first:
         stack.enter_context(run_lock(folder))
