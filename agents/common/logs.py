@@ -25,6 +25,7 @@ from torch.utils.tensorboard import SummaryWriter
 from unroll.files import write_whole
 
 log = logging.getLogger(__name__)
+FIRST_OF_ALL = -(2**63)  # no step is before this one; those of a pretraining are negative
 
 
 class AppendingFile:
@@ -107,7 +108,8 @@ def write_gif(writer: SummaryWriter, tag: str, gif: bytes, step: int) -> None:
 class Events(TensorBoardOutputFormat):
     """Stable-Baselines3's TensorBoard output, into a file that a full disk cannot spoil.
 
-    When a run that was cut off goes on, the points that it makes again are hidden (``purge_step``).
+    When a run that was cut off goes on, the points that it makes again are hidden (``purge_step``). One that begins
+    anew, since nothing had been saved, makes all of them again.
     """
 
     def __init__(self, folder: Path, first_step: int):
@@ -116,6 +118,8 @@ class Events(TensorBoardOutputFormat):
             time.sleep(0.05)
         before = set(folder.glob("events.out.tfevents.*"))
         purge_step = first_step + 1 if first_step else None
+        if before and not first_step:
+            purge_step = FIRST_OF_ALL
         self.writer = SummaryWriter(str(folder), purge_step=purge_step)
         self._is_closed = False
 

@@ -301,6 +301,26 @@ def test_a_dataset_without_an_environment_is_trained_on_and_not_evaluated(tmp_pa
     assert evaluate.main(["run", "--env", "ToyBox-v0"]) == 0
 
 
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again_in_its_events_too(dataset, tmp_path):
+    assert train.main([*dataset, "--steps", "10", "--run_dir", "run"]) == 0
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    assert train.main(["--resume", "true", "--run_dir", "run", "--steps", "20"]) == 0
+    logged, events = scalars(tmp_path / "run")
+    assert [step for step, _ in logged["train/loss"]] == [5, 10, 15, 20]
+    assert "config/text_summary" in events.Tags()["tensors"]
+    assert "_hparams_/experiment" in events.summary_metadata
+
+
+def test_a_run_that_begins_again_hides_the_points_of_its_pretraining_too(tmp_path):
+    for last in (-1, 0):
+        logger = RunLogger(tmp_path)
+        for step in range(-3, last + 1):
+            logger.record("train/loss", 1.0 + last)
+            logger.dump(step)
+        logger.close()
+    assert scalars(tmp_path)[0]["train/loss"] == [(step, 1.0) for step in (-3, -2, -1, 0)]
+
+
 def test_a_run_whose_output_nobody_reads_any_more_goes_on_without_it(dataset, tmp_path):
     reading, writing = os.pipe()
     os.close(reading)

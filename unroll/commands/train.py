@@ -155,13 +155,13 @@ def make_training(config: RunConfig, algorithm: Algorithm, console: Console) -> 
 
 
 def start_logs(config: RunConfig, algorithm: Algorithm, training: Training, folder: Path) -> RunLogger:
-    """Open events and metrics.jsonl, and save the config; a new run begins with its hyperparameters."""
+    """Open events and metrics.jsonl, and save the config; a run at its beginning says its hyperparameters."""
     from unroll.agents.common.logs import RunLogger
 
     save_config(config, folder / "config.yaml")  # first: it says whose folder this is
     logger = RunLogger(folder, training.agent.num_timesteps)
     training.agent.set_logger(logger)
-    if config.resume:
+    if training.agent.num_timesteps:
         return logger
 
     fields = flat(dataclasses.asdict(config))
