@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution as Distributions
 
 from unroll.policies.acting import beginnings, check_memory
-from unroll.policies.backbones import Mixer, State, make_backbone
+from unroll.policies.backbones import Mixer, State, make_backbone, options_of
 from unroll.policies.backbones.backbone import require, stack_gates
 from unroll.policies.backbones.layers import Linear, linear
 from unroll.policies.backbones.registry import find_backbone
@@ -120,7 +120,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         # With several processes: the index of this one's first environment, and the number of all environments.
         self.rows: tuple[int, int] | None = None
 
-        for name, value in self.encoder_kwargs["options"].items():
+        for name, value in (options_of(backbone) | options).items():
             require("dropout" not in name or not value, f"{name} must be 0 in PPO, not {value}")
         if kwargs.get("optimizer_class", torch.optim.Adam) is torch.optim.Adam and "optimizer_kwargs" not in kwargs:
             # eps is Stable-Baselines3's own

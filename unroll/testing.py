@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from unroll.errors import one_line
-from unroll.policies.backbones import Backbone, State, make_backbone, map_state, options_of, select_rows
-from unroll.policies.backbones.registry import BackboneClass
+from unroll.policies.backbones import Backbone, State, map_state, options_of, select_rows
+from unroll.policies.backbones.contract import misshapen, own_part
+from unroll.policies.backbones.registry import BackboneClass, build_backbone
 
-__all__ = ["LAWS", "Case", "check_backbone", "check_law"]
+__all__ = ["LAWS", "WHILE_TRAINING", "Case", "check_backbone", "check_law"]
 
 # Two results are the same if they differ by at most this, or by this share of their value.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-4}
@@ -85,6 +86,8 @@ def check_backbone(
 ) -> None:
     """Check that a backbone obeys all laws, on several random sequences in float64 and float32.
 
+    Those of ``WHILE_TRAINING`` it must also obey in training mode.
+
     ``backbone`` is a registered name, ``module:Class`` of an imported module, or a class that derives from Mixer or
     Backbone. A Mixer is checked inside the residual stack. A backbone with the option ``window`` gets a short one
     unless ``options`` name it.
@@ -97,6 +100,9 @@ def check_backbone(
         for seed in range(SEEDS):
             for dtype in TOLERANCE:
                 check_law(law, backbone, dtype, seed, d_model, n_layers, device, **options)
+    for law in WHILE_TRAINING:
+        for seed in range(SEEDS):
+            check_law(law, backbone, torch.float32, seed, d_model, n_layers, device, training=True, **options)
 
 
 def check_law(
@@ -107,15 +113,21 @@ def check_law(
     d_model: int = 16,
     n_layers: int = 2,
     device: str = "cpu",
+    training: bool = False,
     **options: Any,
 ) -> None:
     """Check that a backbone obeys one law on the random case of ``seed``; the global random state stays as it is.
+
+    ``training``: in training mode, with options for dropout at 0.
 
     Raises:
         AssertionError: The law is broken, or the backbone raised an exception, which is the cause of this one.
     """
     with torch.random.fork_rng(devices=[]):
+        if training:
+            options |= _without_dropout(backbone)
         case = draw_case(backbone, dtype, seed, d_model, n_layers, device, **options)
+        case.backbone.train(training)
         try:
             law(case)
             return
@@ -129,7 +141,14 @@ def check_law(
     name = backbone if isinstance(backbone, str) else backbone.__name__
     type_name = str(dtype).removeprefix("torch.")
     broken = law.__name__.replace("_", " ")
-    raise AssertionError(f"{name} breaks the law that {broken}: {how} ({type_name}, seed {seed})") from cause
+    where = f"{type_name}, seed {seed}{', in training mode' if training else ''}"
+    raise AssertionError(f"{name} breaks the law that {broken}: {how} ({where})") from cause
+
+
+def _without_dropout(backbone: str | BackboneClass) -> dict[str, Any]:
+    """The options for dropout, each at 0."""
+    numbers = {name: value for name, value in options_of(backbone).items() if isinstance(value, int | float)}
+    return {name: type(value)(0) for name, value in numbers.items() if "dropout" in name}
 
 
 def draw_case(
@@ -148,7 +167,7 @@ def draw_case(
     if "window" in options_of(backbone):
         options.setdefault("window", WINDOW)
     torch.manual_seed(seed)
-    made = make_backbone(backbone, d_model, n_layers, **options).to(device, dtype).eval()
+    made = build_backbone(backbone, d_model, n_layers, **options).to(device, dtype).eval()
 
     reach = LONG_AFTER
     if "window" in options:
@@ -168,19 +187,11 @@ def draw_case(
 # ---- the laws
 
 
-def every_tensor_of_a_state_has_the_batch_first(case: Case) -> None:
-    """The first axis of every tensor of a state is the batch, and a state always has the same shapes and types."""
-    initial = case.backbone.initial_state(3)
-    _, after_sequence = case.backbone(case.draw(3, 4))
-    _, after_step = case.backbone.step(case.draw(3), initial)
-
-    states = {"the initial state": initial, "a state after a sequence": after_sequence, "one after a step": after_step}
-    for name, state in states.items():
-        for part in _tensors(state):
-            if part.ndim == 0 or part.shape[0] != 3:
-                raise _Broken(f"{name} of 3 rows has a tensor of shape {tuple(part.shape)}")
-        if _layout(state) != _layout(initial):
-            raise _Broken(f"{name} is {_layout(state)}, but the initial state is {_layout(initial)}")
+def outputs_and_states_have_their_shapes(case: Case) -> None:
+    """Outputs have the shape of the inputs. A state has the batch first, and always the same shapes and types."""
+    problem = misshapen(own_part(case.backbone), case.draw(3, 4))
+    if problem:
+        raise _Broken(problem)
 
 
 def a_state_is_never_written_to(case: Case) -> None:
@@ -382,7 +393,7 @@ Law = Callable[[Case], None]
 
 # The first ones say most plainly what is wrong with a backbone that breaks several.
 LAWS: tuple[Law, ...] = (
-    every_tensor_of_a_state_has_the_batch_first,
+    outputs_and_states_have_their_shapes,
     a_state_is_never_written_to,
     the_future_does_not_leak,
     rows_of_the_batch_are_independent,
@@ -395,6 +406,14 @@ LAWS: tuple[Law, ...] = (
     an_episode_forgets_a_simulation_that_broke,
     the_past_matters_long_after,
     every_parameter_gets_a_gradient,
+)
+
+# PPO learns in training mode from what it did in the other one. A batch norm or a dropout inside makes that another
+# function, for which PPO has no ratio.
+WHILE_TRAINING: tuple[Law, ...] = (
+    the_future_does_not_leak,
+    rows_of_the_batch_are_independent,
+    steps_are_the_sequence,
 )
 
 
@@ -453,10 +472,3 @@ def _tensors(state: State) -> list[Tensor]:
 
     map_state(add, state)
     return found
-
-
-def _layout(state: State) -> str:
-    """Describe the nesting of a state and the shapes and types of its tensors."""
-    if isinstance(state, Tensor):
-        return f"{str(state.dtype).removeprefix('torch.')}{list(state.shape)}"
-    return f"({', '.join(_layout(part) for part in state)})"

@@ -25,7 +25,7 @@ from unroll.agents.common.machine import set_products
 from unroll.agents.common.settling import plain, settle
 from unroll.agents.ppo.foreign import check_zip
 from unroll.agents.ppo.gradients import clip_gradients, parameters_of
-from unroll.agents.ppo.loss import PPOLoss
+from unroll.agents.ppo.loss import PPOLoss, warn_of_ratio
 from unroll.agents.ppo.memory_metrics import memory_metrics
 from unroll.agents.ppo.pretraining import pretrain
 from unroll.agents.ppo.rollouts import RecurrentOnPolicyAlgorithm
@@ -361,6 +361,8 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         means["loss"] = mean_of("loss", everything[-1:])
         means["first_ratio_error"] = float(everything[0]["ratio_error"])
         del means["ratio_error"]
+        if self._n_updates == len(epochs) and world.rank == 0:  # this update was the agent's first
+            warn_of_ratio(means["first_ratio_error"])
         for name, value in means.items():
             self.logger.record(f"train/{name}", value)
 

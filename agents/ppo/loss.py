@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,6 +11,9 @@ from torch import Tensor, nn
 from unroll.agents.ppo.anchor import divergence
 from unroll.agents.ppo.sequences import Sequences
 from unroll.policies.actor_critic import RecurrentActorCriticPolicy
+
+log = logging.getLogger(__name__)
+LARGEST_ERROR = 1e-4  # of the first ratio; float32 leaves about 1e-6
 
 
 class PPOLoss(nn.Module):
@@ -83,3 +88,14 @@ class PPOLoss(nn.Module):
             # The largest |r - 1|: 0 but for rounding as long as the policy is the one that acted.
             metrics["ratio_error"] = error.max() * float(weight > 0)
         return loss * weight, metrics
+
+
+def warn_of_ratio(error: float) -> None:
+    """Say in one line where the ratio before the first update is further from 1 than rounding explains."""
+    if error > LARGEST_ERROR:
+        log.warning(
+            "PPO: the ratio of new to old probabilities is off from 1 by %.2g before the first update: the policy "
+            "computes something else while it learns than while it acts, as by a dropout or a batch norm inside; "
+            "unroll.testing.check_backbone looks for that in a backbone",
+            error,
+        )

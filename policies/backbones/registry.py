@@ -21,6 +21,7 @@ from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from unroll.errors import BackboneError, one_line
 from unroll.policies.backbones.backbone import Backbone, Mixer, ResidualStack, require
+from unroll.policies.backbones.contract import check_shapes
 from unroll.policies.backbones.gru import GRU
 from unroll.policies.backbones.lstm import LSTM
 from unroll.policies.backbones.mamba import Mamba
@@ -55,9 +56,20 @@ def make_backbone(name: str | BackboneClass, d_model: int = 128, n_layers: int =
 
     ``name`` is a key of ``BACKBONES``, ``module:Class`` of an imported module, or a class.
 
+    One that is not ours runs a step and a short sequence, so that wrong shapes are told here.
+
     Raises:
-        BackboneError: The name or an option is unknown (the message lists those that exist), or a value is not allowed.
+        BackboneError: The name or an option is unknown (the message lists those that exist), or a value is not allowed;
+            outputs or states have wrong shapes.
     """
+    made = build_backbone(name, d_model, n_layers, **options)
+    if find_backbone(name) not in BACKBONES.values():
+        check_shapes(_shown(name), made, d_model)
+    return made
+
+
+def build_backbone(name: str | BackboneClass, d_model: int, n_layers: int, **options: Any) -> Backbone:
+    """Make a backbone as ``make_backbone`` does, without running it."""
     cls = find_backbone(name)
     shown = _shown(name)
     _check_size(shown, "d_model", d_model, MAX_WIDTH)

@@ -12,7 +12,8 @@ from unroll.agents import RecurrentPPO
 from unroll.agents.ppo.checkpoint import read_ppo, restore_ppo, save_ppo
 from unroll.agents.ppo.loss import PPOLoss
 from unroll.errors import BackboneError, EnvError, HyperparameterError, TrainingError
-from unroll.policies.backbones import BACKBONES, map_state
+from unroll.policies.backbones import BACKBONES, Backbone, map_state
+from unroll.policies.backbones.mingru import MinGRU
 
 
 def steps_of(agent, n=1):
@@ -353,3 +354,37 @@ def test_every_backbone_learns_to_recall_what_it_saw_first(backbone):
             return agent.predict(observation, None, episode_start, deterministic)[0], None
 
     assert evaluate_policy(Forgetful(), env, n_eval_episodes=100)[0] < 0.8
+
+
+class Dropping(MinGRU):
+    def forward(self, x, state=None, reset=None):
+        return super().forward(torch.nn.functional.dropout(x, 0.3, self.training), state, reset)
+
+
+class Declaring(Backbone):
+    def __init__(self, d_model: int, n_layers: int, dropout: float = 0.1):
+        super().__init__()
+
+    def initial_state(self, batch_size):
+        return ()
+
+    def forward(self, x, state=None, reset=None):
+        return x, ()
+
+
+def test_a_policy_that_is_another_function_while_it_learns_is_told_of_once(caplog):
+    agent = make_ppo(vector(Noise), backbone=f"{__name__}:Dropping")
+    agent.learn(steps_of(agent, 3))
+    (line,) = caplog.messages
+    assert "the ratio of new to old probabilities is off from 1 by" in line
+    assert "unroll.testing.check_backbone" in line
+    assert "\n" not in line
+    caplog.clear()
+    agent = make_ppo(vector(Noise), recompute_states=True)
+    agent.learn(steps_of(agent, 2))
+    assert not caplog.messages
+
+
+def test_a_dropout_that_nobody_gave_is_refused_too():
+    with pytest.raises(BackboneError, match=r"dropout must be 0 in PPO, not 0\.1"):
+        make_ppo(vector(Noise), backbone=f"{__name__}:Declaring")

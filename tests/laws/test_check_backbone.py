@@ -127,6 +127,22 @@ class CountsFromTheEnd(Leaky):
         return y + share - share.detach(), after
 
 
+class ReturnsNoState(Leaky):
+    def forward(self, x, state=None, reset=None):
+        return super().forward(x, state, reset)[0]
+
+
+class IsNarrow(Leaky):
+    def forward(self, x, state=None, reset=None):
+        y, state = super().forward(x, state, reset)
+        return y[..., :-1], state
+
+
+class KeepsAList(Leaky):
+    def initial_state(self, batch_size):
+        return [super().initial_state(batch_size)]
+
+
 class HasAnUnusedWeight(Leaky):
     def __init__(self, d_model: int):
         super().__init__(d_model)
@@ -134,8 +150,8 @@ class HasAnUnusedWeight(Leaky):
 
 
 BROKEN = [
-    (FeaturesFirst, testing.every_tensor_of_a_state_has_the_batch_first),
-    (GrowingState, testing.every_tensor_of_a_state_has_the_batch_first),
+    (FeaturesFirst, testing.outputs_and_states_have_their_shapes),
+    (GrowingState, testing.outputs_and_states_have_their_shapes),
     (WritesToItsState, testing.a_state_is_never_written_to),
     (SeesTheNextStep, testing.the_future_does_not_leak),
     (SeesTheBatch, testing.rows_of_the_batch_are_independent),
@@ -162,6 +178,59 @@ def test_a_broken_mixer_is_caught_by_the_law_that_it_breaks(mixer, law):
     broken = f"^{mixer.__name__} breaks the law that {law.__name__.replace('_', ' ')}: [^\n]+$"
     with pytest.raises(AssertionError, match=broken):
         check_backbone(mixer)
+
+
+@pytest.mark.parametrize(
+    ("mixer", "expected"),
+    [
+        (ReturnsNoState, "forward returns a Tensor and not two, the outputs and the state"),
+        (IsNarrow, r"the output of forward for x of shape \(3, 4, 16\) has the shape \(3, 4, 15\)"),
+        (KeepsAList, "the initial state is a list; a tensor or a nested tuple of tensors is needed"),
+        (FeaturesFirst, r"the initial state of 3 rows has a tensor of shape \(16, 3\); the batch comes first"),
+        (GrowingState, r"the state after forward is float64\[3, 32\], but the initial state is float64\[3, 16\]"),
+    ],
+)
+def test_what_has_the_wrong_shape_is_said(mixer, expected):
+    with pytest.raises(AssertionError, match=f"breaks the law that outputs and states have their shapes: {expected}"):
+        check_backbone(mixer)
+
+
+class DropsInputs(Leaky):
+    """``rate`` is no dropout that anybody could know of, as ``dropout`` is."""
+
+    def __init__(self, d_model: int, rate: float = 0.3):
+        super().__init__(d_model)
+        self.drop = nn.Dropout(rate)
+
+    def forward(self, x, state=None, reset=None):
+        return super().forward(self.drop(x), state, reset)
+
+
+class DropsDeclared(DropsInputs):
+    def __init__(self, d_model: int, input_dropout: float = 0.3):
+        super().__init__(d_model, input_dropout)
+
+
+class NormalisesTheBatch(Leaky):
+    def __init__(self, d_model: int):
+        super().__init__(d_model)
+        self.norm = nn.BatchNorm1d(d_model)
+
+    def forward(self, x, state=None, reset=None):
+        return super().forward(self.norm(x.mT).mT, state, reset)
+
+
+@pytest.mark.parametrize("mixer", [DropsInputs, NormalisesTheBatch])
+def test_what_is_another_function_in_training_mode_is_caught(mixer):
+    with pytest.raises(
+        AssertionError, match=rf"^{mixer.__name__} breaks the law .* \(float32, seed 0, in training mode"
+    ):
+        check_backbone(mixer)
+
+
+def test_an_option_for_dropout_is_no_fault():
+    check_backbone(DropsDeclared)
+    check_backbone("mingru", dropout=0.5)
 
 
 @pytest.mark.parametrize("backbone", [Leaky, "mingru", BACKBONES["transformer"]])

@@ -12,7 +12,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from unroll.policies.backbones import BACKBONES, options_of
-from unroll.testing import LAWS, TOLERANCE, check_law, draw_case, steps_are_the_sequence
+from unroll.testing import LAWS, TOLERANCE, WHILE_TRAINING, check_law, draw_case, steps_are_the_sequence
 
 
 def pytest_generate_tests(metafunc):
@@ -30,6 +30,12 @@ def pytest_generate_tests(metafunc):
 @given(seed=st.integers(0, 100_000))
 def test_law(law, name, dtype, seed):
     check_law(law, name, dtype, seed)
+
+
+def test_what_ppo_relies_on_holds_in_training_mode(name):
+    for law in WHILE_TRAINING:
+        for seed in range(4):
+            check_law(law, name, torch.float32, seed, training=True)
 
 
 @pytest.mark.parametrize(("d_model", "window"), [(16, 1), (16, 64), (128, 7), (512, 3)])

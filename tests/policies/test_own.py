@@ -15,6 +15,7 @@ from unroll.errors import BackboneError
 from unroll.own import says
 from unroll.policies.backbones import import_own, make_backbone, match_parameters, options_of
 from unroll.policies.backbones.matching import count_parameters
+from unroll.policies.backbones.registry import build_backbone
 
 ROOT = Path(__file__).parents[2]
 MODULE = """
@@ -72,6 +73,52 @@ class Greedy(Mine):
 class Bare(Whole):
     def __init__(self, width: int = 3, **options):
         super().__init__(width, 1)
+
+
+class ListState(Mine):
+    def initial_state(self, batch_size):
+        return [super().initial_state(batch_size)]
+
+
+class BatchSecond(Mine):
+    def initial_state(self, batch_size):
+        return super().initial_state(batch_size)[None]
+
+
+class NoState(Mine):
+    def forward(self, x, state=None, reset=None):
+        return super().forward(x, state, reset)[0]
+
+
+class Narrow(Mine):
+    def forward(self, x, state=None, reset=None):
+        y, state = super().forward(x, state, reset)
+        return y[..., 1:], state
+
+
+class OtherState(Mine):
+    def forward(self, x, state=None, reset=None):
+        y, state = super().forward(x, state, reset)
+        return y, state[:, None]
+
+
+class Raises(Mine):
+    def forward(self, x, state=None, reset=None):
+        return x @ x, state
+
+
+class Draws(Mine):
+    def __init__(self, d_model: int):
+        super().__init__(d_model)
+        self.norm = nn.BatchNorm1d(d_model)
+
+    def forward(self, x, state=None, reset=None):
+        return super().forward(self.norm(x.mT).mT + nn.functional.dropout(x), state, reset)
+
+
+class ForGPU(Mine):
+    def forward(self, x, state=None, reset=None):
+        raise RuntimeError("Expected x.is_cuda() to be true")
 
 
 class Plain:
@@ -174,6 +221,58 @@ WRONG = {
     "../my_own:Mine": "is module:Class",
     ".my_own:Mine": "is module:Class",
 }
+
+
+SHAPES = {
+    "ListState": "the initial state is a list; a tensor or a nested tuple of tensors is needed",
+    "BatchSecond": "the initial state of 2 rows has a tensor of shape (1, 2, 16); the batch comes first",
+    "NoState": "forward returns a Tensor and not two, the outputs and the state",
+    "Narrow": "the output of forward for x of shape (2, 3, 16) has the shape (2, 3, 15)",
+    "OtherState": "the state after forward is float32[2, 1, 16], but the initial state is float32[2, 16]",
+    "Raises": "raised RuntimeError: Expected size",
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("agent", ["decision", "ppo"])
+def test_wrong_outputs_and_states_are_one_line(name, agent, dataset, capsys):
+    source = dataset
+    if agent == "ppo":
+        source = [
+            "--agent",
+            "ppo",
+            "--env",
+            "ToyBox-v0",
+            "--steps",
+            "32",
+            "--n_steps",
+            "16",
+            "--backbone.d_model",
+            "16",
+        ]
+    code, error = run(train.main, [*source, "--backbone.name", f"my_own:{name}"], capsys)
+    assert code == 2
+    assert f"unroll train: backbone my_own:{name}: {SHAPES[name]}" in error
+    assert "unroll.testing.check_backbone" in error
+    assert not Path("runs").exists()
+
+
+def test_looking_at_shapes_leaves_random_numbers_and_statistics_alone():
+    import_own("my_own:Draws")
+    torch.manual_seed(0)
+    made = build_backbone("my_own:Draws", 16, 2)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    looked_at = make_backbone("my_own:Draws", 16, 2)
+    assert torch.equal(torch.rand(3), expected)
+    assert looked_at.training
+    for one, other in zip(made.state_dict().values(), looked_at.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_one_whose_kernels_want_a_gpu_is_made():
+    import_own("my_own:ForGPU")
+    make_backbone("my_own:ForGPU", 16, 1)
 
 
 @pytest.mark.parametrize("name", WRONG)
