@@ -20,7 +20,7 @@ from typing import Any
 
 import gymnasium as gym
 from gymnasium.spaces.utils import flatten, flatten_space
-from gymnasium.wrappers import NormalizeObservation, NormalizeReward, TransformObservation
+from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
@@ -31,7 +31,7 @@ from unroll.envs.saving import EpisodeMonitor
 from unroll.envs.spaces import in_words, is_simple, is_text
 from unroll.envs.tasks import MEMORY_TASKS, NO_VELOCITY_TASKS
 from unroll.envs.vector import ProcessVecEnv
-from unroll.envs.wrappers import CheckedFlatten, PreviousStep, for_decisions, name_of
+from unroll.envs.wrappers import CheckedFlatten, OtherForm, PreviousStep, for_decisions, name_of
 from unroll.errors import EnvError, one_line
 
 log = logging.getLogger(__name__)
@@ -261,7 +261,7 @@ def without_texts(env: gym.Env) -> gym.Env:
     def show(observation: dict[str, Any]) -> dict[str, Any]:
         return {key: observation[key] for key, _ in rest}
 
-    return TransformObservation(env, show, gym.spaces.Dict(rest))
+    return OtherForm(env, show, gym.spaces.Dict(rest))
 
 
 def _check_flattenable(env: gym.Env) -> None:
@@ -280,7 +280,7 @@ def flatten_observation(env: gym.Env) -> gym.Env:
         # FilterObservation would leave a Dict, whose sorted keys put the goal first.
         keys = kept(space.spaces)
         parts = gym.spaces.Tuple([space[key] for key in keys])
-        env = TransformObservation(env, lambda obs: tuple(obs[key] for key in keys), parts)
+        env = OtherForm(env, lambda obs: tuple(obs[key] for key in keys), parts)
     if isinstance(space, gym.spaces.Box) and len(space.shape) == 1:
         return env
     return CheckedFlatten(env)
@@ -298,7 +298,7 @@ def flatten_parts(env: gym.Env, keep: Callable[[gym.Space], bool]) -> gym.Env:
             check_observation(parts[key], observation[key])
         return observation | {key: flatten(parts[key], observation[key]) for key in rows}
 
-    return TransformObservation(env, show, gym.spaces.Dict(parts | rows))
+    return OtherForm(env, show, gym.spaces.Dict(parts | rows))
 
 
 STATISTICS = " statistics"

@@ -6,7 +6,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.wrappers import FlattenObservation
+from gymnasium.wrappers import FlattenObservation, TransformObservation
 
 from unroll.envs.datasets.images import numbers, pack_one, parts_of, row_bytes
 from unroll.envs.observed import Misfit, check_observation, check_reset
@@ -38,6 +38,10 @@ class CheckedFlatten(FlattenObservation):
     def observation(self, observation: Any) -> np.ndarray:
         check_observation(self.env.observation_space, observation)
         return super().observation(observation)
+
+
+class OtherForm(TransformObservation):
+    """A wrapper of ``make_env`` that shows the observation in another form. An environment may bring its like."""
 
 
 class ImageRows(gym.ObservationWrapper):

@@ -24,6 +24,7 @@ from unroll.agents.common.distributed import world
 from unroll.agents.common.guards import check_budget, memory_guard, not_finite
 from unroll.agents.ppo.anchor import Anchor
 from unroll.agents.ppo.finite import check_observations, check_returns, check_rewards, check_sizes
+from unroll.agents.ppo.shown import Shown
 from unroll.agents.ppo.spaces import POLICIES, as_normalized, check_actions, check_numbers, check_policy_for
 from unroll.agents.ppo.tensor_buffer import TensorRolloutBuffer
 from unroll.agents.ppo.tensor_rollouts import check_tensor_env, collect_on_device
@@ -54,7 +55,9 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
     sized_by: tuple[str, ...] = ("n_envs", "n_steps")
     agree_every = 16  # steps after which several processes ask each other whether one was told to stop
     masked = False  # whether the environments that it last learned in have action masks
-    normalizer: VecNormalize | None = None  # of an agent that was loaded to act: it takes what an environment shows
+    # Of an agent that was loaded to act: it takes what an environment shows.
+    normalizer: VecNormalize | None = None
+    shown: Shown | None = None
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
@@ -91,10 +94,14 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         return None if tensor_vector(self.env) is None else TensorRolloutBuffer
 
     def act_unnormalized(self) -> None:
-        """From now on ``predict`` takes what an environment shows, and normalises it by the statistics as they are.
+        """From now on ``predict`` takes what an environment shows.
+
+        It makes rows of it as ``make_env`` does, and normalises them by the statistics as they are.
 
         ``get_env`` gives the environment without VecNormalize. Such an agent does not learn.
         """
+        assert self.env is not None
+        self.shown = Shown(self.env.unwrapped.envs[0])  # type: ignore[attr-defined]
         self.normalizer = self.get_vec_normalize_env()
         if self.normalizer is not None:
             self.env = self._wrap_env(self.normalizer.venv)
@@ -347,6 +354,8 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         ``action_masks`` is what the environments' ``action_masks()`` give. An agent that learned under masks warns
         where none are given: what it chooses may be forbidden.
         """
+        if self.shown is not None:
+            observation = self.shown.prepare(observation)
         if self.normalizer is not None and self.normalizer.norm_obs:
             observation = self.normalizer.normalize_obs(observation)
         if self.masked and action_masks is None:
@@ -358,7 +367,8 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         return self.policy.predict(observation, state, episode_start, deterministic, action_masks)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_state", "_states", "_action_masks", "_learned_from", "anchor"]
+        own = ["_state", "_states", "_action_masks", "_learned_from", "anchor", "shown"]
+        return [*super()._excluded_save_params(), *own]
 
 
 def is_monitors(episode: Any) -> bool:

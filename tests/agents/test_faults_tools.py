@@ -16,7 +16,7 @@ from unroll.agents import RecurrentPPO
 from unroll.agents.ppo.player import ppo_player
 from unroll.envs import make as make_module
 from unroll.envs.make import make_env
-from unroll.errors import HyperparameterError, TrainingError
+from unroll.errors import EnvError, HyperparameterError, TrainingError
 
 SMALL = dict(d_model=8, net_arch=[8])
 
@@ -97,6 +97,95 @@ def test_a_loaded_agent_takes_what_an_environment_shows():
     on = RecurrentPPO.load(folder, env=other)
     np.testing.assert_array_equal(on.predict(other.normalize_obs(shown), deterministic=True)[0], expected)
     on.learn(config.n_steps)
+
+
+SHOWN = {
+    "Pair": spaces.Dict(b=spaces.Box(-1, 1, (2,), np.float32), a=spaces.Box(-9, 9, (), np.float32)),
+    "State": spaces.Discrete(4, start=-1),
+    "Matrix": spaces.Box(-1, 1, (2, 2), np.float32),
+    "Both": spaces.Tuple([spaces.Discrete(3), spaces.Box(-1, 1, (2,), np.float32)]),
+    "Goal": spaces.Dict({key: spaces.Box(-1, 1, (2,)) for key in ("observation", "desired_goal", "achieved_goal")}),
+    "View": spaces.Dict(view=spaces.Box(0, 255, (7, 7, 3), np.uint8), side=spaces.MultiDiscrete([[2, 3]])),
+}
+
+
+class Shows(Talks):
+    def __init__(self, kind):
+        super().__init__()
+        self.observation_space = SHOWN[kind]
+        self.observation_space.seed(0)
+
+    def reset(self, **kwargs):
+        super().reset(**kwargs)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        _, *rest = super().step(action)
+        return self.observation_space.sample(), *rest
+
+
+class Halves(gym.wrappers.TransformObservation):
+    """A wrapper of the environment's own, of the kind that make_env has too."""
+
+    def __init__(self, env):
+        super().__init__(env, lambda shown: shown / np.float32(2), env.observation_space)
+
+
+for kind in SHOWN:
+    gym.register(f"Shows{kind}-v0", Shows, kwargs={"kind": kind})
+gym.register("ShowsHalves-v0", lambda: Halves(Shows("Matrix")))
+
+
+def stacked(rows):
+    if isinstance(rows[0], dict):
+        return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+    if isinstance(rows[0], tuple):
+        return tuple(np.stack(part) for part in zip(*rows, strict=True))
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("kind", [*SHOWN, "Halves"])
+def test_a_loaded_agent_takes_what_an_environment_shows_where_it_learned_from_rows(kind):
+    agent, config = agent_of("--env", f"Shows{kind}-v0")
+    loaded = unroll.load(saved(agent, config, "run/checkpoints/step_00000032").parents[1])
+    bare, rows = gym.make(f"Shows{kind}-v0"), make_env(f"Shows{kind}-v0", images=True)
+    shown = [env.observation_space.sample() for env in [bare] * 5]
+    as_row = loaded.shown._one
+    one, _ = loaded.policy.predict(as_row(shown[0]), deterministic=True)
+    batch, _ = loaded.policy.predict(stacked([as_row(row) for row in shown]), deterministic=True)
+    assert rows.observation_space.contains(as_row(shown[0]))
+
+    np.testing.assert_array_equal(loaded.predict(shown[0], deterministic=True)[0], one)
+    np.testing.assert_array_equal(loaded.predict(as_row(shown[0]), deterministic=True)[0], one)
+    np.testing.assert_array_equal(loaded.predict(stacked(shown), deterministic=True)[0], batch)
+    np.testing.assert_array_equal(loaded.predict(stacked([as_row(row) for row in shown]), deterministic=True)[0], batch)
+    evaluate_policy(loaded, loaded.get_env(), n_eval_episodes=1)
+
+
+def test_a_wrapper_of_the_environments_own_is_not_applied_twice():
+    agent, config = agent_of("--env", "ShowsHalves-v0")
+    loaded = unroll.load(saved(agent, config, "run/checkpoints/step_00000032").parents[1])
+    shown = np.float32([[0.5, -0.5], [1, 0]])
+    np.testing.assert_array_equal(loaded.shown.prepare(shown), shown.flatten())
+
+
+def test_as_many_states_as_there_are_is_a_batch_and_the_row_of_one_a_row():
+    agent, config = agent_of("--env", "ShowsState-v0")
+    loaded = unroll.load(saved(agent, config, "run/checkpoints/step_00000032").parents[1])
+    np.testing.assert_array_equal(loaded.shown.prepare(np.array([2, -1, 0, 1]))[0], [0, 0, 0, 1])
+    np.testing.assert_array_equal(loaded.shown.prepare(np.array([0, 0, 0, 1])), [0, 0, 0, 1])
+
+
+@pytest.mark.parametrize("flag", ["previous_action", "previous_reward"])
+@pytest.mark.parametrize("kind", ["Pair", "View"])
+def test_a_loaded_agent_that_was_shown_the_step_before_says_what_it_takes(kind, flag):
+    agent, config = agent_of("--env", f"Shows{kind}-v0", f"--{flag}", "true")
+    loaded = unroll.load(saved(agent, config, "run/checkpoints/step_00000032").parents[1])
+    shown, _ = gym.make(f"Shows{kind}-v0").reset()
+    with pytest.raises(EnvError, match=r"the step before; it takes .*, as agent.get_env\(\) shows it$"):
+        loaded.predict(shown)
+    loaded.predict(loaded.get_env().reset())
+    evaluate_policy(loaded, loaded.get_env(), n_eval_episodes=1)
 
 
 def test_arguments_of_load_change_what_they_name_or_are_refused():
