@@ -62,7 +62,7 @@ def load_config(arguments: list[str], schemas: Schemas, prog: str = "unroll trai
     A run that is resumed has its saved config. Flags go on top of it, unless they change what its weights depend on.
     Any mistake ends the program with one line.
     """
-    arguments = find_configs(arguments)
+    arguments = configs_first(find_configs(arguments))
     said = _peek(arguments, prog)
 
     # The agent chooses the parser. A run that goes on has the agent that its own config names.
@@ -103,6 +103,19 @@ def find_configs(arguments: list[str]) -> list[str]:
             word = find_config(word)
         found.append(word)
     return found
+
+
+def configs_first(arguments: list[str]) -> list[str]:
+    """Put the files before the flags: the parser goes by the order of words, and a flag replaces what a file says."""
+    files: list[str] = []
+    flags: list[str] = []
+    target = flags
+    for word in arguments:
+        # A value follows its flag.
+        if word.startswith("--"):
+            target = files if word.partition("=")[0] == "--config" else flags
+        target.append(word)
+    return [*files, *flags]
 
 
 def find_config(name: str) -> str:

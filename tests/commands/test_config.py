@@ -38,6 +38,17 @@ def test_flags_go_on_top_of_files_and_files_on_top_of_each_other(tmp_path):
     assert config.backbone.options == {"memory_span": 50}
 
 
+def test_a_flag_before_a_file_goes_on_top_of_it_too(tmp_path):
+    (tmp_path / "a.yaml").write_text("agent: ppo\nlearning_rate: 3e-4\nenv_kwargs: {a: 1, b: 2}\n")
+    (tmp_path / "b.yaml").write_text("steps: 6\nseed: 3\n")
+    flags = ["--learning_rate", "0.5", "--env_kwargs.c", "3", "--seed=4"]
+    files = ["--config", str(tmp_path / "a.yaml"), f"--config={tmp_path / 'b.yaml'}"]
+    for arguments in ([*flags, *files], [*files[:2], *flags, *files[2:]], [*files, *flags]):
+        config = load_config(arguments, schemas())
+        assert (config.learning_rate, config.steps, config.seed) == (0.5, 6, 4)
+        assert config.env_kwargs == {"a": 1, "b": 2, "c": 3}
+
+
 @pytest.mark.parametrize("words", [["5000", "-2.5e3"], ["[5000, -2500]"]])
 def test_the_values_of_a_list_may_stand_without_brackets(words):
     config = load_config(["--evaluation.targets", *words, "--steps", "7"], schemas())
