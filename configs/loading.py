@@ -295,6 +295,7 @@ def _peek(arguments: list[str], prog: str) -> dict[str, Any]:
     The parser checks their values later. A file that is no config is an error at once.
     """
     said: dict[str, Any] = {}
+    agents: dict[str, object] = {}  # by the file that names one
     words = iter(arguments)
     for word in words:
         # A value stands behind the flag's equals sign, or in the next word.
@@ -305,11 +306,19 @@ def _peek(arguments: list[str], prog: str) -> dict[str, Any]:
         if not equals:
             value = next(words, "")
         if key == "config":
-            said |= _peek_file(value, prog)
+            found = _peek_file(value, prog)
+            said |= found
+            if "agent" in found:
+                agents[value] = found["agent"]
         elif key == "resume":
             said[key] = value.lower() in ("true", "yes")
         else:
             said[key] = value
+
+    # The parser of one agent would only say that it does not know the other.
+    for name, agent in agents.items():
+        if agent != said["agent"]:
+            Parser(prog=prog).error(f"{name} is a config for agent {agent}, and not for agent {said['agent']}")
     return said
 
 

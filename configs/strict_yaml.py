@@ -188,6 +188,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not content:
         raise yaml.YAMLError(f"holds one {type(content).__name__}, not keys and values")
     _check_dotted(content)
+    _check_free(content)
     return content
 
 
@@ -200,3 +201,17 @@ def _check_dotted(content: dict[str, Any]) -> None:
             inner = inner.get(name) if isinstance(inner, dict) else None
         if inner is not None:
             raise yaml.YAMLError(f"{key} is there twice, by this name and within {group}")
+
+
+def _check_free(content: dict[str, Any], outer: str = "") -> None:
+    """Raise YAMLError for ``backbone.options.conv: 7``: jsonargparse makes no mapping of any names out of dots."""
+    for key, value in content.items():
+        name = f"{outer}{key}"
+        *groups, last = name.split(".")
+        for depth, group in enumerate(groups, 1):
+            if group in FREE:
+                whole = ".".join(groups[:depth])
+                inner = [*groups, last][depth]
+                raise yaml.YAMLError(f"{name}: dots do not lead into {whole} in a file; write {whole}: {{{inner}: …}}")
+        if isinstance(value, dict) and last not in FREE:
+            _check_free(value, f"{name}.")
