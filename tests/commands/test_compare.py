@@ -214,6 +214,36 @@ shutil.copytree({str(good)!r}, folder, dirs_exist_ok=True)
     assert "failed" in render(show.table())
 
 
+@pytest.mark.parametrize("finished_since", [False, True])
+def test_a_cell_that_was_killed_here_has_failed_unless_another_command_finishes_it(
+    finished_since, tmp_path, monkeypatch, capsys
+):
+    good = fake_run(tmp_path / "good", "mingru", 0, 1.0)
+    train_script(
+        tmp_path,
+        monkeypatch,
+        f"""
+import os, pathlib, shutil, sys
+folder = pathlib.Path(sys.argv[sys.argv.index("--run_dir") + 1])
+if "/mingru/" in str(folder):
+    print("a warning", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), 9)
+shutil.copytree({str(good)!r}, folder, dirs_exist_ok=True)
+if {finished_since}:
+    shutil.copytree({str(good)!r}, str(folder).replace("/gru/", "/mingru/"), dirs_exist_ok=True)
+""",
+    )
+    (tmp_path / "maze.yaml").write_text(MAZE)
+    monkeypatch.chdir(tmp_path)
+    grid = ["--config", "maze.yaml", "--backbones", "mingru,gru", "--seeds", "1", "--jobs", "1", *SMALL]
+    assert compare.main([*grid, "--output", str(tmp_path / "out")]) == (0 if finished_since else 1)
+    report = json.loads((tmp_path / "out/comparison.json").read_text())
+    failed = {} if finished_since else {"maze, mingru, seed 0": "killed by signal 9 (Killed)"}
+    assert report["failed"] == failed
+    assert ("mingru" in report["experiments"]["maze"]["backbones"]) == finished_since
+    assert ("killed by signal 9 (Killed)" in capsys.readouterr().err) != finished_since
+
+
 def render(table):
     console = Console(record=True, width=200, markup=False)  # as unroll compare has it
     console.print(table)

@@ -185,7 +185,7 @@ def compare(options: Namespace, flags: list[str], arguments: list[str], command:
         return 128 + stopped.number
 
     # Report on what is finished: a run that failed does not keep the others from being compared.
-    finished = [cell.read() for cell in cells if cell.finished]
+    finished = [cell.read() for cell in cells if cell.finished and cell not in workers.failed]
     facts = {
         "command": command,
         "tuning": options.tuning,

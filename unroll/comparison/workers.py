@@ -35,7 +35,7 @@ class Workers:
     a cell whose process died is taken again.
 
     Attributes:
-        failed: the cells that failed here, each with a line that says why.
+        failed: the cells that failed here and that nobody has finished since, each with a line that says why.
         done_here: the cells that were finished by this command.
         running: the process of each cell that is under way, and its standard error.
     """
@@ -59,6 +59,7 @@ class Workers:
         with hear_signals() as received:
             while True:
                 self._collect()
+                self.failed = {cell: why for cell, why in self.failed.items() if not cell.finished}
 
                 # A signal reaches the runs through us, and they save before they end.
                 if received:
@@ -128,6 +129,8 @@ class Workers:
 
         if code == 0:
             self.failed[cell] = NOT_EVALUATED
+        elif code < 0:  # the last line is of something that happened before
+            self.failed[cell] = f"killed by signal {-code} ({signal.strsignal(-code)})"
         else:
             why = lines[-1].removeprefix("unroll train: ") if lines else "no message"
             self.failed[cell] = f"exit code {code}: {why}"
