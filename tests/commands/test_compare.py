@@ -340,12 +340,28 @@ def test_at_equal_time_a_backbone_makes_the_steps_that_were_measured_once(tmp_pa
     flags = ["--n_steps", "16", "--batch_size", "32", "--device", "cpu"]
     cells = cells_of(tmp_path, *flags, minutes=0.5)
     measured = json.loads((tmp_path / "out" / "steps_per_second.json").read_text())
-    assert list(measured) == ["tmaze/mingru", "tmaze/gru", "tmaze/sharnn"]
+    assert [name.split()[0] for name in measured] == ["tmaze/mingru", "tmaze/gru", "tmaze/sharnn"]
     assert [cell.config.steps for cell in cells] == [round(30 * rate) for rate in measured.values()]
     assert all(10 < rate < 100_000 for rate in measured.values())
     monkeypatch.setattr(pace, "measure", None)
     again = cells_of(tmp_path, *flags, minutes=1)
     assert [cell.config.steps for cell in again] == [round(60 * rate) for rate in measured.values()]
+
+
+def test_the_pace_is_measured_anew_where_it_may_be_another(tmp_path, monkeypatch):
+    measured = []
+    monkeypatch.setattr(pace, "measure", lambda config: float(measured.append(config) or len(measured)))
+    first = cells_of(tmp_path, backbones=["gru"], minutes=1, seeds=2, threads=1)
+    assert [cell.config.steps for cell in first] == [60, 60]
+    for changes in (["--learning_rate", "1e-4"], ["--n_envs", "4"], ["--backbone.d_model", "8"], ["--device", "cpu"]):
+        (cell,) = cells_of(tmp_path, *changes, backbones=["gru"], minutes=1, threads=1)
+        assert cell.config.steps == 60 * len(measured)
+    cells_of(tmp_path, backbones=["gru"], minutes=1, threads=2)
+    assert len(measured) == 6
+
+    same = ["--log_every", "7", "--evaluation.episodes", "3", "--checkpoint_every", "9"]
+    assert cells_of(tmp_path, *same, backbones=["gru"], minutes=1, threads=1)[0].config.steps == 60
+    assert len(measured) == 6
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -11,20 +12,24 @@ from filelock import FileLock
 from stable_baselines3.common.callbacks import BaseCallback
 
 from unroll.agents import AGENTS
-from unroll.configs import RunConfig
+from unroll.comparison.grid import MAY_DIFFER
+from unroll.configs import RunConfig, plain_config
 from unroll.files import write_whole
 
 SECONDS = 10.0  # of a measurement
 UNCOUNTED = 0.3  # the share of it at its beginning, in which kernels are compiled and RAM is allocated
 FOREVER = 10**9  # steps
+# Fields on which the pace does not depend.
+NO_MATTER = {"seed", "steps", "evaluation", *MAY_DIFFER} - {"device", "threads"}
 
 
 def steps_in(minutes: float, config: RunConfig, name: str, file: Path) -> int:
     """Return the steps that the agent of a config learns for in ``minutes``, evaluations aside.
 
-    The pace is measured once and kept in ``file`` under ``name``. So a command that is repeated, or that runs on
-    several machines, means the same runs.
+    The pace is measured once and kept in ``file`` under ``name`` and what it depends on. So a command that is repeated,
+    or that runs on several machines with as many threads, means the same runs, and one with other flags means others.
     """
+    name = f"{name} {fingerprint(config)}"
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(file.with_name(f".{file.name}.lock")):
         known = {}
@@ -34,6 +39,12 @@ def steps_in(minutes: float, config: RunConfig, name: str, file: Path) -> int:
             known[name] = measure(config)
             write_whole(file, json.dumps(known, indent=1))
     return max(1, round(known[name] * 60 * minutes))
+
+
+def fingerprint(config: RunConfig) -> str:
+    """Return a few letters that are others for a config whose runs may have another pace."""
+    fields = {key: value for key, value in plain_config(config).items() if key not in NO_MATTER}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def measure(config: RunConfig) -> float:
