@@ -138,6 +138,19 @@ def test_the_card_says_what_it_is_how_well_it_plays_and_how_to_get_it(staged):
     assert str(staged.parent) not in text
 
 
+def test_the_card_says_the_mean_return_of_several_datasets_once(staged):
+    change(
+        staged, lambda text: text.replace("dataset: ", "dataset: [other.hdf5, ", 1).replace("toy.hdf5", "toy.hdf5]", 1)
+    )
+    relabel_score(staged, dataset_return_mean=57.6)
+    card = model_card(verify(staged, "run"), NAME)
+    learned = (
+        "It learned from the file other.hdf5, which is not in this repository and the file toy.hdf5, which is not in"
+    )
+    assert f"{learned} this repository. The mean return of its episodes is 57.6.\n" in card
+    assert card.count("57.6") == 1
+
+
 DAMAGES = {
     "a flipped bit": lambda run: flip(run / "checkpoints/step_00000008/tensors.safetensors"),
     "a missing file": lambda run: (run / "checkpoints/step_00000008/state.json").unlink(),

@@ -67,7 +67,7 @@ def text(run: Shared, repository: str) -> str:
     if ":" in config.backbone.name:
         own = f" --backbone {config.backbone.name}"
         train = f" --backbone.name {config.backbone.name}"
-    learned = run.algorithm.learned_from(config, lambda dataset: describe_dataset(dataset, run.evaluation))
+    learned = f"{run.algorithm.learned_from(config, describe_dataset)}{mean_of_data(run.evaluation)}"
     versions = ", ".join(f"{package} {version}" for package, version in (state.get("versions") or {}).items())
     return f"""# {words.title} with {config.backbone.name} on {task_of(run) or "recorded episodes"}
 
@@ -117,18 +117,20 @@ def task_of(run: Shared) -> str | None:
     return run.algorithm.env(run.config)
 
 
-def describe_dataset(dataset: str, evaluation: dict[str, Any] | None) -> str:
-    """Describe a dataset with its reference and its mean return."""
+def describe_dataset(dataset: str) -> str:
+    """Describe a dataset with its reference."""
     # A name without a known source is a path, of which only the last part is anybody's business.
     kind, colon, name = dataset.partition(":")
     if not colon or kind not in REFERENCES:
         kind = "file"
         name = Path(dataset).name
-    words = REFERENCES[kind].format(name=name)
+    return REFERENCES[kind].format(name=name)
+
+
+def mean_of_data(evaluation: dict[str, Any] | None) -> str:
+    """Say what the recorded episodes return, those of all datasets together; nothing where that is not known."""
     mean = (evaluation or {}).get("dataset_return_mean")
-    if isinstance(mean, float):
-        words += f", whose mean return is {significant(mean)}"
-    return words
+    return f" The mean return of its episodes is {significant(mean)}." if isinstance(mean, float) else ""
 
 
 def score(evaluation: dict[str, Any] | None) -> str:
