@@ -72,7 +72,7 @@ def evaluate(
             result["simulator"] = f"MuJoCo {result['versions']['mujoco']}"
         env.close()
 
-    if any("cut" in one for one in _all_results(result)):
+    if any("cut" in one for one in all_results(result)):
         result["max_steps"] = player.max_steps
         log.warning("%s; evaluation.max_steps sets where", cuts_in_words(result))
     return result
@@ -116,7 +116,7 @@ def scores(
     return found
 
 
-def _all_results(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+def all_results(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
     """The results of each target, and of the wiped memory if that was played."""
     results = list(evaluation["results"])
     if "ablation" in evaluation:
@@ -126,7 +126,7 @@ def _all_results(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
 
 def cuts_in_words(evaluation: dict[str, Any]) -> str:
     """Say how many episodes did not end by themselves."""
-    results = _all_results(evaluation)
+    results = all_results(evaluation)
     cut = sum(result.get("cut", 0) for result in results)
     played = len(results) * evaluation["episodes"]
     return f"{cut} of {played} episodes of {evaluation['env']} were cut after {evaluation['max_steps']:,} steps"
@@ -158,7 +158,7 @@ def score_table(evaluation: dict[str, Any]) -> Table:
     Its first column is what the rows differ in: the return that was asked for, or the memory.
     """
     asked = any(result["target_return"] is not None for result in evaluation["results"])
-    results = _all_results(evaluation)
+    results = all_results(evaluation)
 
     env = evaluation["env"]
     if evaluation.get("env_kwargs"):

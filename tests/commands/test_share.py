@@ -170,6 +170,8 @@ DAMAGES = {
     "another agent": lambda run: relabel(run, agent="RecurrentPPO"),
     "another step": lambda run: relabel(run, num_timesteps=9),
     "an old score": lambda run: relabel_score(run, updates=4),
+    "a better score": lambda run: relabel_result(run, return_mean=500.0),
+    "no number": lambda run: relabel_result(run, returns=[10**400, 0, 0]),
     "half a score": lambda run: relabel_score(run, results=[{}]),
     "no score": lambda run: (run / "evaluation.json").write_text("[" * 100_000),
     "words for numbers": lambda run: (run / "metrics.jsonl").write_text('{"step": 1, "a": "b"}\n'),
@@ -197,6 +199,11 @@ def relabel(run, **changes):
 def relabel_score(run, **changes):
     path = run / "evaluation.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def relabel_result(run, **changes):
+    results = json.loads((run / "evaluation.json").read_text())["results"]
+    relabel_score(run, results=[results[0] | changes, *results[1:]])
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

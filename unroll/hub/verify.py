@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from unroll.agents import AGENTS, schemas
 from unroll.agents.algorithm import Algorithm
 from unroll.agents.common.checkpoint import STATE, latest_checkpoint, read_checkpoint
 from unroll.agents.common.logs import read_metrics
-from unroll.agents.evaluation.scoring import headline, score_table
+from unroll.agents.evaluation.scoring import all_results, headline, score_table
 from unroll.comparison.runs import read_run
 from unroll.configs import RunConfig, flat, plain_config, read_config, save_config
 from unroll.configs.strict_yaml import read_mapping
@@ -138,12 +139,26 @@ def read_evaluation(folder: Path, state: dict[str, Any], algorithm: Algorithm) -
         headline(evaluation)
         score_table(evaluation)
         step = evaluation[f"{algorithm.unit}s"]
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError) as error:
+        wrong = wrong_mean(evaluation)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
         raise ShareError(f"{path}: not an evaluation of a run ({type(error).__name__}: {error})") from None
     if step != state["num_timesteps"]:
         told = f"scores step {step}, the checkpoint is of step {state['num_timesteps']}"
         raise ShareError(f"{path}: {told}; unroll evaluate scores that")
+    if wrong is not None:
+        raise ShareError(f"{path}: {wrong}; unroll evaluate scores it anew")
     return evaluation
+
+
+def wrong_mean(evaluation: dict[str, Any]) -> str | None:
+    """Say which mean return is not that of the episodes; None if there is none."""
+    for result in all_results(evaluation):
+        returns = result["returns"]
+        mean = sum(returns) / len(returns)
+        rounding = 1e-9 * max(map(abs, returns))
+        if not math.isclose(result["return_mean"], mean, rel_tol=1e-9, abs_tol=rounding):
+            return f"says a mean return of {result['return_mean']:g}, its episodes returned {mean:g}"
+    return None
 
 
 def last_metrics(folder: Path) -> dict[str, float]:
