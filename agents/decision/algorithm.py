@@ -46,7 +46,7 @@ class Decision(Algorithm):
         return DecisionAgent.load(checkpoint, device=device)
 
     def player(self, checkpoint: Path, config: DecisionConfig | None, options: PlayOptions) -> Player:
-        from unroll.agents.decision.player import decision_player
+        from unroll.agents.decision.player import decision_player, own_task
 
         agent = self.load(checkpoint, options.device)
         if options.targets and agent.policy.config["condition"] == "none":
@@ -60,6 +60,8 @@ class Decision(Algorithm):
         memory = options.memory or (own.memory if config else agent.policy.memory)
         env_kwargs = own.env_kwargs if options.env_kwargs is None else options.env_kwargs
         player = decision_player(agent, env_id, options.targets or own.targets, memory, env_kwargs)
+        task = own_task(own.env, own.env_kwargs, agent.task)
+        player.other_task = task not in (None, (player.env_id, player.env_kwargs))
         return player.as_told(own)
 
     def step(self, checkpoint: Path, memory: str | None) -> tuple[Step, dict[str, Any]]:

@@ -97,6 +97,19 @@ def said_by_dataset(env_id: str, task: dict[str, Any]) -> dict[str, Any]:
     return task.get("env_kwargs", {})
 
 
+def own_task(
+    env_name: str | None, env_kwargs: dict[str, Any] | None, task: dict[str, Any]
+) -> tuple[str, dict[str, Any]] | None:
+    """Return the environment that a config and the dataset name, with its arguments; None if they name none."""
+    env_id = (env_name or task.get("env") or "").rpartition(":")[2]
+    if not env_id:
+        return None
+    if env_kwargs is not None:
+        return env_id, env_kwargs
+    doubtful = env_id == task.get("env") and task.get("env_doubt")
+    return None if doubtful else (env_id, said_by_dataset(env_id, task))
+
+
 def undecided(dataset: str, env_id: str, doubt: str) -> str:
     """Say why an agent is not evaluated in an environment of which a file says more than an id and plain arguments."""
     return (

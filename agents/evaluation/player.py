@@ -48,6 +48,8 @@ class Player:
     """whether the memory goes on from episode to episode, so that they are played one after another"""
     deterministic: bool = True
     """the likeliest action in every step; False: one that is drawn from the policy"""
+    other_task: bool = False
+    """whether it is in another environment than the run is scored in, or in one with other arguments"""
     lending: Callable[[], AbstractContextManager[None]] | None = None
     """for ``make_env`` that gives environments in which the agent learns: a ``with`` around their use, after which the
     learning goes on. They must not be left in the middle of a step; None: they are the player's own"""

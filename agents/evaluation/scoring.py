@@ -124,11 +124,20 @@ def all_results(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
     return results
 
 
+def task_in_words(env: str, env_kwargs: dict[str, Any] | None) -> str:
+    """Name an environment with its arguments."""
+    return f"{env} ({in_words(env_kwargs)})" if env_kwargs else env
+
+
+def cut_and_played(evaluation: dict[str, Any]) -> tuple[int, int]:
+    """Count the episodes that did not end by themselves, and all of them."""
+    results = all_results(evaluation)
+    return sum(result.get("cut", 0) for result in results), len(results) * evaluation["episodes"]
+
+
 def cuts_in_words(evaluation: dict[str, Any]) -> str:
     """Say how many episodes did not end by themselves."""
-    results = all_results(evaluation)
-    cut = sum(result.get("cut", 0) for result in results)
-    played = len(results) * evaluation["episodes"]
+    cut, played = cut_and_played(evaluation)
     return f"{cut} of {played} episodes of {evaluation['env']} were cut after {evaluation['max_steps']:,} steps"
 
 
@@ -160,9 +169,7 @@ def score_table(evaluation: dict[str, Any]) -> Table:
     asked = any(result["target_return"] is not None for result in evaluation["results"])
     results = all_results(evaluation)
 
-    env = evaluation["env"]
-    if evaluation.get("env_kwargs"):
-        env += f" ({in_words(evaluation['env_kwargs'])})"
+    env = task_in_words(evaluation["env"], evaluation.get("env_kwargs"))
     if "simulator" in evaluation:
         env += f", {evaluation['simulator']}"
     title = f"{env}: {evaluation['episodes']} episodes"

@@ -59,6 +59,7 @@ class PPO(Algorithm):
         assert agent.env is not None
         agent.env.close()  # it has told its spaces; where few can be open, those that are played in are opened next
         player = ppo_player(agent, saved, own.ablation, options.env, options.env_kwargs).as_told(own)
+        player.other_task = (player.env_id, player.env_kwargs) != (saved.env.rpartition(":")[2], saved.env_kwargs)
         if own.reuse_envs:  # more than were learned in cannot be open
             player.n_envs = (config or saved).n_envs
         return player
@@ -92,12 +93,14 @@ class PPO(Algorithm):
         return Words("RecurrentPPO agent", "recurrent-ppo", paper)
 
     def learned_from(self, config: PPOConfig, describe_dataset: Callable[[str], str]) -> str:
+        from unroll.agents.evaluation.scoring import task_in_words
+
         first = ""
         if config.pretrain.dataset:
             first = f", after it had learned from {describe_dataset(config.pretrain.dataset)}"
         if config.pretrain.weights:
             first = f", with the weights of another run at the start{first}"
-        return f"It learned in {config.n_envs} environments {config.env}{first}."
+        return f"It learned in {config.n_envs} environments {task_in_words(config.env, config.env_kwargs)}{first}."
 
     def env(self, config: PPOConfig) -> str | None:
         return config.env

@@ -174,6 +174,23 @@ def test_evaluate_plays_a_run_again_with_the_same_returns(dataset, tmp_path, cap
     assert len(capsys.readouterr().err.strip().splitlines()) == 6
 
 
+def test_a_score_in_another_environment_than_the_datasets_is_not_the_runs_own(dataset, tmp_path):
+    assert train.main([*dataset, "--steps", "2", "--run_dir", "run"]) == 0
+    own = (tmp_path / "run/evaluation.json").read_bytes()
+    assert evaluate.main(["run", "--env", "ToyBox-v0", "--env_kwargs", "{max_episode_steps: 3}"]) == 0
+    assert (tmp_path / "run/evaluation.json").read_bytes() == own
+    other = json.loads((tmp_path / "run/evaluation_other_task.json").read_text())
+    assert other["env_kwargs"] == {"max_episode_steps": 3}
+    assert evaluate.main(["run", "--env", "ToyBox-v0", "--env_kwargs", "{}", "--episodes", "1"]) == 0
+    assert json.loads((tmp_path / "run/evaluation.json").read_text())["episodes"] == 1
+
+    # a dataset that names no environment: whichever is given is the run's own
+    write_hdf5(dataclasses.replace(toy_episodes(20), env_id=None), "toy.hdf5")
+    assert train.main([*dataset, "--steps", "2", "--run_dir", "nowhere"]) == 0
+    assert evaluate.main(["nowhere", "--env", "ToyBox-v0"]) == 0
+    assert (tmp_path / "nowhere/evaluation.json").is_file()
+
+
 def test_a_sigterm_leaves_a_run_that_resumes_to_the_same_weights(dataset, tmp_path):
     write_hdf5(dataclasses.replace(toy_episodes(20), env_id=None), "toy.hdf5")  # another process knows no ToyBox-v0
     arguments = [*dataset, "--steps", "400", "--log_every", "10"]

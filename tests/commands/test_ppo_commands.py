@@ -62,6 +62,30 @@ def test_a_run_leaves_its_config_metrics_checkpoints_events_and_evaluation(tmp_p
     assert evaluation["ablation"]["return_mean"] == pytest.approx(np.mean(evaluation["ablation"]["returns"]))
 
 
+def test_the_score_of_another_task_is_not_the_runs_own(tmp_path, capsys):
+    task = ["--env", "TMaze-v0", "--env_kwargs", "{length: 12}", "--evaluation.max_steps", "50", "--steps", "32"]
+    assert train.main([*TINY, *task, "--run_dir", "run"]) == 0
+    own = (tmp_path / "run/evaluation.json").read_bytes()
+    other = tmp_path / "run/evaluation_other_task.json"
+    for words, said in (
+        (["--env_kwargs", "{length: 2}"], {"env": "TMaze-v0", "env_kwargs": {"length": 2}}),
+        (["--env", "TMaze10-v0", "--env_kwargs", "{}"], {"env": "TMaze10-v0"}),
+        (["--max_steps", "5"], {"env": "TMaze-v0", "env_kwargs": {"length": 12}, "max_steps": 5}),
+    ):
+        capsys.readouterr()
+        assert evaluate.main(["run", *words]) == 0
+        assert "in another task than the run's own\nwritten to" in capsys.readouterr().out
+        found = json.loads(other.read_text())
+        assert {key: found[key] for key in ("env", "env_kwargs", "max_steps") if key in found} == said
+        assert (tmp_path / "run/evaluation.json").read_bytes() == own
+    assert evaluate.main(["run/checkpoints/best", "--max_steps", "5", "--stochastic"]) == 0
+    assert (tmp_path / "run/evaluation_best_other_task_stochastic.json").is_file()
+
+    # the same task by its name, in other episodes
+    assert evaluate.main(["run", *task[:4], "--max_steps", "50", "--episodes", "2"]) == 0
+    assert json.loads((tmp_path / "run/evaluation.json").read_text())["episodes"] == 2
+
+
 def test_another_process_plays_a_run_again_with_the_same_returns(tmp_path, capsys):
     shown = ["--previous_action", "true", "--previous_reward", "true"]
     assert (

@@ -121,6 +121,22 @@ def test_unequal_runs_are_named(tmp_path, capsys):
 
 
 @without_pictures
+def test_the_arguments_of_the_environment_and_cut_episodes_are_said(tmp_path):
+    fake_run(tmp_path / "a", "gru", 0, 1.0, env_kwargs={"length": 30, "goal": 1})
+    told = text_of(tmp_path)
+    assert "played in TMaze10-v0 (length 30, goal 1)." in told
+    assert "cut" not in told
+    fake_run(tmp_path / "b", "gru", 1, 1.0, env_kwargs={"length": 30, "goal": 2}, max_steps=1000)
+    path = tmp_path / "b" / "evaluation.json"
+    evaluation = json.loads(path.read_text())
+    evaluation["results"][0]["cut"] = 2
+    path.write_text(json.dumps(evaluation))
+    told = text_of(tmp_path)
+    assert "played in TMaze10-v0 (length 30)." in told
+    assert "(from 7). 2 of 8 episodes were cut after 1,000 steps." in told  # two runs, each with and without memory
+
+
+@without_pictures
 def test_runs_that_were_not_scored_in_equally_many_episodes_are_not_said_to_be(tmp_path):
     fake_run(tmp_path / "a", "gru", 0, 1.0)
     fake_run(tmp_path / "b", "gru", 1, 1.0)

@@ -9,13 +9,15 @@ import yaml
 
 from fake_hub import TOKEN, fake_hub
 from toy import TINY, toy_episodes
+from unroll.agents import AGENTS, schemas
 from unroll.agents.common.checkpoint import read_checkpoint, write_checkpoint
 from unroll.agents.common.run_folder import run_lock
 from unroll.commands import evaluate, share, train
+from unroll.configs import load_config
 from unroll.envs.datasets.recording import write_hdf5
 from unroll.errors import ShareError, UserError
 from unroll.hub import client
-from unroll.hub.card import model_card
+from unroll.hub.card import describe_dataset, model_card
 from unroll.hub.files import choose, limit, stage
 from unroll.hub.verify import verify
 
@@ -149,6 +151,22 @@ def test_the_card_says_the_mean_return_of_several_datasets_once(staged):
     )
     assert f"{learned} this repository. The mean return of its episodes is 57.6.\n" in card
     assert card.count("57.6") == 1
+
+
+def test_the_card_says_the_arguments_of_the_environment_and_cut_episodes(staged):
+    relabel_score(staged, env_kwargs={"length": 30}, max_steps=1000)
+    relabel_result(staged, cut=2)
+    _, front, text = model_card(verify(staged, "run"), NAME).split("---\n", 2)
+    assert yaml.safe_load(front)["model-index"][0]["results"][0]["dataset"] == {
+        "name": "ToyBox-v0 (length 30)",
+        "type": "ToyBox-v0",
+    }
+    assert "3 episodes of ToyBox-v0 (length 30) each" in text
+    assert " 2 of 9 episodes of ToyBox-v0 were cut after 1,000 steps. " in text
+
+    words = ["--agent", "ppo", "--env", "TMaze-v0", "--env_kwargs", "{length: 30}"]
+    learned = AGENTS["ppo"].learned_from(load_config(words, schemas()), describe_dataset)
+    assert learned == "It learned in 8 environments TMaze-v0 (length 30)."
 
 
 DAMAGES = {

@@ -39,8 +39,8 @@ def make_parser() -> Parser:
     add("--video", action="store_true", help="also write a GIF beside the JSON, where rendering works")
     add(
         "--output",
-        help="JSON file; default: evaluation.json in the run folder, evaluation_NAME.json for an older checkpoint, and "
-        "with --stochastic evaluation_stochastic.json or evaluation_NAME_stochastic.json",
+        help="JSON file; default: evaluation.json in the run folder, evaluation_NAME.json for an older checkpoint; before "
+        "the .json come _other_task for another --env, --env_kwargs or --max_steps than the run's own, and _stochastic",
     )
     add("--device", choices=["auto", "cpu", "cuda"], default="auto")
     return parser
@@ -80,6 +80,7 @@ def evaluate(options: Namespace) -> None:
     run, config = config_of(checkpoint, "unroll evaluate")
     player = algorithm_of(checkpoint).player(checkpoint, config, play_options(options))
     player.n_envs = options.n_envs or player.n_envs
+    player.other_task |= options.max_steps not in (None, player.max_steps)
     player.max_steps = options.max_steps or player.max_steps
     player.deterministic = not options.stochastic
     if not (options.episodes or player.episodes):
@@ -87,12 +88,16 @@ def evaluate(options: Namespace) -> None:
 
     result = scoring.evaluate(player, options.episodes, options.seed)
     output = results_folder(options.run, run) / default_name(checkpoint, run)
-    if options.stochastic:  # evaluation.json is what runs are compared by
+    if player.other_task:  # evaluation.json is what runs are compared by
+        output = output.with_stem(f"{output.stem}_other_task")
+    if options.stochastic:
         output = output.with_stem(f"{output.stem}_stochastic")
     if options.output:
         output = Path(options.output)
     scoring.write_evaluation(result, output)
     console.print(scoring.score_table(result))
+    if player.other_task:
+        console.print("played in another task than the run's own")
     console.print(f"written to {output}")
     if options.video:
         gif = try_gif(player, result, console.print)

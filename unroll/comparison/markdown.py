@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from unroll.agents.evaluation.scoring import task_in_words
 from unroll.comparison.report import leaders, too_few
 from unroll.comparison.statistics import COVERED, FEWEST
 from unroll.tables import exact, markdown_table
@@ -119,8 +120,9 @@ def trained(experiment: dict[str, Any]) -> str:
     steps = experiment["steps"]
     seeds = experiment["seeds"]
     plural = "s" if len(seeds) > 1 else ""
+    played = task_in_words(experiment["env"], experiment["env_kwargs"])
     return (
-        f"{experiment['agent']}, {source}played in {experiment['env']}. {steps[0].upper()}{steps[1:]}; "
+        f"{experiment['agent']}, {source}played in {played}. {steps[0].upper()}{steps[1:]}; "
         f"seed{plural} {listed(seeds)}, {experiment['threads'] or 'all'} CPU thread(s) for a run."
     )
 
@@ -137,7 +139,11 @@ def evaluated(evaluation: dict[str, Any]) -> str:
     same = ""
     if evaluation["first_seed"] is not None:
         same = f", the same reset seeds for every run (from {evaluation['first_seed']:,})"
-    return f"Evaluated: the last checkpoint, {episodes}{asked}{same}."
+    cut = ""
+    if evaluation["cut"]:
+        after = f" after {evaluation['max_steps']:,} steps" if evaluation["max_steps"] else ""
+        cut = f" {evaluation['cut']:,} of {evaluation['played']:,} episodes were cut{after}."
+    return f"Evaluated: the last checkpoint, {episodes}{asked}{same}.{cut}"
 
 
 def score_table(experiment: dict[str, Any], reference: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from unroll.agents.evaluation.scoring import cut_and_played
 from unroll.comparison.experiments import Experiment
 from unroll.comparison.runs import Run
 from unroll.comparison.statistics import (
@@ -74,6 +75,7 @@ def describe(experiment: Experiment, reference: str) -> dict[str, Any]:
     return {
         "agent": evaluation.get("agent", config["agent"]),
         "env": evaluation["env"],
+        "env_kwargs": common_kwargs(experiment),
         "dataset": _in_words(config.get("dataset")),
         "score": experiment.kind,
         "scale": evaluation.get("reference"),
@@ -86,6 +88,7 @@ def describe(experiment: Experiment, reference: str) -> dict[str, Any]:
             "first_seed": equal(run.evaluation["seeds"] for run in experiment.all_runs) and evaluation["seeds"][0],
             "targets": [result["target_return"] for result in evaluation["results"]],
             "memory": evaluation.get("memory"),
+            **cuts(experiment),
         },
         "differences": experiment.differences(),
         "backbones": best_first(rows),
@@ -96,6 +99,24 @@ def equal(values: Iterable[Any]) -> Any:
     """Return the value if all are equal, else None."""
     first, *others = values
     return first if all(other == first for other in others) else None
+
+
+def common_kwargs(experiment: Experiment) -> dict[str, Any]:
+    """Return the arguments of the environment that all runs have alike: what is varied is said by the rows."""
+    given = [run.evaluation.get("env_kwargs") or {} for run in experiment.all_runs]
+    missing = object()
+    return {key: value for key, value in given[0].items() if all(one.get(key, missing) == value for one in given)}
+
+
+def cuts(experiment: Experiment) -> dict[str, Any]:
+    """Count the episodes of all runs that were cut; ``max_steps`` is None if they were not cut after as many steps."""
+    counts = [cut_and_played(run.evaluation) for run in experiment.all_runs]
+    limits = {run.evaluation["max_steps"] for run in experiment.all_runs if "max_steps" in run.evaluation}
+    return {
+        "cut": sum(cut for cut, _ in counts),
+        "played": sum(played for _, played in counts),
+        "max_steps": limits.pop() if len(limits) == 1 else None,
+    }
 
 
 def parameters(experiment: Experiment) -> list[float] | None:

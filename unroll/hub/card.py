@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from unroll.agents.evaluation.scoring import highest
+from unroll.agents.evaluation.scoring import cuts_in_words, highest, task_in_words
 from unroll.hub.verify import Shared
 from unroll.policies.backbones import BACKBONES, find_backbone
 from unroll.tables import exact, markdown_table, significant
@@ -48,7 +48,7 @@ def front_matter(run: Shared) -> dict[str, Any]:
     }
     result = {
         "task": {"type": "reinforcement-learning", "name": "reinforcement-learning"},
-        "dataset": {"name": task, "type": task},
+        "dataset": {"name": played_in(run.evaluation), "type": task},
         "metrics": [metric],
     }
     about["model-index"] = [{"name": f"{tag}-{backbone}", "results": [result]}]
@@ -117,6 +117,11 @@ def task_of(run: Shared) -> str | None:
     return run.algorithm.env(run.config)
 
 
+def played_in(evaluation: dict[str, Any]) -> str:
+    """Name the environment of a score with its arguments."""
+    return task_in_words(evaluation["env"], evaluation.get("env_kwargs"))
+
+
 def describe_dataset(dataset: str) -> str:
     """Describe a dataset with its reference."""
     # A name without a known source is a path, of which only the last part is anybody's business.
@@ -144,13 +149,14 @@ def score(evaluation: dict[str, Any] | None) -> str:
     table = markdown_table(["target return", "mean return", "95 % interval", "normalised score"], rows)
 
     seeds = evaluation["seeds"]
+    cuts = f" {cuts_in_words(evaluation)}." if "max_steps" in evaluation else ""
     reference = ""
     if evaluation["reference"]:
         reference = f" 0 and 100 are the random and expert returns of {evaluation['reference']}."
     return (
-        f"{table}\n\n{evaluation['episodes']} episodes of {evaluation['env']} each, reset seeds {seeds[0]} to "
-        f"{seeds[-1]}, {evaluation['memory']} memory. The interval is a bootstrap of the mean over episodes of this "
-        f"one run: it says nothing of other training seeds.{reference}"
+        f"{table}\n\n{evaluation['episodes']} episodes of {played_in(evaluation)} each, reset seeds {seeds[0]} to "
+        f"{seeds[-1]}, {evaluation['memory']} memory.{cuts} The interval is a bootstrap of the mean over episodes of "
+        f"this one run: it says nothing of other training seeds.{reference}"
     )
 
 
