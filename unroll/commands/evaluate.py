@@ -39,8 +39,8 @@ def make_parser() -> Parser:
     add("--video", action="store_true", help="also write a GIF beside the JSON, where rendering works")
     add(
         "--output",
-        help="JSON file; default: evaluation.json in the run folder, evaluation_NAME.json for an older checkpoint; before "
-        "the .json come _other_task for another --env, --env_kwargs or --max_steps than the run's own, and _stochastic",
+        help="JSON file; default: evaluation.json in the run folder, evaluation_NAME.json for an older checkpoint; "
+        "before the .json come _other_task for another --env, --env_kwargs or --max_steps than the run's own, and _stochastic",
     )
     add("--device", choices=["auto", "cpu", "cuda"], default="auto")
     return parser
