@@ -40,7 +40,8 @@ def make_parser() -> Parser:
     add(
         "--output",
         help="JSON file; default: evaluation.json in the run folder, evaluation_NAME.json for an older checkpoint; "
-        "before the .json come _other_task for another --env, --env_kwargs or --max_steps than the run's own, and _stochastic",
+        "before the .json come _other_task for another --env, --env_kwargs or --max_steps than the run's own, and "
+        "_stochastic for --stochastic",
     )
     add("--device", choices=["auto", "cpu", "cuda"], default="auto")
     return parser
