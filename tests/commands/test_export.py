@@ -279,6 +279,7 @@ class Peeking(Mixer):
         return torch.zeros(batch_size, self.d_model)
 
     def forward(self, x, state=None, reset=None):
+        state = self.initial_state(len(x)) if state is None else state
         return (x if float(x.sum()) > 0 else -x), state
 
 
