@@ -10,6 +10,7 @@ from unroll.agents.decision.agent import DecisionAgent
 from unroll.agents.evaluation.player import Player
 from unroll.envs.datasets.conversion import FLOAT32_MAX
 from unroll.envs.datasets.images import check_parts, parts_in_words, parts_of
+from unroll.envs.datasets.registered import is_registered
 from unroll.envs.make import make_env
 from unroll.envs.own import registered_id
 from unroll.envs.spaces import in_words
@@ -100,9 +101,12 @@ def said_by_dataset(env_id: str, task: dict[str, Any]) -> dict[str, Any]:
 def own_task(
     env_name: str | None, env_kwargs: dict[str, Any] | None, task: dict[str, Any]
 ) -> tuple[str, dict[str, Any]] | None:
-    """Return the environment that a config and the dataset name, with its arguments; None if they name none."""
+    """Return the environment that a config and the dataset name, with its arguments; None if they name none.
+
+    What the dataset alone names, and is not to be had here, is none in which the run could be scored.
+    """
     env_id = (env_name or task.get("env") or "").rpartition(":")[2]
-    if not env_id:
+    if not env_id or not (env_name or is_registered(env_id)):
         return None
     if env_kwargs is not None:
         return env_id, env_kwargs

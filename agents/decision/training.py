@@ -24,6 +24,7 @@ from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.registered import in_words, is_registered, known_env, why_unknown
 from unroll.envs.datasets.sources import load_episodes
 from unroll.envs.datasets.starts import unlike_starts
+from unroll.envs.datasets.statistics import find_outside
 from unroll.envs.make import find_env
 from unroll.envs.own import registered_id
 from unroll.errors import EnvError
@@ -90,12 +91,17 @@ class DecisionTraining:
                 tell(f"discrete actions are counted as in {env_id}: {space}")
         elif counted is not self.episodes:
             tell(f"actions are bounded as in {env_id}: {describe_space(space)}")
-        elif isinstance(known.action_space, Box) and self.episodes.guessed and flat_box(known.action_space) != space:
+        elif isinstance(known.action_space, Box) and self.episodes.guessed and self._reaches_beyond(known.action_space):
             tell(
                 f"actions do not all lie in {env_id}'s {describe_space(known.action_space)}: they are bounded as the "
                 f"data are, {describe_space(space)}"
             )
         return counted
+
+    def _reaches_beyond(self, box: Box) -> bool:
+        """Whether actions lie outside of a Box of their shape."""
+        flat = flat_box(box)
+        return flat.shape == self.episodes.action_space.shape and find_outside(self.episodes.actions, flat)[0] > 0
 
     def _resumed(self, tell: Tell) -> DecisionAgent:
         path = latest_checkpoint(self.config.run_dir or "")

@@ -30,6 +30,7 @@ class Shown:
             self._has_previous = self._has_previous or isinstance(env, PreviousStep)
             env = env.env
         self.raw = env.observation_space
+        self._of_states = isinstance(self.raw, gym.spaces.Discrete) and not self._has_previous
 
     def prepare(self, observation: Any) -> Any:
         """Return the observation, or the batch, as the policy was shown it.
@@ -58,7 +59,7 @@ class Shown:
         if isinstance(self.space, gym.spaces.Dict):
             if not isinstance(observation, dict) or observation.keys() != self.space.spaces.keys():
                 return False
-        elif isinstance(self.raw, gym.spaces.Discrete) and np.shape(observation) == self.space.shape:
+        elif self._of_states and np.shape(observation) == self.space.shape:
             # As many states as there are look like the row of one, but for what it says.
             return bool(np.isin(observation, (0, 1)).all() and np.sum(observation) == 1)
         return more_axes(self.space, observation) in (0, 1)

@@ -344,8 +344,12 @@ class HostArray(NDArrayOperatorsMixin):
         return np.array(self.array, dtype, copy=copy)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        arrays = [value.array if isinstance(value, HostArray) else value for value in inputs]
-        return getattr(ufunc, method)(*arrays, **kwargs)
+        def arrays(values: tuple[Any, ...]) -> list[Any]:
+            return [value.array if isinstance(value, HostArray) else value for value in values]
+
+        if "out" in kwargs:  # x += y
+            kwargs["out"] = tuple(arrays(kwargs["out"]))
+        return getattr(ufunc, method)(*arrays(inputs), **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.array, name)
@@ -356,8 +360,14 @@ class HostArray(NDArrayOperatorsMixin):
     def __bool__(self) -> bool:
         return bool(self.array)
 
+    def __float__(self) -> float:
+        return float(self.array)
+
     def __len__(self) -> int:
         return len(self.tensor)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return np.array, (self.array,)
 
 
 def action_bounds(agent: RecurrentOnPolicyAlgorithm) -> tuple[Tensor, Tensor] | None:

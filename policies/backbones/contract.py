@@ -5,6 +5,7 @@ The rest of the contract is checked by ``unroll.testing.check_backbone``.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import re
 from typing import Any, cast
@@ -30,9 +31,12 @@ def check_shapes(name: str, backbone: Backbone, d_model: int) -> None:
     if like.is_meta or torch.get_default_device().type == "meta":
         return  # its parameters are only counted
 
-    mode = memory.training
+    try:
+        # What a backbone keeps of its first call must not be of a CPU, nor what a batch norm counts of zeros.
+        memory = copy.deepcopy(memory).eval()
+    except Exception:
+        return  # nothing asks it to be copied
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        memory.eval()  # a batch norm would count this batch
         try:
             dtype = like.dtype if like.is_floating_point() else None
             problem = misshapen(memory, torch.zeros(ROWS, STEPS, d_model, device=like.device, dtype=dtype))
@@ -41,8 +45,6 @@ def check_shapes(name: str, backbone: Backbone, d_model: int) -> None:
             if re.search("cuda|gpu|triton", str(error), re.IGNORECASE):
                 return
             raise _error(name, f"raised {type(error).__name__}: {one_line(error)}") from error
-        finally:
-            memory.train(mode)
     if problem:
         raise _error(name, problem)
 

@@ -188,6 +188,15 @@ def test_a_loaded_agent_that_was_shown_the_step_before_says_what_it_takes(kind, 
     evaluate_policy(loaded, loaded.get_env(), n_eval_episodes=1)
 
 
+def test_a_row_of_a_state_and_the_step_before_is_taken():
+    agent, config = agent_of("--env", "ShowsState-v0", "--previous_action", "true")
+    loaded = unroll.load(saved(agent, config, "run/checkpoints/step_00000032").parents[1])
+    rows = loaded.get_env().reset()
+    np.testing.assert_array_equal(
+        loaded.predict(rows[0], deterministic=True)[0], loaded.predict(rows, deterministic=True)[0][0]
+    )
+
+
 def test_arguments_of_load_change_what_they_name_or_are_refused():
     agent, config = agent_of("--env", "TMaze10-v0")
     folder = saved(agent, config, "run/checkpoints/step_00000032").parents[1]

@@ -2,6 +2,7 @@
 
 import math
 import os
+import pickle
 import shutil
 import signal
 from pathlib import Path
@@ -413,6 +414,9 @@ def test_what_a_callback_reads_of_a_step_is_computed_with_as_an_array():
         total = np.zeros(2)
         total += rewards
         seen["total"] = total
+        twice = rewards
+        twice += rewards
+        seen["changed"] = [twice, pickle.loads(pickle.dumps(rewards))]
         seen["actions"] = [variables[name][0] for name in ("actions", "clipped_actions")]
         with pytest.raises(ValueError, match="ambiguous"):
             bool(dones)
@@ -423,6 +427,7 @@ def test_what_a_callback_reads_of_a_step_is_computed_with_as_an_array():
     assert [part.tolist() for part in seen["sums"]] == [[2, 2]] * 2 + [[1, 1]] * 3
     assert seen["not"].tolist() == [False, False]
     assert seen["total"].tolist() == [1, 1]
+    assert [part.tolist() for part in seen["changed"]] == [[2, 2]] * 2
     assert set(seen["actions"]) <= {0, 1}
 
 

@@ -184,11 +184,12 @@ def test_a_score_in_another_environment_than_the_datasets_is_not_the_runs_own(da
     assert evaluate.main(["run", "--env", "ToyBox-v0", "--env_kwargs", "{}", "--episodes", "1"]) == 0
     assert json.loads((tmp_path / "run/evaluation.json").read_text())["episodes"] == 1
 
-    # a dataset that names no environment: whichever is given is the run's own
-    write_hdf5(dataclasses.replace(toy_episodes(20), env_id=None), "toy.hdf5")
-    assert train.main([*dataset, "--steps", "2", "--run_dir", "nowhere"]) == 0
-    assert evaluate.main(["nowhere", "--env", "ToyBox-v0"]) == 0
-    assert (tmp_path / "nowhere/evaluation.json").is_file()
+    # a dataset that names no environment, or one that is not to be had: whichever is given is the run's own
+    for run, named in (("nowhere", None), ("elsewhere", "NotHere-v0")):
+        write_hdf5(dataclasses.replace(toy_episodes(20), env_id=named), "toy.hdf5")
+        assert train.main([*dataset, "--steps", "2", "--run_dir", run]) == 0
+        assert evaluate.main([run, "--env", "ToyBox-v0"]) == 0
+        assert (tmp_path / run / "evaluation.json").is_file()
 
 
 def test_a_sigterm_leaves_a_run_that_resumes_to_the_same_weights(dataset, tmp_path):

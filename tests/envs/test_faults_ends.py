@@ -129,9 +129,12 @@ def test_next_observations_without_a_break_are_believed_against_the_step_limit(w
     assert "episode 0 has 600 steps, Pendulum-v1 ends after 200" in caplog.text
 
 
-@pytest.mark.parametrize("env", ["CartPole-v1", "MountainCar-v0"])
-def test_next_observations_that_are_the_next_rows_everywhere_say_nothing(write, caplog, blocks, env):
-    """As a converter makes them that shifts the rows, over resets too. CartPole has terminals, MountainCar none."""
+@pytest.mark.parametrize(("env", "after"), [("CartPole-v1", None), ("CartPole-v1", 0), ("MountainCar-v0", None)])
+def test_next_observations_that_are_the_next_rows_everywhere_say_nothing(write, caplog, blocks, env, after):
+    """As a converter makes them that shifts the rows, over resets too. CartPole has terminals, MountainCar none.
+
+    Where it writes zeros after terminals, those over time limits are the next rows nevertheless.
+    """
     game = gym.make(env)
     seen, terminals = [], []
     for seed in range(3):
@@ -139,7 +142,8 @@ def test_next_observations_that_are_the_next_rows_everywhere_say_nothing(write, 
         ended = False
         while not ended:
             seen.append(observation)
-            observation, _, terminated, truncated, _ = game.step(0)
+            balanced = int(3 * observation[2] + observation[3] > 0) if after is not None and seed else 0
+            observation, _, terminated, truncated, _ = game.step(balanced)
             ended = terminated or truncated
             terminals.append(terminated)
     fields = {
@@ -149,6 +153,8 @@ def test_next_observations_that_are_the_next_rows_everywhere_say_nothing(write, 
         "rewards": np.ones(len(seen)),
         "terminals": np.array(terminals),
     }
+    if after is not None:
+        fields["next_observations"][fields["terminals"]] = after
     assert len(load_episodes(str(write(fields, env=env)))) == 3
     assert "next_observations is the next row over ends of episodes too, and says nothing of them" in caplog.text
     assert f"the limit of {env}" in caplog.text

@@ -116,6 +116,15 @@ class Draws(Mine):
         return super().forward(self.norm(x.mT).mT + nn.functional.dropout(x), state, reset)
 
 
+class Keeps(Mine):
+    weights = None  # made in the first call, where its input is
+
+    def forward(self, x, state=None, reset=None):
+        if self.weights is None:
+            self.weights = x.new_ones(x.shape[-1])
+        return super().forward(x * self.weights, state, reset)
+
+
 class ForGPU(Mine):
     def forward(self, x, state=None, reset=None):
         raise RuntimeError("Expected x.is_cuda() to be true")
@@ -268,6 +277,12 @@ def test_looking_at_shapes_leaves_random_numbers_and_statistics_alone():
     assert looked_at.training
     for one, other in zip(made.state_dict().values(), looked_at.state_dict().values(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_what_one_keeps_of_its_first_call_is_not_of_where_it_was_made():
+    import_own("my_own:Keeps")
+    made = make_backbone("my_own:Keeps", 16, 1).to("meta")
+    assert made(torch.zeros(2, 3, 16, device="meta"))[0].shape == (2, 3, 16)
 
 
 def test_one_whose_kernels_want_a_gpu_is_made():

@@ -200,7 +200,7 @@ def record_run(options: Namespace, faults: list[EnvError]) -> Episodes:
     from unroll.agents import algorithm_of
     from unroll.agents.algorithm import PlayOptions
     from unroll.agents.common.checkpoint import latest_checkpoint
-    from unroll.agents.evaluation.play import Episode, play
+    from unroll.agents.evaluation.play import MAX_STEPS, Episode, play
     from unroll.envs.datasets.recording import Recorder
     from unroll.envs.make import make_env
     from unroll.envs.wrappers import NoisyActions
@@ -209,6 +209,7 @@ def record_run(options: Namespace, faults: list[EnvError]) -> Episodes:
     _, config = config_of(checkpoint, "unroll record")
     asked = PlayOptions("cpu", options.env, options.env_kwargs, options.targets, options.memory)
     player = algorithm_of(checkpoint).player(checkpoint, config, asked)
+    most = max(player.max_steps, MAX_STEPS)  # a score may be of cut episodes, a recording is of whole ones
     check_recordable(player.env_id, player.env_kwargs)
     limited = with_limit(player.env_id, player.env_kwargs, LONGEST)
 
@@ -227,11 +228,11 @@ def record_run(options: Namespace, faults: list[EnvError]) -> Episodes:
     with keep_what_is_finished(done, faults):
         deterministic = not options.stochastic
         together = 1 if player.chained else min(32, player.n_envs)
-        play(player.agent, make, plan, together, deterministic, max_steps=player.max_steps)
+        play(player.agent, make, plan, together, deterministic, max_steps=most)
     cut = sum(episode.cut for episode in plan)
     if cut:
         print(
-            f"{cut} of {len(plan)} episodes did not end within {player.max_steps:,} steps and are not recorded",
+            f"{cut} of {len(plan)} episodes did not end within {most:,} steps and are not recorded",
             file=sys.stderr,
         )
     return recorded(done, player.env_id, player.env_kwargs, limited, f"{player.env_id} {options.run}", player.images)

@@ -19,15 +19,15 @@ from unroll.files import write_whole
 SECONDS = 10.0  # of a measurement
 UNCOUNTED = 0.3  # the share of it at its beginning, in which kernels are compiled and RAM is allocated
 FOREVER = 10**9  # steps
-# Fields on which the pace does not depend.
-NO_MATTER = {"seed", "steps", "evaluation", *MAY_DIFFER} - {"device", "threads"}
+# Fields on which the pace does not depend, or which may differ between the machines of a grid.
+NO_MATTER = {"seed", "steps", "evaluation", *MAY_DIFFER}
 
 
 def steps_in(minutes: float, config: RunConfig, name: str, file: Path) -> int:
     """Return the steps that the agent of a config learns for in ``minutes``, evaluations aside.
 
     The pace is measured once and kept in ``file`` under ``name`` and what it depends on. So a command that is repeated,
-    or that runs on several machines with as many threads, means the same runs, and one with other flags means others.
+    or that runs on several machines, means the same runs, and one with other flags means others.
     """
     name = f"{name} {fingerprint(config)}"
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -122,7 +122,8 @@ def _goals(observations: h5py.Dataset, terminals: np.ndarray, timeouts: np.ndarr
         return []
     return [
         f"next_observations goes on after {len(rows):,} of {int(terminals.sum()):,} terminals, first in row {rows[0]}: "
-        "walks are cut there; if these mark a goal that ends nothing, the file must have them false"
+        "walks are cut there; if these mark a goal that ends nothing, and these rows are not those of a reset, the "
+        "file must have them false"
     ]
 
 
@@ -187,12 +188,12 @@ def _cut_at(terminals: np.ndarray, steps: int) -> np.ndarray:
 def _is_shifted(observations: h5py.Dataset, terminals: np.ndarray, goes_on: np.ndarray, limit: Limit | None) -> bool:
     """Say whether next_observations, which breaks nowhere, was made of the next rows, over resets too.
 
-    After a terminal it is the next row then. Where there is none, the rows after the limit's cuts are
-    such as the environment shows after a reset.
+    After a terminal it is the next row then, or the rows after the limit's cuts are such as the environment
+    shows after a reset.
     """
     inner = terminals[:-1]
-    if inner.any():
-        return bool(goes_on[:-1][inner].mean() > 0.5)
+    if inner.any() and goes_on[:-1][inner].mean() > 0.5:
+        return True
     if limit is None:
         return False
     begins = np.roll(_cut_at(terminals, limit.steps), 1)
