@@ -78,6 +78,7 @@ def test_what_does_not_end_is_not_recorded_and_that_is_told(capsys):
     capsys.readouterr()
     assert record.main(["--run", "run", "--episodes", "2", "--output", "x.hdf5"]) == 2
     assert "2 of 2 episodes did not end within 40 steps and are not recorded" in capsys.readouterr().err
+    assert record.main(["--run", "run", "--episodes", "1", "--max_steps", "2000", "--output", "x.hdf5"]) == 0
 
 
 # A score that is no number

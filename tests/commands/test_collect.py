@@ -40,7 +40,7 @@ def test_a_learning_agent_is_recorded_and_the_recording_can_be_trained_on(tmp_pa
 def test_a_run_plays_in_the_environment_that_its_config_says(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_hdf5(dataclasses.replace(toy_episodes(4), env_id=None), "toy.hdf5")
-    evaluation = {"env": "ToyBox-v0", "env_kwargs": "{max_episode_steps: 7}", "targets": "[5, 3]", "max_steps": "3"}
+    evaluation = {"env": "ToyBox-v0", "env_kwargs": "{max_episode_steps: 7}", "targets": "[5, 3]", "max_steps": "900"}
     flags = [word for name, value in evaluation.items() for word in (f"--evaluation.{name}", value)]
     learned = [*TINY, "--condition", "best", "--steps", "1", "--evaluation.episodes", "1", "--device", "cpu"]
     assert train.main(["--dataset", "toy.hdf5", *learned, *flags, "--run_dir", "run"]) == 0
@@ -48,7 +48,7 @@ def test_a_run_plays_in_the_environment_that_its_config_says(tmp_path, monkeypat
     asked = []
 
     def noted(*arguments, max_steps, play=play.play):
-        asked.append([episode.target_return for episode in arguments[2]])
+        asked.append(([episode.target_return for episode in arguments[2]], max_steps))
         play(*arguments, max_steps=max_steps)
 
     monkeypatch.setattr(play, "play", noted)
@@ -57,10 +57,10 @@ def test_a_run_plays_in_the_environment_that_its_config_says(tmp_path, monkeypat
     assert episodes.lengths.tolist() == [7] * 4
     assert (episodes.env_id, episodes.env_kwargs) == ("ToyBox-v0", {"max_episode_steps": 7})
 
-    flags = ["--env_kwargs", "{max_episode_steps: 5}", "--targets", "4"]
+    flags = ["--env_kwargs", "{max_episode_steps: 5}", "--targets", "4", "--max_steps", "6"]
     assert collect.main(["--run", "run", "--episodes", "2", *flags, "--output", "asked.hdf5"]) == 0
     assert load_episodes("asked.hdf5").lengths.tolist() == [5] * 2
-    assert asked == [[5, 3, 5, 3], [4, 4]]
+    assert asked == [([5, 3, 5, 3], 900), ([4, 4], 6)]
     capsys.readouterr()
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # simulators and PyTorch are imported once the arguments are 
 
 ALGORITHMS = ("a2c", "dqn", "ppo", "sac", "td3")
 OF_LEARNING = ("--steps", "--n_envs")
-OF_PLAYING = ("--episodes", "--noise", "--stochastic", "--targets", "--memory", "--backbone")
+OF_PLAYING = ("--episodes", "--max_steps", "--noise", "--stochastic", "--targets", "--memory", "--backbone")
 ON_POLICY = ("a2c", "ppo")
 MOST_IMAGES = 50_000  # steps that an off-policy agent keeps to learn from
 LONGEST = 1000  # steps of an episode in an environment that has no limit of its own
@@ -54,6 +54,7 @@ def make_parser() -> Parser:
     add("--n_envs", type=PositiveInt, default=1, help="with --algorithm: environments to learn in")
     add("--keep", type=PositiveInt, help="a random subset of the episodes, of at most this many steps")
     add("--episodes", type=PositiveInt, default=100, help="with --run: episodes to play")
+    add("--max_steps", type=PositiveInt, help="with --run: leave out episodes that are longer; default its own")
     add("--noise", type=ClosedUnitInterval, default=0.0, help="with --run: error of the actions, 0 to 1")
     add("--stochastic", action="store_true", help="with --run: draw actions from the policy")
     targets = "with --run of a decision agent: returns to ask for, in turn; default its own"
@@ -200,7 +201,7 @@ def record_run(options: Namespace, faults: list[EnvError]) -> Episodes:
     from unroll.agents import algorithm_of
     from unroll.agents.algorithm import PlayOptions
     from unroll.agents.common.checkpoint import latest_checkpoint
-    from unroll.agents.evaluation.play import MAX_STEPS, Episode, play
+    from unroll.agents.evaluation.play import Episode, play
     from unroll.envs.datasets.recording import Recorder
     from unroll.envs.make import make_env
     from unroll.envs.wrappers import NoisyActions
@@ -209,7 +210,7 @@ def record_run(options: Namespace, faults: list[EnvError]) -> Episodes:
     _, config = config_of(checkpoint, "unroll record")
     asked = PlayOptions("cpu", options.env, options.env_kwargs, options.targets, options.memory)
     player = algorithm_of(checkpoint).player(checkpoint, config, asked)
-    most = max(player.max_steps, MAX_STEPS)  # a score may be of cut episodes, a recording is of whole ones
+    player.max_steps = options.max_steps or player.max_steps
     check_recordable(player.env_id, player.env_kwargs)
     limited = with_limit(player.env_id, player.env_kwargs, LONGEST)
 
@@ -228,11 +229,11 @@ def record_run(options: Namespace, faults: list[EnvError]) -> Episodes:
     with keep_what_is_finished(done, faults):
         deterministic = not options.stochastic
         together = 1 if player.chained else min(32, player.n_envs)
-        play(player.agent, make, plan, together, deterministic, max_steps=most)
+        play(player.agent, make, plan, together, deterministic, max_steps=player.max_steps)
     cut = sum(episode.cut for episode in plan)
     if cut:
         print(
-            f"{cut} of {len(plan)} episodes did not end within {most:,} steps and are not recorded",
+            f"{cut} of {len(plan)} episodes did not end within {player.max_steps:,} steps and are not recorded",
             file=sys.stderr,
         )
     return recorded(done, player.env_id, player.env_kwargs, limited, f"{player.env_id} {options.run}", player.images)
