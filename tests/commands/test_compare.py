@@ -183,23 +183,30 @@ def test_the_first_seed_of_all_comes_first_and_shows_itself(tmp_path):
     assert {cell.config.threads for cell in cells} == {max(1, (os.cpu_count() or 1) // 2)}
 
 
-def train_script(tmp_path, monkeypatch, text):
+def train_script(tmp_path, monkeypatch, first, then=""):
+    """Replace a run by a script that does something ``first``, copies a good run into its folder, and goes on."""
+    good = fake_run(tmp_path / "good", "mingru", 0, 1.0)
     script = tmp_path / "fake_train.py"
-    script.write_text(text)
+    script.write_text(
+        f"""
+import os, pathlib, shutil, sys
+good = {str(good)!r}
+folder = pathlib.Path(sys.argv[sys.argv.index("--run_dir") + 1])
+{first}
+shutil.copytree(good, folder, dirs_exist_ok=True)
+{then}
+"""
+    )
     monkeypatch.setattr(workers, "python_command", lambda name: [sys.executable, str(script)])
 
 
 def test_a_cell_that_fails_is_reported_and_stops_no_other(tmp_path, monkeypatch):
-    good = fake_run(tmp_path / "good", "mingru", 0, 1.0)
     train_script(
         tmp_path,
         monkeypatch,
-        f"""
-import pathlib, shutil, sys
-folder = pathlib.Path(sys.argv[sys.argv.index("--run_dir") + 1])
+        """
 if "/gru/" in str(folder):
     sys.exit("something\\nunroll train: no luck")
-shutil.copytree({str(good)!r}, folder, dirs_exist_ok=True)
 """,
     )
     console = Console(record=True, width=200)
@@ -218,19 +225,17 @@ shutil.copytree({str(good)!r}, folder, dirs_exist_ok=True)
 def test_a_cell_that_was_killed_here_has_failed_unless_another_command_finishes_it(
     finished_since, tmp_path, monkeypatch, capsys
 ):
-    good = fake_run(tmp_path / "good", "mingru", 0, 1.0)
     train_script(
         tmp_path,
         monkeypatch,
-        f"""
-import os, pathlib, shutil, sys
-folder = pathlib.Path(sys.argv[sys.argv.index("--run_dir") + 1])
+        """
 if "/mingru/" in str(folder):
     print("a warning", file=sys.stderr, flush=True)
     os.kill(os.getpid(), 9)
-shutil.copytree({str(good)!r}, folder, dirs_exist_ok=True)
+""",
+        f"""
 if {finished_since}:
-    shutil.copytree({str(good)!r}, str(folder).replace("/gru/", "/mingru/"), dirs_exist_ok=True)
+    shutil.copytree(good, str(folder).replace("/gru/", "/mingru/"), dirs_exist_ok=True)
 """,
     )
     (tmp_path / "maze.yaml").write_text(MAZE)
