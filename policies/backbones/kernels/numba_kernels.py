@@ -19,7 +19,7 @@ from numba import njit, prange
 
 # Not "nnan": what is not finite must stay so.
 _MATH = {"contract", "arcp", "nsz"}
-_INLINE: dict[str, Any] = {"inline": "always", "fastmath": _MATH, "error_model": "numpy"}
+_INLINE: dict[str, Any] = {"forceinline": True, "fastmath": _MATH, "error_model": "numpy"}
 _KERNEL: dict[str, Any] = {"parallel": True, "nogil": True, "cache": True, "fastmath": _MATH, "error_model": "numpy"}
 
 MINGRU, MINLSTM, MINLSTM_UNNORMALIZED = range(3)
