@@ -336,8 +336,8 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         else:
             bounded = np.clip(actions, self.action_space.low, self.action_space.high)
         if self.action_space.dtype.kind in "iu":
-            bounded = np.rint(bounded).astype(self.action_space.dtype)
-        return bounded
+            bounded = np.rint(bounded)
+        return bounded.astype(self.action_space.dtype, copy=False)
 
     def evaluate_actions(self, obs: PyTorchObs, actions: Tensor, *_: Any, **__: Any) -> Any:
         """Say what is here in the place of Stable-Baselines3's method, which knows no sequences.

@@ -25,7 +25,7 @@ from unroll.agents.common.guards import check_budget, memory_guard, not_finite
 from unroll.agents.ppo.anchor import Anchor
 from unroll.agents.ppo.finite import check_observations, check_returns, check_rewards, check_sizes
 from unroll.agents.ppo.shown import Shown
-from unroll.agents.ppo.spaces import POLICIES, as_normalized, check_actions, check_numbers, check_policy_for
+from unroll.agents.ppo.spaces import POLICIES, as_drawn, as_normalized, check_actions, check_numbers, check_policy_for
 from unroll.agents.ppo.tensor_buffer import TensorRolloutBuffer
 from unroll.agents.ppo.tensor_rollouts import check_tensor_env, collect_on_device
 from unroll.envs.faults import env_fault
@@ -152,8 +152,9 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
             self._state = None
             if self.anchor is not None:
                 self.anchor.memory = None
-        # The buffer keeps what is shown in the types of this space.
+        # The buffer keeps what is shown, and what is drawn, in the types of these spaces.
         self.rollout_buffer.observation_space = as_normalized(self.observation_space, self.get_vec_normalize_env())
+        self.rollout_buffer.action_space = as_drawn(self.action_space)
         self.interrupted = False
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 

@@ -76,6 +76,14 @@ def as_normalized(space: spaces.Space, normalizer: VecNormalize | None) -> space
     return _in_float32(space)
 
 
+def as_drawn(space: spaces.Space) -> spaces.Space:
+    """Return the space with float32 for continuous actions, as the policy draws them.
+
+    Those of a Box of integers are rounded for the environment alone: a buffer of its dtype would cut them.
+    """
+    return _in_float32(space) if isinstance(space, spaces.Box) else space
+
+
 def _in_float32(space: spaces.Space) -> spaces.Box:
     return spaces.Box(-np.inf, np.inf, space.shape, np.float32)
 

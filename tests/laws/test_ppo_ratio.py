@@ -63,6 +63,22 @@ def test_the_ratio_is_one_for_every_kind_of_observation(observation, backbone):
     assert_ratio_is_one(make_ppo(env, policy.get(observation, "MlpPolicy"), backbone=backbone, sequence_length=8))
 
 
+@pytest.mark.parametrize("observation", ["box", "dict"])
+@pytest.mark.parametrize("dtype", [np.int32, np.uint8, np.float16, np.float64])
+def test_the_ratio_is_one_for_continuous_actions_of_any_type(dtype, observation):
+    """What is drawn is learned from, and the environment is given what its space contains."""
+
+    def make():
+        env = Noise(observation)
+        env.action_space = spaces.Box(0, 3, (2,), dtype)
+        return env
+
+    agent = make_ppo(vector(make, 2), "MultiInputPolicy" if observation == "dict" else "MlpPolicy", sequence_length=8)
+    sequences = assert_ratio_is_one(agent)
+    assert sequences.actions.min() < -0.5
+    assert (sequences.actions != sequences.actions.round()).any()
+
+
 @pytest.mark.parametrize("kind", WHOLE)
 def test_the_ratio_is_one_for_whole_numbers_that_are_normalised(kind):
     space, keys = WHOLE[kind]
