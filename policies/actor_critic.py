@@ -157,7 +157,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
     ) -> tuple[Tensor, Tensor, Tensor, State]:
         """Make one step in B environments: actions [B, …], values [B, 1], log-probabilities [B] and the next state.
 
-        ``episode_start`` [B] is bool (None: no episode begins), ``action_masks`` is bool [B, mask_width].
+        ``episode_start`` [B] is bool, or 0 and 1 (None: no episode begins), ``action_masks`` is bool [B, mask_width].
         """
         actor, critic, state = self._step(obs, state, episode_start)
 
@@ -273,7 +273,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         """Return the values [B, 1] of the observations of B environments."""
         encoder = self._encoders()[-1]
         embedded = linear(encoder.embed, self._features(obs)[-1])
-        remembered, _ = encoder.backbone.step(embedded, state[-1], episode_start)
+        remembered, _ = encoder.backbone.step(embedded, state[-1], as_reset(episode_start))
         return self._value(encoder.latent(remembered, embedded))
 
     def _value(self, latent: Tensor) -> Tensor:
@@ -355,8 +355,9 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         if self.training != mode:
             super().set_training_mode(mode)
 
-    def _step(self, obs: PyTorchObs, state: State, reset: Tensor | None) -> tuple[Tensor, Tensor, State]:
+    def _step(self, obs: PyTorchObs, state: State, episode_start: Tensor | None) -> tuple[Tensor, Tensor, State]:
         """Make one step of the backbones: the actor's and the critic's latents [B, d_latent], and the next state."""
+        reset = as_reset(episode_start)
         latents = []
         after = []
         for encoder, features, before in zip(self._encoders(), self._features(obs), state, strict=True):
@@ -374,7 +375,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 
         # Fused kernels have a faster way if no episode begins. To know that, CUDA would have to be waited for.
         some = episode_start.is_cuda or bool(episode_start.any())
-        return inputs, episode_start if some else None
+        return inputs, as_reset(episode_start) if some else None
 
     def _encoders(self) -> list[Encoder]:
         return cast(list[Encoder], list(self.encoders))
@@ -410,6 +411,11 @@ class RecurrentMultiInputActorCriticPolicy(RecurrentActorCriticPolicy):
         chosen = combined_extractor(observation_space, kwargs.get("normalize_images", True))
         kwargs.setdefault("features_extractor_class", chosen)
         super().__init__(observation_space, *args, **kwargs)
+
+
+def as_reset(episode_start: Tensor | None) -> Tensor | None:
+    """Return where the memory is emptied as backbones take it. sb3-contrib's code has 0 and 1 in float32."""
+    return None if episode_start is None else episode_start.bool()
 
 
 @contextlib.contextmanager

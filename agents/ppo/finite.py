@@ -56,7 +56,7 @@ def check_sizes(observations: Any, env: VecEnv | None, step: int) -> None:
 def check_rewards(rewards: np.ndarray, env: VecEnv, step: int, normalizer: VecNormalize | None = None) -> None:
     """Raise EnvError where an environment gave a reward that is not finite."""
     if normalizer is not None:
-        rewards = normalizer.old_reward
+        check_rewards(normalizer.old_reward, env, step)  # VecNormalize clips what is infinite
     finite = np.isfinite(rewards)
     if not finite.all():
         i = int(np.argmin(finite))

@@ -133,6 +133,26 @@ def test_what_knows_no_sequences_says_what_does():
         agent.policy.evaluate_actions(torch.zeros(3, 3), torch.zeros(3, 2))
 
 
+@pytest.mark.parametrize("backbone", ["mingru", "lstm", "transformer"])
+def test_starts_of_episodes_may_be_numbers_as_in_sb3_contribs_code(backbone):
+    agent = make_ppo(vector(Noise), backbone=backbone)
+    policy = agent.policy
+    observation = torch.from_numpy(agent.env.reset())
+    starts = torch.tensor([True, False, False])
+    actions = torch.zeros(3, 1, 2)
+    with torch.no_grad():
+        _, state = policy.get_distribution(observation, policy.initial_state(3))
+        results = []
+        for given in (starts, starts.float()):
+            distribution, _ = policy.get_distribution(observation, state, given)
+            one_step = policy(observation, state, given, deterministic=True)[:3]
+            values = policy.predict_values(observation, state, given)
+            sequences = policy.evaluate_sequences(observation[:, None], actions, state, given[:, None])
+            results.append((distribution.distribution.mean, *one_step, values, *sequences))
+    for expected, found in zip(*results, strict=True):
+        assert torch.equal(expected, found)
+
+
 # Sizes
 
 

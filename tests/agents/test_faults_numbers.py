@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNormalize
 
 from memory_tasks import make_ppo
 from ppo_runs import TINY, assert_one_line
@@ -63,6 +63,22 @@ def test_a_reward_that_is_not_finite_is_named_with_its_environment_and_step(rewa
     env = envs(at=3, reward=reward)
     with pytest.raises(EnvError, match=f"^the reward of environment 1 is {reward} at step 6$"):
         make_ppo(VecNormalize(env) if normalized else env).learn(64)
+
+
+class PaysNaN(VecEnvWrapper):
+    """Makes a NaN of what the second environment is paid."""
+
+    def reset(self):
+        return self.venv.reset()
+
+    def step_wait(self):
+        observations, rewards, dones, infos = self.venv.step_wait()
+        return observations, np.where([False, True], np.nan, rewards), dones, infos
+
+
+def test_a_reward_that_is_not_finite_outside_of_vecnormalize_is_named():
+    with pytest.raises(EnvError, match=r"^the reward of environment 1 is nan at step 2$"):
+        make_ppo(PaysNaN(VecNormalize(envs()))).learn(32)
 
 
 def test_an_observation_that_is_not_finite_is_named_through_the_statistics_that_it_spoils():
