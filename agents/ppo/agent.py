@@ -118,8 +118,6 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         advantage_floor: float = 0.0,
     ):
         # PyTorch and random take no int of NumPy's, and Stable-Baselines3 no float of it.
-        batch_size = settle("batch_size", int | None, batch_size)
-        sequence_length = settle("sequence_length", int | None, sequence_length)
         seed = settle("seed", int | None, seed)
         policy_kwargs = plain(policy_kwargs or {})
         if backbone is not None and policy_kwargs.setdefault("backbone", backbone) != backbone:
@@ -171,7 +169,8 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             if self.clip_range_vf is not None:
                 self.clip_range_vf = FloatSchedule(self.clip_range_vf)
             self.steps_of_sequence = self._choose_length()
-            self._sequences_per_minibatch = self._check_sizes(self.steps_of_sequence)
+            self._sequences_per_minibatch = self._check_sizes()
+            self._warn_of_remainder()
             self._log_interval: int | None = 1
             self._loss = world.parallel(PPOLoss(self.policy))
 
@@ -179,6 +178,8 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         """Settle what no network is built from, and ``load`` may have changed."""
         self.n_steps = settle("n_steps", PositiveInt, self.n_steps)
         self.n_epochs = settle("n_epochs", PositiveInt, self.n_epochs)
+        self.batch_size = settle("batch_size", int | None, self.batch_size)
+        self.sequence_length = settle("sequence_length", PositiveInt | None, self.sequence_length)
         self.ent_coef = settle("ent_coef", float, self.ent_coef)
         self.vf_coef = settle("vf_coef", float, self.vf_coef)
         if self.max_grad_norm != math.inf:  # which clips nothing
@@ -200,8 +201,9 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
                 return self.n_steps // parts
         return self.n_steps
 
-    def _check_sizes(self, length: int) -> int:
-        """How many sequences of this length a minibatch has."""
+    def _check_sizes(self) -> int:
+        """How many sequences a minibatch has."""
+        length = self.steps_of_sequence
         # The rollout is cut into sequences of equal length,
         if self.n_steps % length:
             raise HyperparameterError(f"sequence_length {length} is not a divisor of n_steps {self.n_steps}")
@@ -220,15 +222,19 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
                 f"batch_size {self.batch_size}: a minibatch is whole sequences of {length} steps, so {near} would do; "
                 f"sequence_length sets how long they are, and divides n_steps {self.n_steps}"
             )
-        size = self.batch_size // length
-        if size < n and n % size:
+        return int(self.batch_size // length)
+
+    def _warn_of_remainder(self) -> None:
+        """Warn where the last minibatch of a rollout is smaller than the others that ``batch_size`` asks for."""
+        n = self.n_steps * self.n_envs * world.size // self.steps_of_sequence
+        size = self._sequences_per_minibatch
+        if self.batch_size is not None and size < n and n % size:
             last = n % size
             warnings.warn(
                 f"the rollout's {n} sequences do not divide into minibatches of {size}: the last has {last}, a "
-                f"truncated mini-batch of size {last * length}",
+                f"truncated mini-batch of size {last * self.steps_of_sequence}",
                 stacklevel=4,
             )
-        return size
 
     def train(self) -> None:
         """Make ``n_epochs`` passes over the sequences of the rollout, in minibatches.
@@ -240,6 +246,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             self.policy.set_training_mode(True)
             self._update_learning_rate(self.policy.optimizer)
             settings = self._settings()
+            self._sequences_per_minibatch = self._check_sizes()  # batch_size may have been set anew
 
             # The rollout as sequences, each with the memory before it, of the environments of all processes.
             own = self._sequences()

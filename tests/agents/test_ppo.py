@@ -294,6 +294,8 @@ def test_sizes_that_do_not_fit_are_one_line(sizes, message):
         (dict(n_steps=-4), "n_steps: -4 does not conform to restriction v>0"),
         (dict(n_epochs=0), "n_epochs: 0 does not conform to restriction v>0"),
         (dict(n_epochs=2.5), "n_epochs is an int, not 2.5"),
+        (dict(sequence_length=0), "sequence_length: 0 does not conform to restriction v>0"),
+        (dict(sequence_length=-8), "sequence_length: -8 does not conform to restriction v>0"),
         (dict(max_grad_norm=None), "max_grad_norm is a finite float, not None"),
         (dict(max_grad_norm=0), "max_grad_norm: 0 does not conform to restriction v>0"),
         (dict(ent_coef="auto"), "ent_coef is a finite float, not 'auto'"),
@@ -311,6 +313,18 @@ def test_numbers_that_no_update_can_compute_with_are_one_line(wrong, message, tm
 def test_minibatches_of_unequal_size_are_told_of():
     with pytest.warns(UserWarning, match="12 sequences do not divide into minibatches of 5: the last has 2"):
         make_ppo(vector(Noise), sequence_length=4, batch_size=20)
+
+
+def test_a_batch_size_that_is_set_between_two_calls_of_learn_counts_as_in_stable_baselines3():
+    agent = make_ppo(vector(Noise, 2), batch_size=32, sequence_length=8, n_epochs=1).learn(32)
+    steps = []
+    agent.policy.optimizer.register_step_post_hook(lambda *_: steps.append(agent.batch_size))
+    for agent.batch_size in (32, 8, np.int64(16), None):
+        agent.learn(32, reset_num_timesteps=False)
+    assert steps == [32] + [8] * 4 + [16] * 2 + [None] * 4
+    agent.batch_size = 12
+    with pytest.raises(HyperparameterError, match=r"^batch_size 12: a minibatch is whole sequences of 8 steps"):
+        agent.learn(32, reset_num_timesteps=False)
 
 
 def test_dropout_is_refused():
