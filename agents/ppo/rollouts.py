@@ -188,12 +188,12 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
                     self._states.append(self._state)
 
                 # One step of the policy. The memory is emptied where an episode begins.
+                self._last_obs = copy.deepcopy(self._last_obs)  # environments may write into what they gave
                 action_masks = self._ask_masks(env, masks)
                 obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
                 actions, values, log_probs = self._act(obs_tensor, action_masks)
 
-                # One step of the environments, which may write into what they gave before.
-                last_obs = copy.deepcopy(self._last_obs)
+                # One step of the environments.
                 clipped_actions = self.policy.to_environment(actions)
                 new_obs, rewards, dones, infos = env.step(clipped_actions)
                 self.num_timesteps += env.num_envs * world.size
@@ -201,20 +201,21 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
                 check_observations(new_obs, env, self.num_timesteps, normalizer)
                 rewards = np.array(rewards, np.float32)  # the value of a truncation is added; theirs may be integers
 
-                # What comes next is set before the callback, which may end the learning now.
-                last_episode_starts = self._last_episode_starts
-                self._last_episode_starts = dones
-                self._last_obs = new_obs  # type: ignore[assignment]
+                over = dones
                 if dummies is not None:  # the memory begins anew after a dummy step, but no episode ended in it
                     dummies.append(dummy_steps(infos))
                     dones = dones & ~dummies[-1]
                 callback.update_locals(locals())
-                if not callback.on_step():
-                    return False
-
-                self._update_info_buffer(infos, dones)
-                self._bootstrap(rewards, dones, infos)
-                rollout_buffer.add(last_obs, actions, rewards, last_episode_starts, values, log_probs)  # type: ignore[arg-type]
+                try:
+                    if not callback.on_step():  # it finds in _last_obs what the policy saw
+                        return False
+                    self._update_info_buffer(infos, dones)
+                    self._bootstrap(rewards, dones, infos)
+                    starts = self._last_episode_starts
+                    rollout_buffer.add(self._last_obs, actions, rewards, starts, values, log_probs)  # type: ignore[arg-type]
+                finally:  # what comes next, also where the learning ends now
+                    self._last_obs = new_obs  # type: ignore[assignment]
+                    self._last_episode_starts = over
 
             self._end_rollout(rollout_buffer, masks)
             self._learned_from = None if dummies is None else ~np.stack(dummies)

@@ -231,6 +231,26 @@ def test_a_callback_that_stops_in_mid_rollout_leaves_the_observation_that_belong
     assert agent.rollout_buffer.observations[:, 0, 0].tolist() == [t + 0.5 for t in range(5, 21)]
 
 
+class Sees(BaseCallback):
+    """Keeps what the agent says in each step that was seen before it, and that an episode began."""
+
+    def _on_training_start(self):
+        self.seen = []
+        self.began = []
+
+    def _on_step(self):
+        self.seen.append(self.model._last_obs.copy())
+        self.began.append(self.model._last_episode_starts.copy())
+        return True
+
+
+def test_callbacks_find_the_observation_of_their_step_as_in_stable_baselines3():
+    callback = Sees()
+    agent = make_ppo(vector(Noise)).learn(48, callback)
+    np.testing.assert_array_equal(callback.seen, agent.rollout_buffer.observations)
+    np.testing.assert_array_equal(callback.began, agent.rollout_buffer.episode_starts)
+
+
 def test_the_learning_ends_where_the_policy_moved_too_far():
     agent = make_ppo(vector(Noise), learning_rate=0.1, n_epochs=50, target_kl=0.01)
     agent.learn(steps_of(agent))
