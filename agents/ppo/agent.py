@@ -29,7 +29,7 @@ from unroll.agents.ppo.loss import PPOLoss, warn_of_ratio
 from unroll.agents.ppo.memory_metrics import memory_metrics
 from unroll.agents.ppo.pretraining import pretrain
 from unroll.agents.ppo.rollouts import RecurrentOnPolicyAlgorithm
-from unroll.agents.ppo.sb3_contrib import policy_kwargs_of
+from unroll.agents.ppo.sb3_contrib import name_the_same, policy_kwargs_of
 from unroll.agents.ppo.sequences import Sequences, make_sequences
 from unroll.configs.parser import suggest
 from unroll.envs.datasets.episodes import Episodes
@@ -473,7 +473,8 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         Raises:
             CheckpointError: the folder or the zip holds no agent of this kind; the zip names classes that are not here,
                 as one of an earlier version does.
-            HyperparameterError: ``kwargs`` name what is no argument, or what an agent cannot change.
+            HyperparameterError: ``kwargs`` name what is no argument, or what an agent cannot change; its
+                ``policy_kwargs`` are others than those in the zip.
         """
         folder = None
         if not isinstance(path, io.BufferedIOBase) and (is_zoo(path) or Path(path).is_dir()):
@@ -488,10 +489,16 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
                 agent.act_unnormalized()
             return agent
         check_zip(path)
+        policy_kwargs = kwargs.pop("policy_kwargs", None)  # as given to the constructor, which may have named them anew
         try:
-            return super().load(path, env, device, **kwargs)
+            loaded = super().load(path, env, device, **kwargs)
         except ModuleNotFoundError as error:
             raise CheckpointError(f"{path}: of another version, or of another program ({error})") from None
+        if policy_kwargs is not None and not name_the_same(policy_kwargs, loaded.policy_kwargs):
+            raise HyperparameterError(
+                f"load({path}): policy_kwargs {policy_kwargs} are not those in the zip, {loaded.policy_kwargs}"
+            )
+        return loaded
 
     @classmethod
     def _check_changes(cls, changes: dict[str, Any], path: Any, folder: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from unroll.agents.common.settling import plain
 from unroll.errors import HyperparameterError
 from unroll.policies.actor_critic import RecurrentActorCriticPolicy
 
@@ -47,6 +48,22 @@ def policy_kwargs_of(policy: Any, policy_kwargs: dict[str, Any]) -> dict[str, An
         **own,
         "separate_critic": theirs["enable_critic_lstm"],
     }
+
+
+def name_the_same(given: dict[str, Any], own: dict[str, Any]) -> bool:
+    """Whether a policy with the arguments ``own`` may have been made from these, by any of the names for it.
+
+    Its backbone may have been given beside them.
+    """
+    given = plain(given)
+    if "backbone" in own:
+        given = {"backbone": own["backbone"], **given}
+    if given == own:
+        return True
+    try:
+        return policy_kwargs_of("MlpLstmPolicy", given) == own
+    except HyperparameterError:
+        return False
 
 
 def _check(theirs: dict[str, Any], policy_kwargs: dict[str, Any]) -> None:

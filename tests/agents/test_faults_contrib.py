@@ -67,6 +67,28 @@ def test_lstm_policies_take_sb3_contribs_arguments(policy_kwargs, copies, tmp_pa
         )
 
 
+@pytest.mark.parametrize(
+    ("policy", "policy_kwargs", "backbone"),
+    [
+        ("MlpLstmPolicy", dict(lstm_hidden_size=8), None),
+        ("MlpLstmPolicy", dict(lstm_hidden_size=8, net_arch=[8]), "gru"),
+        ("MlpLstmPolicy", dict(lstm_hidden_size=np.int64(8), shared_lstm=True, enable_critic_lstm=False), None),
+        ("MlpPolicy", dict(d_model=8), "gru"),
+        ("MlpPolicy", dict(d_model=8, backbone="gru"), None),
+        ("MlpPolicy", dict(d_model=8), None),
+        ("MlpPolicy", {}, None),
+    ],
+)
+def test_load_takes_the_arguments_of_the_policy_that_the_constructor_took(policy, policy_kwargs, backbone, tmp_path):
+    agent = RecurrentPPO(policy, "CartPole-v1", policy_kwargs=policy_kwargs, backbone=backbone, device="cpu")
+    agent.save(tmp_path / "agent")
+    loaded = RecurrentPPO.load(tmp_path / "agent", policy_kwargs=policy_kwargs, device="cpu")
+    assert loaded.policy_kwargs == agent.policy_kwargs
+    for other in (dict(lstm_hidden_size=9), dict(d_model=9), dict(d_model=8, net_arch=[9]), dict(backbone="mamba")):
+        with pytest.raises(HyperparameterError, match=r"^load\(.*agent\): policy_kwargs .* are not those in the zip, "):
+            RecurrentPPO.load(tmp_path / "agent", policy_kwargs=other, device="cpu")
+
+
 def test_lstm_policies_have_sb3_contribs_default_sizes():
     agent = RecurrentPPO("MlpLstmPolicy", "CartPole-v1", device="cpu")
     assert agent.policy.encoder_kwargs == dict(backbone="lstm", d_model=256, n_layers=1, options=PLAIN)
