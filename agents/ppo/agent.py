@@ -498,6 +498,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             raise HyperparameterError(
                 f"load({path}): policy_kwargs {policy_kwargs} are not those in the zip, {loaded.policy_kwargs}"
             )
+        loaded.leave_to_vec_normalize()
         return loaded
 
     @classmethod

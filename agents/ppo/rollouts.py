@@ -107,6 +107,24 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
             self.env = self._wrap_env(self.normalizer.venv)
             self._vec_normalize_env = None
 
+    def leave_to_vec_normalize(self) -> None:
+        """Have ``predict`` take what ``get_env`` shows where that normalises observations, as that of any other agent.
+
+        Warns where the VecNormalize has other statistics than the agent was loaded with, and learned by.
+        """
+        given = self.get_vec_normalize_env()
+        own = self.normalizer
+        if given is None or not given.norm_obs:
+            return
+        self.normalizer = None
+        self.shown = None
+        if own is not None and own.norm_obs and not same_statistics(own.obs_rms, given.obs_rms):
+            warnings.warn(
+                "the VecNormalize of env has other statistics of observations than the agent learned by, and its own "
+                "are used from now on; RecurrentPPO.load(run folder, env) gives it those that the agent learned by",
+                stacklevel=3,
+            )
+
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """Go on in other environments of the same spaces and number.
 
@@ -118,6 +136,7 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
             raise EnvError("set_env: both environments are of tensors, or both of arrays; load(path, env) takes any")
         check_tensor_env(env, self.device)
         super().set_env(env, force_reset)
+        self.leave_to_vec_normalize()
 
     def _check_budget(self) -> None:
         """Raise TrainingError, before anything is allocated, where policy and rollout are more than the device has."""
@@ -138,7 +157,8 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         if self.normalizer is not None:
             raise TrainingError(
                 "this agent was loaded to act, with the statistics of its observations inside; to go on learning, "
-                "RecurrentPPO.load(run folder, env) takes an env with VecNormalize around it"
+                "RecurrentPPO.load(run folder, env) takes an env with VecNormalize around it, and so does set_env, "
+                "whose env brings the statistics"
             )
         goes_on = not reset_num_timesteps and self._last_obs is not None
         if goes_on and self._state is None and not np.all(self._last_episode_starts):
@@ -376,6 +396,15 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
 def is_monitors(episode: Any) -> bool:
     """Whether this is what Monitor says of an episode that ended: its return and its length."""
     return isinstance(episode, dict) and {"r", "l"} <= episode.keys()
+
+
+def same_statistics(ours: Any, theirs: Any) -> bool:
+    """Whether the running statistics of two VecNormalize say the same, of an observation or of the parts of a Dict."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        return ours.keys() == theirs.keys() and all(same_statistics(ours[key], theirs[key]) for key in ours)
+    if isinstance(ours, dict) or isinstance(theirs, dict):
+        return False
+    return np.array_equal(ours.mean, theirs.mean) and np.array_equal(ours.var, theirs.var)
 
 
 def has_masks(env: VecEnv) -> bool:

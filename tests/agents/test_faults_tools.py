@@ -1,5 +1,7 @@
 """What Stable-Baselines3's tools count, score and load."""
 
+import copy
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -97,6 +99,29 @@ def test_a_loaded_agent_takes_what_an_environment_shows():
     on = RecurrentPPO.load(folder, env=other)
     np.testing.assert_array_equal(on.predict(other.normalize_obs(shown), deterministic=True)[0], expected)
     on.learn(config.n_steps)
+
+
+def test_a_loaded_agent_leaves_it_to_an_environment_that_normalises():
+    agent, config = agent_of("--env", "PendulumNoVel-v1", "--normalize_observation", "true")
+    agent.env.obs_rms.mean[:], agent.env.obs_rms.var[:] = 0.5, 4.0
+    loaded = unroll.load(saved(agent, config, "run/checkpoints/step_00000032").parents[1])
+    loaded.save("zip")
+    shown = np.float32([[0.1, -0.2]])
+    expected, _ = loaded.predict(shown, deterministic=True)
+
+    # Rewards alone are none of its business.
+    bare = loaded.get_env()
+    loaded.set_env(VecNormalize(bare, norm_obs=False))
+    np.testing.assert_array_equal(loaded.predict(shown, deterministic=True)[0], expected)
+
+    with pytest.warns(UserWarning, match="has other statistics of observations than the agent learned by"):
+        RecurrentPPO.load("zip", env=VecNormalize(bare))
+    same = VecNormalize(bare)
+    same.obs_rms = copy.deepcopy(loaded.normalizer.obs_rms)
+    loaded.set_env(same)
+    for one in (loaded, RecurrentPPO.load("zip", env=same)):
+        np.testing.assert_array_equal(one.predict(same.normalize_obs(shown), deterministic=True)[0], expected)
+    loaded.learn(config.n_steps)
 
 
 SHOWN = {
