@@ -39,6 +39,7 @@ from unroll.agents.decision.task import (
     describe_task,
     digest,
     fit_statistics,
+    with_average_mean,
     with_mixture,
 )
 from unroll.envs.datasets.doctor import check_fit
@@ -418,6 +419,7 @@ class DecisionAgent:
         tensors, state = read_agent(path, "DecisionAgent", 1, FORMAT)
         with of_checkpoint(path):
             state = with_mixture(state)
+            tensors = with_average_mean(tensors, state)
             policy_kwargs = check_state(tensors, state)
             agent = cls(None, env=env, device=device, policy_kwargs=policy_kwargs, **state["config"])
             restore(agent.policy, agent.optimizer, agent.policy.state_dict(), tensors)

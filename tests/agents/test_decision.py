@@ -126,8 +126,45 @@ def test_the_outlook_is_told_what_each_step_until_the_horizon_brings():
     expected = short.returns_to_go / (LENGTH - np.concatenate([np.arange(n) for n in short.lengths]))
     np.testing.assert_allclose(np.concatenate(list(averages_in_blocks(short))), expected)
     assert float(agent.policy.return_scale) == pytest.approx(expected.std())
+    assert float(agent.policy.average_mean) == pytest.approx(expected.mean())
     told = agent.policy.average(whole_episode(short, 2))[0, : LENGTH - 3]
-    np.testing.assert_allclose(told * expected.std(), expected[LENGTH + 3 : 2 * LENGTH], rtol=1e-4, atol=1e-5)
+    reached = told * expected.std() + expected.mean()
+    np.testing.assert_allclose(reached, expected[LENGTH + 3 : 2 * LENGTH], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("offset", [1e2, 1e3])
+def test_what_every_step_brings_alike_is_not_told(offset):
+    episodes = toy_episodes(9)
+    raised = dataclasses.replace(episodes, rewards=episodes.rewards + np.float32(offset))
+    told = [make_agent(each, condition="best").policy.average(whole_episode(each, 2)) for each in (episodes, raised)]
+    torch.testing.assert_close(*told, rtol=1e-3, atol=1e-5 * offset)  # the rounding of float32
+
+    constant = dataclasses.replace(episodes, rewards=np.full_like(episodes.rewards, offset / 3))
+    assert make_agent(constant, condition="best").policy.average(whole_episode(constant, 2)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("condition", ["best", "return"])
+def test_returns_in_a_small_unit_are_scaled_as_those_in_a_large_one(condition):
+    episodes = toy_episodes(9)
+    small = dataclasses.replace(episodes, rewards=episodes.rewards * np.float32(1e-9))
+    large, little = (make_agent(each, condition=condition).policy.return_scale for each in (episodes, small))
+    assert float(little) == pytest.approx(1e-9 * float(large))
+    nothing = dataclasses.replace(episodes, rewards=episodes.rewards * np.float32(1e-42))
+    assert make_agent(nothing, condition=condition).policy.return_scale == 1
+
+
+def test_a_checkpoint_of_before_the_mean_was_subtracted_acts_as_it_did(tmp_path):
+    episodes = toy_episodes(9)
+    agent = make_agent(episodes, condition="best")
+    agent.save(tmp_path / "agent")
+    tensors, state = read_checkpoint(tmp_path / "agent")
+    del tensors["policy.average_mean"]
+    write_checkpoint(tmp_path / "agent", tensors, state)
+    old = DecisionAgent.load(tmp_path / "agent", episodes=episodes, device="cpu")
+    steps = whole_episode(episodes, 2)
+    expected = steps["return_to_go"] / ((LENGTH - steps["timestep"]) * agent.policy.return_scale)
+    torch.testing.assert_close(old.policy.average(steps), expected)
+    assert old.learn(1, reset_num_timesteps=False).policy.average_mean == 0
 
 
 def test_an_agent_learns_from_the_best_episodes_and_says_so_of_what_it_never_saw(monkeypatch):
@@ -294,6 +331,17 @@ def test_observations_are_normalised_by_the_data_and_constant_dimensions_survive
     normalised = agent.policy.normalizer(torch.from_numpy(episodes.observations))
     assert normalised[:, 0].std().item() == pytest.approx(1, rel=0.02)
     assert normalised[:, 1].abs().max() < 1e-5
+
+
+def test_a_column_in_a_small_unit_is_scaled_and_rounding_is_not():
+    episodes = toy_episodes(5)
+    columns = episodes.observations.copy()
+    normalised = []
+    for unit in (1, 1e-9, 1e-16):
+        episodes.observations[:] = columns * np.float32(unit)
+        normalised.append(make_agent(episodes).policy.normalizer(torch.from_numpy(episodes.observations)))
+    torch.testing.assert_close(normalised[1], normalised[0])
+    assert normalised[2].abs().max() < 1e-12
 
 
 def test_an_interval_holds_the_mean_and_scores_are_scaled_to_the_reference():
