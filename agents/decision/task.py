@@ -26,6 +26,7 @@ from unroll.policies.decision import DecisionPolicy
 from unroll.policies.images import PartsExtractor
 
 QUANTILES = (0, 0.1, 0.5, 0.9, 1)
+OF_THE_DATA = ("dataset", "return_mean", "return_quantiles", "data")  # of a task: what other episodes change
 
 # A digest covers all rows of a set up to WHOLE numbers, and SAMPLED rows spread over a larger one.
 WHOLE = 1 << 24
