@@ -464,7 +464,7 @@ class DecisionAgent:
     def top_fraction(self, episodes: Episodes) -> float:
         """Return the share of the steps, those of the best episodes, that it learns from."""
         condition = self.policy_kwargs.get("condition", "none")
-        return top_fraction_of(self.hyperparameters.top_fraction, condition, episodes.n_steps)
+        return top_fraction_of(self.hyperparameters.top_fraction, condition, episodes)
 
     def set_logger(self, logger: Logger) -> None:
         self.logger = logger
