@@ -41,6 +41,7 @@ from unroll.agents.decision.task import (
     fit_statistics,
     with_average_mean,
     with_mixture,
+    with_share,
 )
 from unroll.envs.datasets.doctor import check_fit
 from unroll.envs.datasets.episodes import Episodes
@@ -59,7 +60,9 @@ INPUT_TYPES = {
     "timestep": torch.int64,
 }
 
-FORMAT = 2  # of a checkpoint; 1 had bounded means in its mixtures of actions, and is read where there is none
+# Of a checkpoint. 1 had bounded means in its mixtures of actions, and is read where there is none; 2 learned from a tenth
+# of the data.
+FORMAT = 3
 
 # Arguments of the policy that an agent with episodes sets, and by what.
 SET_BY_AGENT = {
@@ -429,7 +432,7 @@ class DecisionAgent:
         path = latest_checkpoint(path)
         tensors, state = read_agent(path, "DecisionAgent", 1, FORMAT)
         with of_checkpoint(path):
-            state = with_mixture(state)
+            state = with_share(with_mixture(state))
             tensors = with_average_mean(tensors, state)
             policy_kwargs = check_state(tensors, state)
             agent = cls(None, env=env, device=device, policy_kwargs=policy_kwargs, **state["config"])

@@ -212,6 +212,19 @@ def with_mixture(state: dict[str, Any]) -> dict[str, Any]:
     return state | {"config": config, "policy": {**policy, "action_modes": 0}}
 
 
+def with_share(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint's state with the share of the data that it learned from where nobody chose it.
+
+    Up to format 2 that was a tenth, but 2,000 steps at least. A run that goes on learns from the same episodes.
+    """
+    config, data = state["config"], state["task"].get("data")
+    chosen = config.get("top_fraction") is not None or state["policy"].get("condition") not in ("none", "best")
+    if state["format"] > 2 or chosen or data is None:
+        return state
+    share = min(1.0, max(0.1, 2_000 / max(1, data["steps"])))
+    return state | {"config": {**config, "top_fraction": share}}
+
+
 def with_average_mean(tensors: dict[str, Tensor], state: dict[str, Any]) -> dict[str, Tensor]:
     """Return a checkpoint's tensors with the mean of what its outlook learns; one of before it was subtracted has 0."""
     name = "policy.average_mean"

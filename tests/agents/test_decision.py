@@ -23,10 +23,11 @@ from unroll.agents.decision import config as decision_config
 from unroll.agents.decision.algorithm import Decision
 from unroll.agents.decision.config import DecisionConfig
 from unroll.agents.decision.player import show
-from unroll.agents.decision.task import averages_in_blocks, with_mixture
+from unroll.agents.decision.task import averages_in_blocks, with_mixture, with_share
 from unroll.agents.decision.training import DecisionTraining
 from unroll.agents.evaluation.play import Episode, play, summarize
 from unroll.configs import BackboneConfig
+from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.sampling import SequenceSampler
 from unroll.envs.make import make_env
 from unroll.errors import CheckpointError, HyperparameterError
@@ -171,6 +172,7 @@ def test_an_agent_learns_from_the_best_episodes_and_says_so_of_what_it_never_saw
     episodes = toy_episodes(40)
     assert make_agent(episodes).sampler.n_steps == episodes.n_steps  # fewer than 2,000
     monkeypatch.setattr(decision_config, "LEAST_STEPS", 6 * LENGTH)
+    monkeypatch.setattr(decision_config, "ENOUGH_STEPS", 0)
     agent = make_agent(episodes)
     assert agent.sampler.n_steps == 6 * LENGTH
     assert make_agent(episodes, condition="return").sampler.n_steps == episodes.n_steps
@@ -179,18 +181,61 @@ def test_an_agent_learns_from_the_best_episodes_and_says_so_of_what_it_never_saw
 
 
 @pytest.mark.parametrize(
-    ("given", "condition", "n_steps", "share"),
+    ("returns", "length", "share"),
     [
-        (None, "best", 200_000, 0.1),
-        (None, "best", 8_000, 0.25),
-        (None, "best", 500, 1.0),
-        (None, "none", 200_000, 0.1),
-        (None, "return", 200_000, 1.0),
-        (0.4, "best", 500, 0.4),
+        (range(300), 1000, 0.1),  # a tenth is enough
+        (range(100), 1000, 0.25),  # it is not, and few others are as good
+        (range(40), 100, 0.5),  # 2,000 steps
+        (range(5), 100, 1.0),
+        (range(90, 110), 1000, 0.6),  # the best two have 108.5, and 98 is within a tenth of it
+        (range(-119, -99), 1000, 0.55),  # -100.5, and -110
+        ([100] * 20, 1000, 1.0),
+        ([100] * 100, 1000, 0.25),  # all are as good, and a quarter is enough
     ],
 )
-def test_a_tenth_of_the_data_is_enough_if_it_is_two_thousand_steps(given, condition, n_steps, share):
-    assert decision_config.top_fraction_of(given, condition, n_steps) == share
+def test_more_than_the_best_tenth_is_learned_from_where_that_is_little(returns, length, share):
+    assert decision_config.top_fraction_of(None, "none", of_returns(returns, length)) == pytest.approx(share)
+    assert decision_config.top_fraction_of(None, "best", of_returns(returns, length)) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("given", "condition", "share"), [(None, "return", 1.0), (0.4, "best", 0.4), (0.4, "none", 0.4)]
+)
+def test_a_share_that_is_given_counts_and_who_follows_returns_needs_all(given, condition, share):
+    assert decision_config.top_fraction_of(given, condition, of_returns(range(300), 100)) == share
+
+
+def of_returns(returns, length):
+    """Episodes of one length that have these returns."""
+    n = len(returns)
+    return Episodes(
+        observations=np.zeros((n * length, 1), np.float32),
+        actions=np.zeros((n * length, 1), np.float32),
+        rewards=np.repeat(np.array(returns, np.float32) / length, length),
+        lengths=np.full(n, length),
+        terminated=np.zeros(n, bool),
+        truncated=np.ones(n, bool),
+        action_space=gym.spaces.Box(-1, 1, (1,), np.float32),
+        name="returns",
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "given", "condition", "steps", "share"),
+    [
+        (2, None, "none", 50_000, 0.1),
+        (2, None, "best", 8_000, 0.25),
+        (2, None, "none", 500, 1.0),
+        (2, None, "return", 50_000, None),
+        (2, 0.4, "none", 50_000, 0.4),
+        (2, None, "none", None, None),
+        (3, None, "none", 50_000, None),
+    ],
+)
+def test_a_run_of_before_goes_on_with_the_tenth_that_it_learned_from(written, given, condition, steps, share):
+    state = {"format": written, "config": {"top_fraction": given}, "policy": {"condition": condition}}
+    state["task"] = {"data": {"steps": steps}} if steps else {}
+    assert with_share(state)["config"] == {"top_fraction": share}
 
 
 @pytest.mark.parametrize(
