@@ -60,8 +60,8 @@ INPUT_TYPES = {
     "timestep": torch.int64,
 }
 
-# Of a checkpoint. 1 had bounded means in its mixtures of actions, and is read where there is none; 2 learned from a tenth
-# of the data.
+# Of a checkpoint. 1 had bounded means in its mixtures of actions, and is read where there is none. Up to 2 the default
+# was to learn from a tenth of the data.
 FORMAT = 3
 
 # Arguments of the policy that an agent with episodes sets, and by what.
