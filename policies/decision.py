@@ -40,7 +40,8 @@ class Outlook(nn.Module):
 
     A return-to-go is told as what it brings on average in each step until the horizon, the length of the longest
     episode (the average reward-to-go of RvS, Emmons et al. 2022, arXiv 2112.10751). What is left of a good episode is
-    less and less, so that a large return-to-go by itself means an early step. Averages are divided by ``return_scale``.
+    less and less, so that a large return-to-go by itself means an early step. Averages are told as their distance from
+    ``average_mean`` in units of ``return_scale``: all of a reward that each step brings alike says nothing.
     """
 
     tau = 0.99  # the expectile, as published
@@ -94,6 +95,7 @@ class DecisionPolicy(nn.Module):
 
     return_scale: Tensor
     horizon: Tensor
+    average_mean: Tensor
 
     def __init__(
         self,
@@ -151,6 +153,7 @@ class DecisionPolicy(nn.Module):
         self.register_buffer("return_scale", torch.ones(()))
         if condition == "best":
             self.register_buffer("horizon", torch.ones(()))  # steps of the longest episode of the data
+            self.register_buffer("average_mean", torch.zeros(()))  # of the averages that the outlook learns
         self.action = make_action(action_space, d_model, action_modes)
 
         # in the order of the tokens
@@ -221,7 +224,7 @@ class DecisionPolicy(nn.Module):
     def average(self, inputs: dict[str, Tensor]) -> Tensor:
         """Compute from returns-to-go what they bring in each step until the horizon, as the outlook takes it, [...]."""
         left = (self.horizon - inputs["timestep"]).clamp_min(1)
-        return inputs["return_to_go"] / (left * self.return_scale)
+        return (inputs["return_to_go"] / left - self.average_mean) / self.return_scale
 
     def step(
         self, inputs: dict[str, Tensor], state: State, episode_start: Tensor | None = None

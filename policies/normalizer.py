@@ -6,6 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+# A quantity in SI units may vary by nanometres or picoamperes. What rests in a simulator varies too, by the rounding of
+# float64 beside numbers of about 1: that must not be shown as if it were as large as all else.
+ROUNDING = 1e-12
+
 
 class Normalizer(nn.Module):
     """(x - mean) / std per dimension. A dimension that never varied in the data is only centred."""
@@ -20,8 +24,8 @@ class Normalizer(nn.Module):
 
     def fit(self, mean: np.ndarray, std: np.ndarray) -> None:
         """Take these statistics, [dim] float64."""
-        # a deviation this small is rounding, and dividing by it would blow rounding up
-        is_constant = std < 1e-6 * np.maximum(1.0, np.abs(mean))
+        # a deviation this small beside the mean is the rounding of float32, and dividing by it would blow that up
+        is_constant = std <= np.maximum(ROUNDING, 1e-6 * np.abs(mean))
         self.mean.copy_(torch.from_numpy(mean))
         self.std.copy_(torch.from_numpy(np.where(is_constant, 1.0, std)))
 

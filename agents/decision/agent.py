@@ -32,14 +32,16 @@ from unroll.agents.common.settling import settle, settle_arguments
 from unroll.agents.decision.config import Hyperparameters, top_fraction_of, weight_decay_of
 from unroll.agents.decision.recorded import RecordedUpdate
 from unroll.agents.decision.task import (
+    OF_THE_DATA,
     as_learned,
     check_budget_of,
     check_same_spaces,
     check_state,
     describe_task,
-    digest,
     fit_statistics,
+    with_average_mean,
     with_mixture,
+    with_share,
 )
 from unroll.envs.datasets.doctor import check_fit
 from unroll.envs.datasets.episodes import Episodes
@@ -58,7 +60,18 @@ INPUT_TYPES = {
     "timestep": torch.int64,
 }
 
-FORMAT = 2  # of a checkpoint; 1 had bounded means in its mixtures of actions, and is read where there is none
+# Of a checkpoint. 1 had bounded means in its mixtures of actions, and is read where there is none. Up to 2 the default
+# was to learn from a tenth of the data.
+FORMAT = 3
+
+# Arguments of the policy that an agent with episodes sets, and by what.
+SET_BY_AGENT = {
+    "context": "the agent's own argument context",
+    "max_timestep": "the agent's own argument timestep_embedding",
+    "observation_dim": "the episodes",
+    "parts": "the episodes",
+    "action_space": "the episodes",
+}
 
 UNLOGGED = "unlogged."  # begins the names, in a checkpoint, of metrics that have not been logged yet
 
@@ -149,6 +162,8 @@ class DecisionAgent:
         self._checks_updates = self.device.type == "cpu"  # CUDA would have to be waited for
 
         policy_kwargs = dict(policy_kwargs or {})
+        if episodes is not None:
+            check_policy_kwargs(policy_kwargs)
         if backbone is not None and policy_kwargs.setdefault("backbone", backbone) != backbone:
             raise HyperparameterError(f"backbone is {backbone}, and {policy_kwargs['backbone']} in policy_kwargs")
         policy_kwargs = {"context": self.hyperparameters.context} | policy_kwargs
@@ -417,7 +432,8 @@ class DecisionAgent:
         path = latest_checkpoint(path)
         tensors, state = read_agent(path, "DecisionAgent", 1, FORMAT)
         with of_checkpoint(path):
-            state = with_mixture(state)
+            state = with_share(with_mixture(state))
+            tensors = with_average_mean(tensors, state)
             policy_kwargs = check_state(tensors, state)
             agent = cls(None, env=env, device=device, policy_kwargs=policy_kwargs, **state["config"])
             restore(agent.policy, agent.optimizer, agent.policy.state_dict(), tensors)
@@ -431,7 +447,7 @@ class DecisionAgent:
         return agent
 
     def set_episodes(self, episodes: Episodes) -> None:
-        """Learn from these episodes from now on; the policy keeps its statistics.
+        """Learn from these episodes from now on; the policy keeps its statistics, and the agent its environment.
 
         Raises:
             DatasetError: they cannot be learned from, or their observations or actions are not those of the policy.
@@ -440,16 +456,18 @@ class DecisionAgent:
         episodes = episodes.counted_as(build_space(self.policy.config["action_space"]))
         episodes = as_learned(episodes, self.policy.config)
         check_same_spaces(episodes, self.policy.config)
-        if self.task:
-            self.task["data"] = digest(episodes)
+        described = describe_task(episodes)
         episodes = episodes.top(self.top_fraction(episodes))
+        if self.task:
+            self.task |= {name: described[name] for name in OF_THE_DATA}
+            self.task["return_least"] = float(episodes.returns.min())
         self.sampler = make_sampler(episodes, self.policy.config["context"], self.device)
         self._recorded = self._make_recorded()
 
     def top_fraction(self, episodes: Episodes) -> float:
         """Return the share of the steps, those of the best episodes, that it learns from."""
         condition = self.policy_kwargs.get("condition", "none")
-        return top_fraction_of(self.hyperparameters.top_fraction, condition, episodes.n_steps)
+        return top_fraction_of(self.hyperparameters.top_fraction, condition, episodes)
 
     def set_logger(self, logger: Logger) -> None:
         self.logger = logger
@@ -496,6 +514,13 @@ class DecisionAgent:
         for name, value in self.last_metrics.items():
             self.logger.record(name, value)
         self.logger.dump(self.num_timesteps)
+
+
+def check_policy_kwargs(policy_kwargs: Mapping[str, Any]) -> None:
+    """Raise HyperparameterError for an argument of the policy that follows from the episodes or a hyperparameter."""
+    for name, source in SET_BY_AGENT.items():
+        if name in policy_kwargs:
+            raise HyperparameterError(f"policy_kwargs: {name} is not taken here, it is set by {source}")
 
 
 def check_finite_inputs(inputs: dict[str, Tensor]) -> None:

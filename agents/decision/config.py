@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -13,9 +13,16 @@ from unroll.agents.common.settling import settle_fields
 from unroll.configs.fields import BackboneConfig, RunConfig
 from unroll.configs.sizes import Environments, Episodes, Rate, Seed, Size
 
-# What an agent learns from that follows no given return: this share of the steps, but so many at least.
+if TYPE_CHECKING:
+    from unroll.envs.datasets.episodes import Episodes as DataEpisodes
+
+# What an agent learns from that follows no given return: this share of the steps, or more where these are fewer than
+# ENOUGH_STEPS: up to a larger share, or all whose returns are as good as the best but for NEARLY of them.
 BEST_SHARE = 0.1
+LARGER_SHARE = 0.25
+ENOUGH_STEPS = 25_000
 LEAST_STEPS = 2_000
+NEARLY = 0.1
 
 
 @dataclasses.dataclass
@@ -68,7 +75,8 @@ class Hyperparameters:
     """gradients are clipped to this norm"""
     top_fraction: ClosedUnitInterval | None = None
     """learn from the best episodes alone, until they make up this share of the steps, and from others that are as good
-    as the last of them; null: 0.1, but at least 2,000 steps, and 1 where the condition is return"""
+    as the last of them; null: 0.1; where that is fewer than 25,000 steps up to 0.25, or all whose returns are within
+    0.1 of the best tenth's; at least 2,000 steps; and 1 where the condition is return"""
     timestep_embedding: bool = False
     """add an embedding of the absolute timestep to the tokens"""
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
@@ -99,15 +107,21 @@ def weight_decay_of(given: float | None, optimizer: str, discrete: bool) -> floa
     return 0.3 if discrete and optimizer == "adamw" else 1e-4
 
 
-def top_fraction_of(given: float | None, condition: str, n_steps: int) -> float:
-    """Return the share of ``n_steps`` to learn from; see ``Hyperparameters.top_fraction``.
+def top_fraction_of(given: float | None, condition: str, episodes: DataEpisodes) -> float:
+    """Return the share of the steps of ``episodes`` to learn from; see ``Hyperparameters.top_fraction``.
 
     Episodes of other behaviours than the best ones blur what is learned of these, even where the return tells them
-    apart. An agent that is to follow any return needs all of them.
+    apart. Too few are learned by heart. An agent that is to follow any return needs all of them.
     """
     if given is not None:
         return given
-    return 1.0 if condition == "return" else min(1.0, max(BEST_SHARE, LEAST_STEPS / n_steps))
+    if condition == "return":
+        return 1.0
+    n_steps = episodes.n_steps
+    best = float(episodes.top(BEST_SHARE).returns.mean())
+    near = episodes.returns >= best - NEARLY * abs(best)
+    enough = min(ENOUGH_STEPS, max(LARGER_SHARE * n_steps, int(episodes.lengths[near].sum())))
+    return min(1.0, max(BEST_SHARE * n_steps, enough, LEAST_STEPS) / n_steps)
 
 
 @dataclasses.dataclass

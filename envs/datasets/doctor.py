@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 
 import gymnasium as gym
 import numpy as np
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from unroll.envs.datasets.conversion import FLOAT32_MAX, can_be_scaled
+from unroll.envs.datasets.conversion import FLOAT32_MAX, Precision, as_float32, can_be_scaled
 from unroll.envs.datasets.episodes import Episodes, is_mapped
 from unroll.envs.datasets.images import parts_in_words, parts_of, row_bytes
 from unroll.envs.datasets.reference import normalized_score
@@ -27,6 +28,8 @@ from unroll.envs.datasets.starts import unlike_starts
 from unroll.envs.datasets.statistics import read
 from unroll.errors import DatasetError, one_line
 
+log = logging.getLogger(__name__)
+
 
 def problems(episodes: Episodes) -> list[str]:
     """List what forbids training on these episodes, one line each, the worst first."""
@@ -41,10 +44,15 @@ def check_fit(episodes: Episodes) -> None:
 
     Arrays in a file were looked through when it was read, and are not read again. Nor is their environment made.
     """
+    if not isinstance(episodes, Episodes):
+        raise DatasetError(
+            f"episodes is of type {type(episodes).__name__}, not Episodes, which load_episodes(…) makes of one or "
+            "several sources"
+        )
     found = inconsistencies(episodes) or _unsaved(episodes)
     if not found and not is_mapped(episodes.observations):
         # Statistics that were kept may be those of other values, which these have replaced.
-        found = _bad_values(dataclasses.replace(episodes, known_statistics=None))
+        found = _bad_values(dataclasses.replace(episodes, known_statistics=None)) or _beyond_float32(episodes)
     if found:
         raise DatasetError(f"{episodes.name}: {first_of(found)}")
 
@@ -140,6 +148,29 @@ def _malformed(episodes: Episodes) -> list[str]:
         elif values.dtype.kind not in kinds:
             wanted = {"b": "true or false", "iu": "whole numbers", "biuf": "numbers"}[kinds]
             found.append(f"{name} is of {values.dtype}, not of {wanted}")
+    return found
+
+
+def _beyond_float32(episodes: Episodes) -> list[str]:
+    """List where finite numbers are too large to be learned from as float32, and log what else it loses of them.
+
+    Of those that are float32, as a file's are, that was said when they were read.
+    """
+    found = []
+    for name in ("observations", "rewards"):
+        values = getattr(episodes, name)
+        if np.can_cast(values.dtype, np.float32):
+            continue
+        precision = Precision(name)
+        fits = True
+        for part in read(values):
+            precision.see(None, part)
+            fits &= bool(np.isfinite(as_float32(part)).all())
+        if not fits:
+            found += precision.remarks()
+            continue
+        for line in precision.remarks():
+            log.warning("%s: %s", episodes.name, line)
     return found
 
 

@@ -150,11 +150,13 @@ class Episodes:
     def counted_as(self, space: gym.Space) -> Episodes:
         """Return these episodes with their choices counted as those of another Discrete space.
 
-        A Box takes the bounds of another one, if its own were guessed. The environment's actions stay
-        what they are. Where one of them is not in that space, or it is of another kind, the episodes
-        are returned as they are.
+        A Box takes the bounds of another one, if its own were guessed, and whole numbers in one column are
+        choices then. The environment's actions stay what they are. Where one of them is not in that space,
+        or it is of another kind, the episodes are returned as they are.
         """
         own = self.action_space
+        if self.guessed and isinstance(own, gym.spaces.Box) and isinstance(space, gym.spaces.Discrete):
+            return self._chosen_from(space)
         if isinstance(own, gym.spaces.Box) and isinstance(space, gym.spaces.Box):
             return self._bounded_by(flat_box(space))
         if not isinstance(own, gym.spaces.Discrete) or not isinstance(space, gym.spaces.Discrete):
@@ -169,14 +171,27 @@ class Episodes:
         actions = np.asarray(self.actions) + shift if shift else self.actions
         return dataclasses.replace(self, actions=actions, action_space=space, guessed=False)
 
+    def _chosen_from(self, space: gym.spaces.Discrete) -> Episodes:
+        end = space.start + space.n
+        if self.action_space.shape != (1,) or not all(
+            bool(((part == np.rint(part)) & (part >= space.start) & (part < end)).all()) for part in read(self.actions)
+        ):
+            return self
+        choices = np.asarray(self.actions)[:, 0].astype(np.int64) - int(space.start)
+        return dataclasses.replace(self._as_known(space), actions=choices)
+
     def _bounded_by(self, box: gym.spaces.Box) -> Episodes:
         fits = box.shape == self.action_space.shape and box.is_bounded() and can_be_scaled(box)
         if not (fits and self.guessed) or box == self.action_space or find_outside(self.actions, box)[0]:
             return self
+        return self._as_known(box)
+
+    def _as_known(self, space: gym.spaces.Box | gym.spaces.Discrete) -> Episodes:
+        """Return these episodes with a space that holds all of their actions, in place of a guessed one."""
         known = self.known_statistics
         if known is not None:
             known = dataclasses.replace(known, outside=(0, 0))
-        return dataclasses.replace(self, action_space=box, known_statistics=known, guessed=False)
+        return dataclasses.replace(self, action_space=space, known_statistics=known, guessed=False)
 
     def without_images(self) -> Episodes:
         """Return these episodes with rows of float32 numbers, in which a pixel is a number like any other."""

@@ -50,12 +50,13 @@ def join(several: Sequence[Episodes], sources: Sequence[str], weights: Sequence[
             raise DatasetError(
                 f"{source} is large compared to this machine's memory, and only datasets that fit into it can be joined"
             )
-    odds = None if weights is None else _odds(weights, len(several))
+    odds = None if weights is None else odds_of(weights, len(several))
 
     finals = [episodes.final_observations for episodes in several]
     known = [final for final in finals if final is not None]
-    references = {episodes.reference_returns for episodes in several}
-    same_reference = len(references) == 1
+    # A file that names no environment says nothing against the score of the first one.
+    named = [episodes for episodes in several if episodes.env_id or episodes.reference_returns]
+    same_reference = len({episodes.reference_returns for episodes in named}) == 1
     return dataclasses.replace(
         first,
         observations=np.concatenate([episodes.observations for episodes in several]),
@@ -135,7 +136,7 @@ def _acted(episodes: Episodes) -> str:
     return one_line(space)
 
 
-def _odds(weights: Sequence[float], n: int) -> tuple[float, ...]:
+def odds_of(weights: Sequence[float], n: int) -> tuple[float, ...]:
     """Return the weights as probabilities.
 
     Raises:
@@ -143,7 +144,8 @@ def _odds(weights: Sequence[float], n: int) -> tuple[float, ...]:
     """
     values = np.asarray(weights, np.float64)
     if values.shape != (n,) or not (np.isfinite(values).all() and (values > 0).all()):
-        raise DatasetError(f"weights {list(weights)}: {n} datasets need {n} numbers above 0")
+        needed = "1 dataset needs 1 number" if n == 1 else f"{n} datasets need {n} numbers"
+        raise DatasetError(f"weights {list(weights)}: {needed} above 0")
     return tuple((values / values.sum()).tolist())
 
 

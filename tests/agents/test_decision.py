@@ -23,10 +23,11 @@ from unroll.agents.decision import config as decision_config
 from unroll.agents.decision.algorithm import Decision
 from unroll.agents.decision.config import DecisionConfig
 from unroll.agents.decision.player import show
-from unroll.agents.decision.task import averages_in_blocks, with_mixture
+from unroll.agents.decision.task import averages_in_blocks, with_mixture, with_share
 from unroll.agents.decision.training import DecisionTraining
 from unroll.agents.evaluation.play import Episode, play, summarize
 from unroll.configs import BackboneConfig
+from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.sampling import SequenceSampler
 from unroll.envs.make import make_env
 from unroll.errors import CheckpointError, HyperparameterError
@@ -126,14 +127,52 @@ def test_the_outlook_is_told_what_each_step_until_the_horizon_brings():
     expected = short.returns_to_go / (LENGTH - np.concatenate([np.arange(n) for n in short.lengths]))
     np.testing.assert_allclose(np.concatenate(list(averages_in_blocks(short))), expected)
     assert float(agent.policy.return_scale) == pytest.approx(expected.std())
+    assert float(agent.policy.average_mean) == pytest.approx(expected.mean())
     told = agent.policy.average(whole_episode(short, 2))[0, : LENGTH - 3]
-    np.testing.assert_allclose(told * expected.std(), expected[LENGTH + 3 : 2 * LENGTH], rtol=1e-4, atol=1e-5)
+    reached = told * expected.std() + expected.mean()
+    np.testing.assert_allclose(reached, expected[LENGTH + 3 : 2 * LENGTH], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("offset", [1e2, 1e3])
+def test_what_every_step_brings_alike_is_not_told(offset):
+    episodes = toy_episodes(9)
+    raised = dataclasses.replace(episodes, rewards=episodes.rewards + np.float32(offset))
+    told = [make_agent(each, condition="best").policy.average(whole_episode(each, 2)) for each in (episodes, raised)]
+    torch.testing.assert_close(*told, rtol=1e-3, atol=1e-5 * offset)  # the rounding of float32
+
+    constant = dataclasses.replace(episodes, rewards=np.full_like(episodes.rewards, offset / 3))
+    assert make_agent(constant, condition="best").policy.average(whole_episode(constant, 2)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("condition", ["best", "return"])
+def test_returns_in_a_small_unit_are_scaled_as_those_in_a_large_one(condition):
+    episodes = toy_episodes(9)
+    small = dataclasses.replace(episodes, rewards=episodes.rewards * np.float32(1e-9))
+    large, little = (make_agent(each, condition=condition).policy.return_scale for each in (episodes, small))
+    assert float(little) == pytest.approx(1e-9 * float(large))
+    nothing = dataclasses.replace(episodes, rewards=episodes.rewards * np.float32(1e-42))
+    assert make_agent(nothing, condition=condition).policy.return_scale == 1
+
+
+def test_a_checkpoint_of_before_the_mean_was_subtracted_acts_as_it_did(tmp_path):
+    episodes = toy_episodes(9)
+    agent = make_agent(episodes, condition="best")
+    agent.save(tmp_path / "agent")
+    tensors, state = read_checkpoint(tmp_path / "agent")
+    del tensors["policy.average_mean"]
+    write_checkpoint(tmp_path / "agent", tensors, state)
+    old = DecisionAgent.load(tmp_path / "agent", episodes=episodes, device="cpu")
+    steps = whole_episode(episodes, 2)
+    expected = steps["return_to_go"] / ((LENGTH - steps["timestep"]) * agent.policy.return_scale)
+    torch.testing.assert_close(old.policy.average(steps), expected)
+    assert old.learn(1, reset_num_timesteps=False).policy.average_mean == 0
 
 
 def test_an_agent_learns_from_the_best_episodes_and_says_so_of_what_it_never_saw(monkeypatch):
     episodes = toy_episodes(40)
     assert make_agent(episodes).sampler.n_steps == episodes.n_steps  # fewer than 2,000
     monkeypatch.setattr(decision_config, "LEAST_STEPS", 6 * LENGTH)
+    monkeypatch.setattr(decision_config, "ENOUGH_STEPS", 0)
     agent = make_agent(episodes)
     assert agent.sampler.n_steps == 6 * LENGTH
     assert make_agent(episodes, condition="return").sampler.n_steps == episodes.n_steps
@@ -142,18 +181,61 @@ def test_an_agent_learns_from_the_best_episodes_and_says_so_of_what_it_never_saw
 
 
 @pytest.mark.parametrize(
-    ("given", "condition", "n_steps", "share"),
+    ("returns", "length", "share"),
     [
-        (None, "best", 200_000, 0.1),
-        (None, "best", 8_000, 0.25),
-        (None, "best", 500, 1.0),
-        (None, "none", 200_000, 0.1),
-        (None, "return", 200_000, 1.0),
-        (0.4, "best", 500, 0.4),
+        (range(300), 1000, 0.1),  # a tenth is enough
+        (range(100), 1000, 0.25),  # it is not, and few others are as good
+        (range(40), 100, 0.5),  # 2,000 steps
+        (range(5), 100, 1.0),
+        (range(90, 110), 1000, 0.6),  # the best two have 108.5, and 98 is within a tenth of it
+        (range(-119, -99), 1000, 0.55),  # -100.5, and -110
+        ([100] * 20, 1000, 1.0),
+        ([100] * 100, 1000, 0.25),  # all are as good, and a quarter is enough
     ],
 )
-def test_a_tenth_of_the_data_is_enough_if_it_is_two_thousand_steps(given, condition, n_steps, share):
-    assert decision_config.top_fraction_of(given, condition, n_steps) == share
+def test_more_than_the_best_tenth_is_learned_from_where_that_is_little(returns, length, share):
+    assert decision_config.top_fraction_of(None, "none", of_returns(returns, length)) == pytest.approx(share)
+    assert decision_config.top_fraction_of(None, "best", of_returns(returns, length)) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("given", "condition", "share"), [(None, "return", 1.0), (0.4, "best", 0.4), (0.4, "none", 0.4)]
+)
+def test_a_share_that_is_given_counts_and_who_follows_returns_needs_all(given, condition, share):
+    assert decision_config.top_fraction_of(given, condition, of_returns(range(300), 100)) == share
+
+
+def of_returns(returns, length):
+    """Episodes of one length that have these returns."""
+    n = len(returns)
+    return Episodes(
+        observations=np.zeros((n * length, 1), np.float32),
+        actions=np.zeros((n * length, 1), np.float32),
+        rewards=np.repeat(np.array(returns, np.float32) / length, length),
+        lengths=np.full(n, length),
+        terminated=np.zeros(n, bool),
+        truncated=np.ones(n, bool),
+        action_space=gym.spaces.Box(-1, 1, (1,), np.float32),
+        name="returns",
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "given", "condition", "steps", "share"),
+    [
+        (2, None, "none", 50_000, 0.1),
+        (2, None, "best", 8_000, 0.25),
+        (2, None, "none", 500, 1.0),
+        (2, None, "return", 50_000, None),
+        (2, 0.4, "none", 50_000, 0.4),
+        (2, None, "none", None, None),
+        (3, None, "none", 50_000, None),
+    ],
+)
+def test_a_run_of_before_goes_on_with_the_tenth_that_it_learned_from(written, given, condition, steps, share):
+    state = {"format": written, "config": {"top_fraction": given}, "policy": {"condition": condition}}
+    state["task"] = {"data": {"steps": steps}} if steps else {}
+    assert with_share(state)["config"] == {"top_fraction": share}
 
 
 @pytest.mark.parametrize(
@@ -294,6 +376,17 @@ def test_observations_are_normalised_by_the_data_and_constant_dimensions_survive
     normalised = agent.policy.normalizer(torch.from_numpy(episodes.observations))
     assert normalised[:, 0].std().item() == pytest.approx(1, rel=0.02)
     assert normalised[:, 1].abs().max() < 1e-5
+
+
+def test_a_column_in_a_small_unit_is_scaled_and_rounding_is_not():
+    episodes = toy_episodes(5)
+    columns = episodes.observations.copy()
+    normalised = []
+    for unit in (1, 1e-9, 1e-16):
+        episodes.observations[:] = columns * np.float32(unit)
+        normalised.append(make_agent(episodes).policy.normalizer(torch.from_numpy(episodes.observations)))
+    torch.testing.assert_close(normalised[1], normalised[0])
+    assert normalised[2].abs().max() < 1e-12
 
 
 def test_an_interval_holds_the_mean_and_scores_are_scaled_to_the_reference():

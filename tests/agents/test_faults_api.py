@@ -298,6 +298,10 @@ LENGTHS = np.full(60, LENGTH)
         (dict(action_space=gym.spaces.MultiBinary(1)), r"actions is of MultiBinary\(1\); a Box of one axis or .*"),
         (dict(action_space=gym.spaces.Box(-2, 2, (1, 1))), r"actions is of Box.*; a Box of one axis or .*"),
         (dict(action_space=gym.spaces.Discrete(3)), "actions has 2 axes, not 1"),
+        (
+            dict(observations=np.full((720, 2), 1e300)),
+            r"column 0 of observations reaches 1e\+300, float32 .* and 1 more",
+        ),
         (dict(env_kwargs={"size": np.int64(3)}), "env_kwargs: size is no plain value"),
         (dict(env_id="no id"), "env_id 'no id' is not the id of an environment"),
     ],
@@ -309,6 +313,49 @@ def test_episodes_of_ones_own_are_looked_through_before_they_are_learned_from(wr
         make_agent(unfit)
     with pytest.raises(DatasetError, match=f"^toy: .*{message}$"):
         make_agent(episodes).set_episodes(unfit)
+
+
+def test_what_float32_loses_of_episodes_of_ones_own_is_told(caplog):
+    episodes = toy_episodes()
+    make_agent(dataclasses.replace(episodes, observations=episodes.observations.astype(np.float64)))
+    assert not caplog.text
+    make_agent(dataclasses.replace(episodes, observations=episodes.observations + np.float64(1e9)))
+    assert "toy: column 1 of observations goes from" in caplog.text
+
+
+@pytest.mark.parametrize(("given", "kind"), [("data.hdf5", "str"), ([toy_episodes(2)] * 2, "list")])
+def test_what_are_no_episodes_is_one_line_that_says_what_makes_them(given, kind):
+    message = rf"^episodes is of type {kind}, not Episodes, which load_episodes\(…\) makes of one or several sources$"
+    with pytest.raises(DatasetError, match=message):
+        DecisionAgent(given)
+    with pytest.raises(DatasetError, match=message):
+        make_agent(toy_episodes(2)).set_episodes(given)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "source"),
+    [
+        ("context", 5, "argument context"),
+        ("max_timestep", 5, "argument timestep_embedding"),
+        ("parts", None, "episodes"),
+    ],
+)
+def test_an_argument_of_the_policy_that_the_agent_sets_is_refused(name, value, source):
+    message = f"policy_kwargs: {name} is not taken here, it is set by the .*{source}$"
+    with pytest.raises(HyperparameterError, match=message):
+        DecisionAgent(toy_episodes(2), policy_kwargs={name: value})
+
+
+def test_what_is_said_of_the_data_is_of_those_that_it_learns_from(tmp_path):
+    episodes = toy_episodes(8)
+    agent = make_agent(episodes, condition="return", top_fraction=0.5)
+    others = dataclasses.replace(episodes, rewards=episodes.rewards + 100, name="others", env_id=None)
+    agent.save(tmp_path / "agent")
+    expected = make_agent(others, condition="return", top_fraction=0.5).task | {"env": agent.task["env"]}
+    agent.set_episodes(others)
+    assert agent.task == expected
+    loaded = DecisionAgent.load(tmp_path / "agent", episodes=others, device="cpu").task
+    assert loaded | {"reference_returns": expected["reference_returns"]} == expected
 
 
 def test_statistics_that_were_kept_do_not_hide_new_values():

@@ -273,8 +273,29 @@ def test_flags_that_next_observations_speak_against_are_told(write):
     assert text in found
     whole = walks(lengths) | {"timeouts": ends_of(lengths)}
     assert remarks(load_hdf5(write(whole))) == []
-    scaled = whole | {"next_observations": 2 * whole["next_observations"] + 1}
-    assert remarks(load_hdf5(write(scaled))) == []
+
+
+@pytest.mark.parametrize("timeouts", ["some", "all false"])
+def test_rows_of_another_order_are_refused_whatever_the_flags_say(write, blocks, timeouts):
+    """As of a replay buffer of several environments in turn, and of shuffled transitions."""
+    lengths = [10] * 8
+    fields = walks(lengths) | {"timeouts": ends_of(lengths)}
+    if timeouts == "all false":
+        fields |= {"terminals": fields["timeouts"], "timeouts": np.zeros(80, bool)}
+    in_turn = np.arange(80).reshape(4, 20).T.reshape(-1)
+    for order in (in_turn, np.random.default_rng(0).permutation(80)):
+        with pytest.raises(DatasetError, match=r"next row in \d\d of 80 rows, but another one: the rows are not in"):
+            load_hdf5(write({name: values[order] for name, values in fields.items()}))
+
+
+def test_next_observations_that_are_no_rows_of_the_file_are_told_and_not_believed(write):
+    fields = walks(LENGTHS) | {"timeouts": ends_of(LENGTHS)}
+    for strange in (2 * fields["next_observations"] + 1, fields["observations"], np.zeros((64, 2))):
+        episodes = load_hdf5(write(fields | {"next_observations": strange}))
+        assert episodes.lengths.tolist() == LENGTHS
+        (line,) = remarks(episodes)
+        assert "next_observations is not the next row in 59 of 64 rows: the rows are not in the order" in line
+        assert line.endswith("or the two are on different scales; episodes end where the flags say")
 
 
 @pytest.mark.parametrize("timeouts", [True, False])

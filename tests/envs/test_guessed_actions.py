@@ -96,6 +96,41 @@ def test_guessed_choices_are_joined():
         load_episodes([nameless("box.hdf5", 1), few])
 
 
+def as_floats(name, n):
+    """A file of discrete actions, counted in floats."""
+    with h5py.File(discrete(name, n), "a") as file:
+        actions = file["actions"][()].astype(np.float32)
+        del file["actions"]
+        file["actions"] = actions
+    return name
+
+
+def test_whole_floats_are_choices_where_an_environment_has_some(caplog, capsys):
+    source = as_floats("floats.hdf5", 3)
+    episodes = load_episodes(source)
+    assert isinstance(episodes.action_space, gym.spaces.Box)
+    assert "actions are floats, all of them whole numbers from 0, and no environment says" in caplog.text
+    assert train.main(["--dataset", source, "--run_dir", "run", *RUN, "--evaluation.env", "ToyDiscrete-v0"]) == 0
+    assert "discrete actions are counted as in ToyDiscrete-v0: Discrete(3)" in capsys.readouterr().out
+
+    named = discrete("named.hdf5", 3, env="ToyDiscrete-v0")
+    joined = load_episodes([source, named])
+    assert (joined.action_space, joined.actions.dtype) == (gym.spaces.Discrete(3), np.int64)
+    np.testing.assert_array_equal(joined.actions[: episodes.n_steps], episodes.actions[:, 0])
+    for other in (gym.spaces.Discrete(2), gym.spaces.Discrete(9, start=1)):  # which do not hold all of them
+        assert episodes.counted_as(other) is episodes
+    assert episodes.counted_as(gym.spaces.Discrete(4, start=-1)).actions.min() == episodes.actions.min() + 1
+
+
+def test_floats_that_are_no_choices_are_not_told(caplog):
+    for name, floats in (("some.hdf5", 0.5), ("none.hdf5", 0.0)):
+        write_hdf5(dataclasses.replace(toy_episodes(4), env_id=None), name)
+        with h5py.File(name, "a") as file:
+            file["actions"][...] = floats
+        assert load_episodes(name).guessed
+    assert "floats" not in caplog.text
+
+
 def test_an_agent_goes_on_with_another_file_whose_actions_lie_within_its_own():
     agent = make_agent(load_episodes(nameless("wide.hdf5", 1.8)))
     agent.set_episodes(load_episodes(nameless("narrow.hdf5", 1.2)))

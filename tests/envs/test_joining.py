@@ -114,8 +114,16 @@ def test_a_dataset_may_be_a_path(two):
 def test_what_is_no_list_of_datasets_is_refused(two, capsys):
     with pytest.raises(DatasetError, match="an empty list names no dataset; a source is minari:ID"):
         load_episodes([])
-    with pytest.raises(DatasetError, match="a dataset is there twice"):
-        load_episodes([two[0], two[0]])
+    Path("link.hdf5").symlink_to(two[0])
+    for same in (two[0], f"./{two[0]}", str(Path(two[0]).resolve()), "link.hdf5"):
+        with pytest.raises(DatasetError, match="a dataset is there twice"):
+            load_episodes([two[0], same])
+        assert inspect.main([two[0], same]) == 2
+        assert "a dataset is there twice" in capsys.readouterr().err
+    for single in (two[0], two[:1]):
+        with pytest.raises(DatasetError, match=r"weights \[5, -3\]: 1 dataset needs 1 number above 0"):
+            load_episodes(single, weights=[5, -3])
+        assert load_episodes(single, weights=[2]).odds is None
     for weights in ([1.0], [1.0, 0.0], [1.0, float("inf")]):
         with pytest.raises(DatasetError, match="2 datasets need 2 numbers above 0"):
             load_episodes(two, weights=weights)
@@ -144,6 +152,18 @@ def test_other_environments_are_told_in_one_line(two, tmp_path, capsys):
     told = [line for line in capsys.readouterr().out.splitlines() if "different environments" in line]
     places = "good.hdf5 in ToyBox-v0, elsewhere.hdf5 in ToyBox-v0 (max_episode_steps 50)"
     assert told == [f"recorded in different environments: {places}; the first one counts"]
+
+
+@pytest.mark.parametrize("env", [None, "ToyBox-v0"])
+def test_a_file_that_names_no_environment_leaves_the_score_of_the_first_one(env):
+    scored = toy_episodes(3)
+    other = dataclasses.replace(scored, env_id=env, reference_returns=None, reference_name=None)
+    kept = (
+        (None, None) if env else (scored.reference_returns, scored.reference_name)
+    )  # one that is scored otherwise takes it away
+    joined = join([scored, other, scored], ["a", "b", "c"])
+    assert (joined.reference_returns, joined.reference_name) == kept
+    assert join([other, scored], ["b", "a"]).reference_returns is None  # the first one counts
 
 
 def test_a_run_of_two_datasets_goes_on_and_is_evaluated(two, tmp_path, capsys):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from unroll.envs.datasets.doctor import print_report
 from unroll.envs.datasets.joining import join, what_each_brings
-from unroll.envs.datasets.sources import FORMS, read_episodes
+from unroll.envs.datasets.sources import FORMS, check_different, read_episodes
 from unroll.errors import DatasetError
 
 
@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 2
 
     try:
+        check_different(options.source)
         several = [read_episodes(source, options.download) for source in options.source]
         source = " + ".join(options.source)
         episodes = several[0]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from unroll.envs.datasets.doctor import first_of, problems, remarks
 from unroll.envs.datasets.episodes import Episodes
-from unroll.envs.datasets.joining import different_places, join, what_each_brings
+from unroll.envs.datasets.joining import different_places, join, odds_of, what_each_brings
 from unroll.envs.datasets.reference import d4rl_table
 from unroll.envs.datasets.sources.d4rl_set import load_d4rl
 from unroll.envs.datasets.sources.hdf5 import load_hdf5
@@ -51,6 +51,13 @@ SOURCES: dict[str, Callable[[str, bool], Episodes]] = {
     "embedded": load_embedded,
     "file": load_file,
 }
+
+
+def check_different(sources: Sequence[str]) -> None:
+    """Raise DatasetError where two sources are one dataset, by its name or by its file."""
+    files = {str(Path(source).expanduser().resolve()) for source in sources}
+    if len(files) < len(sources):
+        raise DatasetError(f"{' '.join(sources)}: a dataset is there twice; weights say how often one is drawn")
 
 
 def read_episodes(source: str, download: bool = False) -> Episodes:
@@ -91,13 +98,12 @@ def load_episodes(
         DatasetError: there is no such dataset, it cannot be read, its values are unusable, or
             several are of different spaces.
     """
-    if isinstance(source, str | Path):
-        return _load_one(str(source), download)
-    sources = [str(one) for one in source]
+    sources = [str(source)] if isinstance(source, str | Path) else [str(one) for one in source]
     if not sources:
         raise DatasetError(f"an empty list names no dataset; a source is {FORMS}")
-    if len(set(sources)) < len(sources):
-        raise DatasetError(f"{' '.join(sources)}: a dataset is there twice; weights say how often one is drawn")
+    check_different(sources)
+    if weights is not None:  # of a single one, too
+        odds_of(weights, len(sources))
     several = [_load_one(one, download) for one in sources]
     if len(several) == 1:
         return several[0]

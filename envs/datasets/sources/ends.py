@@ -21,6 +21,7 @@ from unroll.errors import DatasetError
 # Within a walk, steps from one row to the next are of about the same size. From the last row of an
 # episode to the first of the next one it is a jump, which is at least this many times as large.
 JUMP = 3.0
+SOUGHT = 1000  # next observations, at most, that are looked for among all rows
 
 
 class Ends(NamedTuple):
@@ -73,7 +74,7 @@ def find_ends(items: dict[str, h5py.Dataset], limit: Limit | None) -> Ends:
 
     n = len(terminals)
     rows = np.flatnonzero(terminals | timeouts)
-    remarks += _doubts(items["observations"], terminals, timeouts, goes_on)
+    remarks += _doubts(items, terminals, timeouts, goes_on)
     if len(rows) == 0 or rows[-1] != n - 1:
         # An unfinished tail is kept: neither terminated nor truncated.
         rows = np.append(rows, n - 1)
@@ -81,21 +82,27 @@ def find_ends(items: dict[str, h5py.Dataset], limit: Limit | None) -> Ends:
 
 
 def _doubts(
-    observations: h5py.Dataset, terminals: np.ndarray, timeouts: np.ndarray, goes_on: np.ndarray | None
+    items: dict[str, h5py.Dataset], terminals: np.ndarray, timeouts: np.ndarray, goes_on: np.ndarray | None
 ) -> list[str]:
-    """List what speaks against the flags that a file has, [N] bool."""
+    """List what speaks against the flags that a file has, [N] bool.
+
+    Raises:
+        DatasetError: the rows are not in the order of episodes.
+    """
     ends = terminals | timeouts
     found = []
     if goes_on is not None:
         breaks = ~goes_on & ~ends
         breaks[-1] = False  # nothing follows that could differ
         count = int(breaks.sum())
-        if 0 < count <= 0.5 * (~ends).sum():  # else the two are on different scales
+        if 0 < count <= 0.5 * (~ends).sum():
             found.append(
                 f"next_observations is not the next row in {count:,} rows, first in row {int(np.argmax(breaks))}, and "
                 "no flag ends an episode there"
             )
-        found += _goals(observations, terminals, timeouts, goes_on)
+        elif count and timeouts.any():  # where there are none, it was said of these already
+            found.append(f"{_disorder(items, breaks)}; episodes end where the flags say")
+        found += _goals(items["observations"], terminals, timeouts, goes_on)
 
     # Flags of the first rows instead of the last: one episode of a single step, and an unfinished tail.
     rows = np.flatnonzero(ends)
@@ -103,6 +110,32 @@ def _doubts(
     if ends[0] and not ends[-1] and one_step == 1 and len(rows) > 1:
         found.append("row 0 ends an episode and the last row ends none: do the flags mark where episodes begin?")
     return found
+
+
+def _disorder(items: dict[str, h5py.Dataset], breaks: np.ndarray) -> str:
+    """Say what it means that most next_observations are not the next row, those of `breaks`, [N] bool.
+
+    Raises:
+        DatasetError: they are other rows of the file, which is so in another order.
+    """
+    strange = f"next_observations is not the next row in {int(breaks.sum()):,} of {len(breaks):,} rows"
+    marked = np.flatnonzero(breaks)
+    some = np.zeros_like(breaks)
+    some[marked[np.linspace(0, len(marked) - 1, SOUGHT).astype(np.int64)]] = True
+    # One that repeats its own row tells nothing of what follows.
+    pairs = zip(_picked(items["observations"], some), _picked(items["next_observations"], some), strict=True)
+    sought = {then.tobytes() for seen, then in pairs if not np.array_equal(seen, then)}
+    found: set[bytes] = set()
+    for rows in blocks_of(items["observations"]):
+        found |= sought & {row.tobytes() for row in _flat(items["observations"][rows])}
+
+    # A single one stands for what is not known, such as zeros.
+    if len(sought) > 1 and len(found) > 0.5 * len(sought):
+        raise DatasetError(
+            f"{strange}, but another one: the rows are not in the order of episodes, as those of several environments "
+            "in turn; put each episode's rows one after the other; where they are so, leave next_observations out"
+        )
+    return f"{strange}: the rows are not in the order of episodes, or the two are on different scales"
 
 
 def _goals(observations: h5py.Dataset, terminals: np.ndarray, timeouts: np.ndarray, goes_on: np.ndarray) -> list[str]:
@@ -142,10 +175,7 @@ def _find_timeouts(
         cuts[-1] = False  # nothing follows that could differ
         count = int(cuts.sum())
         if count > 0.5 * (~terminals).sum():
-            strange = (
-                f"{what}, and next_observations is not the next row in {count:,} of {len(cuts):,} rows: the rows are "
-                "not in the order of episodes, or the two are on different scales"
-            )
+            strange = f"{what}, and {_disorder(items, cuts)}"
             if given is None:
                 raise DatasetError(strange)
             remarks.append(f"{strange}; episodes end at terminals alone")
@@ -308,4 +338,4 @@ def _picked(observations: h5py.Dataset, marked: np.ndarray) -> np.ndarray:
 
 def _flat(values: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):
-        return values.reshape(len(values), -1).astype(np.float32).astype(np.float64)
+        return values.reshape(len(values), -1).astype(np.float32).astype(np.float64) + 0.0  # -0 is 0

@@ -30,6 +30,7 @@ from unroll.envs.datasets.sources.checks import check_sizes
 from unroll.envs.datasets.sources.ends import Limit, find_ends
 from unroll.envs.datasets.sources.reading import blocks_of as _blocks
 from unroll.envs.datasets.sources.reading import parts_of as _parts
+from unroll.envs.datasets.statistics import read
 from unroll.envs.datasets.store import Store
 from unroll.errors import DatasetError, one_line
 
@@ -355,7 +356,19 @@ def _action_space(
     box = env.known.action_space if env.known else None
     if isinstance(box, gym.spaces.Box) and box.low.size == actions.shape[1] and box.is_bounded():
         return flat_box(box), False
+    if env.known is None and actions.shape[1] == 1 and _look_chosen(actions):
+        remarks.append(
+            "actions are floats, all of them whole numbers from 0, and no environment says whether they are choices: "
+            "taken as continuous until one does; whole numbers in the file are choices"
+        )
     return box_of(actions), True
+
+
+def _look_chosen(actions: np.ndarray) -> bool:
+    """Say whether continuous actions could be discrete ones: whole numbers from 0, of which there are several."""
+    if not all(bool(((part == np.rint(part)) & (part >= 0) & (part < MAX_DISCRETE)).all()) for part in read(actions)):
+        return False
+    return any(bool((part != actions[0]).any()) for part in read(actions))
 
 
 def _final(items: dict[str, h5py.Dataset], ends: np.ndarray, cast: Cast) -> np.ndarray | None:
