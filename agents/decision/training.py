@@ -28,6 +28,7 @@ from unroll.envs.datasets.statistics import find_outside
 from unroll.envs.make import find_env
 from unroll.envs.own import registered_id
 from unroll.errors import EnvError
+from unroll.policies.actions import build_space
 from unroll.policies.decision import DecisionPolicy
 
 
@@ -107,7 +108,9 @@ class DecisionTraining:
         path = latest_checkpoint(self.config.run_dir or "")
         agent = DecisionAgent.load(path, device=self.config.device)
         check_goes_on(path, agent.optimizer, agent.num_timesteps)
-        self.episodes = as_learned(self.episodes, agent.policy.config)
+        # Their actions are held against those that were learned from as the policy counts them.
+        counted = self.episodes.counted_as(build_space(agent.policy.config["action_space"]))
+        self.episodes = as_learned(counted, agent.policy.config)
         check_same_data(self.episodes, agent.task)
         agent.set_episodes(self.episodes)
         tell(f"goes on at update {agent.num_timesteps}")

@@ -112,6 +112,7 @@ def test_whole_floats_are_choices_where_an_environment_has_some(caplog, capsys):
     assert "actions are floats, all of them whole numbers from 0, and no environment says" in caplog.text
     assert train.main(["--dataset", source, "--run_dir", "run", *RUN, "--evaluation.env", "ToyDiscrete-v0"]) == 0
     assert "discrete actions are counted as in ToyDiscrete-v0: Discrete(3)" in capsys.readouterr().out
+    assert train.main(["--resume", "true", "--run_dir", "run", "--steps", "2"]) == 0
 
     named = discrete("named.hdf5", 3, env="ToyDiscrete-v0")
     joined = load_episodes([source, named])
