@@ -74,11 +74,11 @@ def describe(experiment: Experiment, reference: str) -> dict[str, Any]:
     rows = {name: row(experiment, name, reference) for name in experiment.runs}
     return {
         "agent": evaluation.get("agent", config["agent"]),
-        "env": evaluation["env"],
+        "env": named(run.evaluation["env"] for run in experiment.all_runs),
         "env_kwargs": common_kwargs(experiment),
         "dataset": _in_words(config.get("dataset")),
         "score": experiment.kind,
-        "scale": evaluation.get("reference"),
+        "scale": named(run.evaluation.get("reference") for run in experiment.all_runs),
         "steps": experiment.steps,
         "seeds": sorted({run.seed for run in experiment.all_runs}),
         "threads": config.get("threads"),
@@ -99,6 +99,11 @@ def equal(values: Iterable[Any]) -> Any:
     """Return the value if all are equal, else None."""
     first, *others = values
     return first if all(other == first for other in others) else None
+
+
+def named(names: Iterable[str | None]) -> str | None:
+    """Name each of what the runs have once; None where they have none."""
+    return " and ".join(dict.fromkeys(name for name in names if name)) or None
 
 
 def common_kwargs(experiment: Experiment) -> dict[str, Any]:
