@@ -398,6 +398,13 @@ def test_a_damaged_run_is_named(tmp_path, capsys, name, content, words):
     assert words in error_of(capsys, "--from", tmp_path)
 
 
+@without_pictures
+def test_a_folder_within_another_is_read_once(tmp_path):
+    fake_grid(tmp_path, {"gru": [1.0, 2.0]})
+    (experiment,) = report_of(tmp_path, str(tmp_path / "maze" / "gru"))["experiments"].values()
+    assert experiment["backbones"]["gru"]["seeds"] == [0, 1]
+
+
 def test_two_runs_of_one_name_are_not_mixed(tmp_path, capsys):
     fake_grid(tmp_path, {"gru": [1.0]})
     fake_run(tmp_path / "again", "gru", 0, 3.0)
@@ -442,9 +449,11 @@ def test_a_run_that_was_scored_before_its_end_is_no_finished_one(tmp_path, caplo
 def test_mistakes_are_one_line(tmp_path, capsys):
     fake_grid(tmp_path, {"gru": [1.0]})
     assert "no finished run" in error_of(capsys, "--from", tmp_path / "nowhere")
-    assert "there are runs of gru" in error_of(capsys, "--from", tmp_path, "--reference", "lstm")
+    assert "the rows are gru" in error_of(capsys, "--from", tmp_path, "--reference", "lstm")
     assert "for training" in error_of(capsys, "--from", tmp_path, "--steps", "5")
-    assert "for training" in error_of(capsys, "--from", tmp_path, "--jobs", "2")
+    for words in ("--jobs 2", "--seeds 5", "--minutes=1", "--workers 1", "--video true", "--threads 1", "--vary a=1,2"):
+        flag = words.split()[0].partition("=")[0]
+        assert f"{flag} is for training" in error_of(capsys, "--from", tmp_path, *words.split())
     config = ["--config", "configs/ppo/tmaze.yaml"]
     assert "needed" in error_of(capsys, *config)
     assert "gru is there twice" in error_of(capsys, *config, "--backbones", "gru,gru")

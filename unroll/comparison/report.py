@@ -21,7 +21,7 @@ from unroll.comparison.statistics import (
     paired_difference,
     probability_of_improvement,
 )
-from unroll.errors import ComparisonError
+from unroll.comparison.variants import check_reference
 
 SPEED = "perf/train_tokens_per_s"
 MEMORY = "perf/peak_memory_mb"
@@ -43,10 +43,9 @@ def make_report(
         ComparisonError: there are no runs of the reference.
     """
     names = list(dict.fromkeys(backbone for experiment in experiments for backbone in experiment.runs))
+    check_reference(reference, names)
     if reference is None:
         reference = names[0]
-    if reference not in names:
-        raise ComparisonError(f"reference {reference!r}: there are runs of {', '.join(names)}")
 
     machines: set[str] = set()
     for experiment in experiments:
