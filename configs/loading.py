@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, cast, get_args, get_type_hints
 
 import yaml
-from jsonargparse import Namespace
 
 from unroll.configs.fields import RunConfig
 from unroll.configs.parser import Parser
@@ -263,10 +262,7 @@ def _plain(value: Any) -> Any:
 
 
 def _null_faults(cls: type, values: Any, prefix: str = "") -> Iterator[str]:
-    """Yield a line for each mistake that jsonargparse lets pass in a file.
-
-    Those are a null for any type, and a plain value for a field that has keys of its own.
-    """
+    """Yield a line for each null that jsonargparse lets pass in a file for a field of any type."""
     # A field that is itself a config is looked into.
     for field in dataclasses.fields(cls):
         name = field.name
@@ -275,18 +271,19 @@ def _null_faults(cls: type, values: Any, prefix: str = "") -> Iterator[str]:
         if value is None and type(None) not in get_args(kind):
             yield f"{prefix}{name} is null; give it a value, or leave it out for its default"
         elif dataclasses.is_dataclass(kind):
-            if isinstance(value, Namespace):
-                yield from _null_faults(cast(type, kind), value, f"{prefix}{name}.")
-            else:
-                keys = ", ".join(field.name for field in dataclasses.fields(kind))
-                yield f"{prefix}{name} is {value!r}; it has keys of its own: {keys}"
+            yield from _null_faults(cast(type, kind), value, f"{prefix}{name}.")
 
 
 def _check_groups(fields: dict[str, Any], parser: Parser) -> None:
-    """Refuse text where a group of keys belongs: jsonargparse would read the file of that name."""
+    """Refuse a plain value where a group of keys belongs.
+
+    jsonargparse would read the file that a text names, and put the keys of a flag into the value.
+    """
     for key in ("backbone", "evaluation", "pretrain"):
-        if isinstance(fields.get(key), str):
-            parser.error(f"{key} is {fields[key]!r}, but it has keys of its own")
+        value = fields.get(key, {})
+        if not isinstance(value, dict):
+            said = "null" if value is None else repr(value)
+            parser.error(f"{key} is {said}, but it has keys of its own; left out, they have their defaults")
 
 
 def _peek(arguments: list[str], prog: str) -> dict[str, Any]:
@@ -334,5 +331,7 @@ def _peek_file(name: str, prog: str) -> dict[str, Any]:
         content = read_mapping(Path(name))
     except (OSError, yaml.YAMLError) as error:
         Parser(prog=prog).error(f"{name}: {error}")
+    if "config" in content:
+        Parser(prog=f"{prog}: {name}").error("no key 'config' in a config; --config A --config B puts B on top of A")
     _check_groups(content, Parser(prog=f"{prog}: {name}"))
     return {key: content[key] for key in ("agent", "resume", "run_dir") if key in content}

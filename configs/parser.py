@@ -26,6 +26,7 @@ UNKNOWN_KEY = re.compile(r"Option '(\S+)' is not accepted")
 OPTIONAL = re.compile(  # a value that may be null
     r"Does not validate against .*? Errors: - (?:Not of type \w+: )?(.*?) - Expected a NoneType .*Given value: (.*)"
 )
+UNION = re.compile(r"Does not validate against .*? Subtypes: \[(.*)\] Errors: .* Given value: (.*)")
 UNKNOWN_INNER_KEY = re.compile(r"Group '(\S+)' does not accept option '(\S+)'")
 
 
@@ -41,6 +42,7 @@ class Parser(ArgumentParser):
         line = " ".join(message.split()).replace("a typing.Literal", "one of ")
         line = re.sub(r"<class '([\w.]+)'>", r"\1", line)
         line = self._unknown_option(line) or OPTIONAL.sub(r"\2: \1, and is not null", line)
+        line = UNION.sub(r"\2: Expected one of \1", line)
         if len(line) > LONGEST:
             line = f"{line[:LONGEST]} …"
         self.exit(2, f"{self.prog}: {line}; see --help\n")

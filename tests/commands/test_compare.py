@@ -164,7 +164,7 @@ def cells_of(tmp_path, *flags, **changes):
         jobs=2,
         threads=None,
     )
-    settings |= dict(match_parameters=None, minutes=None, output=tmp_path / "out", video=True)
+    settings |= dict(match_parameters=None, minutes=None, output=tmp_path / "out", video=True, reference=None)
     return plan(Namespace(**settings | changes), list(flags), [])
 
 
@@ -425,6 +425,9 @@ def test_options_and_fields_are_compared_and_found_again_by_from(tmp_path, monke
         (["--backbones", "mingru", "mingru"], "mingru is there twice"),
         (["--backbones", "mingru:conv=,expansion=2"], "options are written as"),
         (["--backbones", "mingru:konv=4"], "did you mean conv?"),
+        (["--backbones", "mingru,gru", "--reference", "lstm"], "reference 'lstm': the rows are mingru, gru"),
+        (["--backbones", "mingru", "--workers", "2"], "--workers is for --cluster"),
+        (["--backbones", "mingru", "--cluster_options", "{timeout_min: 5}"], "--cluster_options is for --cluster"),
     ],
 )
 def test_a_mistake_in_a_row_is_one_line(rows, line, tmp_path, monkeypatch, capsys):

@@ -10,6 +10,7 @@ import pytest
 from unroll.agents import AGENTS, schemas
 from unroll.agents.decision.config import DecisionConfig
 from unroll.agents.ppo.config import PPOConfig
+from unroll.commands import backbones
 from unroll.configs import load_config, load_saved, plain_config, read_config, save_config, train_parser
 from unroll.policies.backbones import make_backbone
 
@@ -227,7 +228,24 @@ MISTAKES = {
     "a list": ([], "[1, 2]", "holds one list, not keys and values"),
     "nothing at all": ([], "", "holds nothing, not keys and values"),
     "a web page": ([], "<!DOCTYPE html><html></html>", "holds one str, not keys and values"),
-    "a number where keys are": ([], "backbone: 1.5", "backbone is 1.5; it has keys of its own: name, d_model"),
+    "a number where keys are": ([], "backbone: 1.5", "backbone is 1.5, but it has keys of its own"),
+    "a group without keys, and a key of it": (
+        ["--evaluation.episodes", "5"],
+        "evaluation:\n",
+        "evaluation is null, but",
+    ),
+    "a number for a group, and a key of it": (
+        ["--pretrain.updates", "5"],
+        "agent: ppo\npretrain: 5\n",
+        "pretrain is 5, but",
+    ),
+    "no group in a flag": (["--evaluation", "null"], None, "evaluation"),
+    "a config in a config": ([], "config: other.yaml\nseed: 1", "no key 'config' in a config; --config A --config B"),
+    "a number among datasets": (
+        [],
+        "dataset: [a.hdf5, 3]",
+        "\"dataset\": ['a.hdf5', 3]: Expected one of list[str], str;",
+    ),
     "an agent that is a list": ([], "agent: []", "agent []: expected one of decision, ppo"),
     "more than any machine has": ([], "backbone: {d_model: 1000000000}", "d_model"),
     "as many environments": (["--agent", "ppo", "--n_envs", "1000000000"], None, "n_envs"),
@@ -278,6 +296,12 @@ def test_help_explains_every_field_of_either_agent(capsys):
         text = " ".join(capsys.readouterr().out.split())
         for words in phrases:
             assert words in text
+
+
+def test_what_may_be_left_out_is_not_said_to_be_required(capsys):
+    with pytest.raises(SystemExit):
+        backbones.main(["--help"])
+    assert "required" not in capsys.readouterr().out
 
 
 def test_every_field_has_its_line_in_the_help():

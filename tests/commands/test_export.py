@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -23,7 +24,9 @@ from unroll.envs import load_episodes
 from unroll.envs.make import make_env
 from unroll.envs.wrappers import ReturnToGo
 from unroll.export.check import difference
+from unroll.export.folder import how_to_play
 from unroll.export.formats import NEEDED, trace
+from unroll.export.play import main as play_main
 from unroll.export.play import play
 from unroll.export.runner import Policy
 from unroll.policies.backbones import BACKBONES, Mixer
@@ -172,6 +175,61 @@ print(json.dumps([play.play(policy, env, seed=seed) for seed in {wanted["seeds"]
     assert json.loads(run_python("-c", code)) == wanted["results"][0]["returns"]
     assert "µs per step" in run_python("run/onnx/play.py")
     assert "return " in run_python("run/onnx/play.py", "CartPole-v1")
+
+
+OWN = """
+import gymnasium
+
+def make(length=1):
+    return gymnasium.make("CartPole-v1", max_episode_steps=length)
+
+gymnasium.register("ExportedOwn-v0", make)
+"""
+
+
+class Pushing:
+    """Stands for an exported policy that follows no return, of an environment of its author's own."""
+
+    def __init__(self):
+        self.about = {"env": "my_own:ExportedOwn-v0", "env_kwargs": {"length": 3}, "first_action": 0}
+        self.about["keeps_memory"] = False
+        self.zeros = {"observation": np.zeros((1, 4))}
+
+    def __call__(self, row):
+        return np.zeros(1, np.int64)
+
+
+def test_play_finds_a_module_in_the_folder_where_it_is_typed_and_keeps_the_arguments(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "run", SimpleNamespace(Policy=Pushing))
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    Path("my_own.py").write_text(OWN)
+    for name in ("my_own:ExportedOwn-v0", "ExportedOwn-v0"):
+        play_main([name])
+        assert capsys.readouterr().out == "return 3.0\n"
+
+
+def test_play_refuses_a_return_for_a_policy_that_follows_none(monkeypatch):
+    monkeypatch.setitem(sys.modules, "run", SimpleNamespace(Policy=Pushing))
+    with pytest.raises(SystemExit, match="follows no return, so it cannot be asked for 50"):
+        play_main(["CartPole-v1", "50"])
+
+
+@pytest.mark.parametrize(
+    ("env", "words"),
+    [
+        ("Hopper-v5", "play.py Hopper-v5    # plays an episode; needs gymnasium too"),
+        ("TMaze-v0", "play.py unroll.envs.make:TMaze-v0    # plays an episode; needs gymnasium and unroll too"),
+        (
+            "popgym-AutoencodeEasy-v0",
+            "play.py popgym:popgym-AutoencodeEasy-v0    # plays an episode; needs gymnasium and",
+        ),
+        ("my.own:A-v0", "play.py my.own:A-v0    # plays an episode; needs gymnasium and my too"),
+    ],
+)
+def test_the_description_says_which_module_registers_an_environment(env, words):
+    assert words in how_to_play({"env": env, "wrappers": [], "inputs": []})
+    if env == "TMaze-v0":
+        assert gym.make("unroll.envs.make:TMaze-v0").spec.id == env
 
 
 def run_python(*words):

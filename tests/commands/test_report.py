@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -198,6 +199,69 @@ def test_a_varied_part_of_a_field_is_no_difference_and_other_parts_are_named(tmp
     ]
 
 
+def differences(top):
+    (report,) = report_of(top)["experiments"].values()
+    return report["differences"]
+
+
+@without_pictures
+def test_a_limit_of_steps_is_a_difference_only_where_it_differs_and_has_cut_an_episode(tmp_path):
+    limits = {"gru": "33", "lstm": "33", "mingru": "50"}
+    for backbone, limit in limits.items():
+        fake_run(tmp_path / backbone, backbone, 0, 1.0, [*PPO, "--evaluation.max_steps", limit])
+    assert differences(tmp_path) == []
+
+    # An evaluation holds the limit where it has cut an episode.
+    path = tmp_path / "gru" / "evaluation.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"max_steps": 33}))
+    assert differences(tmp_path) == ["evaluation: max_steps is 33, 50"]
+    shutil.rmtree(tmp_path / "mingru")
+    assert differences(tmp_path) == []
+
+
+VARIED = {
+    "env": ("env", "TMaze10-v0", "TMaze-v0"),
+    "evaluation.env": ("env", "TMaze10-v0", "TMaze-v0"),
+    "evaluation.memory": ("memory", "carried", "window"),
+    "evaluation.max_steps": ("max_steps", 5, 50),
+    "evaluation.seed": ("seeds", [7, 8], [1, 2]),
+    "reset_on_done": ("memory", "carried", "carried on"),
+}
+
+
+@pytest.mark.parametrize("field", VARIED)
+@without_pictures
+def test_what_a_varied_field_changes_of_the_evaluation_is_no_difference(tmp_path, field):
+    fact, *values = VARIED[field]
+    for seed, (row, value) in enumerate(zip("ab", values, strict=True)):
+        fake_run(tmp_path / f"gru-{field}={row}" / "run", "gru", seed, 1.0, **{fact: value})
+    assert differences(tmp_path) == []
+
+    # Without the rows' names the same runs differ.
+    for row in "ab":
+        (tmp_path / f"gru-{field}={row}").rename(tmp_path / row)
+    assert [line.partition(" is ")[0] for line in differences(tmp_path)] == [f"evaluation: {fact}"]
+
+
+@without_pictures
+def test_targets_that_are_varied_are_no_difference(tmp_path):
+    for row, targets in (("a", (1.0,)), ("b", (2.0, 3.0))):
+        run = tmp_path / f"gru-evaluation.targets={row}" / "seed0"
+        fake_run(run, "gru", 0, 1.0, DECISION, targets=targets)
+    assert differences(tmp_path) == []
+
+
+@without_pictures
+def test_all_environments_are_named_and_their_scales_with_them(tmp_path):
+    for env in ("A-v0", "B-v0"):
+        fake_run(
+            tmp_path / f"gru-env={env}" / "seed0", "gru", 0, 1.0, [*PPO, "--experiment", "one"], env=env, reference=env
+        )
+    told = text_of(tmp_path)
+    assert "played in A-v0 and B-v0." in told
+    assert "the random and expert returns of A-v0 and B-v0." in told
+
+
 @without_pictures
 def test_a_file_that_held_other_episodes_is_no_clean_row(tmp_path, capsys):
     words = [*DECISION, "--dataset", "data.hdf5"]
@@ -334,6 +398,13 @@ def test_a_damaged_run_is_named(tmp_path, capsys, name, content, words):
     assert words in error_of(capsys, "--from", tmp_path)
 
 
+@without_pictures
+def test_a_folder_within_another_is_read_once(tmp_path):
+    fake_grid(tmp_path, {"gru": [1.0, 2.0]})
+    (experiment,) = report_of(tmp_path, str(tmp_path / "maze" / "gru"))["experiments"].values()
+    assert experiment["backbones"]["gru"]["seeds"] == [0, 1]
+
+
 def test_two_runs_of_one_name_are_not_mixed(tmp_path, capsys):
     fake_grid(tmp_path, {"gru": [1.0]})
     fake_run(tmp_path / "again", "gru", 0, 3.0)
@@ -378,9 +449,11 @@ def test_a_run_that_was_scored_before_its_end_is_no_finished_one(tmp_path, caplo
 def test_mistakes_are_one_line(tmp_path, capsys):
     fake_grid(tmp_path, {"gru": [1.0]})
     assert "no finished run" in error_of(capsys, "--from", tmp_path / "nowhere")
-    assert "there are runs of gru" in error_of(capsys, "--from", tmp_path, "--reference", "lstm")
+    assert "the rows are gru" in error_of(capsys, "--from", tmp_path, "--reference", "lstm")
     assert "for training" in error_of(capsys, "--from", tmp_path, "--steps", "5")
-    assert "for training" in error_of(capsys, "--from", tmp_path, "--jobs", "2")
+    for words in ("--jobs 2", "--seeds 5", "--minutes=1", "--workers 1", "--video true", "--threads 1", "--vary a=1,2"):
+        flag = words.split()[0].partition("=")[0]
+        assert f"{flag} is for training" in error_of(capsys, "--from", tmp_path, *words.split())
     config = ["--config", "configs/ppo/tmaze.yaml"]
     assert "needed" in error_of(capsys, *config)
     assert "gru is there twice" in error_of(capsys, *config, "--backbones", "gru,gru")

@@ -1,6 +1,7 @@
 """unroll share: what travels is safe and whole, on both sides of the way. The hub is one of this process."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -244,6 +245,14 @@ def test_a_class_of_its_author_is_named_and_never_imported(staged, tmp_path, mon
     change(staged, lambda text: text.replace("name: mingru", "name: evil:Backbone"))
     assert "unroll evaluate runs/me/toy --video --backbone evil:Backbone" in model_card(verify(staged, "x"), NAME)
     assert not Path("ran").exists()
+
+
+def test_an_environment_of_its_author_is_named_in_the_commands(staged):
+    change(staged, lambda text: text.replace("name: mingru", "name: evil:Backbone"))
+    change(staged, lambda text: re.sub("(?m)^  env: .*$", "  env: my_env:Mine-v0", text))
+    card = model_card(verify(staged, "x"), NAME)
+    assert "unroll evaluate runs/me/toy --video --backbone evil:Backbone --env my_env:Mine-v0\n" in card
+    assert "config.yaml --backbone.name evil:Backbone --evaluation.env my_env:Mine-v0 " in card
 
 
 def test_a_run_goes_up_and_comes_down_and_plays_the_same(hub, run, capsys):

@@ -21,7 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments is None:
         arguments = sys.argv[1:]
     parser = Parser(prog="unroll backbones", description=__doc__, allow_abbrev=False)
-    parser.add_argument("names", nargs="*", metavar="module:Class", help="a backbone of your own, after the others")
+    about = "a backbone of your own, after the others"
+    parser.add_argument("names", nargs="*", default=[], metavar="module:Class", help=about)
     own = parser.parse_args(arguments).names
     with Reporting("unroll backbones") as report:
         import torch

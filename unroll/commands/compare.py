@@ -38,6 +38,7 @@ GIVEN = {  # flags of unroll train that the grid sets
 }
 FREE_FLAGS = ("--backbone.options.", "--env_kwargs.", "--evaluation.env_kwargs.")  # of values that have any name
 CLUSTER_FLAGS = ("--cluster", "--workers", "--cluster_options")
+REPORT_FLAGS = ("--from", "--output", "--reference", "--tuning")  # those that say something without training
 
 
 def make_parser() -> Parser:
@@ -96,13 +97,19 @@ def main(arguments: list[str] | None = None) -> int:
     expand_home(options, "output", "folders")
     command = f"{typed('compare')} {shlex.join(arguments)}"
     if options.folders:
-        check_report_only(parser, options, flags)
+        for flag in typed_flags(arguments):
+            if flag not in REPORT_FLAGS:
+                parser.error(f"{flag} is for training, --from for runs that exist")
         with Reporting("unroll compare") as report:
             report_only(options, command)
         return report.code
 
     if not options.config or not (options.backbones or options.vary):
         parser.error("--config and --backbones or --vary are needed, or --from with folders of runs")
+    if not options.cluster:
+        for flag in ("--workers", "--cluster_options"):
+            if flag in typed_flags(arguments):
+                parser.error(f"{flag} is for --cluster, which is not given; --jobs says how many runs at a time")
     says_steps = [*flags, *(f"--{word}" for word in options.vary)]
     if options.minutes and any(word.partition("=")[0] == "--steps" for word in says_steps):
         parser.error("--minutes and --steps: one of them says how long a run is")
@@ -240,13 +247,9 @@ def without(arguments: list[str], flags: tuple[str, ...]) -> list[str]:
     return kept
 
 
-def check_report_only(parser: Parser, options: Namespace, flags: list[str]) -> None:
-    """End with an error if a flag beside --from is for training."""
-    for flag in ("config", "backbones", "vary", "cluster", "jobs", "match_parameters"):
-        if getattr(options, flag) not in (None, []):
-            parser.error(f"--{flag} is for training, --from for runs that exist")
-    if flags:
-        parser.error(f"{flags[0]} is for training, --from for runs that exist")
+def typed_flags(arguments: list[str]) -> list[str]:
+    """Return the flags that a command line has, without their values."""
+    return [word.partition("=")[0] for word in arguments if word.startswith("--")]
 
 
 def report_only(options: Namespace, command: str) -> None:

@@ -78,6 +78,7 @@ def upload(options: Namespace) -> None:
 def download(options: Namespace) -> None:
     """Fetch a run from the hub into a new folder, and verify it."""
     from unroll.hub import client
+    from unroll.hub.card import evaluate_flags
     from unroll.hub.verify import verify
 
     api = client.connect()
@@ -97,7 +98,5 @@ def download(options: Namespace) -> None:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
-    own = ""
-    if ":" in shared.config.backbone.name:
-        own = f" --backbone {shared.config.backbone.name}"
-    print(f"run folder    {run}, commit {commit}\nscore again   {typed('evaluate')} {shlex.quote(str(run))}{own}")
+    again = f"{typed('evaluate')} {shlex.quote(str(run))}{evaluate_flags(shared)}"
+    print(f"run folder    {run}, commit {commit}\nscore again   {again}")

@@ -18,6 +18,13 @@ from unroll.errors import ComparisonError
 
 # Fields of a config in which the runs of an experiment may differ.
 NOT_COMPARED = ("seed", "experiment", "device", "threads", "keep", "log_every", "checkpoint_every")
+# Facts of an evaluation by the fields that set them where their names are others.
+SET_BY = {
+    "evaluation.targets": "target_return",
+    "evaluation.seed": "seeds",
+    "evaluation.episodes": "seeds",
+    "reset_on_done": "memory",
+}
 TAGS = {"normalized_score": "eval/normalized_score", "return_mean": "eval/return_mean"}
 
 
@@ -145,7 +152,10 @@ class Experiment:
         """
         varied = {name for label in self.runs for name in varied_fields(label)}
         configs = [_compared_config(run.config, varied) for run in self.all_runs]
-        evaluations = [_compared_evaluation(run.evaluation, varied) for run in self.all_runs]
+        facts = varied | {SET_BY.get(name, name.removeprefix("evaluation.")) for name in varied}
+        if all("max_steps" not in run.evaluation for run in self.all_runs):
+            facts.add("max_steps")  # no episode was cut
+        evaluations = [_compared_evaluation(run, facts) for run in self.all_runs]
         lines = _differences("config: {}", configs)
         for label, runs in self.runs.items():
             lines += _differences(f"config: {{}} of {label}", [_sizes(run.config) for run in runs])
@@ -188,27 +198,27 @@ def _flat_without(fields: dict[str, Any], left_out: set[str]) -> dict[str, Any]:
     return {key: value for key, value in flat(fields).items() if not f"{key}.".startswith(prefixes)}
 
 
-def _compared_evaluation(evaluation: dict[str, Any], varied: set[str]) -> dict[str, Any]:
+def _compared_evaluation(run: Run, left_out: set[str]) -> dict[str, Any]:
     """Return the facts of an evaluation that all runs of an experiment should have alike."""
+    evaluation = run.evaluation
     versions = evaluation.get("versions", {})
     mean = evaluation.get("dataset_return_mean")
     if mean is not None:
         mean = float(f"{mean:.6g}")  # the last digits may depend on the machine
-    named = {
+    facts = {
+        "env": evaluation["env"],
         "env_kwargs": evaluation.get("env_kwargs"),
         "dataset": {"return_mean": mean},  # a file of one name may have held something else
-    }
-    return {
-        "env": evaluation["env"],
-        **_flat_without(named, varied),
         "seeds": evaluation.get("seeds"),
         "memory": evaluation.get("memory"),
         "actions": evaluation.get("actions"),  # drawn from the policy, or None
-        "max_steps": evaluation.get("max_steps"),  # where an episode was cut
+        # The evaluation says it where an episode was cut, the config where none was.
+        "max_steps": evaluation.get("max_steps", run.config.get("evaluation", {}).get("max_steps")),
         "target_return": [result["target_return"] for result in evaluation["results"]],
         "mujoco": versions.get("mujoco"),
         "torch": versions.get("torch"),
     }
+    return _flat_without(facts, left_out)
 
 
 def group(runs: Iterable[Run], order: list[str] | None = None) -> list[Experiment]:

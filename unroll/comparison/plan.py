@@ -10,7 +10,7 @@ from pathlib import Path
 from unroll.agents import AGENTS, schemas
 from unroll.comparison.grid import Cell
 from unroll.comparison.pace import steps_in
-from unroll.comparison.variants import SIZES, Variant, make_variants
+from unroll.comparison.variants import SIZES, Variant, check_reference, make_variants
 from unroll.configs import RunConfig, load_config
 from unroll.errors import ComparisonError
 from unroll.own import import_environment
@@ -33,9 +33,11 @@ def plan(options: Namespace, flags: list[str], arguments: list[str]) -> list[Cel
         arguments: the whole command line. Code of the user's own is imported only where it names it.
 
     Raises:
-        ComparisonError, BackboneError: something cannot be compared. Nothing has been trained then.
+        ComparisonError, BackboneError: something cannot be compared, or the reference is no row.
+            Nothing has been trained then.
     """
     variants = make_variants(options.backbones, options.vary)
+    check_reference(options.reference, [variant.label for variant in variants])
     for name in dict.fromkeys(variant.backbone for variant in variants):
         if ":" in name:
             import_own(name)

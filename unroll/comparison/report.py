@@ -21,7 +21,7 @@ from unroll.comparison.statistics import (
     paired_difference,
     probability_of_improvement,
 )
-from unroll.errors import ComparisonError
+from unroll.comparison.variants import check_reference
 
 SPEED = "perf/train_tokens_per_s"
 MEMORY = "perf/peak_memory_mb"
@@ -43,10 +43,9 @@ def make_report(
         ComparisonError: there are no runs of the reference.
     """
     names = list(dict.fromkeys(backbone for experiment in experiments for backbone in experiment.runs))
+    check_reference(reference, names)
     if reference is None:
         reference = names[0]
-    if reference not in names:
-        raise ComparisonError(f"reference {reference!r}: there are runs of {', '.join(names)}")
 
     machines: set[str] = set()
     for experiment in experiments:
@@ -74,11 +73,11 @@ def describe(experiment: Experiment, reference: str) -> dict[str, Any]:
     rows = {name: row(experiment, name, reference) for name in experiment.runs}
     return {
         "agent": evaluation.get("agent", config["agent"]),
-        "env": evaluation["env"],
+        "env": named(run.evaluation["env"] for run in experiment.all_runs),
         "env_kwargs": common_kwargs(experiment),
         "dataset": _in_words(config.get("dataset")),
         "score": experiment.kind,
-        "scale": evaluation.get("reference"),
+        "scale": named(run.evaluation.get("reference") for run in experiment.all_runs),
         "steps": experiment.steps,
         "seeds": sorted({run.seed for run in experiment.all_runs}),
         "threads": config.get("threads"),
@@ -99,6 +98,11 @@ def equal(values: Iterable[Any]) -> Any:
     """Return the value if all are equal, else None."""
     first, *others = values
     return first if all(other == first for other in others) else None
+
+
+def named(names: Iterable[str | None]) -> str | None:
+    """Name each of what the runs have once; None where they have none."""
+    return " and ".join(dict.fromkeys(name for name in names if name)) or None
 
 
 def common_kwargs(experiment: Experiment) -> dict[str, Any]:

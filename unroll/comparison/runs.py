@@ -176,6 +176,7 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
     """
     finished: list[Run] = []
     left_out: list[str] = []  # a grid may still be running
+    read: set[Path] = set()
     for top in folders:
         # A run is finished once it has been evaluated.
         found = sorted(Path(where) for where, _, files in os.walk(top) if "evaluation.json" in files)
@@ -188,6 +189,9 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
                 )
             raise ComparisonError(f"{top}: no finished run in it, which would be a folder with an evaluation.json")
         for folder in found:
+            if folder.resolve() in read:  # one of the folders may be within another
+                continue
+            read.add(folder.resolve())
             run = read_run(folder)
             unfinished = why_unfinished(folder, run.config["agent"], int(run.config["steps"]), run.evaluation)
             if unfinished is not None:

@@ -70,6 +70,12 @@ def make_variants(backbones: Sequence[str], vary: Sequence[str]) -> list[Variant
     return variants
 
 
+def check_reference(reference: str | None, labels: Sequence[str]) -> None:
+    """Raise ComparisonError unless one of the rows is the reference; None is the first."""
+    if reference is not None and reference not in labels:
+        raise ComparisonError(f"reference {reference!r}: the rows are {', '.join(labels)}")
+
+
 def split_backbones(words: Iterable[str]) -> list[str]:
     """Split ``mingru,gru`` and ``mingru:expansion=2,conv=4`` into backbones: after options, a comma is theirs."""
     backbones: list[str] = []

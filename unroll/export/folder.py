@@ -11,6 +11,8 @@ from typing import Any
 
 from unroll.agents.common.checkpoint import MANIFEST, installed_versions, replace_folder
 from unroll.agents.common.step import Port, Step
+from unroll.envs.make import ELSEWHERE
+from unroll.envs.tasks import MEMORY_TASKS, NO_VELOCITY_TASKS
 from unroll.errors import ExportError
 from unroll.export import play, runner
 from unroll.export.check import difference
@@ -124,7 +126,22 @@ def how_to_play(about: dict[str, Any]) -> str:
         return ""
     takes_target = any(entry["name"] == "return_to_go" for entry in about["inputs"])
     target = " 1000" if takes_target else ""
-    return f"\n    python play.py {env}{target}    # plays an episode; needs gymnasium too"
+    module, _, env_id = env.rpartition(":")
+    module = module or registered_by(env_id)
+    if not module:
+        return f"\n    python play.py {env_id}{target}    # plays an episode; needs gymnasium too"
+    package = module.partition(".")[0]
+    return f"\n    python play.py {module}:{env_id}{target}    # plays an episode; needs gymnasium and {package} too"
+
+
+def registered_by(env_id: str) -> str | None:
+    """Return the module that registers an environment; None for those that Gymnasium has by itself."""
+    if env_id in MEMORY_TASKS | NO_VELOCITY_TASKS:
+        return "unroll.envs.make"
+    for package, (beginnings, _) in ELSEWHERE.items():
+        if env_id.startswith(beginnings):
+            return package
+    return None
 
 
 TEXT = """\

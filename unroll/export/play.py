@@ -93,14 +93,20 @@ def main(arguments):
     import gymnasium
 
     about = policy.about
+    name, *target = arguments
+    if target and "return_to_go" not in policy.zeros:
+        sys.exit(f"play.py: this policy follows no return, so it cannot be asked for {target[0]}")
+
+    # An id is the same with and without the module that registers it.
     env_kwargs = {}
-    if arguments[0] == about["env"]:
+    if name.rpartition(":")[2] == str(about["env"]).rpartition(":")[2]:
         env_kwargs = about.get("env_kwargs", {})
-    env = gymnasium.make(arguments[0], **env_kwargs)
+    sys.path.append("")  # a module may lie in the folder in which the command is typed
+    env = gymnasium.make(name, **env_kwargs)
     shown = policy.zeros.get("observation")
     if shown is not None and shown.shape[1:] != env.observation_space.shape:
         env = gymnasium.wrappers.FlattenObservation(env)
-    print("return", play(policy, env, *map(float, arguments[1:2])))
+    print("return", play(policy, env, *map(float, target[:1])))
 
 
 if __name__ == "__main__":

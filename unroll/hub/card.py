@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,6 @@ def text(run: Shared, repository: str) -> str:
     state = run.state
     words = run.algorithm.words(config)
 
-    # A backbone of the author's own must be named by whoever plays or trains it.
-    own = ""
-    train = ""
-    if ":" in config.backbone.name:
-        own = f" --backbone {config.backbone.name}"
-        train = f" --backbone.name {config.backbone.name}"
     learned = f"{run.algorithm.learned_from(config, describe_dataset)}{mean_of_data(run.evaluation)}"
     versions = ", ".join(f"{package} {version}" for package, version in (state.get("versions") or {}).items())
     return f"""# {words.title} with {config.backbone.name} on {task_of(run) or "recorded episodes"}
@@ -84,14 +79,32 @@ training seed {config.seed}. {learned}
 ```sh
 pip install 'unroll-rl[share]'
 unroll share download {repository}
-unroll evaluate runs/{repository} --video{own}
-unroll train --config runs/{repository}/config.yaml{train}    # what trained it: every setting is there
+unroll evaluate runs/{repository} --video{evaluate_flags(run)}
+unroll train --config runs/{repository}/config.yaml{train_flags(run)}    # what trained it: every setting is there
 ```
 
 Weights are safetensors under a SHA-256 manifest; nothing here is a pickle or runs code when it is loaded.
 
 Made with {versions} on {str(state.get("machine")).split(";")[0]}.
 """
+
+
+def evaluate_flags(run: Shared) -> str:
+    """Name the code of its author's own for whoever plays the run: no file of a run is believed in that."""
+    flags = [("--env", name) for name in run.algorithm.imports(run.config).values()]
+    return _flags("--backbone", run, flags)
+
+
+def train_flags(run: Shared) -> str:
+    """Name the code of its author's own for whoever trains the run again."""
+    return _flags("--backbone.name", run, list(run.algorithm.imports(run.config).items()))
+
+
+def _flags(flag: str, run: Shared, flags: list[tuple[str, str]]) -> str:
+    name = run.config.backbone.name
+    if ":" in name:
+        flags = [(flag, name), *flags]
+    return "".join(f" {flag} {shlex.quote(value)}" for flag, value in flags)
 
 
 def backbone(run: Shared) -> str:
