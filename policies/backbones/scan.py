@@ -106,7 +106,9 @@ def gated_scan(
 
 
 def check_shapes(x: torch.Size, state: tuple[int, ...], h0: Tensor | None, reset: Tensor | None) -> None:
-    """Check the shapes of a scan, since a compiled kernel would read and write beyond the tensors that it was given.
+    """Check the shapes of what runs over a sequence x [B, T, …].
+
+    A compiled kernel would read and write beyond the tensors that it was given, and an index would mix rows.
 
     Raises:
         ValueError: A shape is wrong, or reset is not bool.

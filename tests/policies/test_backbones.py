@@ -8,6 +8,7 @@ import torch
 from unroll.commands.backbones import main
 from unroll.errors import BackboneError
 from unroll.policies.backbones import BACKBONES, Mixer, import_own, make_backbone, map_state, options_of
+from unroll.policies.backbones.contract import layout
 from unroll.policies.backbones.memoryless import Memoryless
 
 
@@ -88,6 +89,28 @@ def test_a_state_keeps_nothing_but_itself_in_memory(name, reset):
     map_state(
         lambda part: pytest.fail(f"{part.shape}") if part.untyped_storage().nbytes() > part.nbytes else part, state
     )
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_reset_of_another_shape_or_type_is_one_line_in_all_of_them(name, dtype):
+    backbone, x = make_backbone(name, 16, 1).to(dtype), torch.randn(3, 5, 16, dtype=dtype)
+    never = torch.zeros(3, 5, dtype=torch.bool)
+    for wrong in (never[:1], never[:, :1], never.T, torch.zeros(4, 5, dtype=torch.bool), never.byte()):
+        with pytest.raises(
+            ValueError, match=r"^reset \[B, T\] is bool and \(3, 5\) here, not torch\.\w+ and \(\d, \d\)$"
+        ):
+            backbone(x, None, wrong)
+    with pytest.raises(ValueError, match=r"^the state before \[B, …\] is \(3\b.* here, not \(4\b"):
+        backbone(x, backbone.initial_state(4), never)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_batch_without_rows_may_have_resets(name):
+    backbone = make_backbone(name, 16, 1)
+    y, state = backbone(torch.randn(0, 5, 16), None, torch.zeros(0, 5, dtype=torch.bool))
+    assert y.shape == (0, 5, 16)
+    assert layout(state) == layout(backbone.initial_state(0))
 
 
 def test_the_table_shows_every_backbone_measured(capsys):
