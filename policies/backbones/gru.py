@@ -59,7 +59,8 @@ class GRU(Mixer):
             state = forget(state, reset)
         with without_autocast(x.device):
             h = torch.gru_cell(x.to(state.dtype), state, *self.gru.all_weights[0])
-        return h, h
+        # Who writes into the output must not write into the memory.
+        return h.clone(), h
 
     def gate_activations(self, x: Tensor, state: State) -> dict[str, Tensor]:
         weight, recurrent, bias, recurrent_bias = self.gru.all_weights[0]

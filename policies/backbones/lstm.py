@@ -40,7 +40,9 @@ class LSTM(Mixer):
         return run_lstm(self.lstm, x, state, reset)
 
     def step(self, x: Tensor, state: State, reset: Tensor | None = None) -> tuple[Tensor, State]:
-        return step_lstm(self.lstm, x, state, reset)
+        h, after = step_lstm(self.lstm, x, state, reset)
+        # Who writes into the output must not write into the memory.
+        return h.clone(), after
 
     def gate_activations(self, x: Tensor, state: State) -> dict[str, Tensor]:
         return lstm_gates(self.lstm, x, state)

@@ -113,6 +113,21 @@ def test_a_batch_without_rows_may_have_resets(name):
     assert layout(state) == layout(backbone.initial_state(0))
 
 
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("steps", [None, 1, 3])
+def test_who_writes_into_an_output_leaves_the_state_alone(name, steps):
+    plain = {option: value for option, value in {"plain": True, "mlp_ratio": 0.0}.items() if option in options_of(name)}
+    backbone = make_backbone(name, 16, 1, **plain)
+    with torch.no_grad():
+        if steps is None:
+            y, state = backbone.step(torch.randn(2, 16), backbone.initial_state(2))
+        else:
+            y, state = backbone(torch.randn(2, steps, 16))
+        before = map_state(torch.clone, state)
+        y.fill_(7)
+    map_state(torch.testing.assert_close, state, before)
+
+
 def test_the_table_shows_every_backbone_measured(capsys):
     assert main([]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
