@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -63,6 +64,22 @@ def test_a_width_or_depth_that_is_none_is_an_error(name, size):
         make_backbone(name, size, 1)
     with pytest.raises(BackboneError, match=f"backbone {name}: n_layers is an int from 1 to 1,024, not {size!r}"):
         make_backbone(name, 16, size)
+
+
+def test_numbers_of_numpy_are_numbers():
+    width, layers, ratio = np.array([16, 2, 3])
+    made = make_backbone("mingru", width, layers, conv=ratio, expansion=np.float32(1.5), highway=np.bool_(True))
+    like = make_backbone("mingru", 16, 2, conv=3, expansion=1.5, highway=True)
+    assert [part.shape for part in made.parameters()] == [part.shape for part in like.parameters()]
+    assert type(made.d_model) is int
+    with pytest.raises(BackboneError, match=r"d_model is an int from 1 to 1,048,576, not 16\.0$"):
+        make_backbone("mingru", np.float64(16), 1)
+
+
+@pytest.mark.parametrize("name", [None, 3, torch.nn.Sequential(torch.nn.ReLU())])
+def test_what_is_no_name_is_one_line(name):
+    with pytest.raises(BackboneError, match=r"^a backbone is a name, module:Class or a class, not [^\n]+$"):
+        make_backbone(name, 16, 1)
 
 
 def test_a_width_that_the_heads_do_not_divide_is_an_error():
