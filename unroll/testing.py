@@ -34,6 +34,10 @@ LONGEST = 20
 # After so many steps a memory must still show what it saw first.
 LONG_AFTER = 29
 
+# The change that a memory must show at least. It lies far above float64's rounding, and far below 1e-10, which gates
+# that begin half open leave.
+SHOWN = 1e-13
+
 # The window of a backbone that has this option: shorter than most of the sequences, so that it becomes full.
 WINDOW = 5
 
@@ -123,7 +127,8 @@ def check_law(
     Raises:
         AssertionError: The law is broken, or the backbone raised an exception, which is the cause of this one.
     """
-    with torch.random.fork_rng(devices=[]):
+    # the laws compare gradients, which a caller may have turned off
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
         if training:
             options |= _without_dropout(backbone)
         case = draw_case(backbone, dtype, seed, d_model, n_layers, device, **options)
@@ -332,7 +337,12 @@ def the_future_does_not_leak(case: Case) -> None:
 
 
 def the_past_matters_long_after(case: Case) -> None:
-    """A change of the first input changes every later output: 29 steps later too, or as far as attention reaches."""
+    """A change of the first input changes every later output: 29 steps later too, or as far as attention reaches.
+
+    Only float64 shows it: float32 rounds away what gates that begin half open leave.
+    """
+    if case.dtype != torch.float64:
+        return
     x = case.draw(2, LONG_AFTER + 1)
     changed = x.clone()
     changed[:, 0, 0] += 5
@@ -343,7 +353,7 @@ def the_past_matters_long_after(case: Case) -> None:
     # the largest change of each step's outputs
     differences = (y - z).abs().amax((0, 2))
     for steps, difference in enumerate(differences[: case.reach + 1].tolist()):
-        if not difference > 1e-7:
+        if not difference > SHOWN:
             raise _Broken(f"a change of the first input changes the output {steps} steps later by {difference:.1e}")
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unroll.policies.backbones.backbone import forget, require
+from unroll.policies.backbones.scan import check_shapes
 
 ROTARY_BASE = 10_000.0
 
@@ -61,6 +62,7 @@ class WindowedAttention(nn.Module):
         ``reset`` is [B, T]. ``value`` None means that the keys are the values.
         """
         batch, time = query.shape[:2]
+        check_shapes(query.shape, (batch,), None if cache is None else cache[-1], reset)
         position = self._positions(time, cache, reset, query.device)
         if self.rotary:
             cos, sin = self._rotation(position, query)

@@ -44,8 +44,9 @@ class CausalConv(Memory):
         n_before = len(self.weight) - 1
         if state is None:
             state = self.initial_state(len(x))
+        # len(x) would fix the batch of an exported step
+        check_shapes(x.shape, (x.shape[0], n_before, len(self.bias)), state, reset)
         if x.device.type == "cpu" and choose_body("auto", x) == "cpu":
-            check_shapes(x.shape, (len(x), n_before, len(self.bias)), state, reset)
             if x.shape[2] != len(self.bias):
                 raise ValueError(f"x [B, T, {len(self.bias)}] cannot have the shape {tuple(x.shape)}")
             return operators.causal_conv(x, state, self.weight, self.bias, reset)

@@ -10,6 +10,7 @@ from unroll.policies.backbones.backbone import Mixer, State, forget
 from unroll.policies.backbones.fused_rnn import GRUKernel, run_packed
 from unroll.policies.backbones.layers import without_autocast
 from unroll.policies.backbones.remember import remember_bias
+from unroll.policies.backbones.scan import check_shapes
 
 
 class GRU(Mixer):
@@ -40,11 +41,13 @@ class GRU(Mixer):
     def forward(self, x: Tensor, state: State | None = None, reset: Tensor | None = None) -> tuple[Tensor, State]:
         if state is None:
             state = self.initial_state(len(x))
+        check_shapes(x.shape, (x.shape[0], self.gru.hidden_size), state, reset)
         before = state.to(self.gru.weight_hh_l0.dtype)
         # bfloat16 has too few digits for a recurrence
         with without_autocast(x.device):
             x = x.to(before.dtype)
-            if reset is None:
+            # the way around resets needs a row
+            if reset is None or not x.shape[0]:
                 y, h = self.gru(x, before[None])
                 return y, h[0]
             y, (after,) = run_packed(self.gru, x, (before,), reset)
@@ -56,7 +59,8 @@ class GRU(Mixer):
             state = forget(state, reset)
         with without_autocast(x.device):
             h = torch.gru_cell(x.to(state.dtype), state, *self.gru.all_weights[0])
-        return h, h
+        # Who writes into the output must not write into the memory.
+        return h.clone(), h
 
     def gate_activations(self, x: Tensor, state: State) -> dict[str, Tensor]:
         weight, recurrent, bias, recurrent_bias = self.gru.all_weights[0]

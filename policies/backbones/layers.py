@@ -15,8 +15,10 @@ import contextlib
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+
+from unroll.policies.backbones.kernels import is_transformed
 
 # Products with fewer multiplications stay with PyTorch: calling oneDNN has a fixed cost.
 WORTH_IT = 2**22
@@ -38,15 +40,17 @@ class Linear(nn.Linear):
             or _product is None
             or x.device.type != "cpu"
             or x.dtype != torch.float32
+            # the gradients are those of rows, also where a single one is large enough
+            or x.ndim < 2
             # a wrong shape is an error that PyTorch explains better
             or x.shape[-1] != self.in_features
             or self.weight.dtype != torch.float32
             or torch.is_autocast_enabled("cpu")
-            # torch.func needs rules that _Linear lacks: forward derivatives and vmap
-            or torch._C._are_functorch_transforms_active()
+            # forward derivatives and torch.func need rules that _Linear lacks
+            or is_transformed()
         ):
             return super().forward(x)
-        return _Linear.apply(x, self.weight, self.bias)
+        return _Linear.apply(x.contiguous(), self.weight, self.bias)
 
 
 class _Linear(torch.autograd.Function):
@@ -54,27 +58,30 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        x = x.contiguous()
+        # what is saved are inputs as they came: second derivatives go on from there
         ctx.save_for_backward(x, weight)
         return product(x, weight, bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
+        # oneDNN's product has no derivative: where second ones may follow (create_graph), PyTorch multiplies
+        multiply: Any = product
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            multiply = F.linear
         # on an expanded view (a stride of 0) oneDNN takes hundreds of times as long
         dy = dy.contiguous()
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = product(dy, weight.t())
+            dx = multiply(dy, weight.t())
 
         # dW is computed with the narrower matrix first, which is a fifth faster
         x = x.flatten(0, -2)
         dy = dy.flatten(0, -2)
         if dy.shape[1] > x.shape[1]:
-            dweight = product(x.t(), dy.t()).t()
+            dweight = multiply(x.t(), dy.t()).t()
         else:
-            dweight = product(dy.t(), x.t())
+            dweight = multiply(dy.t(), x.t())
 
         dbias = None
         if ctx.needs_input_grad[2]:

@@ -13,6 +13,7 @@ from unroll.policies.backbones.backbone import Mixer, State, forget, map_state
 from unroll.policies.backbones.fused_rnn import LSTMKernel, can_insert, run_inserted, run_packed
 from unroll.policies.backbones.layers import without_autocast
 from unroll.policies.backbones.remember import remember_bias
+from unroll.policies.backbones.scan import check_shapes
 
 
 class LSTM(Mixer):
@@ -39,7 +40,9 @@ class LSTM(Mixer):
         return run_lstm(self.lstm, x, state, reset)
 
     def step(self, x: Tensor, state: State, reset: Tensor | None = None) -> tuple[Tensor, State]:
-        return step_lstm(self.lstm, x, state, reset)
+        h, after = step_lstm(self.lstm, x, state, reset)
+        # Who writes into the output must not write into the memory.
+        return h.clone(), after
 
     def gate_activations(self, x: Tensor, state: State) -> dict[str, Tensor]:
         return lstm_gates(self.lstm, x, state)
@@ -66,11 +69,14 @@ def run_lstm(lstm: nn.LSTM, x: Tensor, state: State | None, reset: Tensor | None
     """Run a one-layer, batch-first LSTM over x [B, T, D], in one fused call."""
     if state is None:
         state = initial_lstm_state(lstm, len(x))
+    for part in state:
+        check_shapes(x.shape, (x.shape[0], lstm.hidden_size), part, reset)
     before = as_weights(lstm, state)
     # bfloat16 has too few digits for a recurrence
     with without_autocast(x.device):
         x = x.to(before[0].dtype)
-        if reset is None:
+        # the ways around resets need a row
+        if reset is None or not x.shape[0]:
             y, (h, c) = lstm(x, (before[0][None], before[1][None]))
             return y, (h[0], c[0])
         # of the two ways around resets, the faster one if it is right here

@@ -19,6 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from unroll.errors import BackboneError, one_line
 from unroll.policies.backbones.backbone import Backbone, Mixer, ResidualStack, require
 from unroll.policies.backbones.contract import check_shapes
@@ -72,6 +74,10 @@ def build_backbone(name: str | BackboneClass, d_model: int, n_layers: int, **opt
     """Make a backbone as ``make_backbone`` does, without running it."""
     cls = find_backbone(name)
     shown = _shown(name)
+    # NumPy's numbers, as of a list of sizes, are numbers too
+    d_model = _plain(d_model)
+    n_layers = _plain(n_layers)
+    options = {option: _plain(value) for option, value in options.items()}
     _check_size(shown, "d_model", d_model, MAX_WIDTH)
     _check_size(shown, "n_layers", n_layers, MAX_LAYERS)
     check_options(shown, cls, options)
@@ -91,6 +97,7 @@ def find_backbone(name: str | BackboneClass) -> BackboneClass:
     if isinstance(name, type):
         _check_class(_shown(name), name.__name__, name)
         return name
+    require(isinstance(name, str), f"a backbone is a name, module:Class or a class, not {one_line(name)}")
     if ":" in name:
         return find_own(name)
     if name not in BACKBONES:
@@ -167,6 +174,11 @@ def suggest(name: Any, known: Iterable[Any]) -> str:
     if not near:
         return ""
     return f" (did you mean {near[0]}?)"
+
+
+def _plain(value: Any) -> Any:
+    """Return a number of NumPy as Python's, and all else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _check_size(name: str, size: str, value: Any, most: int) -> None:

@@ -36,7 +36,8 @@ def linear_scan(
     first, h[t] = a[t]·h[t+1] + b[t] with h[T] = ``h0``: this is how returns-to-go and advantages are computed.
 
     ``backend``: ``cpu`` and ``cuda`` are the compiled kernels (float32 inside), ``reference`` is PyTorch step by step.
-    ``auto`` is the kernel of the tensors' device, or the reference for float64 and where there is no kernel.
+    ``auto`` is the kernel of the tensors' device, or the reference for float64, complex numbers and where there is no
+    kernel.
 
     Raises:
         ValueError: A shape is wrong, or the backend is unknown or cannot be used.
@@ -105,7 +106,9 @@ def gated_scan(
 
 
 def check_shapes(x: torch.Size, state: tuple[int, ...], h0: Tensor | None, reset: Tensor | None) -> None:
-    """Check the shapes of a scan, since a compiled kernel would read and write beyond the tensors that it was given.
+    """Check the shapes of what runs over a sequence x [B, T, …].
+
+    A compiled kernel would read and write beyond the tensors that it was given, and an index would mix rows.
 
     Raises:
         ValueError: A shape is wrong, or reset is not bool.

@@ -9,7 +9,7 @@ from unroll.errors import BackboneError
 from unroll.policies.backbones import BACKBONES, Mixer
 from unroll.policies.backbones.memoryless import Memoryless
 from unroll.policies.backbones.scan import linear_scan
-from unroll.testing import LAWS, check_backbone
+from unroll.testing import LAWS, check_backbone, check_law
 
 
 class Leaky(Mixer):
@@ -240,6 +240,53 @@ def test_a_backbone_that_is_right_passes_and_leaves_the_random_numbers_alone(bac
     torch.manual_seed(0)
     check_backbone(backbone, 8, 1)
     assert torch.equal(torch.rand(3), expected)
+
+
+class PytorchsCell(Mixer):
+    """An LSTM as PyTorch starts it: its gates are half open."""
+
+    def __init__(self, d_model: int):
+        super().__init__()
+        self.cell = nn.LSTMCell(d_model, d_model)
+
+    def initial_state(self, batch_size):
+        return tuple(self.cell.weight_hh.new_zeros(2, batch_size, self.cell.hidden_size))
+
+    def forward(self, x, state=None, reset=None):
+        h, c = self.initial_state(len(x)) if state is None else state
+        outputs = []
+        for t in range(x.shape[1]):
+            if reset is not None:
+                h, c = (part.masked_fill(reset[:, t, None], 0) for part in (h, c))
+            h, c = self.cell(x[:, t], (h, c))
+            outputs.append(h)
+        return torch.stack(outputs, 1), (h, c)
+
+
+@pytest.mark.parametrize(("backbone", "options"), [(PytorchsCell, {}), ("mingru", {"memory_span": 0.0})])
+def test_a_memory_may_fade_as_gates_that_begin_half_open_do(backbone, options):
+    for seed in range(testing.SEEDS):
+        for dtype in testing.TOLERANCE:
+            check_law(testing.the_past_matters_long_after, backbone, dtype, seed, **options)
+
+
+class SeesTwelveSteps(BACKBONES["transformer"]):
+    """No option says so, as ``window`` would."""
+
+    def __init__(self, d_model: int):
+        super().__init__(d_model, window=12)
+
+
+def test_a_memory_that_ends_sooner_is_caught():
+    with pytest.raises(AssertionError, match=r"changes the output 23 steps later by 0\.0e\+00 \(float64, seed 0\)$"):
+        check_law(testing.the_past_matters_long_after, SeesTwelveSteps)
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_the_laws_have_gradients_where_the_caller_has_none(off):
+    with off():
+        check_law(testing.steps_are_the_sequence, Leaky)
+        assert not torch.is_grad_enabled()
 
 
 def test_the_message_says_what_was_compared_and_by_how_much_it_differs():

@@ -2,12 +2,14 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 
 from unroll.commands.backbones import main
 from unroll.errors import BackboneError
 from unroll.policies.backbones import BACKBONES, Mixer, import_own, make_backbone, map_state, options_of
+from unroll.policies.backbones.contract import layout
 from unroll.policies.backbones.memoryless import Memoryless
 
 
@@ -64,6 +66,22 @@ def test_a_width_or_depth_that_is_none_is_an_error(name, size):
         make_backbone(name, 16, size)
 
 
+def test_numbers_of_numpy_are_numbers():
+    width, layers, ratio = np.array([16, 2, 3])
+    made = make_backbone("mingru", width, layers, conv=ratio, expansion=np.float32(1.5), highway=np.bool_(True))
+    like = make_backbone("mingru", 16, 2, conv=3, expansion=1.5, highway=True)
+    assert [part.shape for part in made.parameters()] == [part.shape for part in like.parameters()]
+    assert type(made.d_model) is int
+    with pytest.raises(BackboneError, match=r"d_model is an int from 1 to 1,048,576, not 16\.0$"):
+        make_backbone("mingru", np.float64(16), 1)
+
+
+@pytest.mark.parametrize("name", [None, 3, torch.nn.Sequential(torch.nn.ReLU())])
+def test_what_is_no_name_is_one_line(name):
+    with pytest.raises(BackboneError, match=r"^a backbone is a name, module:Class or a class, not [^\n]+$"):
+        make_backbone(name, 16, 1)
+
+
 def test_a_width_that_the_heads_do_not_divide_is_an_error():
     with pytest.raises(BackboneError, match="d_model 20 must be divisible"):
         make_backbone("transformer", 20, 1, n_heads=4)
@@ -88,6 +106,43 @@ def test_a_state_keeps_nothing_but_itself_in_memory(name, reset):
     map_state(
         lambda part: pytest.fail(f"{part.shape}") if part.untyped_storage().nbytes() > part.nbytes else part, state
     )
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_reset_of_another_shape_or_type_is_one_line_in_all_of_them(name, dtype):
+    backbone, x = make_backbone(name, 16, 1).to(dtype), torch.randn(3, 5, 16, dtype=dtype)
+    never = torch.zeros(3, 5, dtype=torch.bool)
+    for wrong in (never[:1], never[:, :1], never.T, torch.zeros(4, 5, dtype=torch.bool), never.byte()):
+        with pytest.raises(
+            ValueError, match=r"^reset \[B, T\] is bool and \(3, 5\) here, not torch\.\w+ and \(\d, \d\)$"
+        ):
+            backbone(x, None, wrong)
+    with pytest.raises(ValueError, match=r"^the state before \[B, …\] is \(3\b.* here, not \(4\b"):
+        backbone(x, backbone.initial_state(4), never)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_batch_without_rows_may_have_resets(name):
+    backbone = make_backbone(name, 16, 1)
+    y, state = backbone(torch.randn(0, 5, 16), None, torch.zeros(0, 5, dtype=torch.bool))
+    assert y.shape == (0, 5, 16)
+    assert layout(state) == layout(backbone.initial_state(0))
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("steps", [None, 1, 3])
+def test_who_writes_into_an_output_leaves_the_state_alone(name, steps):
+    plain = {option: value for option, value in {"plain": True, "mlp_ratio": 0.0}.items() if option in options_of(name)}
+    backbone = make_backbone(name, 16, 1, **plain)
+    with torch.no_grad():
+        if steps is None:
+            y, state = backbone.step(torch.randn(2, 16), backbone.initial_state(2))
+        else:
+            y, state = backbone(torch.randn(2, steps, 16))
+        before = map_state(torch.clone, state)
+        y.fill_(7)
+    map_state(torch.testing.assert_close, state, before)
 
 
 def test_the_table_shows_every_backbone_measured(capsys):

@@ -12,8 +12,11 @@ from torch.autograd import forward_ad
 
 from memory_tasks import Noise, make_ppo, vector
 from recurrences import GATES, needs_numba, numba, simple
+from unroll.policies.backbones import make_backbone
+from unroll.policies.backbones.conv import CausalConv
 from unroll.policies.backbones.kernels import load
 from unroll.policies.backbones.scan import gated_scan, linear_scan
+from unroll.policies.backbones.selective import selective_scan
 from unroll.policies.decision import DecisionPolicy
 
 
@@ -120,6 +123,49 @@ def test_torch_func_differentiates_in_both_directions_and_per_sample():
         torch.testing.assert_close(forward_ad.unpack_dual(dual).tangent, (grad * direction).sum())
     per_sample = torch.func.vmap(torch.func.grad(lambda row: total(row[None])))(projected)
     torch.testing.assert_close(per_sample, grad)
+
+
+@needs_numba
+@pytest.mark.parametrize("name", ["mingru", "minlstm", "mamba"])
+def test_a_second_derivative_is_refused_by_the_kernels_with_what_computes_it(name):
+    backbone, x = make_backbone(name, 8, 1), torch.randn(2, 5, 8, requires_grad=True)
+
+    def slope(x):
+        return torch.autograd.grad(backbone(x)[0].sin().sum(), x, create_graph=True)[0].square().sum()
+
+    # a graph that nobody differentiates is no error
+    assert slope(x).isfinite()
+    message = (
+        r"^the compiled kernels .* have no second derivatives; in float64 \(backbone.double\(\)\) and under torch.func"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        slope(x).backward()
+
+    under_func = torch.func.grad(lambda x: torch.func.grad(lambda x: backbone(x)[0].sin().sum())(x).square().sum())(
+        x.detach()
+    )
+    backbone.double()
+    exact = x.detach().double().requires_grad_()
+    slope(exact).backward()
+    torch.testing.assert_close(under_func, exact.grad.float(), rtol=1e-4, atol=1e-5)
+
+
+@needs_numba
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda x: linear_scan(x, x),
+        lambda x: CausalConv(3, 2)(x)[0],
+        lambda x: selective_scan(x, x, -torch.ones(3, 3), x, x)[0],
+    ],
+    ids=["linear_scan", "causal_conv", "selective_scan"],
+)
+def test_each_operator_behind_them_refuses_it(run):
+    x = torch.rand(2, 5, 3, requires_grad=True)
+    y = run(x)
+    (gradient,) = torch.autograd.grad(y.sin().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="have no second derivatives"):
+        gradient.sum().backward()
 
 
 def count_and_send(sender):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 from unroll.policies.backbones import layers as linear
 from unroll.policies.backbones.layers import Dropout, Linear
@@ -86,3 +87,35 @@ def test_torch_func_differentiates_a_large_product_too():
     per_sample = torch.func.vmap(torch.func.grad(lambda row: layer(row.expand(80, -1)).sum()))(x)
     torch.testing.assert_close(per_sample, 80 * layer.weight.sum(0).expand(80, -1), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(torch.func.jvp(layer, (x,), (x,))[1], layer(x) - layer.bias, rtol=1e-4, atol=1e-4)
+
+
+def test_a_large_product_has_forward_derivatives():
+    layer, x = Linear(256, 256), torch.randn(80, 256)
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(layer(forward_ad.make_dual(x, x))).tangent
+    torch.testing.assert_close(tangent, layer(x) - layer.bias, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(96, 160), (160, 96)])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_second_derivatives_of_a_large_product_are_pytorchs(inputs, outputs, transposed):
+    torch.manual_seed(0)
+    ours, theirs = Linear(inputs, outputs), nn.Linear(inputs, outputs)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(20, 16, inputs)
+    x = (x.transpose(0, 1) if transposed else x).requires_grad_()
+    assert x.numel() * outputs >= linear.WORTH_IT
+    second = []
+    for layer in (ours, theirs):
+        arguments = [x, *layer.parameters()]
+        first = torch.autograd.grad(layer(x).tanh().mean(), arguments, create_graph=True)
+        second.append(torch.autograd.grad(sum(part.square().sum() for part in first), arguments))
+    for mine, its in zip(*second, strict=True):
+        torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-7)
+
+
+def test_a_large_product_of_one_row_is_pytorchs():
+    layer, x = Linear(2048, 2048), torch.randn(2048, requires_grad=True)
+    assert x.numel() * layer.out_features >= linear.WORTH_IT
+    layer(x).sum().backward()
+    torch.testing.assert_close(x.grad, layer.weight.sum(0), rtol=1e-4, atol=1e-4)

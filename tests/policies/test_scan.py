@@ -85,6 +85,19 @@ def test_an_unknown_backend_is_an_error_that_lists_those_that_exist():
         linear_scan(torch.rand(1, 1, 1), torch.rand(1, 1, 1), backend="gpu")
 
 
+def test_complex_decays_turn_the_state():
+    """The linear recurrent unit (2303.06349) is such a scan; the kernels compute in float32 alone."""
+    shape = (2, 6, 3)
+    a = torch.polar(torch.rand(shape), 3 * torch.rand(shape)).requires_grad_()
+    b, h0, reset = torch.randn(shape, dtype=a.dtype), torch.randn(2, 3, dtype=a.dtype), torch.rand(2, 6) < 0.3
+    found, wanted = linear_scan(a, b, h0, reset), loop(a, b, h0, reset)
+    torch.testing.assert_close(found, wanted)
+    gradients = [torch.autograd.grad(h.abs().sum(), a)[0] for h in (found, wanted)]
+    torch.testing.assert_close(*gradients)
+    with pytest.raises(ValueError, match=r"takes tensors up to float32 on cpu, not torch.complex64 on cpu$"):
+        linear_scan(a, b, backend="cpu")
+
+
 @pytest.mark.parametrize("backend", ["cpu", "cuda"])
 def test_a_backend_that_cannot_compute_on_the_tensors_is_an_error(backend):
     with pytest.raises(ValueError, match=f"takes tensors up to float32 on {backend}, not torch.float64 on cpu"):

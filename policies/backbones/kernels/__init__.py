@@ -18,8 +18,8 @@ PACKAGES = {"cpu": "numba", "cuda": "triton"}
 def choose_body(backend: str, x: Tensor) -> str:
     """Choose which body computes on x, and load it so that the operators can be called.
 
-    ``auto`` chooses the kernels of x's device if they can be used. It chooses the reference for float64, under
-    ``torch.func`` and in exports.
+    ``auto`` chooses the kernels of x's device if they can be used. It chooses the reference for float64 and
+    complex numbers, under ``torch.func`` and in exports.
 
     Raises:
         ValueError: The backend is unknown, or cannot compute on x here.
@@ -27,15 +27,17 @@ def choose_body(backend: str, x: Tensor) -> str:
     if backend not in BACKENDS:
         raise ValueError(f"unknown scan backend {backend!r}; choose one of {', '.join(BACKENDS)}")
     device = x.device.type
+    # the kernels compute in float32
+    is_too_much = x.dtype == torch.float64 or x.is_complex()
 
     if backend == "auto":
-        needs_reference = x.dtype == torch.float64 or is_transformed() or torch.compiler.is_exporting()
+        needs_reference = is_too_much or is_transformed() or torch.compiler.is_exporting()
         if not needs_reference and device in PACKAGES and why_not(device) is None:
             return device
         return "reference"
 
     if backend != "reference":
-        if device != backend or x.dtype == torch.float64:
+        if device != backend or is_too_much:
             raise ValueError(
                 f"scan backend {backend!r} takes tensors up to float32 on {backend}, not {x.dtype} on {device}"
             )

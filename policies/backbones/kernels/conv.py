@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from unroll.policies.backbones.kernels.operators import define_operator
+from unroll.policies.backbones.kernels.operators import define_operator, refuse_second_derivative
 
 
 @define_operator
@@ -38,3 +38,4 @@ def _gradients(ctx: Any, dy: Tensor, dlast: Tensor) -> tuple[Any, ...]:
 
 
 causal_conv.register_autograd(_gradients, setup_context=_save)
+causal_conv_backward.register_autograd(refuse_second_derivative)

@@ -28,6 +28,20 @@ def define_operator(shapes: Callable[..., Any]) -> Any:
     return operator
 
 
+def refuse_second_derivative(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+    """Stand for the gradient of an operator that computes gradients itself.
+
+    It is called where a second derivative needs it, and not where ``create_graph`` merely allows one.
+
+    Raises:
+        RuntimeError: Always. It says what computes second derivatives.
+    """
+    raise RuntimeError(
+        "the compiled kernels of minGRU, minLSTM and Mamba have no second derivatives; "
+        "in float64 (backbone.double()) and under torch.func PyTorch computes them, step by step"
+    )
+
+
 @define_operator
 def gated_scan(
     projected: Tensor, h0: Tensor, reset: Tensor | None, gates: str, candidate: str
@@ -68,6 +82,7 @@ def _gated_gradients(ctx: Any, dh: Tensor, dlast: Tensor) -> tuple[Any, ...]:
 
 
 gated_scan.register_autograd(_gated_gradients, setup_context=_save_gated)
+gated_scan_backward.register_autograd(refuse_second_derivative)
 
 
 @define_operator
@@ -98,3 +113,4 @@ def _linear_gradients(ctx: Any, dh: Tensor) -> tuple[Any, ...]:
 
 
 linear_scan.register_autograd(_linear_gradients, setup_context=_save_linear)
+linear_scan_backward.register_autograd(refuse_second_derivative)

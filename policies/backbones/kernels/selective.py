@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from unroll.policies.backbones.kernels.operators import define_operator
+from unroll.policies.backbones.kernels.operators import define_operator, refuse_second_derivative
 
 # Steps from one state that is kept for the gradients to the next. With 16 states per channel, what is kept is as large
 # as u.
@@ -60,3 +60,4 @@ def _gradients(ctx: Any, dy: Tensor, dlast: Tensor, _: Tensor) -> tuple[Any, ...
 
 
 selective_scan.register_autograd(_gradients, setup_context=_save)
+selective_scan_backward.register_autograd(refuse_second_derivative)
