@@ -184,7 +184,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         """
         encoder = self._encoders()[0]
         embedded = linear(encoder.embed, self._features(obs)[0])
-        remembered, actor = encoder.backbone.step(embedded, state[0], episode_start)
+        remembered, actor = encoder.backbone.step(embedded, state[0], as_reset(episode_start))
         latent = self.mlp_extractor.forward_actor(encoder.latent(remembered, embedded))
         state = (actor, *state[1:])
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-# A quantity in SI units may vary by nanometres or picoamperes. What rests in a simulator varies too, by the rounding of
-# float64 beside numbers of about 1: that must not be shown as if it were as large as all else.
-ROUNDING = 1e-12
+# What rests in a simulator varies too, by the rounding of float32 beside numbers of about 1: that must not be shown as
+# if it were as large as all else.
+ROUNDING = 1e-7
 
 
 class Normalizer(nn.Module):

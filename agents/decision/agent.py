@@ -162,17 +162,16 @@ class DecisionAgent:
         self._checks_updates = self.device.type == "cpu"  # CUDA would have to be waited for
 
         policy_kwargs = dict(policy_kwargs or {})
-        if episodes is not None:
-            check_policy_kwargs(policy_kwargs)
         if backbone is not None and policy_kwargs.setdefault("backbone", backbone) != backbone:
             raise HyperparameterError(f"backbone is {backbone}, and {policy_kwargs['backbone']} in policy_kwargs")
+        given = {name: policy_kwargs[name] for name in SET_BY_AGENT if name in policy_kwargs}
         policy_kwargs = {"context": self.hyperparameters.context} | policy_kwargs
         self.policy_kwargs = settle_arguments(DecisionPolicy.__init__, policy_kwargs)
         with memory_guard(self):
-            self._build(episodes)
+            self._build(episodes, given)
 
-    def _build(self, episodes: Episodes | None) -> None:
-        """Make the sampler, the policy and the optimizer."""
+    def _build(self, episodes: Episodes | None, given: Mapping[str, Any]) -> None:
+        """Make the sampler, the policy and the optimizer. ``given`` says what else was told of the policy's sizes."""
         parameters = self.hyperparameters
         kwargs = self.policy_kwargs
         self.task: dict[str, Any] = {}
@@ -189,6 +188,7 @@ class DecisionAgent:
             kwargs["action_space"] = episodes.action_space
             kwargs["context"] = min(parameters.context, longest)
             kwargs["max_timestep"] = longest - 1 if parameters.timestep_embedding else 0
+            check_policy_kwargs(given, kwargs)
             self.sampler = make_sampler(episodes, kwargs["context"], self.device)
 
         # What no machine has is refused before anything of that size is made.
@@ -430,7 +430,7 @@ class DecisionAgent:
             DatasetError: the episodes' observations or actions are not those of the policy.
         """
         path = latest_checkpoint(path)
-        tensors, state = read_agent(path, "DecisionAgent", 1, FORMAT)
+        tensors, state = read_agent(path, "DecisionAgent", 1, 2, FORMAT)
         with of_checkpoint(path):
             state = with_share(with_mixture(state))
             tensors = with_average_mean(tensors, state)
@@ -516,10 +516,11 @@ class DecisionAgent:
         self.logger.dump(self.num_timesteps)
 
 
-def check_policy_kwargs(policy_kwargs: Mapping[str, Any]) -> None:
-    """Raise HyperparameterError for an argument of the policy that follows from the episodes or a hyperparameter."""
-    for name, source in SET_BY_AGENT.items():
-        if name in policy_kwargs:
+def check_policy_kwargs(given: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Raise HyperparameterError where what the agent sets by the episodes or a hyperparameter was given otherwise."""
+    for name, value in given.items():
+        if value != own[name]:
+            source = SET_BY_AGENT[name]
             raise HyperparameterError(f"policy_kwargs: {name} is not taken here, it is set by {source}")
 
 

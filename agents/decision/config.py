@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from unroll.agents.common.settling import settle_fields
@@ -118,10 +119,25 @@ def top_fraction_of(given: float | None, condition: str, episodes: DataEpisodes)
     if condition == "return":
         return 1.0
     n_steps = episodes.n_steps
-    best = float(episodes.top(BEST_SHARE).returns.mean())
-    near = episodes.returns >= best - NEARLY * abs(best)
-    enough = min(ENOUGH_STEPS, max(LARGER_SHARE * n_steps, int(episodes.lengths[near].sum())))
-    return min(1.0, max(BEST_SHARE * n_steps, enough, LEAST_STEPS) / n_steps)
+    if BEST_SHARE * n_steps >= ENOUGH_STEPS:
+        return BEST_SHARE
+
+    # The best episodes first, and how many steps they are up to each.
+    order = np.argsort(-episodes.returns)
+    returns, steps = episodes.returns[order], np.cumsum(episodes.lengths[order])
+    crossing = int(np.searchsorted(steps, BEST_SHARE * n_steps))
+    tenth = int(np.searchsorted(-returns, -returns[crossing], side="right")) - 1  # with those that are equal
+
+    best = float(returns[: tenth + 1].mean())
+    near = int(np.count_nonzero(returns >= best - NEARLY * abs(best)))
+    enough = min(ENOUGH_STEPS, max(LARGER_SHARE * n_steps, steps[near - 1]))
+    more = int(np.searchsorted(steps, min(n_steps, max(enough, LEAST_STEPS))))
+    if more + 1 < len(returns) and returns[more] == returns[more + 1]:
+        # All that are equal would be taken, and they may be most of the data: the failures, where success pays 1.
+        more = int(np.searchsorted(-returns, -returns[more])) - 1
+
+    # Half a step less: a share that was rounded upwards would take one episode more.
+    return float(steps[max(tenth, more)] - 0.5) / n_steps
 
 
 @dataclasses.dataclass

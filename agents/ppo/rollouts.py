@@ -114,11 +114,16 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         """
         given = self.get_vec_normalize_env()
         own = self.normalizer
-        if given is None or not given.norm_obs:
+        if given is None:
+            return
+        if not given.norm_obs:
+            if own is not None and not own.norm_obs:  # rewards alone, for learning
+                self.normalizer = None
             return
         self.normalizer = None
         self.shown = None
-        if own is not None and own.norm_obs and not same_statistics(own.obs_rms, given.obs_rms):
+        learned_by = own.obs_rms if own is not None and own.norm_obs else None
+        if own is not None and not same_statistics(learned_by, given.obs_rms):
             warnings.warn(
                 "the VecNormalize of env has other statistics of observations than the agent learned by, and its own "
                 "are used from now on; RecurrentPPO.load(run folder, env) gives it those that the agent learned by",
@@ -402,7 +407,7 @@ def same_statistics(ours: Any, theirs: Any) -> bool:
     """Whether the running statistics of two VecNormalize say the same, of an observation or of the parts of a Dict."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
         return ours.keys() == theirs.keys() and all(same_statistics(ours[key], theirs[key]) for key in ours)
-    if isinstance(ours, dict) or isinstance(theirs, dict):
+    if ours is None or isinstance(ours, dict) or isinstance(theirs, dict):
         return False
     return np.array_equal(ours.mean, theirs.mean) and np.array_equal(ours.var, theirs.var)
 

@@ -55,7 +55,7 @@ def name_the_same(given: dict[str, Any], own: dict[str, Any]) -> bool:
 
     Its backbone may have been given beside them.
     """
-    given = plain(given)
+    given, own = _as_in_zip(plain(given)), _as_in_zip(own)
     if "backbone" in own:
         given = {"backbone": own["backbone"], **given}
     if given == own:
@@ -64,6 +64,13 @@ def name_the_same(given: dict[str, Any], own: dict[str, Any]) -> bool:
         return policy_kwargs_of("MlpLstmPolicy", given) == own
     except HyperparameterError:
         return False
+
+
+def _as_in_zip(value: Any) -> Any:
+    """Return the value with lists for tuples, as a zip holds them."""
+    if isinstance(value, dict):
+        return {key: _as_in_zip(part) for key, part in value.items()}
+    return [_as_in_zip(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _check(theirs: dict[str, Any], policy_kwargs: dict[str, Any]) -> None:

@@ -145,7 +145,7 @@ def odds_of(weights: Sequence[float], n: int) -> tuple[float, ...]:
     values = np.asarray(weights, np.float64)
     if values.shape != (n,) or not (np.isfinite(values).all() and (values > 0).all()):
         needed = "1 dataset needs 1 number" if n == 1 else f"{n} datasets need {n} numbers"
-        raise DatasetError(f"weights {list(weights)}: {needed} above 0")
+        raise DatasetError(f"weights {weights}: {needed} above 0")
     return tuple((values / values.sum()).tolist())
 
 

@@ -47,6 +47,8 @@ def linear_scan(
         raise ValueError(f"a and b have one shape, not {tuple(a.shape)} and {tuple(b.shape)}")
     # a sum over many steps loses too many digits in 16 bits
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+    if h0 is not None and h0.is_complex():
+        dtype = torch.promote_types(dtype, h0.dtype)
     a = a.to(dtype)
     b = b.to(dtype)
     if h0 is not None:

@@ -337,13 +337,16 @@ def test_what_are_no_episodes_is_one_line_that_says_what_makes_them(given, kind)
     [
         ("context", 5, "argument context"),
         ("max_timestep", 5, "argument timestep_embedding"),
-        ("parts", None, "episodes"),
+        ("observation_dim", 5, "episodes"),
     ],
 )
 def test_an_argument_of_the_policy_that_the_agent_sets_is_refused(name, value, source):
     message = f"policy_kwargs: {name} is not taken here, it is set by the .*{source}$"
+    episodes = toy_episodes(2)
     with pytest.raises(HyperparameterError, match=message):
-        DecisionAgent(toy_episodes(2), policy_kwargs={name: value})
+        DecisionAgent(episodes, policy_kwargs={name: value})
+    again = DecisionAgent(episodes, policy_kwargs=make_agent(episodes, context=3).policy_kwargs, context=3)
+    assert again.policy.config["context"] == 3
 
 
 def test_what_is_said_of_the_data_is_of_those_that_it_learns_from(tmp_path):

@@ -89,6 +89,13 @@ def test_load_takes_the_arguments_of_the_policy_that_the_constructor_took(policy
             RecurrentPPO.load(tmp_path / "agent", policy_kwargs=other, device="cpu")
 
 
+def test_load_takes_tuples_that_are_lists_in_the_zip(tmp_path):
+    policy_kwargs = dict(d_model=8, optimizer_kwargs=dict(betas=(0.9, 0.95)))
+    RecurrentPPO("MlpPolicy", "CartPole-v1", policy_kwargs=policy_kwargs, device="cpu").save(tmp_path / "agent")
+    loaded = RecurrentPPO.load(tmp_path / "agent", policy_kwargs=policy_kwargs, device="cpu")
+    assert list(loaded.policy.optimizer.defaults["betas"]) == [0.9, 0.95]
+
+
 def test_lstm_policies_have_sb3_contribs_default_sizes():
     agent = RecurrentPPO("MlpLstmPolicy", "CartPole-v1", device="cpu")
     assert agent.policy.encoder_kwargs == dict(backbone="lstm", d_model=256, n_layers=1, options=PLAIN)

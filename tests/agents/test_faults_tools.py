@@ -101,6 +101,16 @@ def test_a_loaded_agent_takes_what_an_environment_shows():
     on.learn(config.n_steps)
 
 
+def test_an_agent_that_learned_by_normalised_rewards_alone_goes_on_with_an_environment_that_has_them():
+    agent, config = agent_of("--env", "PendulumNoVel-v1", "--normalize_reward", "true")
+    loaded = unroll.load(saved(agent, config, "run/checkpoints/step_00000032").parents[1])
+    bare = loaded.get_env()
+    loaded.set_env(VecNormalize(bare, norm_obs=False))
+    loaded.learn(config.n_steps)
+    with pytest.warns(UserWarning, match="has other statistics of observations than the agent learned by"):
+        unroll.load("run").set_env(VecNormalize(bare))
+
+
 def test_a_loaded_agent_leaves_it_to_an_environment_that_normalises():
     agent, config = agent_of("--env", "PendulumNoVel-v1", "--normalize_observation", "true")
     agent.env.obs_rms.mean[:], agent.env.obs_rms.var[:] = 0.5, 4.0

@@ -92,6 +92,7 @@ def test_complex_decays_turn_the_state():
     b, h0, reset = torch.randn(shape, dtype=a.dtype), torch.randn(2, 3, dtype=a.dtype), torch.rand(2, 6) < 0.3
     found, wanted = linear_scan(a, b, h0, reset), loop(a, b, h0, reset)
     torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(linear_scan(a.abs(), b.abs(), h0, reset), loop(a.abs() + 0j, b.abs() + 0j, h0, reset))
     gradients = [torch.autograd.grad(h.abs().sum(), a)[0] for h in (found, wanted)]
     torch.testing.assert_close(*gradients)
     with pytest.raises(ValueError, match=r"takes tensors up to float32 on cpu, not torch.complex64 on cpu$"):

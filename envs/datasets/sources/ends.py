@@ -124,16 +124,19 @@ def _disorder(items: dict[str, h5py.Dataset], breaks: np.ndarray) -> str:
     some[marked[np.linspace(0, len(marked) - 1, SOUGHT).astype(np.int64)]] = True
     # One that repeats its own row tells nothing of what follows.
     pairs = zip(_picked(items["observations"], some), _picked(items["next_observations"], some), strict=True)
-    sought = {then.tobytes() for seen, then in pairs if not np.array_equal(seen, then)}
-    found: set[bytes] = set()
+    sought = {then.tobytes(): 0 for seen, then in pairs if not np.array_equal(seen, then)}
     for rows in blocks_of(items["observations"]):
-        found |= sought & {row.tobytes() for row in _flat(items["observations"][rows])}
+        for row in _flat(items["observations"][rows]):
+            if row.tobytes() in sought:
+                sought[row.tobytes()] += 1
 
-    # A single one stands for what is not known, such as zeros.
-    if len(sought) > 1 and len(found) > 0.5 * len(sought):
+    # Where observations are few, any of them is another row. A single one stands for what is not known, such as zeros.
+    found = sum(times == 1 for times in sought.values())
+    if len(sought) > 1 and found > 0.5 * len(sought):
         raise DatasetError(
             f"{strange}, but another one: the rows are not in the order of episodes, as those of several environments "
-            "in turn; put each episode's rows one after the other; where they are so, leave next_observations out"
+            "in turn, or it is not that of one step later; put each episode's rows one after the other, or, where they "
+            "are so, leave next_observations out"
         )
     return f"{strange}: the rows are not in the order of episodes, or the two are on different scales"
 
