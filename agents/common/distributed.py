@@ -47,14 +47,20 @@ class World:
         They speak over gloo, and over NCCL for what is on GPUs; each process takes a GPU of its own.
 
         Raises:
-            TrainingError: another process is gone.
+            TrainingError: another process is gone; there are more processes than GPUs.
         """
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             yield
             return
         backend = "gloo"
         if device != "cpu" and torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+            here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+            if here > gpus:
+                raise TrainingError(
+                    f"{here} processes and {gpus} GPU{'s' * (gpus > 1)} here: each needs one of its own; start fewer, "
+                    "or give --device cpu"
+                )
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
             backend = "cpu:gloo,cuda:nccl"
         dist.init_process_group(backend, timeout=PATIENCE)
         try:

@@ -26,10 +26,14 @@ class Sized(Protocol):
     def sized_by(self) -> tuple[str, ...]: ...
 
 
-def check_device(device: str) -> None:
+def check_device(device: str | torch.device) -> None:
     """Raise TrainingError for a GPU that is not there, where Stable-Baselines3 would quietly take the CPU."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("device cuda: PyTorch finds no CUDA device here; use auto or cpu")
+    if device == "auto" or torch.device(device).type != "cuda":
+        return
+    if not torch.cuda.is_available():
+        raise TrainingError(f"device {device}: PyTorch finds no CUDA device here; use auto or cpu")
+    if (torch.device(device).index or 0) >= torch.cuda.device_count():
+        raise TrainingError(f"device {device}: there are {torch.cuda.device_count()} CUDA devices, from cuda:0 on")
 
 
 def check_finite(metrics: Mapping[str, Any], when: str, learning_rate: float) -> None:

@@ -40,6 +40,15 @@ def set_products(precision: str, device: torch.device) -> None:
         torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
+def products_are_rounded() -> bool:
+    """Whether float32 products are rounded to TF32 or bfloat16 somewhere in this process.
+
+    PyTorch's older question, get_float32_matmul_precision, raises an error where its newer switches were set.
+    """
+    backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    return any(backend.fp32_precision in ("tf32", "bf16") for backend in backends)
+
+
 def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 

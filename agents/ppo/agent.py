@@ -20,7 +20,7 @@ from torch import Tensor
 
 from unroll.agents.common.checkpoint import latest_checkpoint
 from unroll.agents.common.distributed import world
-from unroll.agents.common.guards import check_finite, memory_guard
+from unroll.agents.common.guards import check_device, check_finite, memory_guard
 from unroll.agents.common.machine import set_products
 from unroll.agents.common.settling import plain, settle
 from unroll.agents.ppo.foreign import check_zip
@@ -117,6 +117,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         recompute_states: bool = False,
         advantage_floor: float = 0.0,
     ):
+        check_device(device)
         # PyTorch and random take no int of NumPy's, and Stable-Baselines3 no float of it.
         seed = settle("seed", int | None, seed)
         policy_kwargs = plain(policy_kwargs or {})

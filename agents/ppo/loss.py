@@ -8,12 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unroll.agents.common.machine import products_are_rounded
 from unroll.agents.ppo.anchor import divergence
 from unroll.agents.ppo.sequences import Sequences
 from unroll.policies.actor_critic import RecurrentActorCriticPolicy
 
 log = logging.getLogger(__name__)
-LARGEST_ERROR = {"highest": 1e-4, "high": 1e-2}  # of the first ratio; float32 leaves about 1e-6, TF32 more
+LARGEST_ERROR = 1e-4  # of the first ratio; float32 leaves about 1e-6
+LARGEST_ERROR_TF32 = 1e-2
 
 
 class PPOLoss(nn.Module):
@@ -92,7 +94,7 @@ class PPOLoss(nn.Module):
 
 def warn_of_ratio(error: float) -> None:
     """Say in one line where the ratio before the first update is further from 1 than rounding explains."""
-    if error > LARGEST_ERROR.get(torch.get_float32_matmul_precision(), 1e-2):
+    if error > (LARGEST_ERROR_TF32 if products_are_rounded() else LARGEST_ERROR):
         log.warning(
             "PPO: the ratio of new to old probabilities is off from 1 by %.2g before the first update: the policy "
             "computes something else while it learns than while it acts, as by a dropout or a batch norm inside; "

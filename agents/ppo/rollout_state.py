@@ -76,7 +76,7 @@ def load_rollout(agent: RecurrentPPO, packed: Any, tensors: dict[str, torch.Tens
         normalizer.returns = check_batch(value["returns"][own], np.array(0.0), env.num_envs)
     agent.ep_info_buffer = deque(value["episodes"], maxlen=agent._stats_window_size)
     agent.ep_success_buffer = deque(maxlen=agent._stats_window_size)
-    set_random_state(value["random"])
+    set_random_state(value["random"], agent.device)
 
 
 def _save_environments(env: VecEnv) -> Any:
@@ -128,8 +128,8 @@ def random_state(device: torch.device) -> dict[str, Any]:
     return state
 
 
-def set_random_state(state: dict[str, Any]) -> None:
-    """Put back what ``random_state`` gave.
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Put back what ``random_state`` gave for an agent on ``device``.
 
     Raises:
         ValueError, TypeError, RuntimeError: ``random_state`` cannot have given this.
@@ -142,8 +142,8 @@ def set_random_state(state: dict[str, Any]) -> None:
     np.random.set_state(state["numpy"])  # noqa: NPY002
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers.tolist()), gauss))
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+    if "cuda" in state and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def _check_generator(name: str, numbers: np.ndarray, now: np.ndarray) -> None:

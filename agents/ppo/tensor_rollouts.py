@@ -390,7 +390,7 @@ def check_tensor_env(env: VecEnv | None, device: torch.device) -> None:
     if vector is None:
         return
     name = type(vector.env).__name__
-    if vector.env.device.type != device.type:
+    if _numbered(vector.env.device) != _numbered(device):
         raise EnvError(f"the tensors of {name} are on {vector.env.device}, and the policy is on {device}")
     space = vector.action_space
     integers = isinstance(space, spaces.Box) and space.dtype.kind in "iu"
@@ -399,6 +399,13 @@ def check_tensor_env(env: VecEnv | None, device: torch.device) -> None:
     check_wrappers(env, name)
     if world.size > 1:
         raise TrainingError("environments of tensors are for one process: start without torchrun")
+
+
+def _numbered(device: torch.device) -> torch.device:
+    """Return the device with its number: "cuda" is the current one."""
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device(device.type, device.index or 0)
 
 
 def check_wrappers(env: Any, name: str) -> None:

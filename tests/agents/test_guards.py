@@ -1,5 +1,8 @@
 """What stops the learning: a number that is not finite, at once; memory that does not suffice, with what to halve."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +11,7 @@ from ppo_runs import MAZE, agent_of, assert_one_line
 from toy import TINY, make_agent, toy_episodes
 from unroll.agents import DecisionAgent, RecurrentPPO
 from unroll.agents.common.checkpoint import checkpoints, read_checkpoint
-from unroll.agents.common.guards import is_out_of_memory
+from unroll.agents.common.guards import check_device, is_out_of_memory
 from unroll.commands import train
 from unroll.envs import make_vec_env
 from unroll.envs.datasets.recording import write_hdf5
@@ -146,3 +149,35 @@ def test_memory_that_the_budget_did_not_foresee_is_one_line(monkeypatch):
 def test_what_is_more_than_the_machine_has_is_refused_before_it_is_taken(arguments, expected, dataset, capsys):
     assert train.main([*arguments, "--run_dir", "run"]) == 2
     assert_one_line(capsys, expected)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", torch.device("cuda")])
+def test_a_gpu_that_is_not_there_is_never_replaced_by_the_cpu(device, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(TrainingError, match="PyTorch finds no CUDA device here"):
+        DecisionAgent(toy_episodes(4), device=device)
+    with pytest.raises(TrainingError, match="PyTorch finds no CUDA device here"):
+        RecurrentPPO("MlpPolicy", make_vec_env("TMaze10-v0"), device=device)
+
+
+def test_a_gpu_beyond_the_last_one_is_refused(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    check_device("cuda:1")
+    with pytest.raises(TrainingError, match="device cuda:2: there are 2 CUDA devices, from cuda:0 on"):
+        check_device("cuda:2")
+
+
+def test_products_that_pytorch_rounds_are_known_whichever_switch_was_set():
+    script = """
+import torch
+from unroll.agents.common.machine import products_are_rounded
+said = [products_are_rounded()]
+for precision in ("medium", "high", "highest"):
+    torch.set_float32_matmul_precision(precision)
+    said.append(products_are_rounded())
+torch.backends.cuda.matmul.fp32_precision = "tf32"  # from here on PyTorch's older question is an error
+print(*said, products_are_rounded())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True", "True", "False", "True"]

@@ -20,6 +20,7 @@ from unroll.agents.common.logs import read_metrics
 from unroll.agents.ppo.sequences import Sequences
 from unroll.commands import train
 from unroll.envs.datasets.recording import write_hdf5
+from unroll.errors import TrainingError
 
 PPO = [*TINY, "--env", "TMaze10-v0", "--normalize_reward", "true", "--previous_reward", "true", "--threads", "1"]
 DECISION = [
@@ -167,3 +168,15 @@ def test_without_torchrun_there_is_one_process_and_nothing_is_said():
     assert world.parallel(module) is module
     with world.joined("cpu"):
         assert not torch.distributed.is_initialized()
+
+
+def test_more_processes_than_gpus_are_refused_before_they_wait_for_each_other(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with (
+        pytest.raises(TrainingError, match="2 processes and 1 GPU here"),
+        world.joined("auto"),
+    ):
+        pass

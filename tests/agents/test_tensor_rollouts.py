@@ -25,7 +25,7 @@ from unroll.agents.common.checkpoint import latest_checkpoint, read_checkpoint
 from unroll.agents.ppo import tensor_rollouts
 from unroll.agents.ppo.rollouts import RecurrentOnPolicyAlgorithm
 from unroll.agents.ppo.tensor_buffer import TensorRolloutBuffer, to_host, torch_type
-from unroll.agents.ppo.tensor_rollouts import TensorRollout
+from unroll.agents.ppo.tensor_rollouts import TensorRollout, check_tensor_env
 from unroll.commands import evaluate, train
 from unroll.envs import make_vec_env
 from unroll.envs.tensor import PreviousTensorStep, TensorVector
@@ -499,6 +499,15 @@ def test_what_cannot_be_learned_in_is_said():
     elsewhere.device = torch.device("meta")
     with pytest.raises(EnvError, match="the tensors of TensorNoise are on meta, and the policy is on cpu"):
         make_ppo(elsewhere)
+
+
+def test_the_tensors_are_on_the_very_gpu_of_the_policy(monkeypatch):
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 1)
+    second = TensorNoise()
+    second.device = torch.device("cuda:1")
+    check_tensor_env(TensorVector(second), torch.device("cuda"))
+    with pytest.raises(EnvError, match="are on cuda:1, and the policy is on cuda:0"):
+        check_tensor_env(TensorVector(second), torch.device("cuda:0"))
 
 
 class Scaled(VecEnvWrapper):

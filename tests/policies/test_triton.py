@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -30,7 +31,7 @@ def compare(name, got, function, inputs, gradients):
 torch.manual_seed(0)
 B, T, D = 2, 10, 20
 resets = torch.rand(B, T) < 0.2
-resets[:, 0] = torch.tensor([False, True])
+resets[:, 0] = resets[:, -1] = torch.tensor([False, True])
 """
 
 # several blocks of channels and steps, the last of each in part, and few of them for the interpreter
@@ -49,7 +50,7 @@ for reverse in (False, True):
     h = cuda.linear_forward(a, b, h0, resets, reverse)
     got = h, *cuda.linear_backward(dh, a, h0, resets, h, reverse)
     compare("linear", got, lambda a, b, h0: linear_scan(a, b, h0, resets, reverse=reverse), (a, b, h0), (dh,))
-b[:, 3] = torch.nan
+b[:, 3] = a[:, 5] = torch.nan
 resets[:] = torch.arange(T) == 7
 print("linear", 0.0 if cuda.linear_forward(a, b, h0, resets, False)[:, 7:].isfinite().all() else "nan")
 """
@@ -144,3 +145,18 @@ def test_the_kernels_compile_for_a_hopper_gpu_and_keep_to_its_registers(name, dt
         assert registers < 255
         assert stack <= 16  # bytes
         assert local == 0
+
+
+def test_without_a_c_compiler_the_kernels_say_that_they_cannot_be_used(monkeypatch):
+    """Triton looks for one at the first launch, where it would be too late."""
+    from unroll.policies.backbones.kernels import cuda
+
+    class Driver:
+        @property
+        def utils(self):
+            raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable")
+
+    monkeypatch.setattr("triton.runtime.driver", SimpleNamespace(active=Driver()))
+    assert cuda.why_not.__wrapped__() == (
+        "Triton: Failed to find C compiler. Please specify via CC environment variable"
+    )

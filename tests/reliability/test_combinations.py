@@ -9,9 +9,7 @@ def test_random_configs_go_on_to_the_same_bits_after_a_stop(capsys):
 
 
 def test_a_run_that_ends_otherwise_after_a_stop_is_found(monkeypatch, capsys):
-    monkeypatch.setattr(
-        "unroll.agents.ppo.rollout_state.set_random_state", lambda state: None
-    )  # as if it were forgotten
+    monkeypatch.setattr("unroll.agents.ppo.rollout_state.set_random_state", lambda *_: None)  # as if it were forgotten
     monkeypatch.setattr(combinations, "CHOICES", {"ppo": ""})
     monkeypatch.setattr(combinations, "ENVS", ["CartPoleNoVel-v1"])
     assert combinations.main(["--cases", "1"]) == 1

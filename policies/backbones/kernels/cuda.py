@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
+from unroll.errors import one_line
 from unroll.policies.backbones.kernels import operators, selective, triton_selective
 from unroll.policies.backbones.kernels import triton_kernels as kernels
 
@@ -26,8 +28,17 @@ LOG2_E = 1.4426950408889634
 SELECTIVE_CHANNELS = 32
 
 
+@functools.cache
 def why_not() -> str | None:
-    """Say why no kernel may run; None means that it may."""
+    """Say why no kernel may run; None means that it may.
+
+    Before its first launch Triton compiles a part of itself, which takes a C compiler and Python's header files. Small
+    images of containers have neither.
+    """
+    try:
+        triton.runtime.driver.active.utils  # noqa: B018 - this compiles it
+    except Exception as error:  # a missing compiler, header or driver has each its own
+        return f"Triton: {one_line(error, 200)}"
     return None
 
 

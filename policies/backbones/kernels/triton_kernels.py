@@ -280,9 +280,12 @@ def chunk_effect(
                 value, _ = _activate(of_value, GATES, CANDIDATE)
                 after = tl.where(begins, 0.0, keep * c) if HAS_RESET else keep * c
                 after += _update(take, value, GATES)
+            passes = product * keep
+            if HAS_RESET:
+                passes = tl.where(begins, 0.0, passes)  # 0 times NaN would be NaN
             exists = done + k < stop - begin
             c = tl.where(exists, after, c)
-            product = tl.where(exists, product * keep, product)
+            product = tl.where(exists, passes, product)
         steps = following
     to = (n * chunks + chunk) * D + d
     tl.store(products + to, product, inside)

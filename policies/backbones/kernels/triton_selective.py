@@ -42,7 +42,8 @@ def selective_forward(
             mask = _where(first + k < T, inside)
             begins = False
             if HAS_RESET:
-                begins = tl.load(reset + row * T + t) != 0
+                # beyond the end nothing begins: the last state stays as it is
+                begins = (tl.load(reset + row * T + t) != 0) & (first + k < T)
             dt_t = _load(dt + (row * T + t) * D + d, mask)
             steps = steps + ((dt_t, dt_t * _load(u + (row * T + t) * D + d, mask), begins),)
             outputs = outputs + (tl.zeros([BD], tl.float32),)
@@ -164,7 +165,7 @@ def selective_backward(
         for k in tl.static_range(STEPS):
             mask = _where(first + k < T, inside)
             at = (row * T + first + k) * D + d
-            to = group * tl.num_programs(0) * T * D + at
+            to = (group * tl.num_programs(0) + row) * T * D + (first + k) * D + d
             of_v, of_exponent = gradients[k]
             # the exponent's base was 2
             tl.store(ddt + to, of_exponent * LN_2 + of_v * _load(u + at, mask), mask)
