@@ -34,7 +34,10 @@ from unroll.envs.datasets.recording import write_hdf5
 from unroll.tables import markdown_table
 
 # Options and their values. Each option is in a third of the configs, whatever the others are.
-GATED = "expansion=1.0|1.5 conv=0|3 learned_initial_state=true highway=true memory_span=0.0|5.0 candidate=tanh|identity"
+GATED = (
+    "expansion=1.0|1.5 conv=0|3 learned_initial_state=true highway=true memory_span=0.0|5.0 candidate=tanh|identity "
+    "signed=true unit_variance=true"
+)
 BACKBONES = {
     "mingru": f"{GATED} mlp_ratio=0.0",
     "minlstm": f"{GATED} normalize_gates=false",
