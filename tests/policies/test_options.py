@@ -32,6 +32,7 @@ OPTIONS = [
     ("transformer", dict(positions="none", window=WINDOW, n_heads=1)),
     ("transformer", dict(window=1, activation="relu", mlp_ratio=0.0)),
     ("mamba", dict(conv=1, d_state=3, expansion=1.0)),
+    ("deltanet", dict(conv=1, n_heads=1, signed=True, memory_span=0.0)),
     ("mamba", dict(conv=7, mlp_ratio=0.0)),
     *((name, dict(plain=True, mlp_ratio=0.0)) for name in ("mingru", "lstm", "transformer", "mamba")),
     ("minlstm", dict(plain=True, conv=4)),

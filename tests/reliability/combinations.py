@@ -45,6 +45,7 @@ BACKBONES = {
     "lstm": "memory_span=0.0",
     "sharnn": "attention=all|none window=1|5 boom=1",
     "transformer": "n_heads=1|2 window=1|5 positions=none",
+    "deltanet": "n_heads=1|2 conv=1 memory_span=0.0 signed=true",
     "mamba": "expansion=1.0 d_state=3 conv=1",
 }
 ENVS = ["CartPoleNoVel-v1", "TMaze10-v0", "HopperNoVel-v5", "HalfCheetah-v5", "Pendulum-v1", "Acrobot-v1"]
