@@ -113,7 +113,7 @@ def delta_scan(
     query and key are [B, H, T, K], value is [B, H, T, V], log_keep and write are [B, H, T], reset is [B, T].
 
     What step t writes is u[t] = β (v - expected), where expected is what the steps before wrote. So u of a chunk is the
-    solution of a triangular system (2412.06464, section 3.3). Chunks follow one another.
+    solution of a triangular system (Yang et al. 2024, arXiv 2406.06484). Chunks follow one another.
     """
     reads = []
     for at in range(0, query.shape[2], CHUNK):
