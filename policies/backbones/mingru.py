@@ -30,8 +30,12 @@ class MinGRU(MinRNN):
         conv: int = 0,
         learned_initial_state: bool = False,
         highway: bool = False,
+        signed: bool = False,
+        unit_variance: bool = False,
     ):
-        super().__init__(d_model, "mingru", expansion, candidate, conv, learned_initial_state, highway)
+        super().__init__(
+            d_model, "mingru", expansion, candidate, conv, learned_initial_state, highway, signed, unit_variance
+        )
         # 1 - z retains
         with torch.no_grad():
-            self.project.bias[: self.d_inner] = -remember_bias(self.d_inner, memory_span)
+            self.project.bias[: self.d_inner] = -remember_bias(self.d_inner, memory_span, signed)

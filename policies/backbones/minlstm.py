@@ -32,10 +32,14 @@ class MinLSTM(MinRNN):
         conv: int = 0,
         learned_initial_state: bool = False,
         highway: bool = False,
+        signed: bool = False,
+        unit_variance: bool = False,
     ):
         form: Gates = "minlstm" if normalize_gates else "minlstm_unnormalized"
-        super().__init__(d_model, form, expansion, candidate, conv, learned_initial_state, highway)
+        super().__init__(
+            d_model, form, expansion, candidate, conv, learned_initial_state, highway, signed, unit_variance
+        )
         # f comes first, then i
         with torch.no_grad():
-            bias = remember_bias(self.d_inner, memory_span)
+            bias = remember_bias(self.d_inner, memory_span, signed)
             self.project.bias[: 2 * self.d_inner] = torch.cat([bias, -bias])

@@ -14,6 +14,7 @@ from unroll.policies.backbones.kernels.reference import (
     Gates,
     activate_gates,
     step_gates,
+    unit_variance_update,
 )
 from unroll.policies.backbones.layers import Linear, linear
 from unroll.policies.backbones.scan import gated_scan, linear_scan
@@ -29,6 +30,13 @@ class MinRNN(Mixer):
         conv: Steps of a causal convolution of x before everything else, or 0 for none.
         learned_initial_state: h[-1] is the candidate's activation of a parameter; otherwise it is 0.
         highway: y = σ(W_p x)·W_o h + (1 - σ(W_p x))·x.
+        signed: keep and update become 2·keep - 1 and 2·update, so that an input can turn h over: the weights of h and
+            h̃ still sum to 1, and that of h is between -1 and 1. Without it the parity of long sequences is out of
+            reach, whatever the number of layers (Grazzi et al. 2024, arXiv 2411.12537).
+        unit_variance: update is √(1 - keep²)·h̃, times i where gates are not normalised, as in RG-LRU (De et al. 2024,
+            arXiv 2402.19427): h has the variance of h̃ where steps are independent, however long it keeps.
+
+    With one of the last two, gates and recurrence are no longer one operator, which is slower.
 
     The state is h [B, expansion·d_model]; with a convolution it is (the convolution's state, h).
     """
@@ -42,6 +50,8 @@ class MinRNN(Mixer):
         conv: int,
         learned_initial_state: bool,
         highway: bool,
+        signed: bool,
+        unit_variance: bool,
     ):
         super().__init__()
         self.d_inner = round(expansion * d_model)
@@ -49,6 +59,8 @@ class MinRNN(Mixer):
         require(conv >= 0, f"conv is the number of steps of the convolution, or 0 for none, not {conv}")
         self.form = form
         self.candidate = candidate
+        self.signed = signed
+        self.unit_variance = unit_variance
         self.conv = None
         if conv:
             # Random filters would blur what must be remembered: a cue over 50 steps is then learned half as fast.
@@ -62,7 +74,18 @@ class MinRNN(Mixer):
 
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Compute keep and update [..., d_inner] of x [..., d_model], at least in float32."""
-        return activate_gates(linear(self.project, x), self.form, self.candidate)
+        projected = linear(self.project, x)
+        keep, update = activate_gates(projected, self.form, self.candidate)
+        if self.unit_variance:
+            update = unit_variance_update(projected, self.form, self.candidate, self.signed)
+        elif self.signed:
+            update = 2 * update
+        return (2 * keep - 1 if self.signed else keep), update
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether one operator computes gates and recurrence."""
+        return not (self.signed or self.unit_variance)
 
     def initial_state(self, batch_size: int) -> State:
         h = self.out.weight.new_zeros(batch_size, self.d_inner)
@@ -83,12 +106,14 @@ class MinRNN(Mixer):
             seen, recent = self.conv(x, recent, reset)
 
         # one operator from the pre-activations to h, unless episodes begin with a learned state
-        if reset is None or self.before is None:
+        begins_anew = reset is not None and self.before is not None
+        if self._is_plain and not begins_anew:
             h, last = gated_scan(self.project(seen), h0, reset, self.form, self.candidate)
         else:
-            # A reset makes the scan start from 0: the learned state enters with the update, keep·h[-1] + update.
             keep, update = self.gates(seen)
-            update = update + reset[..., None] * keep * CANDIDATES[self.candidate](self.before)
+            if reset is not None and self.before is not None:
+                # A reset makes the scan start from 0: the learned state enters with the update, keep·h[-1] + update.
+                update = update + reset[..., None] * keep * CANDIDATES[self.candidate](self.before)
             h = linear_scan(keep, update, h0, reset)
             # a view would keep the whole sequence allocated
             last = h[:, -1].clone()
@@ -109,7 +134,11 @@ class MinRNN(Mixer):
             seen, recent = self.conv.step(x, recent, reset)
         if reset is not None:
             h = forget(h, reset)
-        h = step_gates(linear(self.project, seen), h, self.form, self.candidate)
+        if self._is_plain:
+            h = step_gates(linear(self.project, seen), h, self.form, self.candidate)
+        else:
+            keep, update = self.gates(seen)
+            h = torch.addcmul(update, keep, h.to(update.dtype))
 
         y = self._output(x, h)
         if self.conv is None:
@@ -119,7 +148,7 @@ class MinRNN(Mixer):
     def gate_activations(self, x: Tensor, state: State) -> dict[str, Tensor]:
         if self.conv is not None:
             x, _ = self.conv.step(x, state[0], None)
-        keep, _ = self.gates(x)
+        keep, _ = activate_gates(linear(self.project, x), self.form, self.candidate)
         return {"keep": keep}
 
     def _output(self, x: Tensor, h: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ import numpy as np
 from unroll.errors import BackboneError, one_line
 from unroll.policies.backbones.backbone import Backbone, Mixer, ResidualStack, require
 from unroll.policies.backbones.contract import check_shapes
+from unroll.policies.backbones.deltanet import DeltaNet
 from unroll.policies.backbones.gru import GRU
 from unroll.policies.backbones.lstm import LSTM
 from unroll.policies.backbones.mamba import Mamba
@@ -42,6 +43,7 @@ BACKBONES: dict[str, BackboneClass] = {
     "sharnn": SHARNN,
     "transformer": Transformer,
     "mamba": Mamba,
+    "deltanet": DeltaNet,
 }
 
 # Limits that are checked before anything of such a size is allocated.

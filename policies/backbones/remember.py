@@ -10,18 +10,21 @@ from torch import Tensor
 from unroll.policies.backbones.backbone import require
 
 
-def remember_bias(channels: int, span: float) -> Tensor:
+def remember_bias(channels: int, span: float, signed: bool = False) -> Tensor:
     """Return biases u of a retention gate σ(u), so that the channels forget over 2 to ``span`` steps.
 
     A channel that forgets over τ steps has σ(u) = 1 - 1/τ, which is u = log(τ - 1); these are evenly spaced over the
     channels. With ``span`` 0 they are 0: the gates start half open, as in the papers. This is a deterministic form of
     the chrono initialisation (Tallec & Ollivier 2018, arXiv 1804.11188).
+
+    ``signed``: it is 2σ(u) - 1 that is 1 - 1/τ, which is u = log(2τ - 1).
     """
     check_span(span)
     if span == 0:
         return torch.zeros(channels)
     # τ = 2 is log 1 = 0
-    return torch.linspace(0, math.log(span - 1), channels)
+    bias = torch.linspace(0, math.log(span - 1), channels)
+    return (2 * bias.exp() + 1).log() if signed else bias
 
 
 def check_span(span: float) -> None:

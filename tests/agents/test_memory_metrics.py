@@ -16,6 +16,7 @@ GATES = {
     "sharnn": {"input", "forget", "output"},
     "transformer": set(),
     "mamba": {"keep"},
+    "deltanet": {"keep", "write"},
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks import language_model, recall, selective_copying
+from benchmarks import associative_recall, language_model, parity, recall, selective_copying
 from benchmarks.grid import fitting, once, spread
 from benchmarks.tokens import IGNORED, TokenModel, Training
 from unroll.policies.backbones import BACKBONES, make_backbone
@@ -16,6 +16,8 @@ from unroll.policies.backbones import BACKBONES, make_backbone
 TEXT = b"the quick brown fox jumps over the lazy dog. " * 20
 TINY = {
     "selective_copying": ["--length", "8", "--tokens", "2", "--updates", "2", "--layers", "1,2"],
+    "associative_recall": ["--pairs", "2", "--updates", "2"],
+    "parity": ["--lengths", "4,6", "--updates", "2"],
     "recall": ["--delays", "3", "--updates", "2", "--layers", "1"],
     "language_model": ["--updates", "2", "--context", "8", "--batch", "4", "--d_model", "16", "--layers", "1"],
 }
@@ -49,6 +51,28 @@ def test_recall_asks_for_the_first_symbol_which_the_distractors_never_show():
     assert set(sequences[:, 0].tolist()) == set(range(recall.CUES))
     assert set(sequences[:, 1:-1].flatten().tolist()) == set(range(recall.CUES, recall.QUERY))
     assert (sequences[:, -1] == recall.QUERY).all()
+
+
+def test_every_key_is_asked_for_once_and_answered_by_its_value():
+    sequences, targets = associative_recall.draw(64, 5, random())
+    for sequence, target in zip(sequences.tolist(), targets.tolist(), strict=True):
+        keys, values, asked = sequence[:10:2], sequence[1:10:2], sequence[10:]
+        assert sorted(asked) == sorted(set(keys))
+        known = dict(zip(keys, values, strict=True))
+        assert target[10:] == [known[key] - associative_recall.SYMBOLS for key in asked]
+        assert set(target[:10]) == {IGNORED}
+
+
+def test_more_pairs_than_keys_are_refused(command, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        command("associative_recall", "--pairs", "4,17")
+    assert "'4,17': there are only 16 keys" in capsys.readouterr().err
+
+
+def test_parity_is_that_of_the_ones_so_far():
+    bits, targets = parity.draw(64, 9, random())
+    for t in range(9):
+        assert torch.equal(targets[:, t], bits[:, : t + 1].sum(1) % 2)
 
 
 def test_the_text_is_split_once_and_nothing_is_lost(tmp_path):

@@ -124,6 +124,6 @@ if __name__ == "__main__":
     if path.exists():
         before = json.loads(path.read_text())
         for name in now:
-            print(f"{largest_difference(before[name], now[name]):.3g}  {name}")
+            print(f"{largest_difference(before[name], now[name]):.3g}  {name}" if name in before else f"new  {name}")
     if "--write" in sys.argv:
         path.write_text(json.dumps(now, indent=None, separators=(",", ":")) + "\n")

@@ -178,3 +178,46 @@ def test_long_memory_survives_bfloat16(mixer_class):
     with torch.autocast("cpu", torch.bfloat16):
         _, low = mixer(x)
     torch.testing.assert_close(low, h, rtol=0.05, atol=0.05)
+
+
+@BOTH
+def test_a_signed_memory_is_turned_over_by_its_input(mixer_class):
+    """The weights of h and of the candidate sum to 1; that of h goes from -1 to 1."""
+    plain, signed = mixer_class(8, memory_span=0.0), mixer_class(8, memory_span=0.0, signed=True)
+    signed.load_state_dict(plain.state_dict())
+    x = 5 * torch.randn(40, 8)
+    (keep, update), (turned, doubled) = plain.gates(x), signed.gates(x)
+    torch.testing.assert_close(turned, 2 * keep - 1)
+    torch.testing.assert_close(doubled, 2 * update)
+    assert turned.min() < -0.9
+    assert turned.max() > 0.9
+
+
+@BOTH
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_memory_of_unit_variance_is_as_large_whatever_it_keeps(mixer_class, signed):
+    """The candidate is white noise here, and the gates are the biases alone."""
+    torch.manual_seed(0)
+    mixer = mixer_class(16, memory_span=100.0, candidate="identity", signed=signed, unit_variance=True)
+    with torch.no_grad():
+        mixer.project.weight[: -mixer.d_inner] = 0
+        mixer.project.weight[-mixer.d_inner :] = torch.eye(16)
+        mixer.project.bias[-mixer.d_inner :] = 0
+        mixer.out.weight.copy_(torch.eye(16))
+        mixer.out.bias.zero_()
+        y, _ = mixer(torch.randn(50, 1000, 16))
+    assert (y[:, 300:].std((0, 1)) - 1).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("options", [dict(), dict(normalize_gates=False)])
+def test_a_gate_of_one_has_finite_gradients_under_unit_variance(options):
+    mixer = MinLSTM(4, unit_variance=True, **options) if options else MinGRU(4, unit_variance=True)
+    with torch.no_grad():
+        mixer.project.bias[: mixer.d_inner] = -500 if not options else 500
+    mixer(torch.randn(2, 5, 4))[0].sum().backward()
+    assert all(weight.grad.isfinite().all() for weight in mixer.parameters())
+
+
+def test_signed_gates_start_with_the_same_span():
+    span = [2 * torch.sigmoid(remember_bias(9, 50.0, signed=True)) - 1, torch.sigmoid(remember_bias(9, 50.0))]
+    torch.testing.assert_close(*span)

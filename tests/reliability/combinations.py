@@ -34,7 +34,10 @@ from unroll.envs.datasets.recording import write_hdf5
 from unroll.tables import markdown_table
 
 # Options and their values. Each option is in a third of the configs, whatever the others are.
-GATED = "expansion=1.0|1.5 conv=0|3 learned_initial_state=true highway=true memory_span=0.0|5.0 candidate=tanh|identity"
+GATED = (
+    "expansion=1.0|1.5 conv=0|3 learned_initial_state=true highway=true memory_span=0.0|5.0 candidate=tanh|identity "
+    "signed=true unit_variance=true"
+)
 BACKBONES = {
     "mingru": f"{GATED} mlp_ratio=0.0",
     "minlstm": f"{GATED} normalize_gates=false",
@@ -42,6 +45,7 @@ BACKBONES = {
     "lstm": "memory_span=0.0",
     "sharnn": "attention=all|none window=1|5 boom=1",
     "transformer": "n_heads=1|2 window=1|5 positions=none",
+    "deltanet": "n_heads=1|2 conv=1 memory_span=0.0 signed=true",
     "mamba": "expansion=1.0 d_state=3 conv=1",
 }
 ENVS = ["CartPoleNoVel-v1", "TMaze10-v0", "HopperNoVel-v5", "HalfCheetah-v5", "Pendulum-v1", "Acrobot-v1"]
