@@ -66,6 +66,7 @@ class Decision(Algorithm):
 
     def step(self, checkpoint: Path, memory: str | None) -> tuple[Step, dict[str, Any]]:
         from unroll.agents.decision.step import DecisionStep
+        from unroll.agents.decision.task import whole_actions
         from unroll.policies.decision import UNLIMITED
 
         agent = self.load(checkpoint, "cpu")
@@ -76,13 +77,14 @@ class Decision(Algorithm):
             )
         actions = agent.policy.config["action_space"]
         discrete = actions["type"] == "Discrete"
-        return DecisionStep(agent.policy), {
+        whole = None if discrete else whole_actions(agent.task, actions)
+        return DecisionStep(agent.policy, whole), {
             "agent": self.agent,
             "backbone": agent.policy.config["backbone"],
             "env": agent.task.get("env"),
             "env_kwargs": agent.task.get("env_kwargs", {}),
             "wrappers": [],
-            "action_space": actions,
+            "action_space": whole or actions,
             # Shown as the action before the first one; a discrete action is shown as its place among the choices.
             "first_action": actions["n"] if discrete else [0.0] * len(actions["low"]),
             "start": actions.get("start", 0),
