@@ -65,9 +65,9 @@ class Decision(Algorithm):
         return player.as_told(own)
 
     def step(self, checkpoint: Path, memory: str | None) -> tuple[Step, dict[str, Any]]:
+        from unroll.agents.decision.player import largest_target
         from unroll.agents.decision.step import DecisionStep
         from unroll.agents.decision.task import whole_actions
-        from unroll.policies.decision import UNLIMITED
 
         agent = self.load(checkpoint, "cpu")
         if (memory or agent.policy.memory) != "carried":
@@ -89,7 +89,7 @@ class Decision(Algorithm):
             "first_action": actions["n"] if discrete else [0.0] * len(actions["low"]),
             "start": actions.get("start", 0),
             "keeps_memory": False,
-            "default_target": UNLIMITED if agent.policy.outlook is not None else 0.0,
+            "default_target": largest_target(agent),
             "dataset": agent.task.get("dataset"),
             "dataset_returns": agent.task.get("return_quantiles"),
             "updates": agent.num_timesteps,

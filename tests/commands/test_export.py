@@ -17,7 +17,7 @@ from benchmarks.export import Row, largest_difference
 from ppo_runs import NORMALIZED, agent_of, assert_one_line, exit_code, saved
 from toy import SMALL, Toy, make_agent, toy_episodes
 from toy import TINY as DECISION
-from unroll.agents import DecisionAgent
+from unroll.agents import AGENTS, DecisionAgent
 from unroll.agents.decision.step import DecisionStep
 from unroll.agents.ppo.player import PPOActor
 from unroll.agents.ppo.step import ActorStep
@@ -216,6 +216,42 @@ def test_play_refuses_a_return_for_a_policy_that_follows_none(monkeypatch):
     monkeypatch.setitem(sys.modules, "run", SimpleNamespace(Policy=Pushing))
     with pytest.raises(SystemExit, match="follows no return, so it cannot be asked for 50"):
         play_main(["CartPole-v1", "50"])
+
+
+class Following(Pushing):
+    """Stands for one that follows a return."""
+
+    def __init__(self, default=70.5):
+        super().__init__()
+        self.about["default_target"] = default
+        self.zeros["return_to_go"] = np.zeros(1)
+
+    def __call__(self, row):
+        print("to go", *row["return_to_go"])
+        return super().__call__(row)
+
+
+def test_play_says_which_return_it_asks_for(monkeypatch, capsys):
+    unlimited = float(np.finfo(np.float32).max)
+    for default, given, words in (
+        (70.5, [], "a return of 70.5"),
+        (70.5, ["-3"], "a return of -3"),
+        (unlimited, [], "the"),
+    ):
+        monkeypatch.setitem(sys.modules, "run", SimpleNamespace(Policy=lambda default=default: Following(default)))
+        play_main(["CartPole-v1", *given])
+        said, first, *_ = capsys.readouterr().out.splitlines()
+        assert said.startswith(f"asked for {words}")
+        assert float(first.removeprefix("to go ")) == float(given[0] if given else default)
+
+
+def test_an_agent_that_follows_a_return_is_asked_for_the_largest_that_evaluate_asks_for():
+    small_agent(condition="return").save("run")
+    assert evaluate.main(["run", "--episodes", "1"]) == 0
+    wanted = json.loads(Path("run/evaluation.json").read_text())["results"]
+    assert len(wanted) == 3
+    _, facts = AGENTS["decision"].step(Path("run"), None)
+    assert facts["default_target"] == max(result["target_return"] for result in wanted)
 
 
 @pytest.mark.parametrize(
