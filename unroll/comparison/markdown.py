@@ -7,13 +7,12 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from unroll.agents.evaluation.scoring import task_in_words
+from unroll.agents.evaluation.scoring import NOTHING, task_in_words
 from unroll.comparison.report import leaders, too_few
 from unroll.comparison.statistics import COVERED, FEWEST
 from unroll.tables import exact, markdown_table
 
 WORDS = {"normalized_score": "normalised score", "return_mean": "return"}
-NOTHING = "–"  # the cell of a value that there is not
 Cells = dict[str, str]  # a row of a table, by column
 
 
