@@ -149,9 +149,11 @@ def row(name: str, entry: Mapping[str, Any]) -> list[str]:
 
 
 def in_words(result: Mapping[str, Any]) -> str:
-    """Write a return with its interval, behind the return that was asked for."""
-    low, high = result["return_interval"]
-    text = f"{significant(result['return_mean'])} ({significant(low)} to {significant(high)})"
+    """Write a return with its interval, if it has one, behind the return that was asked for."""
+    text = significant(result["return_mean"])
+    if result["return_interval"] is not None:
+        low, high = result["return_interval"]
+        text += f" ({significant(low)} to {significant(high)})"
     if result["target_return"] is not None:
         text = f"{exact(round(result['target_return'], 1))} asked: {text}"
     return text

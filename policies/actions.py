@@ -191,6 +191,14 @@ def describe_space(space: gym.Space) -> dict[str, Any]:
     return {"type": "Box", "low": space.low.tolist(), "high": space.high.tolist()}
 
 
+def describe_whole(space: gym.Space) -> dict[str, Any] | None:
+    """Describe a Box of integers, as one row, as ``describe_space`` does, with its type; None for any other space."""
+    if not isinstance(space, gym.spaces.Box) or np.dtype(space.dtype).kind not in "iu":
+        return None
+    row = gym.spaces.Box(space.low.reshape(-1), space.high.reshape(-1), dtype=space.dtype.type)
+    return describe_space(row) | {"dtype": str(space.dtype)}
+
+
 def build_space(description: dict[str, Any]) -> gym.spaces.Box | gym.spaces.Discrete:
     """Build the space that ``describe_space`` described. A description of anything else raises any exception."""
     if description["type"] == "Discrete":

@@ -24,7 +24,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write text (as UTF-8) or bytes to ``path``, whole or not at all."""
+    """Write text (as UTF-8) or bytes to ``path``, whole or not at all.
+
+    Raises:
+        OSError: one that names ``path``.
+    """
     data = content.encode() if isinstance(content, str) else content
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
+    except OSError as error:  # of a full disk it names no file, and of a folder the temporary one
+        raise OSError(error.errno, error.strerror, str(path)) from error

@@ -65,8 +65,9 @@ class Decision(Algorithm):
         return player.as_told(own)
 
     def step(self, checkpoint: Path, memory: str | None) -> tuple[Step, dict[str, Any]]:
+        from unroll.agents.decision.player import largest_target
         from unroll.agents.decision.step import DecisionStep
-        from unroll.policies.decision import UNLIMITED
+        from unroll.agents.decision.task import whole_actions
 
         agent = self.load(checkpoint, "cpu")
         if (memory or agent.policy.memory) != "carried":
@@ -76,18 +77,19 @@ class Decision(Algorithm):
             )
         actions = agent.policy.config["action_space"]
         discrete = actions["type"] == "Discrete"
-        return DecisionStep(agent.policy), {
+        whole = None if discrete else whole_actions(agent.task, actions)
+        return DecisionStep(agent.policy, whole), {
             "agent": self.agent,
             "backbone": agent.policy.config["backbone"],
             "env": agent.task.get("env"),
             "env_kwargs": agent.task.get("env_kwargs", {}),
             "wrappers": [],
-            "action_space": actions,
+            "action_space": whole or actions,
             # Shown as the action before the first one; a discrete action is shown as its place among the choices.
             "first_action": actions["n"] if discrete else [0.0] * len(actions["low"]),
             "start": actions.get("start", 0),
             "keeps_memory": False,
-            "default_target": UNLIMITED if agent.policy.outlook is not None else 0.0,
+            "default_target": largest_target(agent),
             "dataset": agent.task.get("dataset"),
             "dataset_returns": agent.task.get("return_quantiles"),
             "updates": agent.num_timesteps,

@@ -154,6 +154,16 @@ def learned_returns(agent: DecisionAgent) -> list[float] | None:
     return [agent.task.get("return_least", quantiles["0"]), quantiles["1"]]
 
 
+def largest_target(agent: DecisionAgent) -> float:
+    """The return that an agent is asked for whose user says none: of its default ones the largest.
+
+    It means nothing to one that follows none, or has seen no data.
+    """
+    if agent.policy.config["condition"] != "return":
+        return UNLIMITED
+    return default_targets(agent)[-1] if agent.task else 0.0
+
+
 def default_targets(agent: DecisionAgent) -> list[float]:
     """The median, the 90 % quantile and the maximum of the dataset's returns.
 

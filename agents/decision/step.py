@@ -7,17 +7,24 @@ import dataclasses
 from typing import Any
 
 import torch
+from gymnasium.spaces import Box
 from torch import Tensor
 
 from unroll.agents.common.step import Port, Step, for_acting
+from unroll.policies.actions import build_space
 from unroll.policies.backbones import State
 from unroll.policies.decision import DecisionPolicy
 
 
 class DecisionStep(Step):
-    """A copy of a policy as a step. Its inputs are those of ReturnToGo's observation that the policy uses."""
+    """A copy of a policy as a step. Its inputs are those of ReturnToGo's observation that the policy uses.
 
-    def __init__(self, policy: DecisionPolicy):
+    Args:
+        whole: the Box of integers that the environment takes, as ``describe_whole`` describes it. It is given the
+            nearest ones, as by WholeActions.
+    """
+
+    def __init__(self, policy: DecisionPolicy, whole: dict[str, Any] | None = None):
         config = policy.config
         n = config["action_space"].get("n")
         if n is not None:  # the action n means that no action came before
@@ -50,6 +57,12 @@ class DecisionStep(Step):
         super().__init__([port for port in shown if port.name in used], policy.backbone)
         self.policy = copy.deepcopy(policy)
         self.action = action
+        self.bounds: list[Tensor] = []  # of whole numbers
+        if whole is not None:
+            space = build_space(whole)
+            assert isinstance(space, Box)
+            self.bounds = [torch.from_numpy(space.low), torch.from_numpy(space.high)]
+            self.action = dataclasses.replace(action, dtype=getattr(torch, whole["dtype"]))
         self.backbone = for_acting(policy.backbone)
         self.eval()
 
@@ -66,4 +79,7 @@ class DecisionStep(Step):
             for i, token in enumerate(tokens.unbind(1)):
                 features, state = self.backbone.step(token, state, torch.zeros_like(reset) if i else reset)
         prediction = self.policy.predict(features, shown)
-        return self.policy.action.choose(prediction, deterministic=True), state
+        action = self.policy.action.choose(prediction, deterministic=True)
+        if self.bounds:
+            action = action.round().clamp(*self.bounds).to(self.action.dtype)
+        return action, state

@@ -17,10 +17,10 @@ from unroll.agents.common.restoring import check_arguments, check_count, check_f
 from unroll.agents.decision.config import Hyperparameters
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.images import Parts, check_parts, parts_in_words, row_bytes
-from unroll.envs.datasets.registered import is_env_id, not_plain
+from unroll.envs.datasets.registered import is_env_id, known_env, not_plain
 from unroll.envs.datasets.statistics import moments
 from unroll.errors import DatasetError, one_line
-from unroll.policies.actions import build_space
+from unroll.policies.actions import build_space, describe_whole
 from unroll.policies.backbones import count_parameters
 from unroll.policies.decision import DecisionPolicy
 from unroll.policies.images import PartsExtractor
@@ -31,6 +31,8 @@ OF_THE_DATA = ("dataset", "return_mean", "return_quantiles", "data")  # of a tas
 # A digest covers all rows of a set up to WHOLE numbers, and SAMPLED rows spread over a larger one.
 WHOLE = 1 << 24
 SAMPLED = 4096
+
+INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 
 LEAST_SCALE = 1e-30  # of returns: float32 is to hold them with all its digits, and what they are divided by
 
@@ -50,6 +52,19 @@ def describe_task(episodes: Episodes) -> dict[str, Any]:
         "return_quantiles": {str(q): float(np.quantile(returns, q)) for q in QUANTILES},
         "data": digest(episodes),
     }
+
+
+def whole_actions(task: dict[str, Any], actions: dict[str, Any]) -> dict[str, Any] | None:
+    """Describe the Box of integers that the environment takes; None where it takes others, or is not known here.
+
+    A run says it of the environment that it is evaluated in. Otherwise it is the dataset's own. ``actions`` describes
+    those of the policy.
+    """
+    if "whole_actions" in task:
+        return task["whole_actions"]
+    known = known_env(task.get("env"), task.get("env_kwargs", {}))
+    whole = describe_whole(known.action_space) if known else None
+    return whole if whole and len(whole["low"]) == len(actions["low"]) else None
 
 
 def digest(episodes: Episodes) -> dict[str, Any]:
@@ -243,6 +258,11 @@ def check_state(tensors: Mapping[str, Tensor], state: dict[str, Any]) -> dict[st
     check_count(state, "num_timesteps", "total_timesteps")
     check_task(state["task"])
     policy = state["policy"] | {"action_space": build_space(state["policy"]["action_space"])}
+    whole = state["task"].get("whole_actions")
+    if whole is not None and (
+        whole["dtype"] not in INTEGERS or build_space(whole).shape != policy["action_space"].shape
+    ):
+        raise ValueError("task.whole_actions is no Box of integers for this policy")
     if policy.get("parts") is not None:
         policy["parts"] = check_parts(policy["parts"])
         if row_bytes(policy["parts"]) != policy["observation_dim"]:

@@ -28,7 +28,7 @@ from unroll.envs.datasets.statistics import find_outside
 from unroll.envs.make import find_env
 from unroll.envs.own import registered_id
 from unroll.errors import EnvError
-from unroll.policies.actions import build_space
+from unroll.policies.actions import build_space, describe_whole
 from unroll.policies.decision import DecisionPolicy
 
 
@@ -48,6 +48,9 @@ class DecisionTraining:
         player = self._first_player(tell)
         if player is not None:
             self._tell_env(player, tell)
+            known = known_env(player.env_id, player.env_kwargs)
+            if known is not None:  # an export gives what the evaluation does
+                self.agent.task["whole_actions"] = describe_whole(known.action_space)
         if config.condition == "none" and config.evaluation.targets is not None:
             tell("no return is asked for: with condition none an agent follows none; --condition best or return does")
         unlearned = player and asked_beyond(player.targets, learned_returns(self.agent))

@@ -168,22 +168,20 @@ def _close(env: gym.Env) -> None:
 
 
 def summarize(returns: Sequence[float], reference: tuple[float, float] | None) -> dict[str, Any]:
-    """Compute the mean of the returns and its 95 % bootstrap interval over episodes.
+    """Compute the mean of the returns and its 95 % bootstrap interval over episodes, None for a single one.
 
     Both are raw and, with a reference, normalised to 0 … 100; without one ``normalized_score`` is None.
     """
     values = np.asarray(returns, np.float64)
-    resampled = np.random.default_rng(0).choice(values, (RESAMPLES, len(values))).mean(1)
-    low, high = np.quantile(resampled, [0.025, 0.975])
     mean = values.mean()
-    summary: dict[str, Any] = {
-        "return_mean": float(mean),
-        "return_interval": [float(low), float(high)],
-        "normalized_score": None,
-    }
+    interval = None  # one episode says nothing of others
+    if len(values) > 1:
+        resampled = np.random.default_rng(0).choice(values, (RESAMPLES, len(values))).mean(1)
+        interval = np.quantile(resampled, [0.025, 0.975]).tolist()
+    summary: dict[str, Any] = {"return_mean": float(mean), "return_interval": interval, "normalized_score": None}
     if reference is not None:
         summary["normalized_score"] = float(normalized_score(mean, reference))
-        summary["normalized_interval"] = [float(normalized_score(bound, reference)) for bound in (low, high)]
+        summary["normalized_interval"] = interval and [float(normalized_score(bound, reference)) for bound in interval]
     return summary
 
 

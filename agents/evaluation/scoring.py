@@ -24,6 +24,7 @@ from unroll.files import write_whole
 from unroll.tables import exact, significant
 
 log = logging.getLogger(__name__)
+NOTHING = "–"  # the cell of a value that there is not
 WIPED = "wiped every step"
 SAMPLED = "actions drawn from the policy"
 
@@ -184,16 +185,21 @@ def score_table(evaluation: dict[str, Any]) -> Table:
 
     for result in results:
         score = result["normalized_score"]
-        low, high = result["return_interval"]
+        interval = NOTHING
+        if len(result["returns"]) > 1:  # of a single one older files have an interval of no width
+            low, high = result["return_interval"]
+            interval = f"{_beside(result, low)} … {_beside(result, high)}"
         table.add_row(
             exact(result["target_return"]) if asked else result.get("memory", evaluation["memory"]),
             _beside(result, result["return_mean"]),
-            f"{_beside(result, low)} … {_beside(result, high)}",
+            interval,
             "no reference" if score is None else f"{score:.1f}",
             f"{sum(result['lengths']) / len(result['lengths']):.0f}",
         )
 
     captions = ["the interval is over the episodes of this one agent, not over seeds"]
+    if evaluation["episodes"] == 1:
+        captions = ["of one episode there is no interval"]
     if "max_steps" in evaluation:
         captions.append(cuts_in_words(evaluation))
     if evaluation.get("dataset_return_mean") is not None:

@@ -371,8 +371,8 @@ def describe_space(space: gym.Space) -> str:
         return f"Discrete({space.n}, start={space.start})" if space.start else f"Discrete({space.n})"
     if not isinstance(space, gym.spaces.Box):
         return one_line(space)
-    low = space.low.min(initial=np.inf)
-    high = space.high.max(initial=-np.inf)
+    low = space.low.astype(np.float64).min(initial=np.inf)  # of integers none is infinite
+    high = space.high.astype(np.float64).max(initial=-np.inf)
     return f"Box({low:.4g}, {high:.4g}, {_width(space)} wide)"
 
 

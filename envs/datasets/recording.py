@@ -23,6 +23,7 @@ from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.images import numbers, pack_one, parts_of, unpack
 from unroll.envs.datasets.registered import not_plain
 from unroll.errors import DatasetError, EnvError
+from unroll.files import write_whole
 
 CHUNK = 1 << 20  # bytes
 
@@ -222,8 +223,8 @@ def write_hdf5(episodes: Episodes, path: str | Path, **attributes: str) -> None:
     [N, height, width, channels]. Images with other parts are rows of bytes (see images.py), and the
     attribute ``parts`` (JSON) describes them.
 
-    The file is written beside `path` and renamed, so that a reader never sees half of it. Every
-    byte is under a checksum: the arrays by Fletcher-32, all else by the format of HDF5 1.10.
+    The file appears whole or not at all; a full disk is an OSError. Every byte is under a checksum:
+    the arrays by Fletcher-32, all else by the format of HDF5 1.10.
     """
     last = episodes.starts + episodes.lengths - 1
     terminals = np.zeros(episodes.n_steps, dtype=bool)
@@ -251,8 +252,8 @@ def write_hdf5(episodes: Episodes, path: str | Path, **attributes: str) -> None:
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
+    # In memory first: where a disk fills while HDF5 writes to it, the process crashes.
+    with h5py.File(path, "w", driver="core", backing_store=False, libver=("v110", "v110")) as file:
         for name, values in fields.items():
             file.create_dataset(
                 name,
@@ -275,7 +276,9 @@ def write_hdf5(episodes: Episodes, path: str | Path, **attributes: str) -> None:
             # without checksums.
             text = value.encode()
             file.attrs.create(name, text, dtype=h5py.string_dtype("utf-8", max(1, len(text))))
-    os.replace(temporary, path)
+        file.flush()
+        content = file.id.get_file_image()
+    write_whole(path, content)
 
 
 def _chunks(values: np.ndarray) -> tuple[int, ...] | None:

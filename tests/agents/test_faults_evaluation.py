@@ -259,6 +259,31 @@ def test_a_signal_leaves_an_evaluation_in_lent_environments_between_two_steps(ca
     capsys.readouterr()
 
 
+# Another evaluation than before
+
+
+def test_a_finished_run_is_scored_again_where_its_evaluation_is_another(decision, monkeypatch, capsys):
+    assert train.main([*decision, "--evaluation.max_steps", "3"]) == 0
+    resume = ["--resume", "true", *RUN]
+    for same in (["--evaluation.n_envs", "1", "--evaluation.every", "7"], ["--evaluation.episodes", "0"]):
+        with monkeypatch.context() as patch:
+            patch.setattr("unroll.agents.evaluation.scoring.evaluate", lambda *_: pytest.fail("played again"))
+            assert train.main([*resume, *same]) == 0
+        assert score()["seeds"] == [1_000_000, 1_000_001]
+    assert train.main([*resume, "--evaluation.episodes", "3", "--evaluation.seed", "5"]) == 0
+    assert score()["seeds"] == [5, 6, 7]
+    assert train.main([*resume, "--evaluation.max_steps", "2"]) == 0
+    assert score()["results"][0]["lengths"] == [2] * 3
+
+    # A signal before the new score leaves none that could be taken for it.
+    with monkeypatch.context() as patch:
+        patch.setattr("unroll.agents.evaluation.scoring.evaluate", lambda *_: signal.raise_signal(signal.SIGTERM))
+        assert train.main([*resume, "--evaluation.seed", "9"]) == 128 + signal.SIGTERM
+    assert train.main(resume) == 0
+    assert score()["seeds"] == [9, 10, 11]
+    capsys.readouterr()
+
+
 # No evaluation
 
 

@@ -11,10 +11,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from toy import TINY, toy_episodes
+from toy import LENGTH, TINY, toy_episodes
 from unroll.agents.common.checkpoint import checkpoints, read_checkpoint, write_checkpoint
 from unroll.agents.common.logs import AppendingFile, RunLogger
 from unroll.commands import train
+from unroll.envs import load_episodes
 from unroll.envs.datasets.recording import write_hdf5
 
 
@@ -155,6 +156,19 @@ def test_a_checkpoint_that_finds_no_room_is_an_os_error(small_disk):
         write_checkpoint(small_disk / "step_1", {"a": torch.ones(1000)}, {"step": 2})
     assert read_checkpoint(small_disk / "step_1")[1] == {"step": 1}
     assert {path.name for path in small_disk.iterdir()} == {"step_1", "ballast"}
+
+
+def test_a_recording_that_does_not_fit_is_one_line_and_leaves_nothing(small_disk):
+    ballast = fill(small_disk)
+    os.truncate(ballast, ballast.stat().st_size - 12_000)  # a part of it fits
+    path = small_disk / "toy.hdf5"
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
+        write_hdf5(toy_episodes(400), path)
+    assert list(small_disk.iterdir()) == [ballast]
+    ballast.unlink()
+    write_hdf5(toy_episodes(400), path)
+    assert path.stat().st_size > 24_000
+    assert load_episodes(str(path)).n_steps == 400 * LENGTH
 
 
 @pytest.fixture

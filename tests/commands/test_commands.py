@@ -174,6 +174,19 @@ def test_evaluate_plays_a_run_again_with_the_same_returns(dataset, tmp_path, cap
     assert len(capsys.readouterr().err.strip().splitlines()) == 6
 
 
+def test_a_score_that_cannot_be_written_is_shown(dataset, capsys):
+    assert train.main([*dataset, "--steps", "2", "--evaluation.episodes", "0", "--run_dir", "run"]) == 0
+    Path("run/evaluation.json").mkdir()
+    capsys.readouterr()
+    assert evaluate.main(["run", "--episodes", "2"]) == 2
+    output, error = capsys.readouterr()
+    assert "ToyBox-v0: 2 episodes" in output
+    (line,) = error.splitlines()
+    assert "run/evaluation.json: cannot be written (Is a directory); --output FILE.json writes elsewhere" in line
+    assert evaluate.main(["run", "--episodes", "2", "--output", "elsewhere.json"]) == 0
+    assert Path("elsewhere.json").is_file()
+
+
 def test_a_score_in_another_environment_than_the_datasets_is_not_the_runs_own(dataset, tmp_path):
     assert train.main([*dataset, "--steps", "2", "--run_dir", "run"]) == 0
     own = (tmp_path / "run/evaluation.json").read_bytes()

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,15 +15,18 @@ import torch
 
 from benchmarks.export import Row, largest_difference
 from ppo_runs import NORMALIZED, agent_of, assert_one_line, exit_code, saved
-from toy import make_agent, toy_episodes
-from unroll.agents import DecisionAgent
+from toy import SMALL, Toy, make_agent, toy_episodes
+from toy import TINY as DECISION
+from unroll.agents import AGENTS, DecisionAgent
 from unroll.agents.decision.step import DecisionStep
 from unroll.agents.ppo.player import PPOActor
 from unroll.agents.ppo.step import ActorStep
-from unroll.commands import evaluate, export
+from unroll.commands import evaluate, export, train
 from unroll.envs import load_episodes
+from unroll.envs.datasets.recording import write_hdf5
 from unroll.envs.make import make_env
 from unroll.envs.wrappers import ReturnToGo
+from unroll.errors import CheckpointError
 from unroll.export.check import difference
 from unroll.export.folder import how_to_play
 from unroll.export.formats import NEEDED, trace
@@ -214,6 +218,42 @@ def test_play_refuses_a_return_for_a_policy_that_follows_none(monkeypatch):
         play_main(["CartPole-v1", "50"])
 
 
+class Following(Pushing):
+    """Stands for one that follows a return."""
+
+    def __init__(self, default=70.5):
+        super().__init__()
+        self.about["default_target"] = default
+        self.zeros["return_to_go"] = np.zeros(1)
+
+    def __call__(self, row):
+        print("to go", *row["return_to_go"])
+        return super().__call__(row)
+
+
+def test_play_says_which_return_it_asks_for(monkeypatch, capsys):
+    unlimited = float(np.finfo(np.float32).max)
+    for default, given, words in (
+        (70.5, [], "a return of 70.5"),
+        (70.5, ["-3"], "a return of -3"),
+        (unlimited, [], "the"),
+    ):
+        monkeypatch.setitem(sys.modules, "run", SimpleNamespace(Policy=lambda default=default: Following(default)))
+        play_main(["CartPole-v1", *given])
+        said, first, *_ = capsys.readouterr().out.splitlines()
+        assert said.startswith(f"asked for {words}")
+        assert float(first.removeprefix("to go ")) == float(given[0] if given else default)
+
+
+def test_an_agent_that_follows_a_return_is_asked_for_the_largest_that_evaluate_asks_for():
+    small_agent(condition="return").save("run")
+    assert evaluate.main(["run", "--episodes", "1"]) == 0
+    wanted = json.loads(Path("run/evaluation.json").read_text())["results"]
+    assert len(wanted) == 3
+    _, facts = AGENTS["decision"].step(Path("run"), None)
+    assert facts["default_target"] == max(result["target_return"] for result in wanted)
+
+
 @pytest.mark.parametrize(
     ("env", "words"),
     [
@@ -256,6 +296,60 @@ def test_the_runner_asks_a_decision_agent_as_evaluate_does():
     for result in wanted["results"]:
         returns = [play(policy, make_env("ToyBox-v0"), result["target_return"], seed) for seed in wanted["seeds"]]
         assert returns == pytest.approx(result["returns"], abs=1e-4)
+
+
+class Counted(Toy):
+    """Takes whole numbers alone, and says which they were."""
+
+    def __init__(self):
+        super().__init__()
+        self.action_space = gym.spaces.Box(-1, 2, (1, 1), np.int8)
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        return super().step(action)
+
+
+gym.register("ExportedWhole-v0", Counted, disable_env_checker=True)
+
+
+@pytest.mark.parametrize("kind", ["trained", "before"])
+def test_an_exported_decision_agent_gives_whole_numbers_where_evaluate_does(kind):
+    """Whoever has not trained in a run has the environment of the dataset, as checkpoints of before do."""
+    if kind == "trained":
+        write_hdf5(replace(toy_episodes(6), env_id=None), "toy.hdf5")
+        own = ["--evaluation.env", "ExportedWhole-v0", "--evaluation.episodes", "3"]
+        assert train.main(["--dataset", "toy.hdf5", *DECISION, "--steps", "2", "--run_dir", "run", *own]) == 0
+        agent = DecisionAgent.load("run")
+    else:
+        agent = DecisionAgent(replace(toy_episodes(6), env_id="ExportedWhole-v0"), device="cpu", policy_kwargs=SMALL)
+        agent.save("run")
+        assert evaluate.main(["run", "--episodes", "3"]) == 0
+    assert ("whole_actions" in agent.task) == (kind == "trained")
+    wanted = json.loads(Path("run/evaluation.json").read_text())
+    assert export.main(["run", "--format", "pt2"]) == 0
+    policy, given = Policy("run/pt2"), []
+    env = make_env("ExportedWhole-v0")
+    returns = [play(policy, env, None, seed, lambda _, action: given.append(action)) for seed in wanted["seeds"]]
+    assert returns == wanted["results"][0]["returns"]
+    assert {action.dtype for action in given} == {np.dtype(np.int8)}
+
+
+@pytest.mark.parametrize("whole", [{"dtype": "int8", "low": [0, 0], "high": [1, 1]}, {"dtype": "float32"}])
+def test_a_checkpoint_whose_whole_numbers_are_not_those_of_its_policy_is_refused(whole):
+    agent = small_agent()
+    agent.task["whole_actions"] = {"type": "Box", "low": [0], "high": [1]} | whole
+    agent.save("run")
+    with pytest.raises(CheckpointError, match="no Box of integers for this policy"):
+        DecisionAgent.load("run")
+
+
+def test_whole_numbers_are_within_the_bounds_of_the_environment():
+    step = DecisionStep(small_agent().policy, {"type": "Box", "low": [0], "high": [1], "dtype": "uint8"})
+    for bias, bound in ((-100, 0), (100, 1)):  # the policy's own bounds are -2 and 2
+        torch.nn.init.constant_(step.policy.action.head.bias, bias)
+        action, *_ = step(*(port.zeros(2) for port in step.inputs))
+        assert (action.dtype, action.tolist()) == (torch.uint8, [[bound], [bound]])
 
 
 @needs_onnx

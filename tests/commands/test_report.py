@@ -102,7 +102,16 @@ def test_fewer_than_three_seeds_get_no_interval_and_no_ranking(tmp_path, capsys)
     report = report_of(fake_grid(tmp_path, {"mingru": [1.0, 2], "gru": [3.0, 4]}))
     assert report["experiments"]["TMaze10-v0"]["backbones"]["gru"]["iqm_interval"] is None
     assert "fewer than 3 seeds that is no ranking" in capsys.readouterr().out
-    assert "No interval is given" in (tmp_path / "comparison.md").read_text()
+    text = (tmp_path / "comparison.md").read_text()
+    assert "No interval is given" in text
+    assert "In brackets" not in text
+
+
+@without_pictures
+def test_brackets_are_explained_where_some_have_too_few_seeds_for_them(tmp_path):
+    report_of(fake_grid(tmp_path, {"mingru": [1.0, 2, 3], "gru": [3.0, 4]}))
+    text = (tmp_path / "comparison.md").read_text()
+    assert "In brackets: 95% intervals, percentiles of a stratified bootstrap over seeds. No interval is given" in text
 
 
 @without_pictures

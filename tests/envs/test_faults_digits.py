@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from toy import TINY, make_agent, toy_episodes
 from unroll.agents.decision.player import default_targets
-from unroll.agents.evaluation.scoring import asked_beyond, headline, score_table
+from unroll.agents.evaluation.play import summarize
+from unroll.agents.evaluation.scoring import asked_beyond, headline, read_evaluation, score_table, write_evaluation
 from unroll.commands import record, train
 from unroll.comparison.markdown import calibration_table, number
 from unroll.hub.card import score
+from unroll.pictures.evaluation import draw_evaluation
 from unroll.tables import exact, significant
 
 SIZES = st.floats(1e-9, 1e9) | st.floats(-1e9, -1e-9) | st.just(0.0)
@@ -97,6 +99,22 @@ def evaluation(*results):
 
 def cells(table):
     return [list(column.cells) for column in table.columns]
+
+
+@pytest.mark.parametrize("target", [None, 0.5])
+def test_a_single_episode_has_no_interval(target, tmp_path):
+    one = result(target, 0.25) | summarize([0.25], (0.0, 1.0))
+    assert (one["return_interval"], one["normalized_interval"]) == (None, None)
+    of_before = one | {"return_interval": [0.25, 0.25]}
+    for each in (of_before, one):
+        alone = evaluation(each) | {"episodes": 1, "seeds": [3]}
+        assert cells(score_table(alone))[2] == ["–"]
+        assert score_table(alone).caption.startswith("of one episode there is no interval")
+        assert "| 0.25 | – | 25.0 |" in score(alone)
+        assert "The interval" not in score(alone)
+    draw_evaluation(alone, tmp_path / "score.png")
+    write_evaluation(alone, tmp_path / "score.json")
+    assert read_evaluation(tmp_path / "score.json") == alone
 
 
 def test_every_target_has_a_tag_of_its_own():

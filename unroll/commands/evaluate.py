@@ -17,7 +17,7 @@ from unroll.agents.algorithm import PlayOptions
 from unroll.commands.process import Reporting, expand_home
 from unroll.configs import Parser, RunConfig, load_saved
 from unroll.configs.sizes import Seed
-from unroll.errors import EnvError
+from unroll.errors import EnvError, UserError
 from unroll.own import import_backbone, import_environment
 from unroll.zoo import find_run, results_folder
 
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def evaluate(options: Namespace) -> None:
-    """Load the agent, play it, and write and print its scores."""
+    """Load the agent, play it, and print and write its scores."""
     from unroll.agents.common.checkpoint import latest_checkpoint
     from unroll.agents.evaluation import scoring
     from unroll.agents.evaluation.video import try_gif
@@ -95,10 +95,15 @@ def evaluate(options: Namespace) -> None:
         output = output.with_stem(f"{output.stem}_stochastic")
     if options.output:
         output = Path(options.output)
-    scoring.write_evaluation(result, output)
-    console.print(scoring.score_table(result))
+    console.print(scoring.score_table(result))  # first: it would be lost where nothing can be written
     if player.other_task:
         console.print("played in another task than the run's own")
+    try:
+        scoring.write_evaluation(result, output)
+    except OSError as error:
+        raise UserError(
+            f"{output}: cannot be written ({error.strerror}); --output FILE.json writes elsewhere"
+        ) from error
     console.print(f"written to {output}")
     if options.video:
         gif = try_gif(player, result, console.print)

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from unroll.agents import AGENTS, schemas
 from unroll.agents.algorithm import Algorithm
 from unroll.commands.process import Reporting, give_back_memory, leave, typed
-from unroll.configs import RunConfig, flat, load_config, save_config
+from unroll.configs import RunConfig, flat, load_config, load_saved, save_config
 from unroll.errors import EnvError, TrainingError, UserError
 from unroll.own import import_backbone, import_environment
 
 SCORE = "eval/return_mean"  # of the highest target: what the best checkpoint is best in
+SCORES_ALIKE = ("every", "n_envs", "reuse_envs", "video")  # fields of an evaluation that no score depends on
 
 if TYPE_CHECKING:  # PyTorch and the rest are imported once the arguments are known to be right
     from rich.console import Console
@@ -89,6 +90,7 @@ def open_run(config: RunConfig, arguments: list[str], stack: contextlib.ExitStac
         return Follower(config, training)
     if config.resume:
         check_steps(config, algorithm, training, console)
+        drop_other_score(config, folder)
     else:
         folder = claim_folder(config, training.name)
         stack.enter_context(run_lock(folder))
@@ -129,6 +131,21 @@ def check_steps(config: RunConfig, algorithm: Algorithm, training: Training, con
             f"note: the run was made for {before} {algorithm.unit}s; what falls over a run, such as the learning rate, "
             f"goes on as if it had been made for {config.steps}"
         )
+
+
+def drop_other_score(config: RunConfig, folder: Path) -> None:
+    """Remove the score of a run that goes on with another evaluation than before: it would pass for one of this.
+
+    It is made anew at the end. Where nothing is to be played any more, it stays.
+    """
+    path = folder / "config.yaml"
+    before = load_saved(path, schemas(), f"unroll train: {path}")
+    old, new = (
+        {name: value for name, value in dataclasses.asdict(each.evaluation).items() if name not in SCORES_ALIKE}
+        for each in (before, config)
+    )
+    if config.evaluation.episodes and old != new:
+        (folder / "evaluation.json").unlink(missing_ok=True)
 
 
 def import_code(config: RunConfig, algorithm: Algorithm, arguments: list[str]) -> None:

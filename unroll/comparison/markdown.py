@@ -7,13 +7,12 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from unroll.agents.evaluation.scoring import task_in_words
+from unroll.agents.evaluation.scoring import NOTHING, task_in_words
 from unroll.comparison.report import leaders, too_few
 from unroll.comparison.statistics import COVERED, FEWEST
 from unroll.tables import exact, markdown_table
 
 WORDS = {"normalized_score": "normalised score", "return_mean": "return"}
-NOTHING = "–"  # the cell of a value that there is not
 Cells = dict[str, str]  # a row of a table, by column
 
 
@@ -227,16 +226,20 @@ def overall_table(report: dict[str, Any]) -> str:
 
 def explanation(report: dict[str, Any]) -> str:
     """Say what the numbers are, and how the comparison was made."""
-    intervals = f"In brackets: {COVERED:.0%} intervals, percentiles of a stratified bootstrap over seeds."
+    notes = []
+    if any(row["iqm_interval"] for each in report["experiments"].values() for row in each["backbones"].values()):
+        notes.append(f"In brackets: {COVERED:.0%} intervals, percentiles of a stratified bootstrap over seeds.")
     if too_few(report):
-        intervals = f"No interval is given where there are fewer than {FEWEST} seeds: so few say nothing about others."
+        notes.append(
+            f"No interval is given where there are fewer than {FEWEST} seeds: so few say nothing about others."
+        )
     saw = ", which saw the same data and evaluation episodes"
     if any(experiment["differences"] for experiment in report["experiments"].values()):
         saw = ""
     tuning = report.get("tuning") or "the same for every backbone; how they were chosen was not said"
 
     lines = [
-        f"IQM: the mean of the middle half of the seeds' scores, each the mean of its episodes. {intervals}",
+        f"IQM: the mean of the middle half of the seeds' scores, each the mean of its episodes. {' '.join(notes)}",
         "P(better): the probability that a run has a higher score than a run of the reference, ties half. Paired: the "
         f"mean difference to the reference's run of the same seed{saw}. "
         "(After Agarwal et al. 2021, arXiv:2108.13264.)",

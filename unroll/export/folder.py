@@ -125,13 +125,13 @@ def how_to_play(about: dict[str, Any]) -> str:
     if not env:
         return ""
     takes_target = any(entry["name"] == "return_to_go" for entry in about["inputs"])
-    target = " 1000" if takes_target else ""
+    needs = "a return to ask for may follow; needs gymnasium" if takes_target else "needs gymnasium"
     module, _, env_id = env.rpartition(":")
     module = module or registered_by(env_id)
     if not module:
-        return f"\n    python play.py {env_id}{target}    # plays an episode; needs gymnasium too"
+        return f"\n    python play.py {env_id}    # plays an episode; {needs} too"
     package = module.partition(".")[0]
-    return f"\n    python play.py {module}:{env_id}{target}    # plays an episode; needs gymnasium and {package} too"
+    return f"\n    python play.py {module}:{env_id}    # plays an episode; {needs} and {package} too"
 
 
 def registered_by(env_id: str) -> str | None:

@@ -106,7 +106,10 @@ def main(arguments):
     shown = policy.zeros.get("observation")
     if shown is not None and shown.shape[1:] != env.observation_space.shape:
         env = gymnasium.wrappers.FlattenObservation(env)
-    print("return", play(policy, env, *map(float, target[:1])))
+    asked = float(target[0]) if target else about.get("default_target", 0.0)
+    if "return_to_go" in policy.zeros:
+        print("asked for", f"a return of {asked:g}" if asked < 1e38 else "the largest return that can be had")
+    print("return", play(policy, env, asked))
 
 
 if __name__ == "__main__":

@@ -166,10 +166,13 @@ def score(evaluation: dict[str, Any] | None) -> str:
     reference = ""
     if evaluation["reference"]:
         reference = f" 0 and 100 are the random and expert returns of {evaluation['reference']}."
+    intervals = ""
+    if evaluation["episodes"] > 1:
+        intervals = " The interval is a bootstrap of the mean over episodes of this one run: it says nothing of other "
+        intervals += "training seeds."
     return (
         f"{table}\n\n{evaluation['episodes']} episodes of {played_in(evaluation)} each, reset seeds {seeds[0]} to "
-        f"{seeds[-1]}, {evaluation['memory']} memory.{cuts} The interval is a bootstrap of the mean over episodes of "
-        f"this one run: it says nothing of other training seeds.{reference}"
+        f"{seeds[-1]}, {evaluation['memory']} memory.{cuts}{intervals}{reference}"
     )
 
 
@@ -179,8 +182,11 @@ def _score_row(result: dict[str, Any]) -> list[str]:
         asked = f"memory {result['memory']}"
     elif result["target_return"] is not None:
         asked = exact(result["target_return"])
-    low, high = result["return_interval"]
+    interval = "–"
+    if len(result["returns"]) > 1:
+        low, high = result["return_interval"]
+        interval = f"{low:.4g} to {high:.4g}"
     score = "–"
     if result["normalized_score"] is not None:
         score = f"{result['normalized_score']:.1f}"
-    return [asked, f"{result['return_mean']:.4g}", f"{low:.4g} to {high:.4g}", score]
+    return [asked, f"{result['return_mean']:.4g}", interval, score]

@@ -25,7 +25,7 @@ def draw_evaluation(evaluation: dict[str, Any], path: Path) -> None:
         else:
             _asked(axes, evaluation)
         episodes = evaluation["episodes"]
-        what = "dot: an episode; diamond: mean with 95 % interval"
+        what = f"dot: an episode; diamond: mean{' with 95 % interval' if episodes > 1 else ''}"
         axes.set_title(f"{evaluation['env']}, {episodes} episodes each\n{what}")
 
 
@@ -41,7 +41,8 @@ def _asked(axes: Axes, evaluation: dict[str, Any]) -> None:
     for result in results:
         target = result["target_return"]
         axes.plot([target] * len(result["returns"]), result["returns"], "o", color=BLUE, ms=5, alpha=0.35, mew=0)
-        axes.plot([target, target], result["return_interval"], color="black", lw=2)
+        if len(result["returns"]) > 1:
+            axes.plot([target, target], result["return_interval"], color="black", lw=2)
     means = [result["return_mean"] for result in results]
     axes.plot(targets, means, "D", color=BLUE, mec="black", ms=8, label="achieved")
 
@@ -62,7 +63,8 @@ def _rows(axes: Axes, evaluation: dict[str, Any]) -> None:
     for place, (_, result) in enumerate(rows):
         heights = place + random.uniform(-SPREAD, SPREAD, len(result["returns"]))
         axes.plot(result["returns"], heights, "o", color=BLUE, ms=6, alpha=0.45, mew=0)
-        axes.plot(result["return_interval"], [place, place], color="black", lw=2)
+        if len(result["returns"]) > 1:
+            axes.plot(result["return_interval"], [place, place], color="black", lw=2)
         axes.plot(result["return_mean"], place, "D", color=BLUE, mec="black", ms=9)
 
     axes.set_yticks(range(len(rows)), [f"memory\n{name}" for name, _ in rows])
