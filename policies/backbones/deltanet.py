@@ -18,7 +18,7 @@ class DeltaNet(Mixer):
     """S[t] = α·S[t-1] + β·k (v - α·S[t-1]ᵀ k)ᵀ;  y = W_o (norm(S[t]ᵀ q)·silu(W_g x)), for each head.
 
     S maps keys to values. A step replaces what is stored under its key by its value, as far as β says (the delta
-    rule), and fades all else by α. So a head of d channels keeps up to d pairs apart, which a vector of gates cannot.
+    rule), and fades all else by α. So a head of d channels keeps up to d pairs apart.
 
     q, k and v are silu(conv(W x)), q and k of length 1; α and β are sigmoids of linear maps of x, one of each a head.
     As published, but for α, which is there the exponential of -A·softplus, and for how convolution and gates start.
