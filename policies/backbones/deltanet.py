@@ -26,7 +26,7 @@ class DeltaNet(Mixer):
     Args:
         n_heads: Heads of d_model / n_heads channels, each with a matrix of its own.
         conv: Steps of the convolution, which starts as the identity.
-        memory_span: α starts so that the heads forget over 2 to this many steps, spaced evenly in the logarithm. 0:
+        memory_span: α starts so that the heads forget over up to this many steps, spaced evenly in the logarithm. 0:
             half open.
         signed: β goes to 2, so that a step can turn over what is stored under its key (Grazzi et al. 2024, arXiv
             2411.12537).
@@ -47,7 +47,8 @@ class DeltaNet(Mixer):
         self.conv.start_as_identity()
         self.gates = Linear(d_model, 2 * n_heads)
         with torch.no_grad():
-            self.gates.bias[:n_heads] = remember_bias(n_heads, memory_span)
+            # a single head has the whole span
+            self.gates.bias[:n_heads] = remember_bias(n_heads + 1, memory_span)[1:]
         self.norm = nn.Parameter(torch.ones(self.heads[1]))
         self.gate = Linear(d_model, d_model)
         self.out = Linear(d_model, d_model)
