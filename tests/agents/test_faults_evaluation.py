@@ -10,14 +10,19 @@ import torch
 from safetensors.torch import load_file
 
 import fault_envs
+from fake_runs import DECISION as DECISION_RUN
+from fake_runs import fake_run
 from ppo_runs import MAZE, NORMALIZED, TINY, agent_of, assert_one_line
 from toy import TINY as DECISION
 from toy import toy_episodes
+from unroll.agents import schemas
 from unroll.agents.evaluation.play import Episode, play
 from unroll.agents.ppo.lending import Lender
 from unroll.agents.ppo.player import ppo_player
 from unroll.agents.ppo.training import PPOTraining
 from unroll.commands import compare, evaluate, record, train
+from unroll.commands.train import drop_other_score
+from unroll.configs import load_config
 from unroll.envs.datasets.recording import write_hdf5
 from unroll.errors import EnvError
 
@@ -263,25 +268,31 @@ def test_a_signal_leaves_an_evaluation_in_lent_environments_between_two_steps(ca
 
 
 def test_a_finished_run_is_scored_again_where_its_evaluation_is_another(decision, monkeypatch, capsys):
-    assert train.main([*decision, "--evaluation.max_steps", "3"]) == 0
+    assert train.main(decision) == 0
     resume = ["--resume", "true", *RUN]
-    for same in (["--evaluation.n_envs", "1", "--evaluation.every", "7"], ["--evaluation.episodes", "0"]):
-        with monkeypatch.context() as patch:
-            patch.setattr("unroll.agents.evaluation.scoring.evaluate", lambda *_: pytest.fail("played again"))
-            assert train.main([*resume, *same]) == 0
-        assert score()["seeds"] == [1_000_000, 1_000_001]
-    assert train.main([*resume, "--evaluation.episodes", "3", "--evaluation.seed", "5"]) == 0
-    assert score()["seeds"] == [5, 6, 7]
-    assert train.main([*resume, "--evaluation.max_steps", "2"]) == 0
-    assert score()["results"][0]["lengths"] == [2] * 3
-
-    # A signal before the new score leaves none that could be taken for it.
+    # Ctrl-C before the new score leaves none that could be taken for it.
     with monkeypatch.context() as patch:
-        patch.setattr("unroll.agents.evaluation.scoring.evaluate", lambda *_: signal.raise_signal(signal.SIGTERM))
-        assert train.main([*resume, "--evaluation.seed", "9"]) == 128 + signal.SIGTERM
+        patch.setattr("unroll.agents.evaluation.scoring.evaluate", lambda *_: signal.raise_signal(signal.SIGINT))
+        assert train.main([*resume, "--evaluation.episodes", "3", "--evaluation.seed", "9"]) == 130
     assert train.main(resume) == 0
     assert score()["seeds"] == [9, 10, 11]
     capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("change", "stays"),
+    [
+        (["--evaluation.n_envs", "1", "--evaluation.every", "7", "--evaluation.video", "true"], True),
+        (["--evaluation.episodes", "0"], True),
+        (["--evaluation.episodes", "3"], False),
+        (["--evaluation.max_steps", "2"], False),
+        (["--evaluation.memory", "window"], False),
+    ],
+)
+def test_a_score_is_dropped_where_another_one_is_asked_for(change, stays, tmp_path):
+    run = fake_run(tmp_path / "run", "gru", 0, 5.0, DECISION_RUN)
+    drop_other_score(load_config([*DECISION_RUN, "--backbone.name", "gru", *change], schemas()), run)
+    assert (run / "evaluation.json").exists() == stays
 
 
 # No evaluation
