@@ -270,9 +270,13 @@ def test_a_signal_leaves_an_evaluation_in_lent_environments_between_two_steps(ca
 def test_a_finished_run_is_scored_again_where_its_evaluation_is_another(decision, monkeypatch, capsys):
     assert train.main(decision) == 0
     resume = ["--resume", "true", *RUN]
+
     # Ctrl-C before the new score leaves none that could be taken for it.
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
-        patch.setattr("unroll.agents.evaluation.scoring.evaluate", lambda *_: signal.raise_signal(signal.SIGINT))
+        patch.setattr("unroll.agents.evaluation.scoring.evaluate", interrupted)
         assert train.main([*resume, "--evaluation.episodes", "3", "--evaluation.seed", "9"]) == 130
     assert train.main(resume) == 0
     assert score()["seeds"] == [9, 10, 11]
