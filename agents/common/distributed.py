@@ -54,13 +54,13 @@ class World:
             return
         backend = "gloo"
         if device != "cpu" and torch.cuda.is_available():
-            here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
-            if here > gpus:
+            own, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+            if own >= gpus:
                 raise TrainingError(
-                    f"{here} processes and {gpus} GPU{'s' * (gpus > 1)} here: each needs one of its own; start fewer, "
+                    f"process {own}, from 0, sees {gpus} GPU{'s' * (gpus > 1)}: each needs one of its own; start fewer, "
                     "or give --device cpu"
                 )
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(own)
             backend = "cpu:gloo,cuda:nccl"
         dist.init_process_group(backend, timeout=PATIENCE)
         try:

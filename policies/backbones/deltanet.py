@@ -116,6 +116,7 @@ def delta_scan(
     What step t writes is u[t] = β (v - expected), where expected is what the steps before wrote. So u of a chunk is the
     solution of a triangular system (Yang et al. 2024, arXiv 2406.06484). Chunks follow one another.
     """
+    memory = memory.to(key.dtype)  # weights of 16 bits begin with a memory of 16 bits
     reads = []
     for at in range(0, query.shape[2], CHUNK):
         q, k, v, g, beta = (part[:, :, at : at + CHUNK] for part in (query, key, value, log_keep, write))

@@ -174,9 +174,9 @@ def test_more_processes_than_gpus_are_refused_before_they_wait_for_each_other(mo
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
     with (
-        pytest.raises(TrainingError, match="2 processes and 1 GPU here"),
+        pytest.raises(TrainingError, match="process 1, from 0, sees 1 GPU:"),
         world.joined("auto"),
     ):
         pass

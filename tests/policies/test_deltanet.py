@@ -83,3 +83,12 @@ def test_the_strength_of_writing_goes_to_2_where_it_is_signed():
 def test_a_width_that_the_heads_do_not_divide_is_refused():
     with pytest.raises(BackboneError, match="d_model 10 must be divisible by n_heads = 4"):
         make_backbone("deltanet", 10)
+
+
+def test_weights_of_16_bits_learn_and_step():
+    backbone = make_backbone("deltanet", 16, 1).to(torch.bfloat16)
+    x = torch.randn(2, 5, 16, dtype=torch.bfloat16)
+    y, state = backbone(x)
+    y.sum().backward()
+    z, _ = backbone.step(x[:, 0], state)
+    assert y.dtype == z.dtype == torch.bfloat16
