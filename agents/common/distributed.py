@@ -57,8 +57,8 @@ class World:
             own, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
             if own >= gpus:
                 raise TrainingError(
-                    f"process {own}, from 0, sees {gpus} GPU{'s' * (gpus > 1)}: each needs one of its own; start fewer, "
-                    "or give --device cpu"
+                    f"process {own}, from 0, sees {gpus} GPU{'s' * (gpus > 1)}: each needs one of its own; start "
+                    "fewer, or give --device cpu"
                 )
             torch.cuda.set_device(own)
             backend = "cpu:gloo,cuda:nccl"
