@@ -14,7 +14,7 @@ from unroll.policies.backbones.kernels.reference import (
     Gates,
     activate_gates,
     step_gates,
-    unit_variance_update,
+    unit_variance_gates,
 )
 from unroll.policies.backbones.layers import Linear, linear
 from unroll.policies.backbones.scan import gated_scan, linear_scan
@@ -75,11 +75,11 @@ class MinRNN(Mixer):
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Compute keep and update [..., d_inner] of x [..., d_model], at least in float32."""
         projected = linear(self.project, x)
-        keep, update = activate_gates(projected, self.form, self.candidate)
         if self.unit_variance:
-            update = unit_variance_update(projected, self.form, self.candidate, self.signed)
-        elif self.signed:
-            update = 2 * update
+            keep, update = unit_variance_gates(projected, self.form, self.candidate, self.signed)
+        else:
+            keep, update = activate_gates(projected, self.form, self.candidate)
+            update = 2 * update if self.signed else update
         return (2 * keep - 1 if self.signed else keep), update
 
     @property

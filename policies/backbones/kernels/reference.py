@@ -60,8 +60,8 @@ def activate_gates(projected: Tensor, gates: Gates, candidate: Candidate) -> tup
     return torch.sigmoid(-odds), torch.sigmoid(odds) * value
 
 
-def unit_variance_update(projected: Tensor, gates: Gates, candidate: Candidate, signed: bool) -> Tensor:
-    """Compute √(1 - a²)·h̃ [..., D], where a is keep, or 2·keep - 1 if signed; times i if gates are not normalised."""
+def unit_variance_gates(projected: Tensor, gates: Gates, candidate: Candidate, signed: bool) -> tuple[Tensor, Tensor]:
+    """Compute keep and √(1 - a²)·h̃, where a is keep, or 2·keep - 1 if signed; times i if gates are not normalised."""
     gate, value = _split(projected, gates, candidate)
     if gates == "minlstm_unnormalized":
         odds = -gate[0]
@@ -70,7 +70,7 @@ def unit_variance_update(projected: Tensor, gates: Gates, candidate: Candidate, 
         odds = _odds(gate, gates)
     keep, rest = torch.sigmoid(-odds), torch.sigmoid(odds)  # rest is 1 - keep to all digits
     square = 4 * keep * rest if signed else rest * (1 + keep)
-    return square.clamp_min(1e-30).sqrt() * value  # the slope of a root at 0 is infinite
+    return keep, square.clamp_min(1e-30).sqrt() * value  # the slope of a root at 0 is infinite
 
 
 def step_gates(projected: Tensor, h: Tensor, gates: Gates, candidate: Candidate) -> Tensor:
