@@ -4,7 +4,7 @@
     git clone https://github.com/DLR-RM/rl-trained-agents
     python -m benchmarks.replay_sets --imitation imitation --agents rl-trained-agents --output FOLDER [--sets walker2d]
 
-Each set has 100,000 steps that one or several agents played, actions drawn from their policies. The agents are
+Each set has ``--steps`` (100,000) that one or several agents played, actions drawn from their policies. The agents are
 snapshots of TRPO (openai/imitation, MIT; Ho & Ermon 2016) and agents of Stable-Baselines3 (DLR-RM/rl-trained-agents,
 MIT). Only numbers are read from their files. Episode k begins with the seed 20,000,000 + k: evaluate on other seeds.
 LunarLander needs ``pip install gymnasium[box2d]``.
@@ -31,7 +31,6 @@ from unroll.envs.make import make_env
 from unroll.tables import markdown_table
 
 FIRST_SEED = 20_000_000
-STEPS = 100_000
 
 # Set → environment, and the share of the steps of each agent. "trpo:K" is snapshot K of openai/imitation.
 SETS: dict[str, tuple[str, dict[str, float]]] = {
@@ -231,7 +230,7 @@ def record(options: argparse.Namespace, name: str) -> list[list[str]]:
     for agent, share in shares.items():
         act = agent_of(options, env_id, agent, space)
         first, steps = len(done), 0
-        while steps < share * STEPS:
+        while steps < share * options.steps:
             observation, _ = env.reset(seed=FIRST_SEED + len(done))
             over = False
             while not over:
@@ -257,6 +256,7 @@ def main() -> None:
     parser.add_argument("--imitation", type=Path, required=True, help="a clone of openai/imitation")
     parser.add_argument("--agents", type=Path, required=True, help="a clone of DLR-RM/rl-trained-agents")
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=100_000, help="of each set")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)

@@ -16,8 +16,9 @@ STEPS = int(os.environ.get("STEPS", "1000"))
 episodes = load_episodes("embedded:hopper-v5-replay")
 print(f"{len(episodes)} episodes, returns {episodes.returns.min():.0f} to {episodes.returns.max():.0f}")
 
-# Any backbone: mingru, minlstm, gru, lstm, sharnn, transformer, mamba. With the condition best it follows a return, and
-# learns from all episodes, so that small returns can be asked for too; by default it imitates the best of them alone.
+# Any backbone: mingru, minlstm, gru, lstm, sharnn, transformer, mamba, deltanet. With the condition best it follows a
+# return, and learns from all episodes, so that small returns can be asked for too; by default it imitates the best of
+# them alone.
 agent = DecisionAgent(episodes, backbone="mingru", top_fraction=1.0, policy_kwargs={"condition": "best"})
 agent.learn(total_timesteps=STEPS)
 agent.save("runs/examples/offline")

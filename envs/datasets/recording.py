@@ -8,6 +8,7 @@ Minari dataset.
 from __future__ import annotations
 
 import copy
+import io
 import json
 import os
 import warnings
@@ -253,7 +254,8 @@ def write_hdf5(episodes: Episodes, path: str | Path, **attributes: str) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # In memory first: where a disk fills while HDF5 writes to it, the process crashes.
-    with h5py.File(path, "w", driver="core", backing_store=False, libver=("v110", "v110")) as file:
+    content = io.BytesIO()
+    with h5py.File(content, "w", libver=("v110", "v110")) as file:
         for name, values in fields.items():
             file.create_dataset(
                 name,
@@ -276,9 +278,7 @@ def write_hdf5(episodes: Episodes, path: str | Path, **attributes: str) -> None:
             # without checksums.
             text = value.encode()
             file.attrs.create(name, text, dtype=h5py.string_dtype("utf-8", max(1, len(text))))
-        file.flush()
-        content = file.id.get_file_image()
-    write_whole(path, content)
+    write_whole(path, content.getbuffer())
 
 
 def _chunks(values: np.ndarray) -> tuple[int, ...] | None:

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -297,6 +298,16 @@ def test_a_score_is_dropped_where_another_one_is_asked_for(change, stays, tmp_pa
     run = fake_run(tmp_path / "run", "gru", 0, 5.0, DECISION_RUN)
     drop_other_score(load_config([*DECISION_RUN, "--backbone.name", "gru", *change], schemas()), run)
     assert (run / "evaluation.json").exists() == stays
+
+
+def test_a_resume_that_is_refused_drops_no_score(monkeypatch, capsys):
+    assert train.main([*MAZE, "--steps", "64", "--evaluation.episodes", "1", *RUN]) == 0
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    other = ["--resume", "true", *RUN, "--steps", "96", "--evaluation.episodes", "2", "--track", "wandb"]
+    capsys.readouterr()
+    assert train.main(other) == 2
+    assert_one_line(capsys, "unroll-rl[wandb]")
+    assert Path("run/evaluation.json").is_file()
 
 
 # No evaluation

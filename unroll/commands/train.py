@@ -90,7 +90,6 @@ def open_run(config: RunConfig, arguments: list[str], stack: contextlib.ExitStac
         return Follower(config, training)
     if config.resume:
         check_steps(config, algorithm, training, console)
-        drop_other_score(config, folder)
     else:
         folder = claim_folder(config, training.name)
         stack.enter_context(run_lock(folder))
@@ -105,6 +104,8 @@ def open_run(config: RunConfig, arguments: list[str], stack: contextlib.ExitStac
     )
     if config.track == "wandb":  # before the first event file
         stack.enter_context(tracked(folder, flat(dataclasses.asdict(config)), console.print))
+    if config.resume:  # now that nothing refuses it
+        drop_other_score(config, folder)
     logger = stack.enter_context(contextlib.closing(start_logs(config, algorithm, training, folder)))
     return Run(config, algorithm, training, folder, logger, console)
 
