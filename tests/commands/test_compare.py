@@ -312,6 +312,17 @@ def test_a_cell_that_was_evaluated_when_it_was_stopped_goes_on(tmp_path):
     assert cell.take() is None
 
 
+def test_a_run_that_goes_on_takes_what_may_differ(tmp_path):
+    flags = ["--keep", "5", "--log_every", "2", "--evaluation.n_envs", "1", "--device", "cpu"]
+    (cell, *_) = cells_of(tmp_path, *flags, threads=1)
+    fake_run(cell.folder, cell.backbone, 0, 1.0, ["--agent", "ppo", "--env", "TMaze10-v0"])
+    (cell.folder / "checkpoints/step_00000800").mkdir(parents=True)
+    goes_on = load_config(cell.command(), schemas())
+    assert goes_on.resume
+    assert (goes_on.keep, goes_on.log_every, goes_on.evaluation.n_envs) == (5, 2, 1)
+    assert (goes_on.device, goes_on.threads, goes_on.evaluation.video) == ("cpu", 1, True)
+
+
 def test_one_process_at_a_time_trains_in_a_folder(tmp_path, capsys, monkeypatch):
     folder = tmp_path / "run"
     folder.mkdir()

@@ -29,7 +29,7 @@ from unroll.envs.wrappers import ReturnToGo
 from unroll.errors import CheckpointError
 from unroll.export.check import difference
 from unroll.export.folder import how_to_play
-from unroll.export.formats import NEEDED, trace
+from unroll.export.formats import NEEDED, trace, write_step
 from unroll.export.play import main as play_main
 from unroll.export.play import play
 from unroll.export.runner import Policy
@@ -138,6 +138,19 @@ def test_options_that_change_the_step_are_exported_too(options):
     assert export.main(["run"]) == 0
     row = Row(lambda: ReturnToGo(make_env("ToyBox-v0")), 3, target=5.0)
     assert largest_difference(agent, Policy("run/onnx", 3), row, STEPS) <= CLOSE
+
+
+@needs_onnx
+def test_gates_that_are_shut_are_exported_too():
+    import onnxruntime
+
+    step = DecisionStep(small_agent(backbone="minlstm").policy)
+    with torch.no_grad():
+        for parameter in step.parameters():  # pre-activations of hundreds
+            parameter.mul_(20)
+    write_step(step, "onnx", Path("policy.onnx"))
+    session = onnxruntime.InferenceSession("policy.onnx", providers=["CPUExecutionProvider"])
+    assert difference(step, lambda shown: session.run(None, shown)) <= CLOSE
 
 
 def test_a_policy_takes_only_what_it_looks_at():

@@ -16,6 +16,7 @@ from unroll.agents.evaluation.video import make_gif
 from unroll.commands import compare
 from unroll.comparison import publish
 from unroll.comparison.markdown import ranking
+from unroll.policies.backbones import BACKBONES
 
 SCORES = {"mingru": [9.0, 8, 9, 8.5, 9], "gru": [5.0, 6, 5, 7, 5], "transformer": [8.9, 8, 9.2, 8.6, 9.1]}
 
@@ -477,3 +478,19 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     assert '"seeds"' in error_of(capsys, *grid, "--seeds", "0")
     assert "cannot have 5 parameters" in error_of(capsys, *grid, "--match_parameters", "5")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("variants", [["mingru:conv=0"], ["mingru:signed=true", "gru", "lstm"], list("abcdefg")])
+def test_no_two_of_eight_rows_have_one_colour(variants):
+    figures = pytest.importorskip("unroll.comparison.figures")
+    rows = dict.fromkeys(["mingru", *variants])
+    found = figures.colours({"backbones": rows})
+    assert found.keys() == rows.keys()
+    assert len(set(found.values())) == len(rows)
+    assert found["mingru"] == figures.colours({"backbones": dict.fromkeys(BACKBONES)})["mingru"]
+
+
+def test_two_seeds_have_no_band():
+    figures = pytest.importorskip("unroll.comparison.figures")
+    low, middle, high = figures.band(np.array([[1.0, 2.0], [3.0, 2.0]]))
+    assert low.tolist() == middle.tolist() == high.tolist() == [2, 2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -111,10 +112,15 @@ def painters(experiment: Experiment, report: dict[str, Any]) -> dict[str, Painte
 
 
 def colours(report: dict[str, Any]) -> dict[str, str]:
-    """Return a colour for each backbone, the same in every picture of the experiment."""
-    own = [name for name in report["backbones"] if name not in BACKBONES]
-    known = [*BACKBONES, *own]
-    return {name: PALETTE[known.index(name) % len(PALETTE)] for name in report["backbones"]}
+    """Return a colour for each row, the same in every picture of the experiment.
+
+    A backbone always has the same one; variants and backbones of the user's own take those that are left.
+    """
+    places = {name: place % len(PALETTE) for place, name in enumerate(BACKBONES) if name in report["backbones"]}
+    left = [place for place in range(len(PALETTE)) if place not in places.values()] or range(len(PALETTE))
+    others = (name for name in report["backbones"] if name not in places)
+    places |= dict(zip(others, itertools.cycle(left)))
+    return {name: PALETTE[place] for name, place in places.items()}
 
 
 def scores(ax: Axes, report: dict[str, Any]) -> None:
@@ -184,10 +190,10 @@ def draw_curve(ax: Axes, x: Any, values: np.ndarray, name: str, colour: str, **s
 def band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the lower end of the interval, the mean and the upper end over the seeds of values [seeds, N].
 
-    With too few seeds for an interval its ends are the lowest and the highest value.
+    With too few seeds for an interval its ends are the mean.
     """
     if len(values) < FEWEST:
-        return values.min(0), values.mean(0), values.max(0)
+        return values.mean(0), values.mean(0), values.mean(0)
 
     # A bootstrap of the mean, over whole curves.
     random = np.random.default_rng(0)

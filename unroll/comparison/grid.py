@@ -17,9 +17,18 @@ from unroll.configs import RunConfig, load_config, plain_config
 from unroll.configs.loading import flat
 from unroll.errors import CheckpointError, ComparisonError
 
-# What a repeated command may change about a run without making it another one.
-MAY_DIFFER = ("device", "threads", "keep", "log_every", "checkpoint_every", "experiment", "track")
-MAY_DIFFER_TOO = ("evaluation.video", "evaluation.n_envs", "evaluation.reuse_envs")
+# What a repeated command may change about a run without making it another one. A run that goes on takes it.
+MAY_DIFFER = (
+    "device",
+    "threads",
+    "keep",
+    "log_every",
+    "checkpoint_every",
+    "track",
+    "evaluation.video",
+    "evaluation.n_envs",
+    "evaluation.reuse_envs",
+)
 TAIL = 8192  # bytes at the end of a log that are sure to hold a whole line
 
 
@@ -85,8 +94,14 @@ class Cell:
     def command(self) -> list[str]:
         """Return the arguments of ``unroll train`` that start the run, or go on with it from its last checkpoint."""
         if checkpoints(self.folder):
-            threads = str(self.config.threads)
-            return ["--resume", "true", "--run_dir", str(self.folder), "--threads", threads, *self.named]
+            values = flat(plain_config(self.config))
+            flags = []
+            for key in MAY_DIFFER:
+                if key not in values:  # of another agent
+                    continue
+                value = values[key]
+                flags += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
+            return ["--resume", "true", "--run_dir", str(self.folder), *flags, *self.named]
         return [*self.arguments, "--run_dir", str(self.folder)]
 
     def clear(self) -> None:
@@ -117,7 +132,7 @@ class Cell:
         saved = load_config(["--config", str(path)], schemas(), f"unroll compare: {path}")
         there = flat(plain_config(saved))
         for key, wanted in flat(plain_config(self.config)).items():
-            if key.split(".")[0] in MAY_DIFFER or key in MAY_DIFFER_TOO:
+            if key in (*MAY_DIFFER, "experiment"):
                 continue
             if there.get(key) != wanted:
                 raise ComparisonError(

@@ -52,6 +52,10 @@ def write_step(step: Step, format: Format, path: Path) -> None:
 
 def write_onnx(program: torch.export.ExportedProgram, step: Step, path: Path) -> None:
     """Translate a traced step to ONNX and write it."""
+    from onnxscript import opset18 as op
+
+    # PyTorch writes log(sigmoid(x)), which is -inf in onnxruntime from about x = -18 on.
+    log_sigmoid = torch.ops.aten.log_sigmoid.default
     model = torch.onnx.export(
         program,
         dynamo=True,
@@ -59,6 +63,7 @@ def write_onnx(program: torch.export.ExportedProgram, step: Step, path: Path) ->
         output_names=[port.name for port in step.outputs],
         external_data=False,
         verbose=False,
+        custom_translation_table={log_sigmoid: lambda x: op.Neg(op.Softplus(op.Neg(x)))},
     )
     assert model is not None
 
