@@ -6,11 +6,12 @@ by the agent's name, as ``unroll.agents.schemas()`` gives it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast, get_args, get_type_hints
 
@@ -19,7 +20,7 @@ import yaml
 from unroll.configs.fields import RunConfig
 from unroll.configs.parser import Parser
 from unroll.configs.strict_yaml import as_text, dump_yaml, read_mapping
-from unroll.errors import UserError
+from unroll.errors import BackboneError, UserError
 from unroll.files import write_whole
 
 Schemas = Mapping[str, type[RunConfig]]
@@ -55,11 +56,19 @@ def train_parser(schemas: Schemas, agent: str, prog: str = "unroll train") -> Pa
     return parser
 
 
-def load_config(arguments: list[str], schemas: Schemas, prog: str = "unroll train") -> RunConfig:
+def load_config(
+    arguments: list[str],
+    schemas: Schemas,
+    prog: str = "unroll train",
+    settled: Callable[[RunConfig], RunConfig] = lambda config: config,
+) -> RunConfig:
     """Read the config that arguments and the files that they name describe.
 
     A run that is resumed has its saved config. Flags go on top of it, unless they change what its weights depend on.
     Any mistake ends the program with one line.
+
+    Args:
+        settled: returns a config as a run saves it, so that the flags that began a run change nothing.
     """
     arguments = configs_first(find_configs(arguments))
     said = _peek(arguments, prog)
@@ -85,7 +94,7 @@ def load_config(arguments: list[str], schemas: Schemas, prog: str = "unroll trai
     if ".." in experiment.parts or experiment.is_absolute():
         parser.error(f"experiment {config.experiment!r} is part of a name below runs/; --run_dir takes any folder")
     if config.resume:
-        return _resumed(parser, config, arguments)
+        return _resumed(parser, config, arguments, settled)
     return config
 
 
@@ -136,7 +145,9 @@ def config_names() -> list[str]:
     return sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.glob("*/*.yaml"))
 
 
-def _resumed(parser: Parser, config: RunConfig, arguments: list[str]) -> RunConfig:
+def _resumed(
+    parser: Parser, config: RunConfig, arguments: list[str], settled: Callable[[RunConfig], RunConfig]
+) -> RunConfig:
     """Return the saved config of the run that goes on, with the arguments on top."""
     if config.run_dir is None:
         parser.error("--resume true needs --run_dir, the folder of the run that goes on")
@@ -148,6 +159,9 @@ def _resumed(parser: Parser, config: RunConfig, arguments: list[str]) -> RunConf
     # What the flags change is seen by building both.
     before = _build(parser, type(config), ["--config", str(saved)])
     now = _build(parser, type(config), ["--config", str(saved), *arguments])
+    if now.backbone != before.backbone:
+        with contextlib.suppress(BackboneError):  # what is not known is another one
+            now = settled(now)
     given = dataclasses.asdict(now)
     for key, value in dataclasses.asdict(before).items():
         if key not in config.may_change and given[key] != value:

@@ -451,8 +451,10 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         return self._log_interval is not None and self.rollouts % self._log_interval == 0
 
     def dump_logs(self, iteration: int = 0) -> None:
-        """Write what was logged, if it is the turn of this rollout."""
-        if self.logs_now:
+        """Write what was logged, if it is the turn of this rollout. Callbacks, which name no iteration, always may."""
+        if iteration == 0:
+            super().dump_logs()
+        elif self.logs_now:
             super().dump_logs(self.rollouts)
 
     @classmethod

@@ -39,6 +39,7 @@ def pack_rollout(agent: RecurrentPPO, tensors: dict[str, torch.Tensor]) -> Any:
         "memory": _of_all(agent._state),
         "returns": _of_all(None if normalizer is None else normalizer.returns),
         "episodes": list(agent.ep_info_buffer or []),
+        "successes": [float(success) for success in agent.ep_success_buffer or []],
         "random": random_state(agent.device),
     }
     if agent.anchor is not None:
@@ -75,7 +76,7 @@ def load_rollout(agent: RecurrentPPO, packed: Any, tensors: dict[str, torch.Tens
     if normalizer is not None:
         normalizer.returns = check_batch(value["returns"][own], np.array(0.0), env.num_envs)
     agent.ep_info_buffer = deque(value["episodes"], maxlen=agent._stats_window_size)
-    agent.ep_success_buffer = deque(maxlen=agent._stats_window_size)
+    agent.ep_success_buffer = deque(value.get("successes", []), maxlen=agent._stats_window_size)
     set_random_state(value["random"], agent.device)
 
 

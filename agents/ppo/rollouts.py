@@ -325,8 +325,8 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
     def _tell_episodes(self) -> None:
         """Give every process the episodes that ended in any."""
         if world.size > 1:
-            assert self.ep_info_buffer is not None
-            self.ep_info_buffer.extend(world.all_of(self._ended))
+            told = world.all_of(self._ended)
+            super()._update_info_buffer(told, np.ones(len(told), bool))
             self._ended = []
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
@@ -337,7 +337,7 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         if world.size == 1:
             super()._update_info_buffer(ended, np.ones(len(ended), bool))
         else:
-            self._ended += [info["episode"] for info in ended if info["episode"]]
+            self._ended += [{key: info.get(key) for key in ("episode", "is_success")} for info in ended]
 
     def _reset(self, episode_start: np.ndarray) -> torch.Tensor | None:
         """Where the memory is emptied; None: nowhere."""

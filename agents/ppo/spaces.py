@@ -36,7 +36,8 @@ def check_numbers(space: spaces.Space) -> None:
     """Raise EnvError for observations, or parts of a Dict, that no network takes: a Tuple, a Dict in a Dict, a text."""
     parts = space.spaces.items() if isinstance(space, spaces.Dict) else [("", space)]
     for key, part in parts:
-        if is_simple(part):
+        is_number = isinstance(part, spaces.Box) and part.shape == ()  # without an axis that could be flattened
+        if is_simple(part) and not is_number:
             continue
         if is_text(part):
             mend = "unroll.envs.make_vec_env leaves the texts of a Dict out"
@@ -45,7 +46,8 @@ def check_numbers(space: spaces.Space) -> None:
         else:
             mend = "a wrapper must make numbers of it"
         what = f"{key} of the observation is" if key else "observations are"
-        raise EnvError(f"{what} of {type(part).__name__}, which no network takes; {mend}")
+        kind = "Box of shape ()" if is_number else type(part).__name__
+        raise EnvError(f"{what} of {kind}, which no network takes; {mend}")
 
 
 def check_policy_for(space: spaces.Space, policy: Any, policy_kwargs: dict[str, Any]) -> None:

@@ -20,6 +20,11 @@ from unroll.errors import CheckpointError, EnvError
 ROW = spaces.Box(-1, 1, (2,), np.float32)
 FLATTEN = r"gymnasium\.wrappers\.FlattenObservation makes a row of numbers of it"
 REFUSED = {  # observations, and what is said of them
+    "number": (spaces.Box(0, 1, ()), rf"^observations are of Box of shape \(\), .*; {FLATTEN}"),
+    "number in a dict": (
+        spaces.Dict(a=spaces.Box(0, 1, ()), b=ROW),
+        rf"^a of the observation is of Box of shape.*{FLATTEN}",
+    ),
     "tuple": (spaces.Tuple([ROW, spaces.Discrete(3)]), rf"^observations are of Tuple, .*; {FLATTEN}"),
     "tuple in a dict": (spaces.Dict(a=spaces.Tuple([ROW]), b=ROW), rf"^a of the observation is of Tuple, .*{FLATTEN}"),
     "dict in a dict": (spaces.Dict(a=spaces.Dict(b=ROW)), rf"^a of the observation is of Dict, .*{FLATTEN}"),

@@ -1,5 +1,6 @@
 """Stable-Baselines3's own tools work on RecurrentPPO as on its algorithms: the usage that its documentation shows."""
 
+import csv
 import warnings
 
 import numpy as np
@@ -8,11 +9,13 @@ import torch
 from stable_baselines3.common.callbacks import (
     CheckpointCallback,
     EvalCallback,
+    LogEveryNTimesteps,
     StopTrainingOnMaxEpisodes,
     StopTrainingOnRewardThreshold,
 )
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -160,6 +163,15 @@ def test_rewards_of_any_type_are_learned_from(dtype):
 def test_episodes_can_be_counted_and_end_the_learning():
     agent = make_ppo(vector(Noise, 1), n_steps=8).learn(1000, StopTrainingOnMaxEpisodes(5))
     assert agent.num_timesteps < 1000
+
+
+def test_a_callback_may_log_between_rollouts(tmp_path):
+    agent = make_ppo(cartpole(2), n_steps=16, n_epochs=1)
+    agent.set_logger(configure(str(tmp_path), ["csv"]))
+    agent.learn(128, callback=LogEveryNTimesteps(64), log_interval=None)
+    agent.logger.close()
+    rows = list(csv.DictReader((tmp_path / "progress.csv").read_text().splitlines()))
+    assert [row["time/total_timesteps"] for row in rows] == ["64", "128"]
 
 
 def test_the_same_seed_gives_the_same_weights():

@@ -8,10 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from ppo_runs import ROOT, TINY, assert_one_line
+from ppo_runs import ROOT, TINY, agent_of, assert_one_line
 from toy import toy_episodes
 from unroll.agents.common.callbacks import StopOnSignal
 from unroll.agents.common.checkpoint import latest_checkpoint, read_checkpoint
@@ -157,6 +158,18 @@ def test_processes_share_the_minibatches_of_one(monkeypatch, size):
         own = torch.cat([part for part, share in parts if share])
         assert sorted(own.flatten().tolist()) == sorted(batch.flatten().tolist())
         assert max(len(part) for part, _ in parts) == -(-len(batch) // 4)  # as even as can be
+
+
+def test_every_process_hears_which_episodes_succeeded_in_others(monkeypatch):
+    agent, _ = agent_of("--env", "TMaze10-v0")
+    agent._setup_learn(64, None)
+    monkeypatch.setattr(World, "size", 2)
+    monkeypatch.setattr(World, "all_of", lambda self, own: [*own, *own])
+    ended = [{"episode": {"r": 1.0, "l": 3, "t": 0.1}, "is_success": True}, {"is_success": False}]
+    agent._update_info_buffer([*ended, {}], np.array([True, True, False]))
+    agent._tell_episodes()
+    assert list(agent.ep_success_buffer) == [True, False] * 2
+    assert [episode["r"] for episode in agent.ep_info_buffer] == [1.0] * 2
 
 
 def test_without_torchrun_there_is_one_process_and_nothing_is_said():

@@ -129,7 +129,11 @@ def test_the_same_seed_gives_the_same_weights_and_metrics_and_so_does_the_saved_
 
 
 class Counter(Toy):
-    """Of a class that nobody knows; it can save itself."""
+    """Of a class that nobody knows; it can save itself. Half of its episodes succeed."""
+
+    def step(self, action):
+        *result, info = super().step(action)
+        return *result, info | {"is_success": self.np_random.random() < 0.5}
 
     def save_state(self):
         return {"t": self.t, "rng": self.np_random.bit_generator.state}
@@ -155,6 +159,17 @@ def test_environments_that_cannot_be_saved_begin_anew_and_a_line_says_so(capsys)
         capsys.readouterr()
         finish(env_id, "--resume", "true", "--steps", "128")
         assert expected in capsys.readouterr().out
+
+
+def test_the_share_of_episodes_that_succeeded_goes_on():
+    arguments = [*TINY, "--env", "ToySaved-v0"]
+    finish("whole", *arguments, "--steps", "192")
+    finish("cut", *arguments, "--steps", "96")
+    finish("cut", "--resume", "true", "--steps", "192")
+    key = "rollout/success_rate"
+    whole, cut = ([line[key] for line in read_metrics(Path(run)) if key in line] for run in ("whole", "cut"))
+    assert whole == cut
+    assert len(set(whole)) > 1
 
 
 def _remove_one(tensors, rollout):

@@ -137,6 +137,29 @@ def test_a_sigterm_leaves_a_run_that_goes_on_where_it_was(tmp_path, capsys):
     assert ["cannot be changed" in line for line in errors] == [True, True]
 
 
+@pytest.mark.parametrize("flags", [["--backbone.options", "{signed: true}"], ["--backbone.match_parameters", "9000"]])
+def test_the_command_that_began_a_run_goes_on_with_it(flags, capsys):
+    arguments = [
+        *TINY,
+        "--env",
+        "TMaze10-v0",
+        "--steps",
+        "64",
+        "--evaluation.episodes",
+        "0",
+        "--run_dir",
+        "run",
+        *flags,
+    ]
+    assert train.main(arguments) == 0
+    again = [*arguments, "--resume", "true"]
+    assert train.main(again) == 0
+    for change in (["--backbone.options", "{signed: false}"], ["--backbone.match_parameters", "20000"]):
+        with pytest.raises(SystemExit):
+            train.main([*again, *change])
+        assert_one_line(capsys, "cannot be changed")
+
+
 @pytest.mark.parametrize(
     ("env", "kwargs", "length"),
     [("TMaze-v0", {"length": 3}, 4), ("RepeatPrevious-v0", {"decks": 1, "k": 7}, 51)],
