@@ -223,6 +223,28 @@ def flat_actions(env: gym.Env) -> gym.Env:
     return env
 
 
+class ClippedActions(gym.ActionWrapper):
+    """A wrapper that cuts continuous actions at the bounds of the environment."""
+
+    def __init__(self, env: gym.Env):
+        super().__init__(env)
+        space = env.action_space
+        assert isinstance(space, gym.spaces.Box)
+        self._low = space.low.astype(np.float32)
+        self._high = space.high.astype(np.float32)
+
+    def action(self, action: Any) -> Any:
+        return np.minimum(np.maximum(action, self._low), self._high)  # np.clip takes three times as long
+
+
+def clipped_actions(env: gym.Env) -> gym.Env:
+    """Let the environment be given no action beyond its bounds: those of the data may be wider."""
+    space = env.action_space
+    if isinstance(space, gym.spaces.Box) and np.dtype(space.dtype).kind == "f":
+        return ClippedActions(env)
+    return env
+
+
 class WholeActions(gym.ActionWrapper):
     """A wrapper that takes continuous actions for a Box of integers, which is given the nearest ones."""
 
@@ -248,8 +270,8 @@ def whole_actions(env: gym.Env) -> gym.Env:
 
 def for_decisions(env: gym.Env, target_return: float) -> gym.Env:
     """Put around an environment what a decision agent sees, and let it act as its dataset does."""
-    # The action before is shown as it was carried out.
-    return whole_actions(ReturnToGo(flat_actions(image_rows(env)), target_return))
+    # The action before is shown as the data hold it: whole numbers, and what an agent chose beyond the bounds.
+    return whole_actions(ReturnToGo(flat_actions(clipped_actions(image_rows(env))), target_return))
 
 
 class FromZero(gym.ActionWrapper):

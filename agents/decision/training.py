@@ -98,7 +98,7 @@ class DecisionTraining:
         elif isinstance(known.action_space, Box) and self.episodes.guessed and self._reaches_beyond(known.action_space):
             tell(
                 f"actions do not all lie in {env_id}'s {describe_space(known.action_space)}: they are bounded as the "
-                f"data are, {describe_space(space)}"
+                f"data are, {describe_space(space)}, and cut there when played"
             )
         return counted
 

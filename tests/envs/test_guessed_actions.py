@@ -1,6 +1,8 @@
 """Files that name no environment: their action spaces are guessed, and give way to ones that are known."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import gymnasium as gym
 import h5py
@@ -9,9 +11,11 @@ import pytest
 
 from toy import TINY, make_agent, toy_episodes
 from unroll.agents import DecisionAgent
-from unroll.commands import train
+from unroll.commands import evaluate, record, train
 from unroll.envs import load_episodes
 from unroll.envs.datasets.recording import write_hdf5
+from unroll.envs.make import make_env
+from unroll.envs.wrappers import for_decisions
 from unroll.errors import DatasetError
 
 RUN = [*TINY, "--steps", "1", "--evaluation.episodes", "1", "--evaluation.every", "0", "--device", "cpu"]
@@ -59,6 +63,30 @@ def test_guessed_bounds_are_those_of_the_environment_to_evaluate_in(largest, lea
     else:
         assert (config["low"][0], config["high"][0]) == pytest.approx(bounds(guess))
         assert "actions do not all lie in ToyBox-v0's Box(-2, 2, 1 wide): they are bounded as the data are" in said
+
+
+def test_what_is_chosen_beyond_the_bounds_is_cut_when_played():
+    """Whoever plays: the toy pays the action that it is given."""
+    env = for_decisions(make_env("ToyBox-v0"), 0.0)
+    env.reset(seed=0)
+    observation, reward, *_ = env.step(np.array([5], np.float32))
+    assert reward == 2
+    assert observation["previous_action"] == 5  # as the data have it
+
+
+def test_a_recording_without_noise_is_what_is_evaluated():
+    episodes = load_episodes(nameless("data.hdf5", 2.5))
+    episodes.actions[:] = 2.5
+    episodes.actions[0] = -2.5
+    write_hdf5(episodes, "data.hdf5")
+    learned = ["--steps", "30", "--learning_rate", "0.03", "--evaluation.env", "ToyBox-v0"]
+    assert train.main(["--dataset", "data.hdf5", "--run_dir", "run", *RUN, *learned]) == 0
+    assert record.main(["--run", "run", "--episodes", "2", "--seed", "1000000", "--output", "played.hdf5"]) == 0
+    assert evaluate.main(["run", "--episodes", "2", "--output", "played.json"]) == 0
+    (result,) = json.loads(Path("played.json").read_text())["results"]
+    played = load_episodes("played.hdf5")
+    assert played.returns.tolist() == result["returns"]
+    assert played.actions.max() == 2
 
 
 def test_bounds_that_a_file_knows_stay(capsys):

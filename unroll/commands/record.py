@@ -219,7 +219,8 @@ def record_run(options: Namespace, faults: list[EnvError]) -> Episodes:
 
     def make() -> gym.Env:
         recorder = Recorder(make_env(player.env_id, images=player.images, env_kwargs=limited), done)
-        return NoisyActions(player.show(recorder), options.noise)
+        env = player.show(recorder)
+        return NoisyActions(env, options.noise) if options.noise else env
 
     # An agent with several targets is asked for them in turn.
     plan = []
