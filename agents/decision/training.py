@@ -37,6 +37,8 @@ class DecisionTraining:
 
     def __init__(self, config: DecisionConfig, tell: Tell):
         self.config = config
+        if config.evaluation.env and config.evaluation.episodes:  # one that is not imported is no fault of the data
+            registered_id(config.evaluation.env)
         self.episodes = load_episodes(config.dataset, config.download, config.dataset_weights, tell)
         self.name = self.episodes.name
         self.env_id = evaluation_env(config, self.episodes, tell)

@@ -89,6 +89,16 @@ def test_a_recording_without_noise_is_what_is_evaluated():
     assert played.actions.max() == 2
 
 
+def test_an_environment_that_is_not_imported_is_no_fault_of_the_data(capsys):
+    with h5py.File(nameless("data.hdf5", 1), "a") as file:
+        actions = file["actions"][()]
+        del file["actions"]
+        file["actions"] = (3 * actions).astype(np.int64) - 2
+    Path("run.yaml").write_text("dataset: data.hdf5\nevaluation: {env: 'mine:Mine-v0'}\n")
+    assert train.main(["--config", "run.yaml"]) == 2
+    assert "environment mine:Mine-v0 is not imported" in capsys.readouterr().err
+
+
 def test_bounds_that_a_file_knows_stay(capsys):
     write_hdf5(toy_episodes(4), "named.hdf5")
     assert not load_episodes("named.hdf5").guessed

@@ -150,8 +150,10 @@ def test_whole_number_actions_are_discrete(fields, write, shape, dtype):
     ],
 )
 def test_impossible_discrete_actions_are_refused(fields, write, actions, message):
-    with pytest.raises(DatasetError, match=message):
+    with pytest.raises(DatasetError, match=f"{message}.*the file's attribute env must name it"):
         load_hdf5(write(fields | {"actions": actions}))
+    with pytest.raises(DatasetError, match=f"{message}.*; Nowhere-v0, which .* is not registered here"):
+        load_hdf5(write(fields | {"actions": actions}, env="Nowhere-v0"))
 
 
 def test_actions_within_one_get_the_unit_box(fields, write):

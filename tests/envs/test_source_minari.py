@@ -144,6 +144,14 @@ def test_discrete_actions_keep_their_space():
     assert episodes.actions.dtype == np.int64
 
 
+def test_actions_without_bounds_have_those_of_the_data_until_an_environment_is_known():
+    space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    create([3, 2], lambda e, t: np.array([e, t]), action_space=space, action=lambda e, t: [e - t])
+    episodes = load_episodes("minari:unit/test-v0")
+    assert episodes.guessed
+    assert (episodes.action_space.low, episodes.action_space.high) == (-2, 1)
+
+
 def test_as_many_observations_as_steps_are_refused_by_episode(tmp_path):
     create([3, 2, 4], lambda e, t: np.array([e, t]))
     with h5py.File(file_of(tmp_path), "a") as file:

@@ -87,6 +87,15 @@ class _Env(NamedTuple):
         space = self.known.action_space if self.known else None
         return space if isinstance(space, gym.spaces.Discrete) else None
 
+    @property
+    def hint(self) -> str:
+        """What would say how actions are meant that are refused, where their environment is not known."""
+        if self.known is not None:
+            return ""
+        if self.env_id:
+            return f"; {self.env_id}, which would say what they are, is not registered here"
+        return "; if they are another environment's, the file's attribute env must name it"
+
 
 def _env_of(file: h5py.File, env_id: str | None) -> _Env:
     """Find the environment `env_id`, or the one that the file's attributes name."""
@@ -320,7 +329,9 @@ def _action_cast(item: h5py.Dataset, env: _Env) -> Cast:
     choice_cast = functools.partial(_choice_cast, int(env.discrete.start) if env.discrete else 0)
     if item.dtype.kind != "f":
         if not one_column:
-            raise DatasetError(f"actions are whole numbers of shape {item.shape}: discrete actions need one column")
+            raise DatasetError(
+                f"actions are whole numbers of shape {item.shape}: discrete actions need one column{env.hint}"
+            )
         return choice_cast
 
     # Some tools store action 1 as 1.0. This is believed only where the environment's actions are
@@ -345,7 +356,7 @@ def _action_space(
         low = int(actions.min())
         high = int(actions.max())
         if high + 1 > MAX_DISCRETE or low < 0:
-            raise DatasetError(f"discrete actions from {low} to {high} are outside of 0 to {MAX_DISCRETE}")
+            raise DatasetError(f"discrete actions from {low} to {high} are outside of 0 to {MAX_DISCRETE}{env.hint}")
         if low > 0:
             remarks.append(
                 f"discrete actions from {low} to {high}, and no environment that says from where they are counted: "

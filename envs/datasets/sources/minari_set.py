@@ -17,7 +17,7 @@ import gymnasium as gym
 import numpy as np
 
 from unroll.envs.datasets.cache import cached
-from unroll.envs.datasets.conversion import Precision, as_float32, flat_box, flatten, leaf_spaces
+from unroll.envs.datasets.conversion import Precision, as_float32, box_of, flat_box, flatten, leaf_spaces
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.images import pack, parts_of, row_bytes
 from unroll.envs.datasets.reference import reference_returns
@@ -163,12 +163,16 @@ def _convert(dataset_id: str, data: Path, store: Store) -> Episodes:
     remarks += [*_remarks_on(endings), *seen.remarks(), *paid.remarks()]
     arrays = store.arrays()
     reference, reference_name = _reference(metadata, dataset_id, said)
+    space: gym.spaces.Box | gym.spaces.Discrete = action_space
+    guessed = isinstance(action_space, gym.spaces.Box) and not action_space.is_bounded()
+    if isinstance(action_space, gym.spaces.Box):
+        space = box_of(arrays["actions"]) if guessed else flat_box(action_space)
     return Episodes(
         **arrays,
         lengths=np.concatenate([np.diff(ending.steps, prepend=-1) for ending in endings]),
         terminated=np.concatenate([ending.terminated for ending in endings]),
         truncated=np.concatenate([ending.truncated for ending in endings]),
-        action_space=flat_box(action_space) if isinstance(action_space, gym.spaces.Box) else action_space,
+        action_space=space,
         name=dataset_id,
         env_id=said.env_id,
         env_kwargs=said.env_kwargs,
@@ -177,6 +181,7 @@ def _convert(dataset_id: str, data: Path, store: Store) -> Episodes:
         reference_name=reference_name,
         remarks=tuple(remarks),
         parts=parts,
+        guessed=guessed,
     )
 
 
