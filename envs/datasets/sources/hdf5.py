@@ -159,6 +159,8 @@ def _read(path: Path, env_id: str | None, scored_as: str | None, store: Store) -
             for name, precision in watched.items():
                 precision.see(None, block[name])
             store.append(**{name: cast(block[name]) for name, cast in casts.items()})
+        if ends.shifted:  # what came after the ends is not in the file
+            items.pop("next_observations")
         final = _final(items, ends.rows, casts["observations"])
 
     arrays = store.arrays()
