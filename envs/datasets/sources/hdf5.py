@@ -305,8 +305,9 @@ def _observation_cast(item: h5py.Dataset, env: _Env, parts: Parts | None) -> Cas
     """
     if parts is not None:
         return _bytes_cast
-    # One whole number per step may be the number of a state, or an observation of width 1.
-    if item.dtype.kind not in "iu" or env.known is None:
+    # One whole number per step, which some tools store as 1.0, may be the number of a state, or an observation of
+    # width 1.
+    if env.known is None:
         return _rows_cast
     space: Any = env.known.observation_space
     high: Any = None  # the first number that is none of its own
@@ -314,7 +315,9 @@ def _observation_cast(item: h5py.Dataset, env: _Env, parts: Parts | None) -> Cas
         high = space.start + space.n
     elif isinstance(space, gym.spaces.MultiDiscrete) and item.shape[1:] == space.shape:
         high = space.start + space.nvec
-    if high is not None and all(((space.start <= part) & (part < high)).all() for part in _parts(item)):
+    if high is not None and all(
+        ((space.start <= part) & (part < high) & (part == np.rint(part))).all() for part in _parts(item)
+    ):
         return functools.partial(_one_hot_cast, space)
     return _rows_cast
 
