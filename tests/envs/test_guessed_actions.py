@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from toy import TINY, make_agent, toy_episodes
+from toy import TINY, Toy, make_agent, toy_episodes
 from unroll.agents import DecisionAgent
 from unroll.commands import evaluate, record, train
 from unroll.envs import load_episodes
@@ -104,6 +104,23 @@ def test_bounds_that_a_file_knows_stay(capsys):
     assert not load_episodes("named.hdf5").guessed
     assert train.main(["--dataset", "named.hdf5", "--run_dir", "run", *RUN, "--evaluation.env", "ToyBox-v0"]) == 0
     assert "actions" not in capsys.readouterr().out
+
+
+class Narrow(Toy):
+    def __init__(self):
+        super().__init__()
+        self.action_space = gym.spaces.Box(-0.5, 0.5, (1,), np.float32)
+
+
+gym.register("UnrollTestNarrow-v0", Narrow)
+
+
+def test_actions_that_are_cut_in_another_environment_are_told(capsys):
+    write_hdf5(toy_episodes(4), "named.hdf5")
+    run = ["--dataset", "named.hdf5", "--run_dir", "run", *RUN, "--evaluation.env", "UnrollTestNarrow-v0"]
+    assert train.main(run) == 0
+    told = "actions do not all lie in UnrollTestNarrow-v0's Box(-0.5, 0.5, 1 wide): they are bounded as the data are"
+    assert told in capsys.readouterr().out
 
 
 def test_guessed_bounds_are_joined():
