@@ -97,7 +97,7 @@ class DecisionTraining:
                 tell(f"discrete actions are counted as in {env_id}: {space}")
         elif counted is not self.episodes:
             tell(f"actions are bounded as in {env_id}: {describe_space(space)}")
-        elif isinstance(known.action_space, Box) and self.episodes.guessed and self._reaches_beyond(known.action_space):
+        elif isinstance(known.action_space, Box) and self._reaches_beyond(known.action_space):
             tell(
                 f"actions do not all lie in {env_id}'s {describe_space(known.action_space)}: they are bounded as the "
                 f"data are, {describe_space(space)}, and cut there when played"
@@ -105,9 +105,10 @@ class DecisionTraining:
         return counted
 
     def _reaches_beyond(self, box: Box) -> bool:
-        """Whether actions lie outside of a Box of their shape."""
+        """Whether actions lie outside of a Box of their shape that is not their own."""
         flat = flat_box(box)
-        return flat.shape == self.episodes.action_space.shape and find_outside(self.episodes.actions, flat)[0] > 0
+        own = self.episodes.action_space
+        return flat.shape == own.shape and flat != own and find_outside(self.episodes.actions, flat)[0] > 0
 
     def _resumed(self, tell: Tell) -> DecisionAgent:
         path = latest_checkpoint(self.config.run_dir or "")

@@ -151,12 +151,14 @@ class Episodes:
         """Return these episodes with their choices counted as those of another Discrete space.
 
         A Box takes the bounds of another one, if its own were guessed, and whole numbers in one column are
-        choices then. The environment's actions stay what they are. Where one of them is not in that space,
-        or it is of another kind, the episodes are returned as they are.
+        choices then, as guessed choices are numbers in a Box. The environment's actions stay what they are.
+        Where one of them is not in that space, or it is of another kind, the episodes are returned as they are.
         """
         own = self.action_space
         if self.guessed and isinstance(own, gym.spaces.Box) and isinstance(space, gym.spaces.Discrete):
             return self._chosen_from(space)
+        if self.guessed and isinstance(own, gym.spaces.Discrete) and isinstance(space, gym.spaces.Box):
+            return self._as_numbers_in(flat_box(space))
         if isinstance(own, gym.spaces.Box) and isinstance(space, gym.spaces.Box):
             return self._bounded_by(flat_box(space))
         if not isinstance(own, gym.spaces.Discrete) or not isinstance(space, gym.spaces.Discrete):
@@ -179,6 +181,13 @@ class Episodes:
             return self
         choices = np.asarray(self.actions)[:, 0].astype(np.int64) - int(space.start)
         return dataclasses.replace(self._as_known(space), actions=choices)
+
+    def _as_numbers_in(self, box: gym.spaces.Box) -> Episodes:
+        numbers = np.asarray(self.actions, np.float32)[:, None]  # guessed choices are counted from 0
+        fits = box.shape == (1,) and box.is_bounded() and can_be_scaled(box)
+        if not fits or find_outside(numbers, box)[0]:
+            return self
+        return dataclasses.replace(self._as_known(box), actions=numbers)
 
     def _bounded_by(self, box: gym.spaces.Box) -> Episodes:
         fits = box.shape == self.action_space.shape and box.is_bounded() and can_be_scaled(box)

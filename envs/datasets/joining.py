@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import gymnasium as gym
 import numpy as np
 
+from unroll.envs.datasets.conversion import MAX_DISCRETE
 from unroll.envs.datasets.doctor import describe_space, inconsistencies
 from unroll.envs.datasets.episodes import Episodes, is_mapped
 from unroll.envs.datasets.images import parts_in_words
@@ -99,17 +100,25 @@ def _with_one_space(several: Sequence[Episodes]) -> list[Episodes]:
     space = named[0] if named else _widest([episodes.action_space for episodes in several])
     if space is None:
         return list(several)
-    return [episodes.counted_as(space) if episodes.guessed else episodes for episodes in several]
+    united = [episodes.counted_as(space) if episodes.guessed else episodes for episodes in several]
+    # Choices beside continuous actions are refused: they may be those of another task.
+    have_choices = [isinstance(episodes.action_space, gym.spaces.Discrete) for episodes in several]
+    if any(have_choices) and not all(isinstance(episodes.action_space, gym.spaces.Discrete) for episodes in united):
+        return list(several)
+    return united
 
 
 def _widest(several: Sequence[gym.spaces.Box | gym.spaces.Discrete]) -> gym.spaces.Box | gym.spaces.Discrete | None:
-    """The smallest space that holds several; None where they are of different kinds."""
+    """The smallest space that holds several; None where Boxes differ in shape. Floats beside choices are some, too."""
     boxes = [space for space in several if isinstance(space, gym.spaces.Box)]
     choices = [space for space in several if isinstance(space, gym.spaces.Discrete)]
-    if len({box.shape for box in boxes}) == 1 and not choices:
+    if len({box.shape for box in boxes}) > 1:
+        return None
+    if not choices:
         low = np.min([box.low for box in boxes], axis=0)
         return gym.spaces.Box(low, np.max([box.high for box in boxes], axis=0), dtype=np.float32)
-    return None if boxes else max(choices, key=lambda space: space.n)
+    seen = [int(space.n) for space in choices] + [int(box.high.max()) + 1 for box in boxes]
+    return gym.spaces.Discrete(min(max(seen), MAX_DISCRETE))
 
 
 def _check_same_space(first: Episodes, other: Episodes, first_source: str, source: str) -> None:

@@ -311,6 +311,24 @@ def test_the_runner_asks_a_decision_agent_as_evaluate_does():
         assert returns == pytest.approx(result["returns"], abs=1e-4)
 
 
+def test_the_runner_cuts_actions_at_the_bounds_as_evaluate_does():
+    """The toy pays the action that it is given, up to 2; the policy is shown what it chose."""
+    shown = []
+
+    class Eager:
+        def __init__(self):
+            self.about = {"first_action": np.zeros(1, np.float32), "keeps_memory": False}
+            self.zeros = {"previous_action": np.zeros((1, 1), np.float32)}
+            self.state = ()
+
+        def __call__(self, row):
+            shown.append(row["previous_action"].item())
+            return np.full((1, 1), 5, np.float32)
+
+    assert play(Eager(), make_env("ToyBox-v0")) == 2 * 12
+    assert shown == [0] + [5] * 11
+
+
 class Counted(Toy):
     """Takes whole numbers alone, and says which they were."""
 

@@ -160,6 +160,51 @@ def test_next_observations_that_are_the_next_rows_everywhere_say_nothing(write, 
     assert f"the limit of {env}" in caplog.text
 
 
+SHIFTED = "next_observations is the next row over ends of episodes too, and says nothing of them"
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_the_first_observation_of_the_next_episode_is_no_final_one(write, blocks, ended):
+    """As a converter makes it that shifts the rows, of a file whose flags are right."""
+    fields = walks(LENGTHS) | {"timeouts": ends_of(LENGTHS)}
+    if ended:
+        fields |= {"terminals": fields["timeouts"], "timeouts": fields["terminals"]}
+    seen = fields["observations"]
+    for shifted in (np.roll(seen, -1, axis=0), np.concatenate([seen[1:], seen[-1:]])):
+        episodes = load_hdf5(write(fields | {"next_observations": shifted}))
+        assert episodes.lengths.tolist() == LENGTHS
+        assert episodes.final_observations is None
+        assert remarks(episodes) == [SHIFTED]
+
+
+def test_without_timeouts_nothing_is_known_of_what_follows_the_ends(write):
+    fields = walks([30, 40, 30])
+    fields["terminals"] = ends_of([30, 40, 30])
+    fields["next_observations"] = np.roll(fields["observations"], -1, axis=0)
+    episodes = load_hdf5(write(fields))
+    assert episodes.final_observations is None
+    assert remarks(episodes).count(SHIFTED) == 1
+
+
+@pytest.mark.parametrize("begin", ["home", "near home", "one of two doors"])
+def test_episodes_may_end_where_the_next_one_begins(write, begin):
+    """Who goes out and comes home ends where all begin, and some at one of few doors by chance."""
+    n = {"one of two doors": 3}.get(begin, 20)
+    path = np.tile([[0], [1], [2], [1], [0]], (n, 1, 1)).astype(np.float32)
+    if begin == "near home":
+        path += np.random.default_rng(0).uniform(-1e-8, 1e-8, path.shape)
+    if begin == "one of two doors":
+        path[1, 0], path[0, -1] = 5, 5
+    fields = walks([4] * n) | {
+        "observations": path[:, :-1].reshape(-1, 1),
+        "next_observations": path[:, 1:].reshape(-1, 1),
+        "timeouts": ends_of([4] * n),
+    }
+    episodes = load_hdf5(write(fields))
+    np.testing.assert_array_equal(episodes.final_observations[:, 0], path[:, -1, 0])
+    assert remarks(episodes) == []
+
+
 # Antmaze: a walk stays at its goal, with a terminal and a reward in each row, until a timeout ends it.
 
 

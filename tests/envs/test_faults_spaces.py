@@ -98,14 +98,22 @@ for i, name in enumerate(("several", "several from 1", "one from -2")):
         gym.register(f"UnrollTestShown{i}-v0", Shown, kwargs={"name": name}, disable_env_checker=True)
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.float32])
 @pytest.mark.parametrize(("env", "name"), [(0, "several"), (1, "several from 1"), (2, "one from -2")])
-def test_whole_numbers_of_a_file_are_one_hot_where_the_environments_are(fields, write, env, name):
+def test_whole_numbers_of_a_file_are_one_hot_where_the_environments_are(fields, write, env, name, dtype):
     space = SPACES[name]
     space.seed(0)
-    fields["observations"] = np.stack([space.sample() for _ in range(12)])
+    states = np.stack([space.sample() for _ in range(12)])
+    fields["observations"] = states.astype(dtype)
     episodes = load_episodes(str(write(fields, env=f"UnrollTestShown{env}-v0")))
-    expected = np.stack([gym.spaces.flatten(space, one) for one in fields["observations"]])
+    expected = np.stack([gym.spaces.flatten(space, one) for one in states])
     np.testing.assert_array_equal(episodes.observations, expected)
+
+    if dtype == np.float32:
+        for other in (0.5, np.nan):  # which are no numbers of states
+            fields["observations"][3] = other
+            episodes = load_hdf5(write(fields, env=f"UnrollTestShown{env}-v0"))
+            assert episodes.observation_dim == states[0].size
 
 
 @pytest.mark.parametrize("final", ["final_observations", "next_observations"])

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from toy import TINY, make_agent, toy_episodes
+from toy import TINY, Toy, make_agent, toy_episodes
 from unroll.agents import DecisionAgent
 from unroll.commands import evaluate, record, train
 from unroll.envs import load_episodes
@@ -106,6 +106,23 @@ def test_bounds_that_a_file_knows_stay(capsys):
     assert "actions" not in capsys.readouterr().out
 
 
+class Narrow(Toy):
+    def __init__(self):
+        super().__init__()
+        self.action_space = gym.spaces.Box(-0.5, 0.5, (1,), np.float32)
+
+
+gym.register("UnrollTestNarrow-v0", Narrow)
+
+
+def test_actions_that_are_cut_in_another_environment_are_told(capsys):
+    write_hdf5(toy_episodes(4), "named.hdf5")
+    run = ["--dataset", "named.hdf5", "--run_dir", "run", *RUN, "--evaluation.env", "UnrollTestNarrow-v0"]
+    assert train.main(run) == 0
+    told = "actions do not all lie in UnrollTestNarrow-v0's Box(-0.5, 0.5, 1 wide): they are bounded as the data are"
+    assert told in capsys.readouterr().out
+
+
 def test_guessed_bounds_are_joined():
     both = [nameless("a.hdf5", 1.5), nameless("b.hdf5", 1.8, seed=1)]
     spaces = [load_episodes(source).action_space for source in both]
@@ -159,6 +176,32 @@ def test_whole_floats_are_choices_where_an_environment_has_some(caplog, capsys):
     for other in (gym.spaces.Discrete(2), gym.spaces.Discrete(9, start=1)):  # which do not hold all of them
         assert episodes.counted_as(other) is episodes
     assert episodes.counted_as(gym.spaces.Discrete(4, start=-1)).actions.min() == episodes.actions.min() + 1
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_choices_in_floats_are_joined_to_choices_that_nothing_names_either(order):
+    sources = [discrete("few.hdf5", 2), as_floats("floats.hdf5", 3)][::order]
+    actions = np.concatenate([np.ravel(load_episodes(source).actions) for source in sources])
+    joined = load_episodes(sources)
+    assert (joined.action_space, joined.guessed) == (gym.spaces.Discrete(3), True)
+    assert joined.actions.dtype == np.int64
+    np.testing.assert_array_equal(joined.actions, actions)
+    with pytest.raises(DatasetError, match=r"Discrete\(2\).*these cannot be joined"):  # as they were guessed
+        load_episodes(["few.hdf5", nameless("box.hdf5", 2.5)])
+
+
+def test_whole_numbers_are_continuous_where_the_environment_has_a_box(capsys):
+    source = discrete("data.hdf5", 3)
+    episodes = load_episodes(source)
+    for box in (gym.spaces.Box(-1, 1, (1,)), gym.spaces.Box(-9, 9, (2,)), gym.spaces.Box(-np.inf, np.inf, (1,))):
+        assert episodes.counted_as(box) is episodes  # which does not hold them all, or has no bounds
+    exact = episodes.counted_as(gym.spaces.Box(0, 2, (1,), np.uint8))
+    assert (bounds(exact.action_space), exact.guessed) == ((0, 2), False)
+    np.testing.assert_array_equal(exact.actions[:, 0], episodes.actions)
+
+    assert train.main(["--dataset", source, "--run_dir", "run", *RUN, "--evaluation.env", "ToyBox-v0"]) == 0
+    assert "actions are bounded as in ToyBox-v0: Box(-2, 2, 1 wide)" in capsys.readouterr().out
+    assert train.main(["--resume", "true", "--run_dir", "run", "--steps", "2"]) == 0
 
 
 def test_floats_that_are_no_choices_are_not_told(caplog):

@@ -22,6 +22,8 @@ from unroll.errors import DatasetError
 # episode to the first of the next one it is a jump, which is at least this many times as large.
 JUMP = 3.0
 SOUGHT = 1000  # next observations, at most, that are looked for among all rows
+CHANCE = 0.01  # of first observations that are by chance what came after the ends before them
+SHIFTED = "next_observations is the next row over ends of episodes too, and says nothing of them"
 
 
 class Ends(NamedTuple):
@@ -32,6 +34,7 @@ class Ends(NamedTuple):
     truncated: np.ndarray  # [E] bool
     remarks: list[str]
     marks_goal: bool  # whether terminals are no ends, so that a return counts each step at the goal
+    shifted: bool  # whether next_observations is the next row over ends too
 
 
 class Limit(NamedTuple):
@@ -78,7 +81,25 @@ def find_ends(items: dict[str, h5py.Dataset], limit: Limit | None) -> Ends:
     if len(rows) == 0 or rows[-1] != n - 1:
         # An unfinished tail is kept: neither terminated nor truncated.
         rows = np.append(rows, n - 1)
-    return Ends(rows, terminals[rows], timeouts[rows] & ~terminals[rows], remarks, marks_goal)
+    if SHIFTED not in remarks and goes_on is not None and _goes_on_over_resets(items["observations"], rows, goes_on):
+        remarks.append(SHIFTED)
+    shifted = SHIFTED in remarks
+    return Ends(rows, terminals[rows], timeouts[rows] & ~terminals[rows], remarks, marks_goal, shifted)
+
+
+def _goes_on_over_resets(observations: h5py.Dataset, ends: np.ndarray, goes_on: np.ndarray) -> bool:
+    """Say whether what follows each end, [E] rows, is the first observation of the next episode, and not by chance.
+
+    Episodes may all begin alike, and end where they begin.
+    """
+    inner = ends[:-1]
+    if not goes_on[inner].all():
+        return False
+    begins = np.zeros(len(goes_on), bool)
+    begins[[0, *(inner + 1)]] = True
+    first = _picked(observations, begins)
+    alike = (_same(first[1:], first[:-1]).sum() + 1) / len(first)  # the share of those that are the one before
+    return bool(alike ** len(inner) < CHANCE)
 
 
 def _doubts(
@@ -191,7 +212,7 @@ def _find_timeouts(
             if not _is_shifted(items["observations"], terminals, goes_on, limit):
                 remarks.append(f"{what}: none is cut off, as next_observations is the next row wherever no terminal is")
                 return cuts
-            remarks.append("next_observations is the next row over ends of episodes too, and says nothing of them")
+            remarks.append(SHIFTED)
 
     if given is not None:
         if not terminals.any() and not {"next_observations", "final_observations"} & items.keys():
@@ -293,10 +314,14 @@ def _goes_on(observations: h5py.Dataset, following: h5py.Dataset) -> np.ndarray:
     """Mark the rows whose next observation is the next row, [N] bool; the last row goes on to nothing."""
     goes_on = np.zeros(len(observations), bool)
     for row, seen, then in _pairs(observations, following):
-        with np.errstate(all="ignore"):
-            same = np.isclose(seen, then, rtol=1e-5, atol=1e-6, equal_nan=True)
-        goes_on[row : row + len(same)] = same.all(axis=1)
+        goes_on[row : row + len(seen)] = _same(seen, then)
     return goes_on
+
+
+def _same(seen: np.ndarray, then: np.ndarray) -> np.ndarray:
+    """Mark the rows of two arrays that are the same but for rounding, [N] bool."""
+    with np.errstate(all="ignore"):
+        return np.isclose(seen, then, rtol=1e-5, atol=1e-6, equal_nan=True).all(axis=1)
 
 
 def _step_sizes(observations: h5py.Dataset, kinds: tuple[np.ndarray, ...]) -> list[float]:

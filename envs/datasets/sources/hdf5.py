@@ -159,6 +159,8 @@ def _read(path: Path, env_id: str | None, scored_as: str | None, store: Store) -
             for name, precision in watched.items():
                 precision.see(None, block[name])
             store.append(**{name: cast(block[name]) for name, cast in casts.items()})
+        if ends.shifted:  # what came after the ends is not in the file
+            items.pop("next_observations")
         final = _final(items, ends.rows, casts["observations"])
 
     arrays = store.arrays()
@@ -303,8 +305,9 @@ def _observation_cast(item: h5py.Dataset, env: _Env, parts: Parts | None) -> Cas
     """
     if parts is not None:
         return _bytes_cast
-    # One whole number per step may be the number of a state, or an observation of width 1.
-    if item.dtype.kind not in "iu" or env.known is None:
+    # One whole number per step, which some tools store as 1.0, may be the number of a state, or an observation of
+    # width 1.
+    if env.known is None:
         return _rows_cast
     space: Any = env.known.observation_space
     high: Any = None  # the first number that is none of its own
@@ -312,7 +315,9 @@ def _observation_cast(item: h5py.Dataset, env: _Env, parts: Parts | None) -> Cas
         high = space.start + space.n
     elif isinstance(space, gym.spaces.MultiDiscrete) and item.shape[1:] == space.shape:
         high = space.start + space.nvec
-    if high is not None and all(((space.start <= part) & (part < high)).all() for part in _parts(item)):
+    if high is not None and all(
+        ((space.start <= part) & (part < high) & (part == np.rint(part))).all() for part in _parts(item)
+    ):
         return functools.partial(_one_hot_cast, space)
     return _rows_cast
 
