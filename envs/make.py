@@ -139,6 +139,8 @@ def make_vec_env(
         EnvError: an environment cannot be made.
     """
     find_env(env_id)
+    if n_envs < 1:
+        raise EnvError(f"n_envs {n_envs}: a vector has at least one environment")
     makers: list[Callable[[], gym.Env]] = []
     for i in range(n_envs):
         name = numbered(env_id, i)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 class Action(nn.Module, ABC):
     """One kind of action space."""
+
+    is_distribution: ClassVar[bool] = True  # whether there is anything to draw from
 
     @abstractmethod
     def embedding(self) -> nn.Module:
@@ -42,6 +44,8 @@ class BoxAction(Action):
     There is no distribution, so a stochastic choice is the deterministic one. Where both bounds are the same there is
     no choice.
     """
+
+    is_distribution = False
 
     center: Tensor
     scale: Tensor
@@ -88,6 +92,8 @@ class MixtureAction(BoxAction):
 
     LEAST_DEVIATION = 0.05  # with less, a few actions that were recorded twice would have all of the density
     BOUND = 1 - 1e-4  # from here on an action is at its bound, as far as rounding and a flat tanh let it
+
+    is_distribution = True
 
     def __init__(self, space: gym.spaces.Box, d_model: int, modes: int):
         super().__init__(space, d_model)

@@ -27,7 +27,14 @@ class Sized(Protocol):
 
 
 def check_device(device: str | torch.device) -> None:
-    """Raise TrainingError for a GPU that is not there, where Stable-Baselines3 would quietly take the CPU."""
+    """Raise TrainingError for a GPU that is not there, where Stable-Baselines3 would quietly take the CPU.
+
+    So it does for a device that PyTorch does not know.
+    """
+    try:
+        torch.device("cpu" if device == "auto" else device)
+    except RuntimeError:
+        raise TrainingError(f"device {device}: PyTorch knows no such device; use auto, cpu or cuda") from None
     if device == "auto" or torch.device(device).type != "cuda":
         return
     if not torch.cuda.is_available():

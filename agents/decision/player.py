@@ -77,6 +77,7 @@ def decision_player(
         targets=asked,
         reference=(task["reference_returns"], task["reference_name"]) if known else (None, None),
         warm=config["context"],
+        has_distribution=agent.policy.action.is_distribution,
     )
 
 

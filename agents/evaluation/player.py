@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium as gym
 
 from unroll.agents.evaluation.play import MAX_STEPS, N_ENVS, Predictor
+from unroll.errors import HyperparameterError
 
 
 @dataclasses.dataclass
@@ -48,11 +49,23 @@ class Player:
     """whether the memory goes on from episode to episode, so that they are played one after another"""
     deterministic: bool = True
     """the likeliest action in every step; False: one that is drawn from the policy"""
+    has_distribution: bool = True
+    """whether there are other actions to draw than the likeliest"""
     other_task: bool = False
     """whether it is in another environment than the run is scored in, or in one with other arguments"""
     lending: Callable[[], AbstractContextManager[None]] | None = None
     """for ``make_env`` that gives environments in which the agent learns: a ``with`` around their use, after which the
     learning goes on. They must not be left in the middle of a step; None: they are the player's own"""
+
+    def draw(self) -> None:
+        """From now on actions are drawn from the policy.
+
+        Raises:
+            HyperparameterError: it has learned a single action, as with ``action_modes`` 0.
+        """
+        if not self.has_distribution:
+            raise HyperparameterError("nothing can be drawn: with action_modes 0 a policy has learned a single action")
+        self.deterministic = False
 
     def as_told(self, evaluation: Any) -> Player:
         """The same player with the numbers of an evaluation's config."""

@@ -52,6 +52,11 @@ def make_gif(frames: Sequence[np.ndarray], fps: float) -> bytes:
     return file.getvalue()
 
 
+def by_mujoco(env: gym.Env) -> bool:
+    """Say whether MuJoCo draws the pictures, of a size that its environments take as arguments."""
+    return any(cls.__name__ in ("MujocoEnv", "BaseRobotEnv") for cls in type(env.unwrapped).__mro__)
+
+
 def try_gif(player: Player, evaluation: dict[str, Any], tell: Callable[[str], Any]) -> bytes | None:
     """Make a GIF of the beginning of one episode at the highest target.
 
@@ -59,20 +64,30 @@ def try_gif(player: Player, evaluation: dict[str, Any], tell: Callable[[str], An
     """
     frames: list[Any] = []
     episode = Episode(evaluation["seeds"][0], highest(evaluation)["target_return"])
+    missing = prepare_rendering()  # what MuJoCo needs; other environments draw without
 
     def make() -> gym.Env:
+        nonlocal missing
+        env = player.make_env(render_mode="rgb_array")
+        if not by_mujoco(env):  # a width and a height may be the world's own
+            missing = None
+            return env
+        if {"width", "height"} & player.env_kwargs.keys():
+            return env
         try:  # off-screen rendering without a GPU takes a tenth of a second for a large picture
-            return player.make_env(render_mode="rgb_array", width=PIXELS, height=PIXELS)
+            small = player.make_env(render_mode="rgb_array", width=PIXELS, height=PIXELS)
         except EnvError:
-            return player.make_env(render_mode="rgb_array")
+            return env
+        env.close()
+        return small
 
     def keep(env: gym.Env) -> None:
         if episode.length % EVERY == 0 and episode.length < STEPS:
             frames.append(np.array(env.render()))  # a copy: it may be drawn into again
 
-    missing = prepare_rendering()  # what MuJoCo needs; other environments draw without
+    most = min(STEPS, player.max_steps)
     try:
-        play(player.agent, make, [episode], deterministic=player.deterministic, on_step=keep, max_steps=STEPS)
+        play(player.agent, make, [episode], deterministic=player.deterministic, on_step=keep, max_steps=most)
         return make_gif(frames, fps=20)
     except Exception as error:  # OpenGL and its bindings raise whatever they like, and a picture is not worth a run
         tell(f"no video: {missing or one_line(error)}")

@@ -38,6 +38,7 @@ class PPOActor:
         self.agent = agent
         self.normalizer = normalizer
         self.forget = forget
+        self.steps = 0
 
     def predict(
         self,
@@ -49,10 +50,20 @@ class PPOActor:
     ) -> tuple[np.ndarray, State]:
         if self.normalizer is not None and self.normalizer.norm_obs:
             observation = self.normalizer.normalize_obs(observation)
+        if not deterministic and self.agent.use_sde and episode_start is not None:
+            self._draw_noise(episode_start)
         if self.forget:
             state = None
             episode_start = None
         return self.agent.predict(observation, state, episode_start, deterministic, action_masks)
+
+    def _draw_noise(self, episode_start: np.ndarray) -> None:
+        """Draw the noise of gSDE anew where an episode begins or a row is gone, and as often as in a rollout."""
+        every = self.agent.sde_sample_freq
+        drawn = self.agent.policy.action_dist.exploration_matrices  # type: ignore[attr-defined]
+        if episode_start.any() or len(drawn) != len(episode_start) or (every > 0 and self.steps % every == 0):
+            self.agent.policy.reset_noise(len(episode_start))
+        self.steps += 1
 
 
 class MaskedPredictor:

@@ -25,7 +25,15 @@ from unroll.agents.common.guards import check_budget, memory_guard, not_finite
 from unroll.agents.ppo.anchor import Anchor
 from unroll.agents.ppo.finite import check_observations, check_returns, check_rewards, check_sizes
 from unroll.agents.ppo.shown import Shown
-from unroll.agents.ppo.spaces import POLICIES, as_drawn, as_normalized, check_actions, check_numbers, check_policy_for
+from unroll.agents.ppo.spaces import (
+    POLICIES,
+    as_drawn,
+    as_normalized,
+    check_actions,
+    check_numbers,
+    check_policy_for,
+    check_widths,
+)
 from unroll.agents.ppo.tensor_buffer import TensorRolloutBuffer
 from unroll.agents.ppo.tensor_rollouts import check_tensor_env, collect_on_device
 from unroll.envs.faults import env_fault
@@ -384,6 +392,7 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         if self.shown is not None:
             observation = self.shown.prepare(observation)
         if self.normalizer is not None and self.normalizer.norm_obs:
+            check_widths(observation, self.observation_space)
             observation = self.normalizer.normalize_obs(observation)
         if self.masked and action_masks is None:
             warnings.warn(

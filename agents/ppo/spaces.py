@@ -65,6 +65,16 @@ def check_policy_for(space: spaces.Space, policy: Any, policy_kwargs: dict[str, 
         raise EnvError(f"{names[policy]} does not take observations of {in_words(space)}; {wanted} does")
 
 
+def check_widths(observation: Any, space: spaces.Space) -> None:
+    """Raise ValueError, as Stable-Baselines3 does, for rows of another width: statistics would widen them."""
+    shown = observation if isinstance(observation, dict) else {"": observation}
+    parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+    for key in shown.keys() & parts.keys():
+        part = parts[key]
+        if isinstance(part, spaces.Box) and len(part.shape) == 1 and np.shape(shown[key])[-1:] != part.shape:
+            raise ValueError(f"Unexpected observation shape {np.shape(shown[key])}; rows of {part.shape[0]} are needed")
+
+
 def as_normalized(space: spaces.Space, normalizer: VecNormalize | None) -> spaces.Space:
     """Return the space with float32 for what VecNormalize normalises.
 

@@ -19,7 +19,7 @@ from toy import toy_episodes
 from unroll.agents import schemas
 from unroll.agents.evaluation.play import Episode, play
 from unroll.agents.ppo.lending import Lender
-from unroll.agents.ppo.player import ppo_player
+from unroll.agents.ppo.player import PPOActor, ppo_player
 from unroll.agents.ppo.training import PPOTraining
 from unroll.commands import compare, evaluate, record, train
 from unroll.commands.train import drop_other_score
@@ -308,6 +308,38 @@ def test_a_resume_that_is_refused_drops_no_score(monkeypatch, capsys):
     assert train.main(other) == 2
     assert_one_line(capsys, "unroll-rl[wandb]")
     assert Path("run/evaluation.json").is_file()
+
+
+def test_a_policy_without_a_distribution_draws_nothing(decision, capsys):
+    assert train.main([*decision, "--action_modes", "0"]) == 0
+    capsys.readouterr()
+    assert evaluate.main(["run", "--stochastic"]) == 2
+    assert_one_line(capsys, "nothing can be drawn")
+    assert record.main(["--run", "run", "--episodes", "1", "--stochastic", "--output", "a.hdf5"]) == 2
+    assert_one_line(capsys, "nothing can be drawn")
+
+
+def test_the_noise_of_gsde_is_drawn_for_each_episode():
+    agent, _ = agent_of("--env", "ToyBox-v0", "--use_sde", "true")
+    actor = PPOActor(agent)
+    shown = np.ones((3, 2), np.float32)
+    begin, go_on = np.ones(3, bool), np.zeros(3, bool)
+    first, state = actor.predict(shown, None, begin, deterministic=False)
+    assert len(np.unique(first)) == 3
+    again, _ = actor.predict(shown, None, begin, deterministic=False)
+    assert (again != first).all()
+    drawn = agent.policy.action_dist.exploration_matrices
+    actor.predict(shown, state, go_on, deterministic=False)
+    assert agent.policy.action_dist.exploration_matrices is drawn
+
+
+def test_statistics_do_not_widen_an_observation():
+    agent, _ = agent_of("--env", "CartPoleNoVel-v1", *NORMALIZED)
+    agent.act_unnormalized()
+    agent.predict(np.zeros((3, 2)))
+    for wrong in (np.zeros((3, 1)), np.zeros(1), np.float32(0)):
+        with pytest.raises(ValueError, match="Unexpected observation shape"):
+            agent.predict(wrong)
 
 
 # No evaluation

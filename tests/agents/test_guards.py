@@ -166,6 +166,8 @@ def test_a_gpu_beyond_the_last_one_is_refused(monkeypatch):
     check_device("cuda:1")
     with pytest.raises(TrainingError, match="device cuda:2: there are 2 CUDA devices, from cuda:0 on"):
         check_device("cuda:2")
+    with pytest.raises(TrainingError, match="device gpu: PyTorch knows no such device"):
+        check_device("gpu")
 
 
 def test_products_that_pytorch_rounds_are_known_whichever_switch_was_set():

@@ -241,12 +241,15 @@ if {finished_since}:
     (tmp_path / "maze.yaml").write_text(MAZE)
     monkeypatch.chdir(tmp_path)
     grid = ["--config", "maze.yaml", "--backbones", "mingru,gru", "--seeds", "1", "--jobs", "1", *SMALL]
+    grid += ["--reference", "mingru"]
     assert compare.main([*grid, "--output", str(tmp_path / "out")]) == (0 if finished_since else 1)
     report = json.loads((tmp_path / "out/comparison.json").read_text())
     failed = {} if finished_since else {"maze, mingru, seed 0": "killed by signal 9 (Killed)"}
     assert report["failed"] == failed
     assert ("mingru" in report["experiments"]["maze"]["backbones"]) == finished_since
-    assert ("killed by signal 9 (Killed)" in capsys.readouterr().err) != finished_since
+    said = capsys.readouterr().err
+    assert ("killed by signal 9 (Killed)" in said) != finished_since
+    assert ("no run of the reference mingru is finished" in said) != finished_since
 
 
 def render(table):

@@ -231,6 +231,14 @@ def test_play_refuses_a_return_for_a_policy_that_follows_none(monkeypatch):
         play_main(["CartPole-v1", "50"])
 
 
+def test_play_refuses_a_policy_that_observes_more_than_the_environment_shows(monkeypatch):
+    policy = Pushing()
+    policy.about["wrappers"] = ["previous_action"]
+    monkeypatch.setitem(sys.modules, "run", SimpleNamespace(Policy=lambda: policy))
+    with pytest.raises(SystemExit, match="observes previous_action too"):
+        play_main(["CartPole-v1"])
+
+
 class Following(Pushing):
     """Stands for one that follows a return."""
 

@@ -189,3 +189,11 @@ def test_a_film_is_not_its_last_picture(monkeypatch):
     player = Player(Plain(), "x", lambda **_: Drawn(), lambda env: env, {})
     video.try_gif(player, {"seeds": [0], "results": [{"target_return": None}]}, print)
     assert len({int(frame[1, 0, 0]) for frame in kept}) == len(kept) > 1
+
+    # Of the environment as it is, and no longer than it is played.
+    made = []
+    kept.clear()
+    player = Player(Plain(), "x", lambda **given: made.append(given) or Drawn(), lambda env: env, {}, max_steps=1)
+    video.try_gif(player, {"seeds": [0], "results": [{"target_return": None}]}, print)
+    assert made == [{"render_mode": "rgb_array"}]
+    assert len(kept) == 1

@@ -96,6 +96,11 @@ def test_an_image_stays_an_image_where_it_is_asked_for(observation):
     assert shown["previous_action"] == 3
 
 
+def test_a_vector_of_no_environment_is_refused():
+    with pytest.raises(EnvError, match="n_envs 0"):
+        make_vec_env("CartPole-v1", n_envs=0)
+
+
 def test_who_asks_for_images_gets_flat_rows_where_there_are_none():
     assert make(observation="goal", images=True).observation_space.shape == (3,)
 

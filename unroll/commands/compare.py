@@ -198,10 +198,14 @@ def compare(options: Namespace, flags: list[str], arguments: list[str], command:
         "tuning": options.tuning,
         "failed": {cell.name: why for cell, why in workers.failed.items()},
     }
-    if finished:
-        write(options, finished, options.output, facts, console)
     for cell, why in workers.failed.items():
         print(f"unroll compare: {cell.name} failed: {why}", file=sys.stderr)
+    if options.reference not in (None, *(run.backbone for run in finished)):
+        missing = f"no run of the reference {options.reference} is finished"
+        print(f"unroll compare: {missing}; the first row stands in", file=sys.stderr)
+        options.reference = None
+    if finished:
+        write(options, finished, options.output, facts, console)
     return int(bool(workers.failed))
 
 

@@ -83,7 +83,8 @@ def evaluate(options: Namespace) -> None:
     player.n_envs = options.n_envs or player.n_envs
     player.other_task |= options.max_steps not in (None, player.max_steps)
     player.max_steps = options.max_steps or player.max_steps
-    player.deterministic = not options.stochastic
+    if options.stochastic:
+        player.draw()
     if not (options.episodes or player.episodes):
         raise EnvError(f"{run} was trained with evaluation.episodes 0, without evaluations: --episodes says how many")
 

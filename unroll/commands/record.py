@@ -211,6 +211,8 @@ def record_run(options: Namespace, faults: list[EnvError]) -> Episodes:
     asked = PlayOptions("cpu", options.env, options.env_kwargs, options.targets, options.memory)
     player = algorithm_of(checkpoint).player(checkpoint, config, asked)
     player.max_steps = options.max_steps or player.max_steps
+    if options.stochastic:
+        player.draw()
     check_recordable(player.env_id, player.env_kwargs)
     limited = with_limit(player.env_id, player.env_kwargs, LONGEST)
 
@@ -228,9 +230,8 @@ def record_run(options: Namespace, faults: list[EnvError]) -> Episodes:
         plan.append(Episode(options.seed + i, player.targets[i % len(player.targets)]))
     torch.manual_seed(options.seed)
     with keep_what_is_finished(done, faults):
-        deterministic = not options.stochastic
         together = 1 if player.chained else min(32, player.n_envs)
-        play(player.agent, make, plan, together, deterministic, max_steps=player.max_steps)
+        play(player.agent, make, plan, together, player.deterministic, max_steps=player.max_steps)
     cut = sum(episode.cut for episode in plan)
     if cut:
         print(

@@ -97,6 +97,8 @@ def main(arguments):
 
     about = policy.about
     name, *target = arguments
+    if about.get("wrappers"):
+        sys.exit(f"play.py: this policy observes {' and '.join(about['wrappers'])} too, which is not shown here")
     if target and "return_to_go" not in policy.zeros:
         sys.exit(f"play.py: this policy follows no return, so it cannot be asked for {target[0]}")
 
