@@ -22,8 +22,8 @@ def registered_id(name: str) -> str:
         return name
     if module not in sys.modules:
         raise EnvError(
-            f"environment {name} is not imported, and no file may ask for that: name it on the command line "
-            f"(--env {name}), or import {module} first"
+            f"environment {name} is not imported, and no file may ask for that: name it on the command line, "
+            f"or import {module} first"
         )
     if env_id not in gym.registry:
         raise EnvError(f"environment {name}: {module} registers no {env_id}")

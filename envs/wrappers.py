@@ -230,8 +230,8 @@ class ClippedActions(gym.ActionWrapper):
         super().__init__(env)
         space = env.action_space
         assert isinstance(space, gym.spaces.Box)
-        self._low = space.low.astype(np.float32)
-        self._high = space.high.astype(np.float32)
+        self._low = space.low
+        self._high = space.high
 
     def action(self, action: Any) -> Any:
         return np.minimum(np.maximum(action, self._low), self._high)  # np.clip takes three times as long

@@ -31,7 +31,12 @@ if TYPE_CHECKING:  # PyTorch and the rest are imported once the arguments are kn
 def main(arguments: list[str] | None = None) -> int:
     """Train an agent. The exit code is 0, or 128 + n when signal n stopped the run, which can be resumed then."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    config = load_config(arguments, schemas(), settled=lambda config: AGENTS[config.agent].settled(config))
+
+    def settled(config: RunConfig) -> RunConfig:
+        import_backbone(arguments, "--backbone.name", config.backbone.name)
+        return AGENTS[config.agent].settled(config)
+
+    config = load_config(arguments, schemas(), settled=settled)
     with Reporting("unroll train") as report, contextlib.ExitStack() as stack:
         from unroll.agents.common.callbacks import last_good
 

@@ -51,7 +51,7 @@ def play(policy, env, target=None, seed=None, on_step=None):
         given = action.copy()
         if hasattr(env.action_space, "low"):  # the data's bounds may be wider than those of the environment
             low, high = (np.reshape(bound, given.shape) for bound in (env.action_space.low, env.action_space.high))
-            given = np.clip(given, low, high).astype(action.dtype)
+            given = np.clip(given, low, high)
         if given.shape != env.action_space.shape:
             given = given.reshape(env.action_space.shape)
 

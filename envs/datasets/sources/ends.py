@@ -90,11 +90,19 @@ def find_ends(items: dict[str, h5py.Dataset], limit: Limit | None) -> Ends:
 def _goes_on_over_resets(observations: h5py.Dataset, ends: np.ndarray, goes_on: np.ndarray) -> bool:
     """Say whether what follows each end, [E] rows, is the first observation of the next episode, and not by chance.
 
-    Episodes may all begin alike, and end where they begin.
+    Episodes may all begin alike, and end where they begin. A walk that is cut and not reset goes on in steps as before.
     """
     inner = ends[:-1]
     if not goes_on[inner].all():
         return False
+    over_ends = np.zeros(len(goes_on), bool)
+    over_ends[inner] = True
+    within = ~over_ends
+    within[-1] = False
+    if over_ends.any() and within.any():
+        across, walking = _step_sizes(observations, (over_ends, within))
+        if across <= JUMP * walking:
+            return False
     begins = np.zeros(len(goes_on), bool)
     begins[[0, *(inner + 1)]] = True
     first = _picked(observations, begins)
