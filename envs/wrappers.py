@@ -245,19 +245,15 @@ def clipped_actions(env: gym.Env) -> gym.Env:
     return env
 
 
-class WholeActions(gym.ActionWrapper):
+class WholeActions(ClippedActions):
     """A wrapper that takes continuous actions for a Box of integers, which is given the nearest ones."""
 
     def __init__(self, env: gym.Env):
         super().__init__(env)
-        space = env.action_space
-        assert isinstance(space, gym.spaces.Box)
-        self._low = space.low
-        self._high = space.high
-        self.action_space = gym.spaces.Box(space.low, space.high, dtype=np.float32)
+        self.action_space = gym.spaces.Box(self._low, self._high, dtype=np.float32)
 
     def action(self, action: Any) -> Any:
-        return np.clip(np.rint(action), self._low, self._high).astype(self._low.dtype)
+        return super().action(np.rint(action)).astype(self._low.dtype)
 
 
 def whole_actions(env: gym.Env) -> gym.Env:
