@@ -27,6 +27,7 @@ from torch import Tensor
 
 from benchmarks.grid import Row, duration, fill, fitting, listed, make_parser, once, positive, report, spread
 from benchmarks.tokens import Batch, TokenModel, Training, fit
+from unroll.agents.common.machine import set_products
 from unroll.commands.process import Reporting
 from unroll.errors import DatasetError
 from unroll.policies.backbones import make_backbone, match_parameters
@@ -127,7 +128,8 @@ def learn(options: Namespace, name: str, seed: int, folder: Path) -> Row:
 
 def run(options: Namespace) -> int:
     torch.set_num_threads(options.threads)
-    keys = ("parameters", "minutes", "updates", "context", "evaluate_every", "device", "optimizer", *CPU)
+    set_products("tf32" if options.tf32 else "float32", torch.device(options.device))
+    keys = ("parameters", "minutes", "updates", "context", "evaluate_every", "device", "tf32", "optimizer", *CPU)
     settings = {key: getattr(options, key) for key in keys} | {"text": str(options.text)}
     rows = []
     for name in options.backbones:

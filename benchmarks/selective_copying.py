@@ -22,6 +22,7 @@ import torch
 
 from benchmarks.grid import Row, fill, fitting, listed, make_parser, once, positive, positives, report, summary
 from benchmarks.tokens import IGNORED, Batch, TokenModel, Training, answer
+from unroll.agents.common.machine import set_products
 from unroll.commands.process import Reporting
 from unroll.policies.backbones import make_backbone
 
@@ -33,13 +34,14 @@ PAPER = dict(length=4096, tokens=16, updates=400_000, batch=64, d_model=64, expa
 
 
 def draw(batch: int, length: int, tokens: int, generator: torch.Generator) -> Batch:
-    """Draw sequences and targets [batch, length + tokens]. Only the queries at the end have targets."""
-    data = torch.randint(NOISE + 1, QUERY, (batch, tokens), generator=generator)
+    """Draw sequences and targets [batch, length + tokens], where the generator is. Only the queries have targets."""
+    device = generator.device
+    data = torch.randint(NOISE + 1, QUERY, (batch, tokens), generator=generator, device=device)
 
     # The places are the first ones of a random order of all positions.
-    order = torch.rand(batch, length, generator=generator).argsort(1)
+    order = torch.rand(batch, length, generator=generator, device=device).argsort(1)
     places = order[:, :tokens].sort(1).values
-    sequence = torch.full((batch, length + tokens), NOISE).scatter(1, places, data)
+    sequence = torch.full((batch, length + tokens), NOISE, device=device).scatter(1, places, data)
     sequence[:, length:] = QUERY
     targets = torch.full_like(sequence, IGNORED)
     targets[:, length:] = data
@@ -58,7 +60,7 @@ def learn(options: Namespace, name: str, layers: int, seed: int, folder: Path) -
         window=options.length + options.tokens,
     )
     model = TokenModel(make_backbone(name, options.d_model, layers, **wanted), SYMBOLS).to(options.device)
-    train = torch.Generator().manual_seed(seed)
+    train = torch.Generator(options.device).manual_seed(seed)
     test = torch.Generator().manual_seed(1_000_000 + seed)
 
     # The test sequences are drawn once, and are the same for every backbone of a seed.
@@ -73,7 +75,8 @@ def learn(options: Namespace, name: str, layers: int, seed: int, folder: Path) -
 
 def run(options: Namespace) -> int:
     torch.set_num_threads(options.threads)
-    settings = {key: getattr(options, key) for key in (*CPU, "device")}
+    set_products("tf32" if options.tf32 else "float32", torch.device(options.device))
+    settings = {key: getattr(options, key) for key in (*CPU, "device", "tf32")}
     rows = []
     for name in options.backbones:
         for layers in options.layers:

@@ -25,7 +25,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 
 from unroll.agents.common.logs import RunLogger
-from unroll.agents.common.optim import make_optimizer
+from unroll.agents.common.optim import make_optimizer, set_learning_rate
+from unroll.agents.common.recorded import Metrics, Recorder
 from unroll.policies.backbones import Backbone, State
 
 IGNORED = -100  # the target at a position that asks for nothing
@@ -114,6 +115,7 @@ def fit(
 
     # The optimizer of the agents, whose learning rate is set at each update.
     optimizer = make_optimizer(training.optimizer, model.parameters(), training.lr, training.weight_decay)
+    descent = Descent(model, optimizer, training.clip)
     logger = RunLogger(folder)
     history: list[dict[str, float]] = []
     losses: deque[float] = deque(maxlen=training.evaluate_every)
@@ -126,8 +128,8 @@ def fit(
         while spent < 1:
             # An update, and nothing but it, is on the clock.
             began = clock()
-            optimizer.param_groups[0]["lr"] = training.rate(update, spent)
-            losses.append(descend(model, optimizer, draw(), training.clip))
+            set_learning_rate(optimizer, training.rate(update, spent))
+            losses.append(descent(draw()))
             update += 1
             seconds += clock() - began
             spent = training.spent(update, seconds)
@@ -154,18 +156,38 @@ def cpu_seconds() -> float:
     return time.process_time() / torch.get_num_threads()
 
 
-def descend(model: TokenModel, optimizer: torch.optim.Optimizer, batch: Batch, clip: float) -> float:
-    """Make one update; return its loss."""
-    model.train()
-    device = next(model.parameters()).device
-    tokens, targets = (x.to(device) for x in batch)
-    logits, _ = model(tokens)
-    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
-    optimizer.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), clip)
-    optimizer.step()
-    return loss.item()  # this waits for the device, so that the clock is right
+class Descent:
+    """Updates of a model by batches of one size, on CUDA as one graph."""
+
+    def __init__(self, model: TokenModel, optimizer: torch.optim.Optimizer, clip: float):
+        self.model = model
+        self.optimizer = optimizer
+        self.clip = clip
+        self.device = next(model.parameters()).device
+        self.batch: Batch | None = None  # where the graph reads it
+        self.recorder = Recorder(self._update, optimizer) if self.device.type == "cuda" else None
+
+    def __call__(self, batch: Batch) -> float:
+        """Make one update; return its loss, for which the device is waited for, so that a clock is right."""
+        self.model.train()
+        if self.recorder is None or self.batch is None:
+            self.batch = tuple(x.to(self.device) for x in batch)
+        else:
+            for here, new in zip(self.batch, batch, strict=True):
+                here.copy_(new)
+        metrics = self._update() if self.recorder is None else self.recorder()
+        return metrics["loss"].item()
+
+    def _update(self) -> Metrics:
+        assert self.batch is not None
+        tokens, targets = self.batch
+        logits, _ = self.model(tokens)
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        self.optimizer.step()
+        return {"loss": loss.detach()}
 
 
 @torch.inference_mode()

@@ -27,6 +27,7 @@ from unroll.agents.common.distributed import world
 from unroll.agents.common.guards import check_device, check_finite, is_out_of_memory, memory_guard
 from unroll.agents.common.machine import made_here, set_products
 from unroll.agents.common.optim import make_optimizer, set_learning_rate
+from unroll.agents.common.recorded import Metrics
 from unroll.agents.common.restoring import of_checkpoint, read_agent, restore
 from unroll.agents.common.settling import settle, settle_arguments
 from unroll.agents.decision.config import Hyperparameters, top_fraction_of, weight_decay_of
@@ -74,8 +75,6 @@ SET_BY_AGENT = {
 }
 
 UNLOGGED = "unlogged."  # begins the names, in a checkpoint, of metrics that have not been logged yet
-
-Metrics = dict[str, Tensor]  # of one update, still on the device
 
 
 class DecisionLoss(nn.Module):

@@ -16,18 +16,19 @@ from gymnasium import spaces
 from jsonargparse.typing import PositiveFloat, PositiveInt
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, configure_logger, explained_variance
-from torch import Tensor
 
 from unroll.agents.common.checkpoint import latest_checkpoint
 from unroll.agents.common.distributed import world
 from unroll.agents.common.guards import check_device, check_finite, memory_guard
 from unroll.agents.common.machine import set_products
+from unroll.agents.common.recorded import Metrics
 from unroll.agents.common.settling import plain, settle
 from unroll.agents.ppo.foreign import check_zip
 from unroll.agents.ppo.gradients import clip_gradients, parameters_of
 from unroll.agents.ppo.loss import PPOLoss, warn_of_ratio
 from unroll.agents.ppo.memory_metrics import memory_metrics
 from unroll.agents.ppo.pretraining import pretrain
+from unroll.agents.ppo.recorded import RecordedMinibatches, can_be_recorded
 from unroll.agents.ppo.rollouts import RecurrentOnPolicyAlgorithm
 from unroll.agents.ppo.sb3_contrib import name_the_same, policy_kwargs_of
 from unroll.agents.ppo.sequences import Sequences, make_sequences
@@ -39,7 +40,6 @@ from unroll.policies.backbones import map_state
 from unroll.zoo import is_zoo
 
 Self = TypeVar("Self", bound="RecurrentPPO")
-Metrics = dict[str, Tensor]  # of one minibatch, still on the device
 MINIBATCHES = 4  # of a rollout, unless a batch_size says otherwise
 SEQUENCES = 8  # at least, of the rollout of a single environment; minibatches of one are no fair sample
 SHORTEST = 16  # steps that such a sequence has
@@ -74,6 +74,8 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             options are in ``policy_kwargs`` (see RecurrentActorCriticPolicy).
         recompute_states: make the states before the sequences anew for every epoch but the first, by the policy as it
             is then. Else they stay those of the policy that acted.
+        cuda_graph: on CUDA, record a minibatch as one graph and replay it: the same numbers, without waiting for the
+            host. It is for one process, Adam, and no ``target_kl``; elsewhere minibatches run eagerly.
 
     Positional arguments are in the order of sb3-contrib's RecurrentPPO, whose policies' names and arguments are
     understood as well (docs/from_sb3_contrib.md).
@@ -116,6 +118,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         backbone: str | None = None,
         recompute_states: bool = False,
         advantage_floor: float = 0.0,
+        cuda_graph: bool = True,
     ):
         check_device(device)
         # PyTorch and random take no int of NumPy's, and Stable-Baselines3 no float of it.
@@ -154,6 +157,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         self.target_kl = target_kl
         self.recompute_states = recompute_states
         self.advantage_floor = advantage_floor
+        self.cuda_graph = cuda_graph
         self.largest_deviation = 0.0  # of the advantages of a rollout so far
         if _init_setup_model:
             self._setup_model()
@@ -174,6 +178,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             self._warn_of_remainder()
             self._log_interval: int | None = 1
             self._loss = world.parallel(PPOLoss(self.policy))
+            self._recorded = RecordedMinibatches(self)
 
     def _settle_numbers(self) -> None:
         """Settle what no network is built from, and ``load`` may have changed."""
@@ -261,19 +266,27 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             metrics_of_memory = memory_metrics(self.policy, sequences)
 
             parts = parameters_of(self.policy)
+            recorded = self._recorded if can_be_recorded(self, sequences) else None
+            if recorded is not None:
+                recorded.begin(sequences, settings)
             epochs: list[list[Metrics]] = []
             while len(epochs) < self.n_epochs and not self._diverged(epochs):
                 # From the second epoch on, the stored states are those of an older policy.
                 if self.recompute_states and epochs:
                     own = self._with_new_states(own)
                     sequences = dataclasses.replace(sequences, state=own.of_all_ranks(self.n_envs).state)
+                    if recorded is not None:
+                        recorded.begin(sequences, settings)
                 epochs.append([])
 
-                for batch, weight in sequences.minibatches(self._sequences_per_minibatch):
+                for rows, weight in sequences.minibatches(self._sequences_per_minibatch):
                     if self.interrupted:
                         return
+                    if recorded is not None and recorded.fits(rows):
+                        epochs[-1].append(recorded(rows))
+                        continue
                     try:
-                        loss, metrics = self._loss(batch, **settings, weight=weight)
+                        loss, metrics = self._loss(sequences.select(rows), **settings, weight=weight)
                     except ValueError as error:
                         self._explain_distribution(error)
                         raise
@@ -289,10 +302,12 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
                         for parameter in parts[0]:
                             parameter.grad = None
                     metrics["grad_norm"] = clip_gradients(parts, self.max_grad_norm)
-                    self._check_finite(metrics)
+                    self._check_finite([metrics])
                     self.policy.optimizer.step()
                 self._n_updates += 1
 
+            if recorded is not None:
+                self._check_finite([metrics for epoch in epochs for metrics in epoch])
             if self.anchor is not None:
                 self.anchor.count(self.n_steps * self.n_envs * world.size)
                 if self.anchor.over:
@@ -339,10 +354,12 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             self._learned_from,
         )
 
-    def _check_finite(self, metrics: Metrics) -> None:
-        """Raise TrainingError, while the weights are still good, where the loss or its gradient is not finite."""
-        if not math.isfinite(metrics["loss"] + metrics["grad_norm"]):  # one number to wait for, where all is well
-            check_finite({f"train/{name}": value for name, value in metrics.items()}, *self._when())
+    def _check_finite(self, minibatches: list[Metrics]) -> None:
+        """Raise TrainingError for the first whose loss or gradient is not finite, which has not moved the weights."""
+        # One number to wait for, where all is well.
+        if not math.isfinite(sum(metrics["loss"] + metrics["grad_norm"] for metrics in minibatches)):
+            for metrics in minibatches:
+                check_finite({f"train/{name}": value for name, value in metrics.items()}, *self._when())
 
     def _diverged(self, epochs: list[list[Metrics]]) -> bool:
         """Whether the policy is further from the one that acted than is wanted, by the last minibatch."""
@@ -516,7 +533,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
                 raise HyperparameterError(f"load({path}): {name} is no argument for {where}{meant}")
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_loss"]
+        return [*super()._excluded_save_params(), "_loss", "_recorded"]
 
 
 def mean_of(name: str, minibatches: list[Metrics]) -> float:

@@ -136,6 +136,8 @@ class PPOConfig(RunConfig):
     """by running means and deviations (VecNormalize), which are saved with the weights"""
     normalize_reward: bool = False
     """by the running deviation of the discounted return (VecNormalize); evaluations show the environment's own"""
+    cuda_graph: bool = True
+    """on CUDA, record a minibatch as one graph and replay it: the same numbers, without waiting for the host"""
     recompute_states: bool = False
     """make the states before the sequences anew for every epoch, where they would be those of the old policy"""
     reset_on_done: bool = True

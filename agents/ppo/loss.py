@@ -41,6 +41,8 @@ class PPOLoss(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the loss, and what to log of it: a metric that is added to the dict is logged by itself.
 
+        The numbers may be tensors of one element, which a CUDA graph can read anew.
+
         Args:
             clip_range_vf: how far V may move from the old value; None: V is free.
             kl_coef: weight of KL(π_pretrained ‖ π), for a batch that has a reference.

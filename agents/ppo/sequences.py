@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from torch import Tensor
 
 from unroll.agents.common.distributed import world
-from unroll.policies.backbones import State, map_state, select_rows
+from unroll.policies.backbones import State, map_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,15 +47,20 @@ class Sequences:
     def __len__(self) -> int:
         return len(self.reset)
 
-    def select(self, rows: Tensor) -> Sequences:
-        """The sequences at these places."""
+    def map(self, function: Callable[..., Tensor], *others: Sequences) -> Sequences:
+        """Apply ``function`` to every tensor [S, …], together with those at the same place in ``others``."""
 
-        def take(value: Any) -> Any:
+        def apply(value: Any, *further: Any) -> Any:
             if isinstance(value, dict):
-                return {key: part[rows] for key, part in value.items()}
-            return None if value is None else select_rows(value, rows)
+                return {key: function(part, *(one[key] for one in further)) for key, part in value.items()}
+            return None if value is None else map_state(function, value, *further)
 
-        return Sequences(**{field.name: take(getattr(self, field.name)) for field in dataclasses.fields(self)})
+        names = [field.name for field in dataclasses.fields(self)]
+        return Sequences(**{name: apply(*(getattr(one, name) for one in (self, *others))) for name in names})
+
+    def select(self, rows: Tensor | slice) -> Sequences:
+        """The sequences at these places."""
+        return self.map(lambda value: value[rows])
 
     @property
     def deviation(self) -> float:
@@ -88,27 +93,23 @@ class Sequences:
             # [process, part, environment, …] → [part, process, environment, …]
             return world.all_rows(rows).unflatten(0, (world.size, -1, n_envs)).transpose(0, 1).flatten(0, 2)
 
-        def gather(value: Any) -> Any:
-            if isinstance(value, dict):
-                return {key: in_order(part) for key, part in value.items()}
-            return None if value is None else map_state(in_order, value)
+        return self.map(in_order)
 
-        return Sequences(**{field.name: gather(getattr(self, field.name)) for field in dataclasses.fields(self)})
+    def minibatches(self, size: int) -> Iterator[tuple[Tensor | slice, float]]:
+        """Yield the places of all sequences in a new random order, ``size`` at a time, the last ones maybe fewer.
 
-    def minibatches(self, size: int) -> Iterator[tuple[Sequences, float]]:
-        """Yield all sequences in a new random order, ``size`` at a time, the last ones maybe fewer, with a weight.
-
-        In one process the weight is 1. Several processes hold the same sequences, and each yields its part of the same
-        minibatches. The weights are such that the mean over processes of (a mean over sequences, times its weight) is
-        the mean over the minibatch. Of a minibatch of fewer sequences than processes, some yield one with weight 0.
-        Sequences without a step that is learned from are left out: a mean over none of their steps would be NaN.
+        With them comes a weight, in one process 1. Several processes hold the same sequences, and each yields its part
+        of the same minibatches. The weights are such that the mean over processes of (a mean over sequences, times its
+        weight) is the mean over the minibatch. Of a minibatch of fewer sequences than processes, some yield one with
+        weight 0. Sequences without a step that is learned from are left out: a mean over none of their steps would be
+        NaN.
         """
         places = torch.arange(len(self))
         if self.learned_from is not None:
             places = places[self.learned_from.any(1).cpu()]
         total = len(places)
         if world.size == 1 and size >= len(self):  # one minibatch: nothing is drawn and nothing copied
-            yield self, 1.0
+            yield slice(None), 1.0
             return
 
         # Every process draws the same order, from the same generator.
@@ -119,7 +120,7 @@ class Sequences:
             weight = len(rows) * world.size / len(drawn)
             if not len(rows):
                 rows = drawn[:1]
-            yield self.select(rows.to(self.reset.device)), weight
+            yield rows.to(self.reset.device), weight
 
 
 def make_sequences(

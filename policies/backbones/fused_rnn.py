@@ -1,11 +1,13 @@
 """Run PyTorch's fused recurrent kernels, which know no resets, over sequences that contain resets.
 
-There are two ways, each with one call of the kernel and no loop over time in Python:
+There are three ways, the first two with one call of the kernel and no loop over time in Python:
 
 * ``run_packed`` cuts every row where an episode begins and packs the pieces. It works for each ``nn.GRU`` and
   ``nn.LSTM``, on each device and for each input.
 * ``run_inserted`` inserts a step before each episode that empties the memory of an LSTM. On a CPU it is 3 to 10 times
   as fast: PyTorch has one call of oneDNN's kernel for whole rows, but a loop for packed pieces.
+* ``run_stepwise`` makes one step after the other. A CUDA graph is recorded of it: how many pieces there are is a number
+  that a graph cannot wait for, and its many small kernels cost no launches.
 """
 
 from __future__ import annotations
@@ -56,13 +58,24 @@ def round_like_products(weight: Tensor) -> None:
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 
-def run_packed(
+def run_with_resets(
     rnn: nn.RNNBase, x: Tensor, state: tuple[Tensor, ...], reset: Tensor
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Run a one-layer, batch-first ``rnn`` over x [B, T, D], starting anew where ``reset`` [B, T] is true.
 
     ``state`` holds one tensor [B, H] (GRU) or two (LSTM). Returns y [B, T, H] and the state after the last step.
     """
+    if x.is_cuda and torch.cuda.is_current_stream_capturing():
+        return run_stepwise(rnn, x, state, reset)
+    if isinstance(rnn, nn.LSTM) and can_insert(x, state, reset):
+        return run_inserted(rnn, x, state, reset)
+    return run_packed(rnn, x, state, reset)
+
+
+def run_packed(
+    rnn: nn.RNNBase, x: Tensor, state: tuple[Tensor, ...], reset: Tensor
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Do what ``run_with_resets`` does with every piece between two resets as a row of its own."""
     batch, time = reset.shape
 
     # Every piece between two resets becomes a row of its own. ``first`` [S] and ``owner`` [S] are the index of its
@@ -96,6 +109,22 @@ def run_packed(
     last = torch.empty(batch, dtype=torch.int64, device=x.device)
     last[owner[is_last]] = is_last.nonzero().squeeze(1)
     return y, tuple(part[0, last] for part in finals)
+
+
+def run_stepwise(
+    rnn: nn.RNNBase, x: Tensor, state: tuple[Tensor, ...], reset: Tensor
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Do what ``run_with_resets`` does step by step."""
+    weights = rnn.all_weights[0]
+    outputs = []
+    for now, begins in zip(x.unbind(1), reset.unbind(1), strict=True):
+        state = tuple(forget(part, begins) for part in state)
+        if isinstance(rnn, nn.LSTM):
+            state = torch.lstm_cell(now, state, *weights)
+        else:
+            state = (torch.gru_cell(now, state[0], *weights),)
+        outputs.append(state[0])
+    return torch.stack(outputs, 1), state
 
 
 # σ(-SHUT) is 0 and σ(SHUT) is 1 to the last digit, whatever the state adds to the pre-activation.

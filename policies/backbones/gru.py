@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unroll.policies.backbones.backbone import Mixer, State, forget
-from unroll.policies.backbones.fused_rnn import GRUKernel, run_packed
+from unroll.policies.backbones.fused_rnn import GRUKernel, run_with_resets
 from unroll.policies.backbones.layers import without_autocast
 from unroll.policies.backbones.remember import remember_bias
 from unroll.policies.backbones.scan import check_shapes
@@ -50,7 +50,7 @@ class GRU(Mixer):
             if reset is None or not x.shape[0]:
                 y, h = self.gru(x, before[None])
                 return y, h[0]
-            y, (after,) = run_packed(self.gru, x, (before,), reset)
+            y, (after,) = run_with_resets(self.gru, x, (before,), reset)
             return y, after
 
     def step(self, x: Tensor, state: State, reset: Tensor | None = None) -> tuple[Tensor, State]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unroll.policies.backbones.backbone import Mixer, State, forget, map_state
-from unroll.policies.backbones.fused_rnn import LSTMKernel, can_insert, run_inserted, run_packed
+from unroll.policies.backbones.fused_rnn import LSTMKernel, run_with_resets
 from unroll.policies.backbones.layers import without_autocast
 from unroll.policies.backbones.remember import remember_bias
 from unroll.policies.backbones.scan import check_shapes
@@ -79,10 +79,7 @@ def run_lstm(lstm: nn.LSTM, x: Tensor, state: State | None, reset: Tensor | None
         if reset is None or not x.shape[0]:
             y, (h, c) = lstm(x, (before[0][None], before[1][None]))
             return y, (h[0], c[0])
-        # of the two ways around resets, the faster one if it is right here
-        if can_insert(x, before, reset):
-            return run_inserted(lstm, x, before, reset)
-        return run_packed(lstm, x, before, reset)
+        return run_with_resets(lstm, x, before, reset)
 
 
 def step_lstm(lstm: nn.LSTM, x: Tensor, state: State, reset: Tensor | None) -> tuple[Tensor, State]:

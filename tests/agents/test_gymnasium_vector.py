@@ -138,7 +138,7 @@ def test_sequences_of_such_steps_alone_are_left_out():
     agent = agent_in(counting(AutoresetMode.NEXT_STEP), n_epochs=2, sequence_length=1, batch_size=2)
     agent.learn(48)
     sequences = agent._sequences()
-    batches = [batch for batch, _ in sequences.minibatches(1)]
+    batches = [sequences.select(rows) for rows, _ in sequences.minibatches(1)]
     assert len(batches) == int(sequences.learned_from.sum()) < len(sequences)
     assert all(batch.learned_from.all() for batch in batches)
 

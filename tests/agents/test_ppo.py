@@ -92,7 +92,7 @@ def test_the_state_is_stored_before_each_sequence_alone_with_the_batch_first():
 @pytest.mark.parametrize(("size", "sizes"), [(1, [1] * 12), (4, [4] * 3), (5, [5, 5, 2]), (50, [12])])
 def test_minibatches_are_all_the_sequences_each_once(size, sizes):
     sequences, _ = rollout(make_ppo(vector(Noise), sequence_length=4), 1)
-    minibatches = [batch for batch, _ in sequences.minibatches(size)]
+    minibatches = [sequences.select(rows) for rows, _ in sequences.minibatches(size)]
     assert [len(batch) for batch in minibatches] == sizes
     drawn = torch.cat([batch.observations for batch in minibatches]).flatten(1)
     whole = sequences.observations.flatten(1)

@@ -147,7 +147,8 @@ def test_processes_share_the_minibatches_of_one(monkeypatch, size):
         monkeypatch.setattr(World, "size", n)
         monkeypatch.setattr(World, "rank", r)
         torch.manual_seed(0)
-        return [(batch.advantages, weight) for batch, weight in part_of(range(4)).minibatches(size)]
+        sequences = part_of(range(4))
+        return [(sequences.select(rows).advantages, weight) for rows, weight in sequences.minibatches(size)]
 
     alone, shares = batches(1, 0), [batches(4, r) for r in range(4)]
     assert sorted(torch.cat([batch for batch, _ in alone]).flatten().tolist()) == list(range(12))

@@ -6,9 +6,11 @@ import logging
 import pytest
 import torch
 
+from fake_graphs import record_fixture  # noqa: F401 - a fixture
 from toy import toy_episodes
 from unroll.agents import DecisionAgent
-from unroll.agents.decision.recorded import WARM_UP, RecordedUpdate
+from unroll.agents.common.recorded import WARM_UP, Recorder
+from unroll.agents.decision.recorded import RecordedUpdate
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a CUDA GPU")
 UPDATES = WARM_UP + 5
@@ -25,46 +27,11 @@ def weights(agent):
     return torch.cat([parameter.detach().flatten().cpu() for parameter in agent.policy.parameters()])
 
 
-class FakeGraph:
-    """What ``torch.cuda.graph`` fills: recording computes nothing, and a replay computes an update."""
-
-    recorded: RecordedUpdate
-
-    def replay(self):
-        agent = self.recorded.agent
-        before = agent.num_timesteps
-        for name, value in agent.update(self.recorded.drawn).items():
-            self.recorded.metrics[name].copy_(value)
-        agent.num_timesteps = before
-
-
 @pytest.fixture
-def recorded(monkeypatch):
+def recorded(record):
     agent = make_agent()
     made = RecordedUpdate(agent)
-
-    @contextlib.contextmanager
-    def record(graph):
-        graph.recorded = made
-        policy = {name: value.clone() for name, value in agent.policy.state_dict().items()}
-        optimizer = [{key: value.clone() for key, value in slots.items()} for slots in agent.optimizer.state.values()]
-        random = torch.get_rng_state()
-        yield
-        torch.set_rng_state(random)
-        agent.policy.load_state_dict(policy)
-        for slots, before in zip(agent.optimizer.state.values(), optimizer, strict=True):
-            for key, value in before.items():
-                slots[key].copy_(value)
-
-    class Stream:
-        def wait_stream(self, other):
-            pass
-
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
-    monkeypatch.setattr(torch.cuda, "graph", record)
-    monkeypatch.setattr(torch.cuda, "Stream", Stream)
-    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
-    monkeypatch.setattr(torch.cuda, "stream", contextlib.nullcontext)
+    record(agent.policy, agent.optimizer, lambda: made.recorder)
     return made
 
 
@@ -77,7 +44,7 @@ def test_recorded_updates_are_those_of_the_agent(recorded):
         assert metrics.keys() == expected.keys()
         for name, value in expected.items():
             assert torch.equal(metrics[name], value)
-    assert recorded.graph is not None
+    assert recorded.recorder.graph is not None
     assert torch.equal(weights(recorded.agent), weights(alone))
 
 
@@ -91,7 +58,8 @@ def test_metrics_of_an_update_stay_what_they_were(recorded):
 
 def test_what_cannot_be_recorded_goes_on_eagerly_and_says_so_once(recorded, monkeypatch, caplog):
     @contextlib.contextmanager
-    def refuse(graph):
+    def refuse(graph, stream):
+        torch.rand(3)
         yield
         raise RuntimeError("operation not permitted when stream is capturing")
 
@@ -113,9 +81,30 @@ def test_a_replayed_update_computes_what_an_eager_one_does(backbone):
         update = agent._recorded or agent.update
         losses = [update()["train/loss"].item() for _ in range(UPDATES)]
         runs.append((losses, weights(agent)))
-    assert agent._recorded.graph is not None
+    assert agent._recorded.recorder.graph is not None
     assert runs[0][0] == pytest.approx(runs[1][0], rel=1e-5)
     torch.testing.assert_close(runs[0][1], runs[1][1], rtol=1e-4, atol=1e-6)
+
+
+@needs_gpu
+def test_after_a_recording_that_failed_all_goes_on(caplog):
+    weight = torch.zeros(3, device="cuda", requires_grad=True)
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+
+    def update():
+        optimizer.zero_grad()
+        loss = (weight - torch.rand(3, device="cuda")).square().sum()
+        loss.backward()
+        optimizer.step()
+        return {"loss": torch.tensor(loss.item())}  # waits
+
+    stream = torch.cuda.current_stream()
+    recorder = Recorder(update, optimizer)
+    losses = [float(recorder()["loss"]) for _ in range(UPDATES)]
+    assert not recorder.possible
+    assert torch.cuda.current_stream() == stream
+    assert len(set(losses)) == UPDATES
+    assert torch.rand(3, device="cuda").isfinite().all()
 
 
 @needs_gpu

@@ -34,8 +34,8 @@ def assert_ratio_is_one(agent):
         assert not sequences.reset[:, 0].all(), "no sequence begins in the middle of an episode"
     assert all(error < TOLERANCE for error in logged)
     agent.policy.set_training_mode(True)
-    for batch, _ in sequences.minibatches(2):
-        assert PPOLoss(agent.policy)(batch, **SETTINGS)[1]["ratio_error"] < TOLERANCE
+    for rows, _ in sequences.minibatches(2):
+        assert PPOLoss(agent.policy)(sequences.select(rows), **SETTINGS)[1]["ratio_error"] < TOLERANCE
     return sequences
 
 

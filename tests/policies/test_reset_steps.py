@@ -4,29 +4,30 @@ import pytest
 import torch
 from torch import nn
 
-from unroll.policies.backbones.fused_rnn import can_insert, run_inserted, run_packed
+from unroll.policies.backbones.fused_rnn import can_insert, run_inserted, run_packed, run_stepwise
 
 
-def make(batch, time, share, dtype=torch.float64):
+def make(batch, time, share, dtype=torch.float64, kind=nn.LSTM):
     torch.manual_seed(0)
-    lstm = nn.LSTM(5, 7, batch_first=True, dtype=dtype)
+    rnn = kind(5, 7, batch_first=True, dtype=dtype)
     x = torch.randn(batch, time, 5, dtype=dtype, requires_grad=True)
-    state = tuple(torch.randn(batch, 7, dtype=dtype, requires_grad=True) for _ in range(2))
-    return lstm, x, state, torch.rand(batch, time) < share
+    state = tuple(torch.randn(batch, 7, dtype=dtype, requires_grad=True) for _ in range(2 if kind is nn.LSTM else 1))
+    return rnn, x, state, torch.rand(batch, time) < share
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
 @pytest.mark.parametrize(("batch", "time"), [(1, 1), (1, 9), (4, 30)])
-def test_inserted_steps_give_what_packed_episodes_give(batch, time, share):
+@pytest.mark.parametrize(("way", "kind"), [(run_inserted, nn.LSTM), (run_stepwise, nn.LSTM), (run_stepwise, nn.GRU)])
+def test_all_ways_give_what_packed_episodes_give(way, kind, batch, time, share):
     results = []
-    for run in (run_inserted, run_packed):
-        lstm, x, state, reset = make(batch, time, share)
-        y, after = run(lstm, x, state, reset)
+    for run in (way, run_packed):
+        rnn, x, state, reset = make(batch, time, share, kind=kind)
+        y, after = run(rnn, x, state, reset)
         (y.sin().sum() + sum(part.cos().sum() for part in after)).backward()
-        gradients = [part.grad for part in (x, *state, *lstm.parameters())]
+        gradients = [part.grad for part in (x, *state, *rnn.parameters())]
         results.append([y, *after, *gradients])
-    for inserted, packed in zip(*results, strict=True):
-        torch.testing.assert_close(inserted, packed, rtol=1e-10, atol=1e-10)
+    for other, packed in zip(*results, strict=True):
+        torch.testing.assert_close(other, packed, rtol=1e-10, atol=1e-10)
 
 
 def test_a_step_that_empties_the_memory_leaves_exactly_nothing():
