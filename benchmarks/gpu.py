@@ -1,6 +1,6 @@
 """What a CUDA GPU makes of this: the scans against the memory's own speed, whole updates, and where to act.
 
-    python -m benchmarks.gpu [--tables scans selective updates acting] [--output FOLDER]
+    python -m benchmarks.gpu [--tables scans selective updates ppo acting] [--output FOLDER]
 
 Each call of a kernel is recorded as a CUDA graph and replayed, so that what launching it from Python costs is not
 counted; the L2 cache is cleared before each. "of copy" is the share of the speed at which this GPU copies 1 GiB, over
@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.recurrent_peers import Iterations
 from benchmarks.timing import report
 from unroll.agents import DecisionAgent, RecurrentPPO
-from unroll.envs import load_episodes, make_vec_env
+from unroll.envs import load_episodes, make_tensor_env, make_vec_env
 from unroll.policies.backbones import BACKBONES, selective
 
 DATASET = "embedded:hopper-v5-replay"
@@ -132,7 +133,7 @@ def updates() -> list[dict[str, Any]]:
         torch.cuda.synchronize()
         began = time.perf_counter()
         made = 0
-        while time.perf_counter() - began < 1:
+        while time.perf_counter() - began < 0.5:
             for _ in range(10):
                 update()
             torch.cuda.synchronize()
@@ -149,6 +150,35 @@ def updates() -> list[dict[str, Any]]:
         for precision in ("float32", "tf32", "bfloat16"):
             row[f"B 256, K 64, d 512, {precision}"] = rate(precision, True, LARGE, name)
         rows.append(row)
+    return rows
+
+
+def ppo(device: str = "cuda", sizes: tuple[tuple[int, int], ...] = ((64, 128), (4096, 32))) -> list[dict[str, Any]]:
+    """Time PPO whose environments are tensors, with eager minibatches and with one graph for them.
+
+    ``sizes`` are numbers of environments and of steps of a rollout. All else is the agent's default.
+    """
+    rows = []
+    for n_envs, n_steps in sizes:
+        for name in ("mingru", "gru", "lstm", "transformer"):
+            row: dict[str, Any] = {"environments × steps": f"{n_envs} × {n_steps}", "backbone": name}
+            for how, cuda_graph in (("eager", False), ("one graph", True)):
+                env = make_tensor_env("CartPoleNoVel-v1", n_envs, device)
+                agent = RecurrentPPO(
+                    "MlpPolicy", env, n_steps=n_steps, backbone=name, cuda_graph=cuda_graph, seed=0, device=device
+                )
+                run = Iterations(agent)
+                for _ in range(5):
+                    run()
+                # the first two compile and record
+                rollout = statistics.median(acting + rest for acting, rest, _ in run.seconds[2:])
+                update = statistics.median(training for _, _, training in run.seconds[2:])
+                row["rollout, ms"] = 1e3 * rollout
+                row[f"update {how}, ms"] = 1e3 * update
+                row[f"{how}, steps/s in all"] = n_envs * n_steps / (rollout + update)
+            row["times"] = row["one graph, steps/s in all"] / row["eager, steps/s in all"]
+            row["first ratio, off by"] = agent.logger.name_to_value["train/first_ratio_error"]
+            rows.append(row)
     return rows
 
 
@@ -185,7 +215,7 @@ def acting() -> list[dict[str, Any]]:
     return rows
 
 
-TABLES = {"scans": scans, "selective": selective_scans, "updates": updates, "acting": acting}
+TABLES = {"scans": scans, "selective": selective_scans, "updates": updates, "ppo": ppo, "acting": acting}
 
 
 def main(arguments: list[str] | None = None) -> None:

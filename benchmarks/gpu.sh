@@ -54,10 +54,10 @@ train() { # name, flags …: trained, gone on with, and scored again
 # Does it work?
 if [ $device = cuda ]; then
     tests laws tests/laws -k "gpu or cuda"
-    tests agents tests/agents/test_update.py tests/agents/test_recorded.py tests/laws/test_ppo_ratio.py
+    tests agents tests/agents/test_update.py tests/agents/test_recorded.py tests/agents/test_ppo_recorded.py tests/laws/test_ppo_ratio.py
     train decision --steps 400
     train ppo --config ppo/cartpole_masked --steps 4096
-    train tensor --config ppo/cartpole_masked --vector tensor --n_envs 4096 --batch_size 16384 --steps 2000000
+    train tensor --config ppo/cartpole_masked --vector tensor --n_envs 4096 --n_steps 32 --batch_size 16384 --steps 2000000
 else
     tests laws tests/laws/test_laws.py -k "mingru and steps"
     train decision --steps 4 --batch_size 8 --backbone.d_model 16
@@ -67,7 +67,10 @@ fi
 
 # How fast is it?
 if [ $device = cuda ]; then
-    bench gpu 200 gpu --output "$output/json"
+    bench scans 60 gpu --tables scans selective --output "$output/json"
+    bench ppo 70 gpu --tables ppo --output "$output/json"
+    bench updates 110 gpu --tables updates --output "$output/json"
+    bench acting 40 gpu --tables acting --output "$output/json"
     bench training 75 training --device cuda --threads 4 --repeats 3 --updates 10 --no-compile
     bench layers 60 kernels --device cuda --tables layers --repeats 5
     bench tensor_tasks 90 tensor_tasks --device cuda --n_envs 64,4096 --repeats 3
@@ -80,7 +83,7 @@ else
     bench scaling 60 scaling --backbones mingru --lengths 8,16 --tokens 16 --d_model 16 --repeats 1
 fi
 
-for name in gpu training layers tensor_tasks scaling copying; do
+for name in scans ppo updates acting training layers tensor_tasks scaling copying; do
     if grep -q '^|' "$output/$name.log" 2>/dev/null; then
         printf '\n## %s\n\n' "$name"
         grep '^|' "$output/$name.log"

@@ -16,6 +16,7 @@ from gymnasium import spaces
 from jsonargparse.typing import PositiveFloat, PositiveInt
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, configure_logger, explained_variance
+from torch import Tensor
 
 from unroll.agents.common.checkpoint import latest_checkpoint
 from unroll.agents.common.distributed import world
@@ -24,7 +25,7 @@ from unroll.agents.common.machine import set_products
 from unroll.agents.common.recorded import Metrics
 from unroll.agents.common.settling import plain, settle
 from unroll.agents.ppo.foreign import check_zip
-from unroll.agents.ppo.gradients import clip_gradients, parameters_of
+from unroll.agents.ppo.gradients import Parts, clip_gradients, parameters_of
 from unroll.agents.ppo.loss import PPOLoss, warn_of_ratio
 from unroll.agents.ppo.memory_metrics import memory_metrics
 from unroll.agents.ppo.pretraining import pretrain
@@ -294,16 +295,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
                     if self._diverged(epochs):
                         break
 
-                    # The gradient, clipped; the weights move only if it is finite.
-                    self.policy.optimizer.zero_grad()
-                    loss.backward()
-                    if self.anchor is not None and self.anchor.holds_actor:
-                        # Without a gradient a weight stays as it is, an encoder that the critic shares among them.
-                        for parameter in parts[0]:
-                            parameter.grad = None
-                    metrics["grad_norm"] = clip_gradients(parts, self.max_grad_norm)
-                    self._check_finite([metrics])
-                    self.policy.optimizer.step()
+                    self._descend(loss, metrics, parts)
                 self._n_updates += 1
 
             if recorded is not None:
@@ -317,6 +309,18 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
                 self.logger.record(f"train/{name}", metric)
             self._log_speed(time.perf_counter() - began, sum(map(len, epochs)))
             self.between_updates = True
+
+    def _descend(self, loss: Tensor, metrics: Metrics, parts: Parts) -> None:
+        """Compute the gradient, clip that of each part, and move the weights if it is finite."""
+        self.policy.optimizer.zero_grad()
+        loss.backward()
+        if self.anchor is not None and self.anchor.holds_actor:
+            # Without a gradient a weight stays as it is, an encoder that the critic shares among them.
+            for parameter in parts[0]:
+                parameter.grad = None
+        metrics["grad_norm"] = clip_gradients(parts, self.max_grad_norm)
+        self._check_finite([metrics])
+        self.policy.optimizer.step()
 
     def _see_returns(self, sequences: Sequences) -> Sequences:
         """Set the unit in which values are said, and return the sequences with their values in it.

@@ -2,7 +2,7 @@
 
 import json
 
-from benchmarks import tensor_tasks
+from benchmarks import gpu, tensor_tasks
 
 
 def test_arrays_and_tensors_are_compared_at_the_same_sizes(tmp_path, capsys):
@@ -19,3 +19,11 @@ def test_arrays_and_tensors_are_compared_at_the_same_sizes(tmp_path, capsys):
     for row in rows:
         assert (row["× arrays"] == 1) == (row["rollout"] == "arrays")
         assert row["rollout steps/s"] > row["steps/s in all"] > 0
+
+
+def test_the_table_of_recorded_minibatches_runs_on_a_cpu_too():
+    rows = gpu.ppo("cpu", sizes=((3, 4),))
+    assert [row["backbone"] for row in rows] == ["mingru", "gru", "lstm", "transformer"]
+    for row in rows:
+        assert row["first ratio, off by"] < 1e-5
+        assert row["times"] > 0
