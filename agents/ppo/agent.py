@@ -300,10 +300,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
 
             if recorded is not None:
                 self._check_finite([metrics for epoch in epochs for metrics in epoch])
-            if self.anchor is not None:
-                self.anchor.count(self.n_steps * self.n_envs * world.size)
-                if self.anchor.over:
-                    self.anchor = None
+            self._count_anchored()
             self._log_update(epochs, settings)
             for name, metric in metrics_of_memory.items():
                 self.logger.record(f"train/{name}", metric)
@@ -321,6 +318,13 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         metrics["grad_norm"] = clip_gradients(parts, self.max_grad_norm)
         self._check_finite([metrics])
         self.policy.optimizer.step()
+
+    def _count_anchored(self) -> None:
+        """Count a rollout during which the pretrained policy holds the new one, until it no longer does."""
+        if self.anchor is not None:
+            self.anchor.count(self.n_steps * self.n_envs * world.size)
+            if self.anchor.over:
+                self.anchor = None
 
     def _see_returns(self, sequences: Sequences) -> Sequences:
         """Set the unit in which values are said, and return the sequences with their values in it.
