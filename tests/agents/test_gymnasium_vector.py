@@ -287,3 +287,20 @@ def test_a_monitor_that_counts_dummy_steps_is_told_of():
     with pytest.warns(UserWarning, match="VecMonitor counts the steps in which NEXT_STEP only resets"):
         agent_in(VecMonitor(GymnasiumVector(counting(AutoresetMode.NEXT_STEP))))
     agent_in(VecMonitor(GymnasiumVector(counting(AutoresetMode.SAME_STEP))))
+
+
+@pytest.mark.filterwarnings("ignore:.*Box (low|high)'s precision", "ignore:EnvPool seeds are fixed")
+@pytest.mark.parametrize(
+    ("name", "policy"), [("CartPole-v1", "MlpPolicy"), ("MiniGrid-MemoryS7-v0", "MultiInputPolicy")]
+)
+def test_envpool_is_learned_in(name, policy):
+    envpool = pytest.importorskip("envpool", reason="the extra envpool")
+    env = envpool.make(name, env_type="gymnasium", num_envs=4, num_threads=1, seed=0, max_episode_steps=60)
+    agent = RecurrentPPO(policy, env, n_steps=128, n_epochs=2, policy_kwargs=SMALL, seed=0, device="cpu")
+    agent.learn(2 * 4 * 128)
+    assert agent.logger.name_to_value["train/first_ratio_error"] < 1e-5
+    assert len(agent.ep_info_buffer) > 4
+    assert all(episode["l"] <= 60 for episode in agent.ep_info_buffer)
+    if name == "CartPole-v1":
+        assert all(episode["r"] == episode["l"] for episode in agent.ep_info_buffer)  # 1 a step, none for a dummy
+    assert not agent._learned_from.all()
