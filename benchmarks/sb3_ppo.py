@@ -7,7 +7,7 @@ Of the config it takes what the two have in common: environments, normalisation,
 schedules and coefficients. Its network is Stable-Baselines3's own, two MLPs of [64, 64]; ``--recurrent`` takes
 sb3-contrib's RecurrentPPO (the extra ``peers``), with an LSTM of the config's width before each. It leaves the config
 and the evaluation of the last weights in FOLDER, where ``unroll compare --from`` finds them beside runs of ours, as
-backbone ``sb3`` or ``sb3_contrib``.
+backbone ``sb3`` or ``sb3_contrib``. One's own environment is ``--env my_module:MyEnv-v0``.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from unroll.agents.ppo.config import PPOConfig
 from unroll.agents.ppo.training import falling, vector_env
 from unroll.configs import load_config, save_config
 from unroll.envs.make import make_env
+from unroll.envs.own import registered_id
+from unroll.own import import_environment
 
 
 class Actor:
@@ -93,6 +95,8 @@ def main(arguments: list[str]) -> None:
     arguments = [word for word in arguments if word != "--recurrent"]
     config = load_config(arguments, {"ppo": PPOConfig}, "python -m benchmarks.sb3_ppo")
     assert isinstance(config, PPOConfig)
+    import_environment(arguments, "--env", config.env)
+    env_id = registered_id(config.env)
     assert config.run_dir is not None
     folder = Path(config.run_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -113,9 +117,9 @@ def main(arguments: list[str]) -> None:
     }
     player = Player(
         actor,
-        config.env,
+        env_id,
         make_env=lambda **kwargs: make_env(
-            config.env, previous_action=config.previous_action, env_kwargs=config.env_kwargs, **kwargs
+            env_id, previous_action=config.previous_action, env_kwargs=config.env_kwargs, **kwargs
         ),
         show=lambda env: env,
         facts=facts,
