@@ -31,7 +31,6 @@ def make_parser(module: str, about: str, **layers: Any) -> argparse.ArgumentPars
         "--output", type=Path, required=True, help="folder for events and results; continued if it exists"
     )
     parser.add_argument("--device", type=device, default="cpu", help="cpu or cuda")
-    parser.add_argument("--tf32", action="store_true", help="round the factors of products on CUDA to TF32")
     parser.add_argument("--threads", type=positive, default=1)
     return parser
 

@@ -129,8 +129,10 @@ def learn(options: Namespace, name: str, seed: int, folder: Path) -> Row:
 def run(options: Namespace) -> int:
     torch.set_num_threads(options.threads)
     set_products("tf32" if options.tf32 else "float32", torch.device(options.device))
-    keys = ("parameters", "minutes", "updates", "context", "evaluate_every", "device", "tf32", "optimizer", *CPU)
+    keys = ("parameters", "minutes", "updates", "context", "evaluate_every", "device", "optimizer", *CPU)
     settings = {key: getattr(options, key) for key in keys} | {"text": str(options.text)}
+    if options.tf32:  # results of before have no such setting
+        settings["tf32"] = True
     rows = []
     for name in options.backbones:
         results = []
@@ -187,6 +189,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--batch", type=positive, help=f"default: {CPU['batch']}")
     parser.add_argument("--evaluate_every", type=positive, default=100, help="updates")
     parser.add_argument("--paper", action="store_true", help=listed(PAPER))
+    parser.add_argument("--tf32", action="store_true", help="round the factors of products on CUDA to TF32")
     options = parser.parse_args(arguments)
     size = CPU
     budget_by_default: Row = {"minutes": 5.0}

@@ -76,7 +76,9 @@ def learn(options: Namespace, name: str, layers: int, seed: int, folder: Path) -
 def run(options: Namespace) -> int:
     torch.set_num_threads(options.threads)
     set_products("tf32" if options.tf32 else "float32", torch.device(options.device))
-    settings = {key: getattr(options, key) for key in (*CPU, "device", "tf32")}
+    settings = {key: getattr(options, key) for key in (*CPU, "device")}
+    if options.tf32:  # results of before have no such setting
+        settings["tf32"] = True
     rows = []
     for name in options.backbones:
         for layers in options.layers:
@@ -101,6 +103,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--tokens", type=positive, help=f"data symbols among them; default: {CPU['tokens']}")
     parser.add_argument("--updates", type=positive, help=f"at most; default: {CPU['updates']}")
     parser.add_argument("--paper", action="store_true", help=listed(PAPER))
+    parser.add_argument("--tf32", action="store_true", help="round the factors of products on CUDA to TF32")
     options = parser.parse_args(arguments)
     fill(options, PAPER if options.paper else CPU)
     if options.tokens > options.length:

@@ -165,7 +165,7 @@ class Descent:
         self.clip = clip
         self.device = next(model.parameters()).device
         self.batch: Batch | None = None  # where the graph reads it
-        self.recorder = Recorder(self._update, optimizer) if self.device.type == "cuda" else None
+        self.recorder = Recorder(self._update, model, optimizer) if self.device.type == "cuda" else None
 
     def __call__(self, batch: Batch) -> float:
         """Make one update; return its loss, for which the device is waited for, so that a clock is right."""

@@ -35,7 +35,8 @@ class GymnasiumVector(VecEnv):
     have not, and those of another vector, are the vector's own.
 
     Raises:
-        EnvError: the environment does not say how it begins anew, or observes what is no array or dict of arrays.
+        EnvError: the environment does not say how it begins anew, observes what is no array or dict of arrays, or is
+            one of EnvPool's that gives fewer rows than it has environments, or in the order in which they are done.
     """
 
     def __init__(self, env: VectorEnv):
@@ -49,6 +50,7 @@ class GymnasiumVector(VecEnv):
         if isinstance(env.single_observation_space, gym.spaces.Tuple):
             raise EnvError(f"{type(env).__name__} observes {in_words(env.single_observation_space)}: no row, no dict")
         inner = env.unwrapped
+        check_whole(inner)
         self._environments = inner if isinstance(inner, SyncVectorEnv | AsyncVectorEnv) else None
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         self.has_dummy_steps = self.mode is AutoresetMode.NEXT_STEP
@@ -191,17 +193,35 @@ def row(values: Any, i: int) -> Any:
 def apart(said: dict[str, Any], n: int) -> list[dict[str, Any]]:
     """Return what a vector's info says of each of its ``n`` environments.
 
-    Gymnasium has beside each ``key`` a ``_key``, which says for which environments it was given.
+    Gymnasium has beside each ``key`` a ``_key``, which says for which environments it was given. Without it an array of
+    n rows is given for all, as by EnvPool.
     """
     infos: list[dict[str, Any]] = [{} for _ in range(n)]
     for key, values in said.items():
         given = said.get(f"_{key}")
+        if given is None and not key.startswith("_") and np.ndim(values) and len(values) == n:
+            given = np.ones(n, bool)
         if key == "final_obs" or given is None or np.shape(given) != (n,):
             continue
         of_each = apart(values, n) if isinstance(values, dict) else on_host(values)
         for i in np.flatnonzero(on_host(given)).tolist():
             infos[i][key] = of_each[i]
     return infos
+
+
+def check_whole(env: Any) -> None:
+    """Raise EnvError for a vector of EnvPool whose rows are not those of all its environments, in their order."""
+    config = getattr(env, "config", None)
+    if not isinstance(config, dict):
+        return
+    rows = config.get("batch_size", env.num_envs)
+    players = config.get("max_num_players", 1)
+    if rows not in (0, env.num_envs):
+        raise EnvError(
+            f"{type(env).__name__} gives {rows} of its {env.num_envs} environments in a step: leave batch_size out"
+        )
+    if players != 1:
+        raise EnvError(f"{type(env).__name__} has {players} players: a policy plays for one, max_num_players=1")
 
 
 def all_allowed(space: gym.Space) -> np.ndarray:

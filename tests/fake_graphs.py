@@ -30,14 +30,15 @@ class FakeGenerator:
 
 @pytest.fixture(name="record")
 def record_fixture(monkeypatch):
-    """Have CUDA's graphs be fakes: call the fixture with the policy, the optimizer and what finds the recorder."""
+    """Have CUDA's graphs be fakes: call the fixture with a function that finds the recorder."""
     if torch.cuda.is_available():
         pytest.skip("a CUDA GPU records graphs of its own")
 
-    def prepare(policy, optimizer, find):
+    def prepare(find):
         @contextlib.contextmanager
         def graph(made, stream):
             made.recorder = find()
+            policy, optimizer = made.recorder.module, made.recorder.optimizer
             weights = {name: value.clone() for name, value in policy.state_dict().items()}
             moments = [{key: value.clone() for key, value in slots.items()} for slots in optimizer.state.values()]
             random = torch.get_rng_state()
@@ -57,6 +58,7 @@ def record_fixture(monkeypatch):
         monkeypatch.setattr(torch.cuda, "Stream", Stream)
         monkeypatch.setattr(torch.cuda, "current_stream", Stream)
         monkeypatch.setattr(torch.cuda, "stream", contextlib.nullcontext)
+        monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
         monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: None)
         monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
         monkeypatch.setattr(torch.cuda, "default_generators", (FakeGenerator(),))

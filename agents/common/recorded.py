@@ -13,9 +13,10 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unroll.errors import TrainingError, one_line
 
@@ -32,24 +33,60 @@ class Recorder:
     What cannot be recorded, because something in it waits for the device, goes on eagerly; the log says so once.
 
     Args:
-        update: makes one update, from tensors that stay where they are, and returns its metrics.
+        update: makes one update, from tensors that stay where they are, and returns its metrics. It is a method, of
+            which a deep copy has its own.
+        module: what learns.
         optimizer: what it moves the weights with.
         what: the name of such updates in the log.
     """
 
-    def __init__(self, update: Callable[[], Metrics], optimizer: torch.optim.Optimizer, what: str = "updates"):
+    def __init__(
+        self,
+        update: Callable[[], Metrics],
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        what: str = "updates",
+    ):
         self.update = update
+        self.module = module
         self.optimizer = optimizer
         self.what = what
         self.made = 0
         self.possible = True
         self.graph: torch.cuda.CUDAGraph | None = None
         self.stream: torch.cuda.Stream | None = None  # of its own, as CUDA asks for, from the first update on
+        self.places: list[tuple[Tensor, int]] = []  # what the graph reads and moves, and where in memory
         self.names: list[str] = []  # of the metrics
         self.metrics = torch.empty(0)  # where the graph leaves them
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy records for itself."""
+        return vars(self) | {"made": 0, "graph": None, "stream": None, "places": []}
+
     def __call__(self) -> Metrics:
         """Make one update."""
+        with torch.cuda.device(next(self.module.parameters()).device):  # which need not be the current one
+            return self._make()
+
+    def renew(self) -> None:
+        """Forget the recording if weights or moments are no longer those that it moves.
+
+        So it is after another agent's were read, or the policy was given a module of the user's own.
+        """
+        now = self._read_and_moved()
+        same = len(now) == len(self.places) and all(
+            a is b and here == there for (a, here), (b, there) in zip(now, self.places, strict=True)
+        )
+        if self.graph is not None and not same:
+            self.graph = None
+            self.made = 0
+
+    def _read_and_moved(self) -> list[tuple[Tensor, int]]:
+        moments = [value for slots in self.optimizer.state.values() for value in slots.values()]
+        tensors = [*self.module.parameters(), *self.module.buffers(), *moments]
+        return [(tensor, tensor.data_ptr()) for tensor in tensors if isinstance(tensor, Tensor)]
+
+    def _make(self) -> Metrics:
         if self.graph is None and self.possible and self.made >= WARM_UP:
             self._record()
         if self.graph is None:
@@ -86,6 +123,7 @@ class Recorder:
             )
         else:
             self.graph = graph
+            self.places = self._read_and_moved()
             self.names = list(metrics)
             self.metrics = packed
 

@@ -258,6 +258,8 @@ class DecisionAgent:
             self._started = time.monotonic()
             self._learning_time = 0.0
             update = self._recorded or self.update
+            if self._recorded is not None:
+                self._recorded.recorder.renew()
 
             while self.num_timesteps < self._total_timesteps:
                 listener.on_rollout_start()

@@ -17,7 +17,10 @@ class RecordedUpdate:
     def __init__(self, agent: DecisionAgent):
         self.agent = agent
         self.drawn: Batch = {}  # where the graph reads what was drawn
-        self.recorder = Recorder(lambda: agent.update(self.drawn), agent.optimizer)
+        self.recorder = Recorder(self._update, agent.policy, agent.optimizer)
+
+    def _update(self) -> Metrics:
+        return self.agent.update(self.drawn)
 
     def __call__(self) -> Metrics:
         """Make one update; see ``DecisionAgent.update``."""

@@ -76,7 +76,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         recompute_states: make the states before the sequences anew for every epoch but the first, by the policy as it
             is then. Else they stay those of the policy that acted.
         cuda_graph: on CUDA, record a minibatch as one graph and replay it: the same numbers, without waiting for the
-            host. It is for one process, Adam, and no ``target_kl``; elsewhere minibatches run eagerly.
+            host. Where one graph cannot stand for all minibatches they run eagerly (docs/devices.md says where).
 
     Positional arguments are in the order of sb3-contrib's RecurrentPPO, whose policies' names and arguments are
     understood as well (docs/from_sb3_contrib.md).

@@ -26,7 +26,8 @@ def can_be_recorded(agent: RecurrentPPO, sequences: Sequences) -> bool:
     alone = world.size == 1 and agent.anchor is None
     # An update that may end early is asked after every minibatch, and how many steps are learned from is counted.
     asked = agent.target_kl is not None or sequences.learned_from is not None
-    return agent.cuda_graph and agent.device.type == "cuda" and fused and alone and not asked
+    # The noise of gSDE keeps a graph of autograd from one rollout to the next.
+    return agent.cuda_graph and agent.device.type == "cuda" and fused and alone and not (asked or agent.use_sde)
 
 
 class RecordedMinibatches:
@@ -38,11 +39,9 @@ class RecordedMinibatches:
 
     def __init__(self, agent: RecurrentPPO):
         self.agent = agent
-        self.parts = parameters_of(agent.policy)
         self.rate = torch.zeros((), device=agent.device)
         self.recorder: Recorder | None = None
         self.sizes: Any = None
-        self.places: list[Tensor] = []
 
     def begin(self, sequences: Sequences, settings: dict[str, Any]) -> None:
         """Take the sequences of a rollout, and the numbers in its loss."""
@@ -50,16 +49,17 @@ class RecordedMinibatches:
         optimizer = agent.policy.optimizer
         rows = min(agent._sequences_per_minibatch, len(sequences))
         sizes = self._sizes(sequences, settings, rows)
-        if self.recorder is None or sizes != self.sizes or not self._in_place():
+        self.parts = parameters_of(agent.policy)
+        if self.recorder is None or optimizer is not self.recorder.optimizer or sizes != self.sizes:
             self.sizes = sizes
-            self.places = []
             self.sequences = sequences.map(torch.clone)
             self.settings: dict[str, Any] = {
                 name: None if value is None else torch.zeros_like(self.rate) for name, value in settings.items()
             }
             self.rows = torch.arange(rows, device=agent.device)
-            self.recorder = Recorder(self._learn, optimizer, "minibatches")
+            self.recorder = Recorder(self._learn, agent.policy, optimizer, "minibatches")
         else:
+            self.recorder.renew()
             self.sequences.map(Tensor.copy_, sequences)
         for name, value in settings.items():
             if value is not None:
@@ -75,10 +75,7 @@ class RecordedMinibatches:
         assert self.recorder is not None
         if not isinstance(rows, slice):
             self.rows.copy_(rows)
-        metrics = self.recorder()
-        if self.recorder.graph is not None and not self.places:
-            self.places = self._read_and_written()
-        return metrics
+        return self.recorder()
 
     def _learn(self) -> Metrics:
         agent = self.agent
@@ -109,19 +106,6 @@ class RecordedMinibatches:
         groups = [{**group, "params": None, "lr": None} for group in agent.policy.optimizer.param_groups]
         absent = [name for name, value in settings.items() if value is None]
         return shapes, rows, agent.max_grad_norm, learned, groups, absent
-
-    def _read_and_written(self) -> list[Tensor]:
-        """List the weights and moments, whose places a graph has for good."""
-        policy = self.agent.policy
-        moments = [value for slots in policy.optimizer.state.values() for value in slots.values()]
-        return [*policy.parameters(), *policy.buffers(), *moments]
-
-    def _in_place(self) -> bool:
-        """Whether these are still those that were recorded: a checkpoint that is read has moments of its own."""
-        if not self.places:
-            return True
-        now = self._read_and_written()
-        return len(now) == len(self.places) and all(a is b for a, b in zip(now, self.places, strict=True))
 
 
 @contextlib.contextmanager

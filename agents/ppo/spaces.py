@@ -42,7 +42,10 @@ def check_numbers(space: spaces.Space) -> None:
         if is_text(part):
             mend = "unroll.envs.make_vec_env leaves the texts of a Dict out"
         elif part.is_np_flattenable:
-            mend = "gymnasium.wrappers.FlattenObservation makes a row of numbers of it, as unroll.envs.make_env does"
+            mend = (
+                "gymnasium.wrappers.FlattenObservation makes a row of numbers of it, as unroll.envs.make_env does, and "
+                "gymnasium.wrappers.vector.FlattenObservation around a vector"
+            )
         else:
             mend = "a wrapper must make numbers of it"
         what = f"{key} of the observation is" if key else "observations are"

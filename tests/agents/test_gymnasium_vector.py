@@ -296,6 +296,8 @@ def test_a_monitor_that_counts_dummy_steps_is_told_of():
 def test_envpool_is_learned_in(name, policy):
     envpool = pytest.importorskip("envpool", reason="the extra envpool")
     env = envpool.make(name, env_type="gymnasium", num_envs=4, num_threads=1, seed=0, max_episode_steps=60)
+    if name != "CartPole-v1":
+        env = VecNormalize(GymnasiumVector(env), norm_reward=False, norm_obs_keys=["mission"])
     agent = RecurrentPPO(policy, env, n_steps=128, n_epochs=2, policy_kwargs=SMALL, seed=0, device="cpu")
     agent.learn(2 * 4 * 128)
     assert agent.logger.name_to_value["train/first_ratio_error"] < 1e-5
@@ -304,3 +306,33 @@ def test_envpool_is_learned_in(name, policy):
     if name == "CartPole-v1":
         assert all(episode["r"] == episode["l"] for episode in agent.ep_info_buffer)  # 1 a step, none for a dummy
     assert not agent._learned_from.all()
+
+
+class Pool(Tensors):
+    """A vector with EnvPool's ``config``, and with infos without masks."""
+
+    def __init__(self, **config):
+        super().__init__()
+        self.config = {"num_envs": 2, "batch_size": 2, "max_num_players": 1} | config
+
+    def step(self, actions):
+        *rest, _ = super().step(actions)
+        return *rest, {"is_success": np.array([True, False]), "elapsed": self.t[:, 0], "of_all": np.zeros(3)}
+
+
+@pytest.mark.parametrize(
+    ("config", "line"),
+    [({"batch_size": 1}, "gives 1 of its 2 environments"), ({"max_num_players": 2}, "has 2 players")],
+)
+def test_a_vector_whose_rows_are_not_all_of_its_environments_is_refused(config, line):
+    with pytest.raises(EnvError, match=line):
+        GymnasiumVector(Pool(**config))
+    GymnasiumVector(Pool(batch_size=0))  # EnvPool's word for all
+
+
+def test_infos_without_masks_are_given_for_all_environments():
+    vector = GymnasiumVector(Pool())
+    vector.reset()
+    _, _, _, infos = vector.step(np.zeros((2, 1), np.float32))
+    assert [info["is_success"] for info in infos] == [True, False]
+    assert all("elapsed" in info and "of_all" not in info for info in infos)

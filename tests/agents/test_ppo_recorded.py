@@ -29,7 +29,7 @@ def recorded(record, monkeypatch):
 
     def made(**options):
         agent = make_agent(**options)
-        record(agent.policy, agent.policy.optimizer, lambda: agent._recorded.recorder)
+        record(lambda: agent._recorded.recorder)
         return agent
 
     monkeypatch.setattr(ppo, "can_be_recorded", lambda agent, sequences: agent.cuda_graph)
@@ -77,18 +77,35 @@ def test_a_minibatch_that_is_not_finite_moves_no_weight_and_is_told(recorded):
 
 @pytest.mark.filterwarnings("ignore:the rollout's")
 def test_after_a_checkpoint_was_read_other_moments_are_recorded(recorded, tmp_path):
-    whole = recorded().learn(2 * STEPS)
     agent = recorded()
     agent.learn(STEPS)
     save_ppo(agent, tmp_path / "half", {})
-    first = agent._recorded.recorder
+    first = agent._recorded.recorder.graph
     agent.learn(STEPS, reset_num_timesteps=False)  # what is done here is undone
-    assert agent._recorded.recorder is first
+    assert agent._recorded.recorder.graph is first
     restore_ppo(agent, tmp_path / "half", *read_ppo(tmp_path / "half"))
     agent.learn(STEPS, reset_num_timesteps=False)
-    assert agent._recorded.recorder is not first
+    assert agent._recorded.recorder.graph is not first
     assert torch.isfinite(weights(agent)).all()
-    assert len(whole._recorded.places) == len(agent._recorded.places)
+
+
+@pytest.mark.parametrize("changed", ["a new head", "new weights"])
+def test_weights_of_ones_own_are_learned_and_clipped(recorded, changed):
+    results = []
+    for cuda_graph in (False, True):
+        agent = recorded(cuda_graph=cuda_graph, batch_size=12, max_grad_norm=0.01)
+        torch.manual_seed(7)
+        policy = agent.policy
+        if changed == "a new head":
+            policy.action_net = torch.nn.Linear(policy.action_net.in_features, policy.action_net.out_features)
+        else:
+            policy.load_state_dict({name: value.clone() for name, value in policy.state_dict().items()}, assign=True)
+        policy.optimizer = torch.optim.Adam(policy.parameters(), lr=1e-3, eps=1e-5, fused=True)
+        torch.manual_seed(0)
+        agent.learn(STEPS)
+        results.append((weights(agent), agent.logger.name_to_value["train/grad_norm"]))
+    torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-4, atol=1e-6)
+    assert results[1][1] == pytest.approx(results[0][1], rel=1e-2)
 
 
 def test_where_a_graph_cannot_stand_for_every_minibatch_none_is_recorded():
@@ -99,7 +116,7 @@ def test_where_a_graph_cannot_stand_for_every_minibatch_none_is_recorded():
     assert not can_be_recorded(agent, Sequences)  # on a CPU
     agent.device = torch.device("cuda")
     assert can_be_recorded(agent, Sequences)
-    for name, value in {"cuda_graph": False, "target_kl": 0.1, "anchor": object()}.items():
+    for name, value in {"cuda_graph": False, "target_kl": 0.1, "anchor": object(), "use_sde": True}.items():
         before = getattr(agent, name)
         setattr(agent, name, value)
         assert not can_be_recorded(agent, Sequences)

@@ -1,10 +1,12 @@
 """Updates as a CUDA graph: on a GPU the real one, elsewhere one whose replay computes the recorded update in Python."""
 
 import contextlib
+import copy
 import logging
 
 import pytest
 import torch
+from torch import nn
 
 from fake_graphs import record_fixture  # noqa: F401 - a fixture
 from toy import toy_episodes
@@ -31,7 +33,7 @@ def weights(agent):
 def recorded(record):
     agent = make_agent()
     made = RecordedUpdate(agent)
-    record(agent.policy, agent.optimizer, lambda: made.recorder)
+    record(lambda: made.recorder)
     return made
 
 
@@ -72,6 +74,33 @@ def test_what_cannot_be_recorded_goes_on_eagerly_and_says_so_once(recorded, monk
     assert "not permitted" in lines[0]
 
 
+def test_a_copy_of_an_agent_learns_itself(recorded):
+    for _ in range(UPDATES):
+        recorded()
+    before = weights(recorded.agent)
+    copied = copy.deepcopy(recorded)
+    assert copied.recorder.graph is None
+    copied()
+    assert torch.equal(weights(recorded.agent), before)
+    assert not torch.equal(weights(copied.agent), before)
+    assert copied.agent.num_timesteps == recorded.agent.num_timesteps + 1
+
+
+def test_weights_that_were_moved_are_recorded_anew(recorded):
+    for _ in range(UPDATES):
+        recorded()
+    first = recorded.recorder.graph
+    recorded.recorder.renew()
+    assert recorded.recorder.graph is first
+    moved = next(recorded.agent.policy.parameters())
+    moved.data = moved.data.clone()  # as torch.nn.utils.vector_to_parameters does
+    recorded.recorder.renew()
+    assert recorded.recorder.graph is None
+    for _ in range(UPDATES):
+        recorded()
+    assert recorded.recorder.graph is not first
+
+
 @needs_gpu
 @pytest.mark.parametrize("backbone", ["mingru", "gru", "mamba", "transformer"])
 def test_a_replayed_update_computes_what_an_eager_one_does(backbone):
@@ -99,7 +128,7 @@ def test_after_a_recording_that_failed_all_goes_on(caplog):
         return {"loss": torch.tensor(loss.item())}  # waits
 
     stream = torch.cuda.current_stream()
-    recorder = Recorder(update, optimizer)
+    recorder = Recorder(update, nn.ParameterList([weight]), optimizer)
     losses = [float(recorder()["loss"]) for _ in range(UPDATES)]
     assert not recorder.possible
     assert torch.cuda.current_stream() == stream
