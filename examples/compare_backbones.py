@@ -26,6 +26,8 @@ for backbone in BACKBONES:
         if (run / "evaluation.json").is_file():
             continue
         arguments = ["--config", "ppo/cartpole_masked", "--backbone.name", backbone, "--seed", str(seed)]
+        if (run / "config.yaml").is_file():  # an earlier call was interrupted there
+            arguments += ["--resume", "true"]
         code = main(["train", *arguments, "--steps", STEPS, "--run_dir", str(run), "--evaluation.episodes", "10"])
         if code:
             raise SystemExit(code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import math
 import sys
 import time
@@ -44,6 +45,7 @@ from unroll.agents.decision.task import (
     with_mixture,
     with_share,
 )
+from unroll.configs.parser import suggest
 from unroll.envs.datasets.doctor import check_fit
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.sampling import Batch, Sampler, make_sampler
@@ -144,6 +146,7 @@ class DecisionAgent:
         policy_kwargs: dict[str, Any] | None = None,
         **hyperparameters: Any,
     ):
+        check_names(hyperparameters)
         self.hyperparameters = Hyperparameters(**hyperparameters)
         self.seed = self.hyperparameters.seed
         self.batch_size = self.hyperparameters.batch_size
@@ -541,6 +544,17 @@ def own_rows(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     own = {key: value[rows] for key, value in batch.items()}
     own["steps"] = batch["mask"].sum() / world.size
     return own
+
+
+def check_names(hyperparameters: Mapping[str, Any]) -> None:
+    """Raise HyperparameterError for a name that is no hyperparameter, and say where it belongs or what was meant."""
+    known = [field.name for field in dataclasses.fields(Hyperparameters)]
+    for name in hyperparameters:
+        if name in known:
+            continue
+        if name in inspect.signature(DecisionPolicy).parameters:
+            raise HyperparameterError(f"{name} is an argument of the policy: policy_kwargs=dict({name}=…)")
+        raise HyperparameterError(f"{name} is no argument of DecisionAgent{suggest(name, known)}")
 
 
 def mean_metrics(metrics: list[Metrics]) -> dict[str, float]:

@@ -244,7 +244,7 @@ def find_own(name: str) -> BackboneClass:
     require(
         isinstance(sys.modules.get(module), ModuleType),
         f"backbone {name} is not imported, and no file may ask for that: name it on the command line "
-        f"(train.py --backbone.name {name}, others --backbone {name}), or import {module} first",
+        f"(unroll train --backbone.name {name}, others --backbone {name}), or import {module} first",
     )
 
     # vars and not getattr: a module's own __getattr__ may import something

@@ -476,3 +476,15 @@ def test_without_a_terminal_each_line_of_progress_has_the_time_left():
 def test_weights_decay_where_actions_are_discrete(discrete, given, decay):
     agent = make_agent(toy_episodes(4, discrete), **given)
     assert agent.optimizer.param_groups[0]["weight_decay"] == decay
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("dropout", r"dropout is an argument of the policy: policy_kwargs=dict\(dropout=…\)"),
+        ("learning_rat", "learning_rat is no argument of DecisionAgent.*learning_rate"),
+    ],
+)
+def test_a_name_that_is_no_hyperparameter_says_where_it_belongs(name, line):
+    with pytest.raises(HyperparameterError, match=line):
+        DecisionAgent(toy_episodes(3), device="cpu", **{name: 0.1})

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -192,6 +193,9 @@ print(json.dumps([play.play(policy, env, seed=seed) for seed in {wanted["seeds"]
     assert json.loads(run_python("-c", code)) == wanted["results"][0]["returns"]
     assert "µs per step" in run_python("run/onnx/play.py")
     assert "return " in run_python("run/onnx/play.py", "CartPole-v1")
+    done = subprocess.run([sys.executable, "run/onnx/play.py", "CartPolNoVel-v1"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert re.fullmatch(r"play.py: Environment `CartPolNoVel`.*; the policy learned in CartPole-v1\n", done.stderr)
 
 
 OWN = """

@@ -302,7 +302,7 @@ def test_a_file_imports_nothing_and_says_which_flag_does(dataset, tmp_path, caps
     (tmp_path / "c.yaml").write_text("backbone: {name: 'my_own:Mine'}\n")
     code, error = run(train.main, [*dataset, "--config", "c.yaml"], capsys)
     assert code == 2
-    assert "train.py --backbone.name my_own:Mine" in error
+    assert "unroll train --backbone.name my_own:Mine" in error
     assert "my_own" not in sys.modules
 
 

@@ -107,11 +107,14 @@ def main(arguments):
     if name.rpartition(":")[2] == str(about["env"]).rpartition(":")[2]:
         env_kwargs = about.get("env_kwargs", {})
     sys.path.append("")  # a module may lie in the folder in which the command is typed
-    env = gymnasium.make(name, **env_kwargs)
+    try:
+        env = gymnasium.make(name, **env_kwargs)
+        asked = float(target[0]) if target else about.get("default_target", 0.0)
+    except (gymnasium.error.Error, ImportError, ValueError) as error:
+        sys.exit(f"play.py: {' '.join(str(error).split())}; the policy learned in {about['env']}")
     shown = policy.zeros.get("observation")
     if shown is not None and shown.shape[1:] != env.observation_space.shape:
         env = gymnasium.wrappers.FlattenObservation(env)
-    asked = float(target[0]) if target else about.get("default_target", 0.0)
     if "return_to_go" in policy.zeros:
         print("asked for", f"a return of {asked:g}" if asked < 1e38 else "the largest return that can be had")
     print("return", play(policy, env, asked))
