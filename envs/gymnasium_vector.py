@@ -195,7 +195,15 @@ def apart(said: dict[str, Any], n: int) -> list[dict[str, Any]]:
 
     Gymnasium has beside each ``key`` a ``_key``, which says for which environments it was given. Without it an array of
     n rows is given for all, as by EnvPool.
+
+    Raises:
+        EnvError: it is no dict.
     """
+    if not isinstance(said, dict):
+        raise EnvError(
+            f"the vector's infos are a {type(said).__name__}, where one dict for all environments is wanted: leave "
+            "DictInfoToList out"
+        )
     infos: list[dict[str, Any]] = [{} for _ in range(n)]
     for key, values in said.items():
         given = said.get(f"_{key}")

@@ -24,6 +24,7 @@ from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from unroll.envs.datasets.images import beside_texts, texts_in_words
 from unroll.envs.datasets.order import kept
 from unroll.envs.faults import env_fault, numbered
 from unroll.envs.observed import check_observation
@@ -244,26 +245,23 @@ def without_texts(env: gym.Env) -> gym.Env:
     Raises:
         EnvError: the environment shows nothing but text.
     """
-    space = env.observation_space
-    parts = space.spaces if isinstance(space, gym.spaces.Dict) else {"": space}
-    texts = [key for key, part in parts.items() if is_text(part)]
+    rest: Any
+    rest, texts = beside_texts(env.observation_space)
+    if is_text(rest) or (texts and not rest.spaces):
+        raise EnvError(f"{name_of(env)}: shows text alone, of which a wrapper must make numbers")
     if not texts:
         return env
-    rest = [(key, part) for key, part in parts.items() if key not in texts]
-    if not rest:
-        raise EnvError(f"{name_of(env)}: shows text alone, of which a wrapper must make numbers")
 
     # One line for all environments of this kind.
     name = name_of(env)
     if name not in _TOLD:
-        verb = "are" if len(texts) > 1 else "is"
-        log.warning("%s: %s %s text and left out: a policy reads numbers", name, " and ".join(texts), verb)
+        log.warning("%s: %s", name, texts_in_words(texts))
         _TOLD.add(name)
 
     def show(observation: dict[str, Any]) -> dict[str, Any]:
-        return {key: observation[key] for key, _ in rest}
+        return {key: observation[key] for key in rest.spaces}
 
-    return OtherForm(env, show, gym.spaces.Dict(rest))
+    return OtherForm(env, show, rest)
 
 
 def _check_flattenable(env: gym.Env) -> None:

@@ -292,6 +292,17 @@ def from_zero(env: gym.Env) -> gym.Env:
     return env
 
 
+class WithoutInfo(gym.Wrapper):
+    """A wrapper that keeps the environment's infos from an agent, which takes some of their keys for others' words.
+
+    An ``episode`` of the environment's own would be taken for Monitor's.
+    """
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, _ = self.env.step(action)
+        return observation, reward, terminated, truncated, {}
+
+
 class NoisyActions(gym.ActionWrapper):
     """Disturbs what the agent chose; the recording holds what was done."""
 

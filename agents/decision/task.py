@@ -148,6 +148,24 @@ def scale_of(blocks: Callable[[], Iterator[np.ndarray]]) -> tuple[float, float]:
     return mean, std if std > max(1e-6 * largest, LEAST_SCALE) else largest
 
 
+def outweighed(episodes: Episodes) -> str | None:
+    """Say in a line that a few returns are so large that, as the policy divides them, the others are all alike.
+
+    Others that do not differ but for the rounding of float64 are alike anyway.
+    """
+    every = 1 + episodes.n_steps // WHOLE
+    returns_to_go = np.concatenate([block[::every] for block in episodes.returns_to_go_in_blocks()])
+    low, high = np.quantile(returns_to_go, (0.1, 0.9))
+    scale = returns_to_go.std()
+    if not 1e-9 * scale < high - low < 0.01 * scale:
+        return None
+    return (
+        "a few returns are so large that the agent cannot tell the others apart: of all returns-to-go 80 % lie from "
+        f"{low:.4g} to {high:.4g}, and all are divided by {scale:.2g}; leave these few episodes out, or make their "
+        "rewards smaller"
+    )
+
+
 def averages_in_blocks(episodes: Episodes) -> Iterator[np.ndarray]:
     """Iterate over the averages that an Outlook learns, those of some whole episodes at a time."""
     horizon = int(episodes.lengths.max())

@@ -15,7 +15,7 @@ from unroll.agents.common.restoring import check_goes_on
 from unroll.agents.decision.agent import DecisionAgent
 from unroll.agents.decision.config import DecisionConfig, Hyperparameters
 from unroll.agents.decision.player import decision_player, learned_returns, undecided
-from unroll.agents.decision.task import as_learned, check_same_data
+from unroll.agents.decision.task import as_learned, check_same_data, outweighed
 from unroll.agents.evaluation.player import Player
 from unroll.agents.evaluation.scoring import asked_beyond
 from unroll.envs.datasets.conversion import flat_box
@@ -55,6 +55,9 @@ class DecisionTraining:
                 self.agent.task["whole_actions"] = describe_whole(known.action_space)
         if config.condition == "none" and config.evaluation.targets is not None:
             tell("no return is asked for: with condition none an agent follows none; --condition best or return does")
+        alike = config.condition == "return" and outweighed(self.episodes)
+        if alike:
+            tell(alike)
         unlearned = player and asked_beyond(player.targets, learned_returns(self.agent))
         if unlearned:
             tell(unlearned)

@@ -73,6 +73,10 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
             env = TensorVector(env)
         elif isinstance(env, VectorEnv):
             env = GymnasiumVector(env)
+        if not hasattr(env, "observation_space"):
+            name = type(env).__name__
+            hint = "; EnvPool makes one with env_type='gymnasium'" if name.endswith("EnvPool") else ""
+            raise EnvError(f"{name} has no observation_space and is no Gymnasium environment{hint}")
         warn_of_monitor(env)
         check_numbers(env.observation_space)
         return OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)

@@ -38,6 +38,19 @@ def is_text(space: gym.Space) -> bool:
     return space.dtype is not None and space.dtype.kind == "U"
 
 
+def beside_texts(space: gym.Space) -> tuple[gym.Space, list[str]]:
+    """Return a Dict without those of its parts that are texts, and the names of these; any other space as it is."""
+    texts = [key for key, part in _spaces(space).items() if is_text(part)]
+    if not isinstance(space, gym.spaces.Dict) or not texts:
+        return space, []
+    return gym.spaces.Dict([(key, part) for key, part in space.spaces.items() if key not in texts]), texts
+
+
+def texts_in_words(texts: list[str]) -> str:
+    """Say that the parts of these names are left out."""
+    return f"{' and '.join(texts)} {'are' if len(texts) > 1 else 'is'} text and left out: a policy reads numbers"
+
+
 def parts_of(space: gym.Space) -> Parts | None:
     """Return the parts of an observation that holds an image, without its texts; None where there is no image."""
     own = _spaces(space)

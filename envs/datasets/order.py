@@ -61,7 +61,8 @@ def declared(space: gym.Space, written: dict[str, Any], outermost: bool = True) 
     """
     if isinstance(space, gym.spaces.Dict):
         parts = written["subspaces"]
-        return {key: declared(space[key], parts[key], False) for key in kept(parts, outermost)}
+        own = [key for key in parts if key in space.spaces]  # those of text are left out
+        return {key: declared(space[key], parts[key], False) for key in kept(own, outermost)}
     if isinstance(space, gym.spaces.Tuple):
         pairs = zip(space.spaces, written["subspaces"], strict=True)
         return {str(i): declared(part, text, False) for i, (part, text) in enumerate(pairs)}

@@ -459,6 +459,32 @@ def test_targets_of_an_agent_that_follows_none_are_told(capsys):
     assert "no return is asked for" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("last", "alike"),
+    [
+        (np.arange(40.0), False),
+        (np.append(np.arange(39.0), 1e9), True),
+        (np.append(np.arange(39.0), -1e9), True),
+        (np.append(np.zeros(39), 1e9), False),  # the others are all alike without it
+        (1e9 + np.arange(40.0), False),  # all are large
+    ],
+)
+def test_returns_beside_which_the_others_are_all_alike_are_told(last, alike, fields, write, capsys):
+    ends = np.arange(200) % 5 == 4
+    fields = {name: np.resize(values, (200, *values.shape[1:])) for name, values in fields.items()}
+    rewards = np.zeros(200)
+    rewards[ends] = last
+    fields |= {"rewards": rewards, "terminals": ends, "timeouts": np.zeros(200, bool)}
+    fields.pop("next_observations", None)
+    config = DecisionConfig(dataset=str(write(fields)), backbone=BackboneConfig(d_model=8, n_layers=1))
+    config.evaluation.episodes = 0
+    for condition in ("return", "none"):
+        config.condition = condition
+        assert (DecisionTraining(config, print).episodes.lengths == 5).all()
+        told = "a few returns are so large that the agent cannot tell the others apart" in capsys.readouterr().out
+        assert told == (alike and condition == "return")
+
+
 def test_without_a_terminal_each_line_of_progress_has_the_time_left():
     file = io.StringIO()
     progress = ShowProgress(20, Console(file=file, width=200))

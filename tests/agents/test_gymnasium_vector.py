@@ -308,6 +308,23 @@ def test_envpool_is_learned_in(name, policy):
     assert not agent._learned_from.all()
 
 
+def test_infos_in_a_list_are_refused():
+    vector = GymnasiumVector(gym.wrappers.vector.DictInfoToList(counting(AutoresetMode.SAME_STEP)))
+    with pytest.raises(EnvError, match="infos are a list, where one dict for all environments is wanted: leave"):
+        vector.reset()
+
+
+def test_what_is_no_gymnasium_environment_is_refused():
+    class CartPoleDMEnvPool:
+        """As EnvPool makes it with env_type "dm"."""
+
+    with pytest.raises(EnvError, match=r"CartPoleDMEnvPool .* is no Gymnasium environment; EnvPool"):
+        agent_in(CartPoleDMEnvPool())
+    agent = agent_in(counting(AutoresetMode.SAME_STEP))
+    with pytest.raises(EnvError, match="str has no observation_space and is no Gymnasium environment"):
+        agent.set_env("CartPole-v1")
+
+
 class Pool(Tensors):
     """A vector with EnvPool's ``config``, and with infos without masks."""
 

@@ -391,3 +391,59 @@ def test_terminals_of_two_rows_are_remarked(write):
     ends = ends_of([10, 10, 10])
     found = remarks(load_hdf5(write(fields | {"terminals": ends | np.roll(ends, -1)})))
     assert any("3 of 6 episodes have one step" in text for text in found)
+
+
+@pytest.mark.parametrize("env", ["", "Pendulum-v1"])
+@pytest.mark.parametrize("cuts", ["truncations", "truncated"])
+@pytest.mark.parametrize("ended", ["terminals", "terminations", "terminated"])
+def test_flags_under_gymnasiums_names_are_read(write, blocks, ended, cuts, env):
+    fields = walks(LENGTHS)
+    del fields["next_observations"], fields["terminals"]
+    fields["observations"] = np.pad(fields["observations"], ((0, 0), (0, 1)))  # as wide as Pendulum's
+    flags = ends_of(LENGTHS)
+    first = np.arange(len(flags)) < LENGTHS[0]
+    episodes = load_hdf5(write(fields | {ended: flags & first, cuts: (flags & ~first)[:, None]}, env=env))
+    assert episodes.lengths.tolist() == LENGTHS
+    assert episodes.terminated.tolist() == [True, False, False, False, False]
+    assert episodes.truncated.tolist() == [False, True, True, True, True]
+    expected = [] if ended == "terminals" else [f"no terminals: {ended} is read as these"]
+    assert remarks(episodes) == [*expected, f"no timeouts: {cuts} is read as these"]
+
+
+def test_flags_under_two_names_are_told_where_they_differ(write):
+    fields = walks(LENGTHS)
+    del fields["next_observations"]
+    flags = ends_of(LENGTHS)
+    fields |= {"terminals": flags & (np.arange(64) < 9), "timeouts": flags & (np.arange(64) >= 9)}
+    # The same but for a row that is a terminal anyway; and one that holds no flags.
+    same = {"terminated": fields["terminals"], "truncated": flags, "truncations": np.arange(64)}
+    assert remarks(load_hdf5(write(fields | same))) == []
+
+    episodes = load_hdf5(write(fields | {"truncations": np.roll(fields["timeouts"], 1)}))
+    assert episodes.lengths.tolist() == LENGTHS
+    differ = "timeouts and truncations differ in 8 rows, first in row 0: timeouts is read"
+    assert remarks(episodes) == [differ]
+
+
+@pytest.mark.parametrize("env", ["", "Pendulum-v1"])
+def test_flags_that_are_not_read_are_told_where_they_show_more_ends(write, env):
+    fields = walks(LENGTHS)
+    del fields["next_observations"]
+    fields["observations"] = np.pad(fields["observations"], ((0, 0), (0, 1)))
+    flags = ends_of(LENGTHS)
+    told = "no timeouts, and dones is not read: it is true in 3 rows where no episode ends, first in row 27"
+    fields["terminals"] = flags & (np.arange(64) < 9)
+    assert any(text.startswith(told) for text in remarks(load_hdf5(write(fields | {"dones": flags}, env=env))))
+
+    # None that say nothing more, that are no flags, that are not of steps, or with a field of that name.
+    fields |= {"done": fields["terminals"], "truncation_cost": np.full(64, 0.5), "is_last": np.ones(5, bool)}
+    fields |= {"terminations": np.ones(5, bool), "infos/dones": flags}
+    assert not any("is not read" in text for text in remarks(load_hdf5(write(fields, env=env))))
+    assert remarks(load_hdf5(write(fields | {"timeouts": flags, "dones": flags}, env=env))) == []
+
+
+def test_a_file_without_flags_of_ends_is_refused(write):
+    fields = walks(LENGTHS)
+    del fields["terminals"]
+    with pytest.raises(DatasetError, match="lacks terminals; D4RL's fields are observations, actions"):
+        load_hdf5(write(fields | {"terminations": np.zeros(5, bool)}))

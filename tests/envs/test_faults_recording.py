@@ -218,3 +218,20 @@ def test_an_environment_that_fails_costs_the_episode_in_which_it_does(how, text,
     assert text in error
     assert error.endswith("the episodes that were finished before are in x.hdf5")
     assert load_episodes("x.hdf5").lengths.tolist() == [8, 8]
+
+
+class Says(Odd):
+    def step(self, action):
+        *played, _ = super().step(action)
+        return *played, {"episode": 7, "is_success": "no"}
+
+
+if "UnrollSays-v0" not in gym.registry:
+    gym.register("UnrollSays-v0", Says, disable_env_checker=True)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "dqn"])
+def test_infos_of_the_environments_own_are_not_taken_for_monitors(algorithm, capsys):
+    arguments = ["--algorithm", algorithm, "--env", "UnrollSays-v0", "--steps", "64", "--output", "a.hdf5"]
+    assert record.main(arguments) == 0, capsys.readouterr().err
+    assert (load_episodes("a.hdf5").lengths == 8).all()

@@ -135,7 +135,7 @@ def record_learning(options: Namespace, faults: list[EnvError]) -> Episodes:
     from unroll.envs.make import flatten_parts, make_env
     from unroll.envs.own import registered_id
     from unroll.envs.saving import EpisodeMonitor
-    from unroll.envs.wrappers import from_zero, whole_actions
+    from unroll.envs.wrappers import WithoutInfo, from_zero, whole_actions
 
     env_id = registered_id(options.env)
     env_kwargs = options.env_kwargs or {}
@@ -147,7 +147,7 @@ def record_learning(options: Namespace, faults: list[EnvError]) -> Episodes:
         env: gym.Env = Recorder(make_env(env_id, images=True, env_kwargs=limited), done)
         if isinstance(env.observation_space, Dict):
             env = flatten_parts(env, lambda part: isinstance(part, Box))  # choices too, wherever they begin
-        return EpisodeMonitor(whole_actions(from_zero(env)), numbered(env_id, i))
+        return EpisodeMonitor(WithoutInfo(whole_actions(from_zero(env))), numbered(env_id, i))
 
     # The recorder is inside of VecNormalize, so that it sees what the environment gave.
     vector: VecEnv = DummyVecEnv([functools.partial(make, i) for i in range(options.n_envs)])

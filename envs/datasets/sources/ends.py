@@ -1,13 +1,15 @@
 """Find out where the episodes of flat arrays end.
 
-D4RL's fields say it by ``terminals`` (the task ended) and ``timeouts`` (the episode was cut off). Many
-files lack the second, and in some the first means something else. Where two readings are possible,
-``next_observations`` decide: a row whose next observation is not the next row is the last of its
-episode. What was decided is told, and what nothing decides is refused.
+D4RL's fields say it by ``terminals`` (the task ended) and ``timeouts`` (the episode was cut off), others
+by Gymnasium's names. Many files lack the second, and in some the first means something else. Where two
+readings are possible, ``next_observations`` decide: a row whose next observation is not the next row is
+the last of its episode. What was decided is told, and what nothing decides is refused.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -24,6 +26,11 @@ JUMP = 3.0
 SOUGHT = 1000  # next observations, at most, that are looked for among all rows
 CHANCE = 0.01  # of first observations that are by chance what came after the ends before them
 SHIFTED = "next_observations is the next row over ends of episodes too, and says nothing of them"
+
+# D4RL's names, and the others by which the same flags go.
+ALSO = {"terminals": ("terminations", "terminated"), "timeouts": ("truncations", "truncated")}
+# Parts of further names that arrays of such flags have. What these mean is not known.
+HINTS = ("done", "timeout", "trunc", "terminat", "is_last")
 
 
 class Ends(NamedTuple):
@@ -45,24 +52,31 @@ class Limit(NamedTuple):
     env_kwargs: dict[str, Any]
 
 
+def may_be_of_ends(name: str) -> bool:
+    """Say whether an array of this name may hold flags of ends, by whatever convention."""
+    return any(hint in name.lower() for hint in HINTS)
+
+
 def find_ends(items: dict[str, h5py.Dataset], limit: Limit | None) -> Ends:
     """Find the ends of the episodes in D4RL's fields.
 
     Args:
-        items: the fields.
+        items: the fields, and beside them arrays of N numbers that may be flags of ends, by their names.
         limit: that of the environment, if it is known.
 
     Raises:
         DatasetError: a flag is neither 0 nor 1, or nothing decides between two readings.
     """
     remarks: list[str] = []
-    terminals = flags_of(items["terminals"])
-    timeouts = flags_of(items["timeouts"]) if "timeouts" in items else None
+    terminals = _flags("terminals", items, remarks)
+    assert terminals is not None
+    timeouts = _flags("timeouts", items, remarks, besides=terminals)
     goes_on = None
     if "next_observations" in items:
         goes_on = _goes_on(items["observations"], items["next_observations"])
     if timeouts is None or not timeouts.any():
         timeouts = _find_timeouts(items, terminals, timeouts, goes_on, limit, remarks)
+        remarks += _unread(items, terminals | timeouts)
         marks_goal = False
     else:
         # Our own recordings say by their final observations how many episodes there are.
@@ -85,6 +99,48 @@ def find_ends(items: dict[str, h5py.Dataset], limit: Limit | None) -> Ends:
         remarks.append(SHIFTED)
     shifted = SHIFTED in remarks
     return Ends(rows, terminals[rows], timeouts[rows] & ~terminals[rows], remarks, marks_goal, shifted)
+
+
+def _flags(
+    field: str, items: dict[str, h5py.Dataset], remarks: list[str], besides: np.ndarray | None = None
+) -> np.ndarray | None:
+    """Read the flags of `field`, [N] bool, under the first of its names that the file has; None where it has none.
+
+    Under several names they may differ, but for rows that are flagged in `besides`.
+    """
+    names = [name for name in (field, *ALSO[field]) if name in items]
+    if not names:
+        return None
+    flags = flags_of(items[names[0]])
+    if names[0] != field:
+        remarks.append(f"no {field}: {names[0]} is read as these")
+    for other in names[1:]:
+        with contextlib.suppress(DatasetError):  # no flags
+            differ = flags_of(items[other]) != flags
+            if besides is not None:
+                differ &= ~besides
+            if differ.any():
+                remarks.append(
+                    f"{names[0]} and {other} differ in {int(differ.sum()):,} rows, first in row "
+                    f"{int(np.argmax(differ))}: {names[0]} is read"
+                )
+    return flags
+
+
+def _unread(items: dict[str, h5py.Dataset], ends: np.ndarray) -> list[str]:
+    """Name the arrays of flags that are not read, and are true in rows that are no `ends`, [N] bool."""
+    found = []
+    fields = {*ALSO, *itertools.chain(*ALSO.values())}
+    for name in sorted(filter(may_be_of_ends, items.keys() - fields)):
+        with contextlib.suppress(DatasetError):  # no flags
+            more = flags_of(items[name]) & ~ends
+            more[-1] = False  # the file ends there
+            if more.any():
+                found.append(
+                    f"no timeouts, and {name} is not read: it is true in {int(more.sum()):,} rows where no episode "
+                    f"ends, first in row {int(np.argmax(more))}; if these are ends, the file must have it as timeouts"
+                )
+    return found
 
 
 def _goes_on_over_resets(observations: h5py.Dataset, ends: np.ndarray, goes_on: np.ndarray) -> bool:

@@ -3,9 +3,10 @@
 These are flat arrays over N steps, episodes one after the other.
 The loader reads ``observations``, ``actions``, ``rewards``, ``terminals``, and where they exist
 ``timeouts``, ``next_observations`` (for the observation after an episode's end) and our own
-``final_observations`` [E, …]. Observations [N, height, width, channels] of bytes are images, and the
-attribute ``parts`` describes rows of bytes that hold some (see images.py). Everything else is left
-alone, such as D4RL's ``infos/…`` and ``metadata/…``. Format: Fu et al. 2020, d4rl's ``offline_env``.
+``final_observations`` [E, …]. Flags may have Gymnasium's names (see ends.py). Observations
+[N, height, width, channels] of bytes are images, and the attribute ``parts`` describes rows of bytes
+that hold some (see images.py). Everything else is left alone, such as D4RL's ``infos/…`` and
+``metadata/…``. Format: Fu et al. 2020, d4rl's ``offline_env``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from unroll.envs.datasets.images import Parts, check_parts, parts_in_words, part
 from unroll.envs.datasets.reference import reference_returns
 from unroll.envs.datasets.registered import Known, is_env_id, known_env, not_plain, step_limit
 from unroll.envs.datasets.sources.checks import check_sizes
-from unroll.envs.datasets.sources.ends import Limit, find_ends
+from unroll.envs.datasets.sources.ends import ALSO, Limit, find_ends, may_be_of_ends
 from unroll.envs.datasets.sources.reading import blocks_of as _blocks
 from unroll.envs.datasets.sources.reading import parts_of as _parts
 from unroll.envs.datasets.statistics import read
@@ -219,24 +220,34 @@ def _parts_in(file: h5py.File, item: h5py.Dataset, env: _Env) -> Parts | None:
 
 
 def _find(file: h5py.File) -> dict[str, h5py.Dataset]:
-    """Find the wanted datasets, wherever in the file they are.
+    """Find the wanted datasets, wherever in the file they are, and others that may be flags of ends.
 
     Links are not followed, so a cycle cannot trap the search.
     """
     found: dict[str, list[h5py.Dataset]] = {}
+    flags: dict[str, list[h5py.Dataset]] = {}
 
     def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
         # D4RL's "infos/…" and "metadata/…" hold fields of the same names.
         *groups, field = name.split("/")
-        wanted = field in REQUIRED + OPTIONAL and not {"infos", "metadata"} & set(groups)
-        if wanted and isinstance(item, h5py.Dataset):
+        if not isinstance(item, h5py.Dataset) or {"infos", "metadata"} & set(groups):
+            return
+        if field in REQUIRED + OPTIONAL:
             found.setdefault(field, []).append(item)
+        elif may_be_of_ends(field):
+            flags.setdefault(field, []).append(item)
 
     file.visititems(visit)
     for field, items in found.items():
         if len(items) > 1:
             raise DatasetError(f"holds {items[0].name} and {items[1].name}: {field} must be one array over all steps")
     fields = {field: items[0] for field, items in found.items()}
+    if "observations" in fields:
+        rows = fields["observations"].shape[:1]
+        for field, items in flags.items():
+            of_steps = items[0].shape in (rows, (*rows, 1)) and items[0].dtype.kind in "fiub"
+            if of_steps and len(items) == 1:
+                fields[field] = items[0]
     _check(fields)
     return fields
 
@@ -250,7 +261,7 @@ def _check(items: dict[str, h5py.Dataset]) -> None:
         if item.ndim == 0:
             raise DatasetError(f"{name} is a single number, not an array over steps")
 
-    missing = [name for name in REQUIRED if name not in items]
+    missing = [name for name in REQUIRED if not items.keys() & {name, *ALSO.get(name, ())}]
     if missing:
         raise DatasetError(f"lacks {', '.join(missing)}; D4RL's fields are {', '.join(REQUIRED)}")
 

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 
-from unroll.envs.datasets.images import Parts, parts_in_words, parts_of
+from unroll.envs.datasets.images import Parts, beside_texts, parts_in_words, parts_of
 from unroll.envs.datasets.order import Layout, arrange, declared, flat_width, has_choice, layout, same_parts
 from unroll.envs.datasets.order import in_words as order_in_words
-from unroll.envs.datasets.registered import NOT_OURS, in_words, is_registered, known_env, not_plain
+from unroll.envs.datasets.registered import NOT_OURS, Known, in_words, is_registered, known_env, not_plain
 
 # Wrappers of Gymnasium that leave the task as it is: they watch it, or flatten as we do.
 HARMLESS = ("FlattenObservation", "HumanRendering", "RecordEpisodeStatistics", "RecordVideo")
@@ -105,8 +105,8 @@ def settle(metadata: dict[str, Any], space: gym.Space) -> tuple[gym.Space, Said,
     # The environment that is played decides about the order.
     for said in (chosen, *candidates):
         known = known_env(said.env_id, said.env_kwargs)
-        if known is not None and same_parts(order, layout(known.observation_space)):
-            return arrange(space, layout(known.observation_space)), chosen, remarks
+        if known is not None and same_parts(order, _layout_of(known)):
+            return arrange(space, _layout_of(known)), chosen, remarks
     if has_choice(order):
         why = "no environment that can be asked is named"
         if chosen.env_id:
@@ -114,6 +114,11 @@ def settle(metadata: dict[str, Any], space: gym.Space) -> tuple[gym.Space, Said,
             why = f"{chosen.env_id} shows no parts" if known else f"{chosen.env_id} is not here to be asked"
         remarks.append(f"{UNCHECKED}, {order_in_words(order)}: {why}")
     return arrange(space, order), chosen, remarks
+
+
+def _layout_of(known: Known) -> Layout:
+    """Return the order of the parts that ``make_env`` shows."""
+    return layout(beside_texts(known.observation_space)[0])
 
 
 def _candidates(metadata: dict[str, Any]) -> list[Said]:
@@ -128,7 +133,7 @@ def _misfit(order: Layout, said: Said) -> str | None:
     known = known_env(said.env_id, said.env_kwargs)
     if known is None:
         return None
-    own = layout(known.observation_space)
+    own = _layout_of(known)
     if same_parts(order, own):
         return None
     width = flat_width(order)

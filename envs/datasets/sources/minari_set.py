@@ -19,7 +19,7 @@ import numpy as np
 from unroll.envs.datasets.cache import cached
 from unroll.envs.datasets.conversion import Precision, as_float32, box_of, flat_box, flatten, leaf_spaces
 from unroll.envs.datasets.episodes import Episodes
-from unroll.envs.datasets.images import pack, parts_of, row_bytes
+from unroll.envs.datasets.images import beside_texts, is_text, pack, parts_of, row_bytes, texts_in_words
 from unroll.envs.datasets.reference import reference_returns
 from unroll.envs.datasets.registered import known_env
 from unroll.envs.datasets.sources.checks import check_data, read_metadata
@@ -117,10 +117,27 @@ def _open(dataset_id: str, data: Path) -> tuple[dict[str, Any], minari.MinariDat
 def _size(dataset_id: str, data: Path) -> int:
     """Count the bytes of the arrays over all steps, as float32 or images as bytes, by the steps of the metadata."""
     _, dataset = _open(dataset_id, data)
-    observed = dataset.spec.observation_space
+    observed, _ = _observed(dataset)
     parts = parts_of(observed)
     row = row_bytes(parts) if parts else 4 * gym.spaces.flatdim(observed)
     return int(dataset.spec.total_steps) * (row + 4 * gym.spaces.flatdim(dataset.spec.action_space) + 4)  # the reward
+
+
+def _observed(dataset: minari.MinariDataset) -> tuple[gym.Space, list[str]]:
+    """Return the space of what a policy reads of an observation, and the names of the texts beside it.
+
+    Raises:
+        DatasetError: it is text alone, or has texts elsewhere than in a Dict.
+    """
+    space, texts = beside_texts(dataset.spec.observation_space)
+    leaves = leaf_spaces(space)
+    if all(map(is_text, leaves)):
+        raise DatasetError("its observations are text alone, of which numbers must be made before they are recorded")
+    if any(map(is_text, leaves)):
+        raise DatasetError(
+            "its observations have a text in an inner part; only those of the outermost Dict are left out"
+        )
+    return space, texts
 
 
 class _Endings(NamedTuple):
@@ -139,7 +156,10 @@ def _convert(dataset_id: str, data: Path, store: Store) -> Episodes:
     if not isinstance(action_space, gym.spaces.Box | gym.spaces.Discrete):
         raise DatasetError(f"actions of {type(action_space).__name__}; only Box and Discrete can be learned")
 
-    observation_space, said, remarks = settle(metadata, dataset.spec.observation_space)
+    observed, texts = _observed(dataset)
+    observation_space, said, remarks = settle(metadata, observed)
+    if texts:
+        remarks.append(texts_in_words(texts))
     remarks += _remarks_on_images(metadata, observation_space)
     parts = parts_of(observation_space)
     endings = []
