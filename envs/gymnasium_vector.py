@@ -207,7 +207,8 @@ def apart(said: dict[str, Any], n: int) -> list[dict[str, Any]]:
     infos: list[dict[str, Any]] = [{} for _ in range(n)]
     for key, values in said.items():
         given = said.get(f"_{key}")
-        if given is None and not key.startswith("_") and np.ndim(values) and len(values) == n:
+        is_array = isinstance(values, np.ndarray) or hasattr(values, "cpu")
+        if given is None and not key.startswith("_") and is_array and values.ndim and len(values) == n:
             given = np.ones(n, bool)
         if key == "final_obs" or given is None or np.shape(given) != (n,):
             continue
@@ -220,10 +221,10 @@ def apart(said: dict[str, Any], n: int) -> list[dict[str, Any]]:
 def check_whole(env: Any) -> None:
     """Raise EnvError for a vector of EnvPool whose rows are not those of all its environments, in their order."""
     config = getattr(env, "config", None)
-    if not isinstance(config, dict):
+    if not (isinstance(config, dict) and {"num_envs", "batch_size", "max_num_players"} <= config.keys()):
         return
-    rows = config.get("batch_size", env.num_envs)
-    players = config.get("max_num_players", 1)
+    rows = config["batch_size"]
+    players = config["max_num_players"]
     if rows not in (0, env.num_envs):
         raise EnvError(
             f"{type(env).__name__} gives {rows} of its {env.num_envs} environments in a step: leave batch_size out"

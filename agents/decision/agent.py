@@ -552,6 +552,8 @@ def check_names(hyperparameters: Mapping[str, Any]) -> None:
     for name in hyperparameters:
         if name in known:
             continue
+        if name in SET_BY_AGENT:
+            raise HyperparameterError(f"{name} is not taken here, it is set by {SET_BY_AGENT[name]}")
         if name in inspect.signature(DecisionPolicy).parameters:
             raise HyperparameterError(f"{name} is an argument of the policy: policy_kwargs=dict({name}=…)")
         raise HyperparameterError(f"{name} is no argument of DecisionAgent{suggest(name, known)}")

@@ -26,7 +26,9 @@ class RecordedUpdate:
         """Make one update; see ``DecisionAgent.update``."""
         agent = self.agent
         drawn = agent.begin_update()
-        if self.recorder.graph is None:
+        if not self.recorder.possible:
+            self.drawn = drawn
+        elif self.recorder.graph is None:
             self.drawn = {key: value.clone() for key, value in drawn.items()}
         else:
             for key, value in drawn.items():

@@ -153,16 +153,14 @@ def outweighed(episodes: Episodes) -> str | None:
 
     Others that do not differ but for the rounding of float64 are alike anyway.
     """
-    every = 1 + episodes.n_steps // WHOLE
-    returns_to_go = np.concatenate([block[::every] for block in episodes.returns_to_go_in_blocks()])
-    low, high = np.quantile(returns_to_go, (0.1, 0.9))
-    scale = returns_to_go.std()
+    low, high = np.quantile(episodes.returns, (0.05, 0.95))
+    scale = float(episodes.returns.std())
     if not 1e-9 * scale < high - low < 0.01 * scale:
         return None
     return (
-        "a few returns are so large that the agent cannot tell the others apart: of all returns-to-go 80 % lie from "
-        f"{low:.4g} to {high:.4g}, and all are divided by {scale:.2g}; leave these few episodes out, or make their "
-        "rewards smaller"
+        "a few returns are so large that the agent cannot tell the others apart: of all episodes 90 % have "
+        f"{low:.4g} to {high:.4g}, and all are divided by about {scale:.2g}; where these few are faults of the data, "
+        "leave them out"
     )
 
 

@@ -111,7 +111,7 @@ class RecordedMinibatches:
 @contextlib.contextmanager
 def reading(optimizer: torch.optim.Optimizer, rate: Tensor, finite: Tensor) -> Iterator[None]:
     """Have a fused Adam read its learning rate, and whether to move at all, from tensors on the device."""
-    rates = [group["lr"] for group in optimizer.param_groups]
+    before = [(group["lr"], group["capturable"]) for group in optimizer.param_groups]
     optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -120,6 +120,6 @@ def reading(optimizer: torch.optim.Optimizer, rate: Tensor, finite: Tensor) -> I
         yield
     finally:
         del optimizer.found_inf  # type: ignore[attr-defined]
-        for group, before in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = before
-            group["capturable"] = False
+        for group, (own_rate, capturable) in zip(optimizer.param_groups, before, strict=True):
+            group["lr"] = own_rate
+            group["capturable"] = capturable

@@ -467,6 +467,7 @@ def test_targets_of_an_agent_that_follows_none_are_told(capsys):
         (np.append(np.arange(39.0), -1e9), True),
         (np.append(np.zeros(39), 1e9), False),  # the others are all alike without it
         (1e9 + np.arange(40.0), False),  # all are large
+        (np.where(np.arange(40) % 20 == 0, 100.0, -1e-3 * np.arange(40)), False),  # one success in twenty
     ],
 )
 def test_returns_beside_which_the_others_are_all_alike_are_told(last, alike, fields, write, capsys):
@@ -508,6 +509,7 @@ def test_weights_decay_where_actions_are_discrete(discrete, given, decay):
     ("name", "line"),
     [
         ("dropout", r"dropout is an argument of the policy: policy_kwargs=dict\(dropout=…\)"),
+        ("max_timestep", "max_timestep is not taken here, it is set by the agent's own argument timestep_embedding"),
         ("learning_rat", "learning_rat is no argument of DecisionAgent.*learning_rate"),
     ],
 )

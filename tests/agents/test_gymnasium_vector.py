@@ -334,7 +334,7 @@ class Pool(Tensors):
 
     def step(self, actions):
         *rest, _ = super().step(actions)
-        return *rest, {"is_success": np.array([True, False]), "elapsed": self.t[:, 0], "of_all": np.zeros(3)}
+        return *rest, {"is_success": np.array([True, False]), "elapsed": self.t[:, 0], "of_all": [[1], [1, 2]]}
 
 
 @pytest.mark.parametrize(
@@ -345,6 +345,9 @@ def test_a_vector_whose_rows_are_not_all_of_its_environments_is_refused(config, 
     with pytest.raises(EnvError, match=line):
         GymnasiumVector(Pool(**config))
     GymnasiumVector(Pool(batch_size=0))  # EnvPool's word for all
+    own = Pool()
+    own.config = {"batch_size": 64}  # of a user's own
+    GymnasiumVector(own)
 
 
 def test_infos_without_masks_are_given_for_all_environments():

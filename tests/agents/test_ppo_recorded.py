@@ -6,6 +6,7 @@ from stable_baselines3.common.utils import LinearSchedule
 
 from fake_graphs import record_fixture  # noqa: F401 - a fixture
 from memory_tasks import Noise, make_ppo, vector
+from unroll.agents.common.distributed import World
 from unroll.agents.ppo import agent as ppo
 from unroll.agents.ppo.checkpoint import read_ppo, restore_ppo, save_ppo
 from unroll.agents.ppo.gradients import actor_parameters
@@ -108,7 +109,7 @@ def test_weights_of_ones_own_are_learned_and_clipped(recorded, changed):
     assert results[1][1] == pytest.approx(results[0][1], rel=1e-2)
 
 
-def test_where_a_graph_cannot_stand_for_every_minibatch_none_is_recorded():
+def test_where_a_graph_cannot_stand_for_every_minibatch_none_is_recorded(monkeypatch):
     class Sequences:
         learned_from = None
 
@@ -121,12 +122,18 @@ def test_where_a_graph_cannot_stand_for_every_minibatch_none_is_recorded():
         setattr(agent, name, value)
         assert not can_be_recorded(agent, Sequences)
         setattr(agent, name, before)
+    Sequences.learned_from = torch.ones(3, 2, dtype=torch.bool)
+    assert not can_be_recorded(agent, Sequences)
+    Sequences.learned_from = None
+    monkeypatch.setattr(World, "size", 2)
+    assert not can_be_recorded(agent, Sequences)
+    monkeypatch.setattr(World, "size", 1)
     agent.policy.optimizer = torch.optim.SGD(agent.policy.parameters(), lr=0.1)
     assert not can_be_recorded(agent, Sequences)
 
 
 @needs_gpu
-@pytest.mark.parametrize("backbone", ["mingru", "gru", "sharnn", "transformer", "mamba", "deltanet"])
+@pytest.mark.parametrize("backbone", ["mingru", "gru", "lstm", "sharnn", "transformer", "mamba", "deltanet"])
 def test_replayed_minibatches_compute_what_eager_ones_do(backbone):
     runs = []
     for cuda_graph in (False, True):

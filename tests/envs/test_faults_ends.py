@@ -425,6 +425,21 @@ def test_flags_under_two_names_are_told_where_they_differ(write):
     assert remarks(episodes) == [differ]
 
 
+def test_another_name_counts_where_it_holds_flags_and_where_timeouts_are_all_false(write):
+    fields = walks(LENGTHS)
+    del fields["next_observations"]
+    flags = ends_of(LENGTHS)
+    fields["terminals"] = flags
+    counts = {"truncated": np.arange(64)}  # no flags, and terminals are enough
+    without = {name: value for name, value in fields.items() if name != "timeouts"}
+    assert load_hdf5(write(without | counts)).lengths.tolist() == LENGTHS
+
+    none = np.zeros(64, bool)
+    episodes = load_hdf5(write(fields | {"terminals": none, "timeouts": none, "truncations": flags}))
+    assert episodes.lengths.tolist() == LENGTHS
+    assert remarks(episodes) == ["timeouts are all false: truncations is read as these"]
+
+
 @pytest.mark.parametrize("env", ["", "Pendulum-v1"])
 def test_flags_that_are_not_read_are_told_where_they_show_more_ends(write, env):
     fields = walks(LENGTHS)

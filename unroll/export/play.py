@@ -107,10 +107,15 @@ def main(arguments):
     if name.rpartition(":")[2] == str(about["env"]).rpartition(":")[2]:
         env_kwargs = about.get("env_kwargs", {})
     sys.path.append("")  # a module may lie in the folder in which the command is typed
+    asked = about.get("default_target", 0.0)
+    if target:
+        try:
+            asked = float(target[0])
+        except ValueError:
+            sys.exit(f"play.py: a return is a number, not {target[0]}")
     try:
         env = gymnasium.make(name, **env_kwargs)
-        asked = float(target[0]) if target else about.get("default_target", 0.0)
-    except (gymnasium.error.Error, ImportError, ValueError) as error:
+    except (gymnasium.error.Error, ModuleNotFoundError) as error:
         sys.exit(f"play.py: {' '.join(str(error).split())}; the policy learned in {about['env']}")
     shown = policy.zeros.get("observation")
     if shown is not None and shown.shape[1:] != env.observation_space.shape:

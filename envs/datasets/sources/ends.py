@@ -106,24 +106,39 @@ def _flags(
 ) -> np.ndarray | None:
     """Read the flags of `field`, [N] bool, under the first of its names that the file has; None where it has none.
 
-    Under several names they may differ, but for rows that are flagged in `besides`.
+    Another name than its own counts only where it holds flags. Of `timeouts`, which are given with `besides`, one that
+    is true somewhere comes before one that never is. Under several names they may differ, but for rows that are flagged
+    in `besides`.
+
+    Raises:
+        DatasetError: what has the field's own name, or the only one of its names, is no flag.
     """
     names = [name for name in (field, *ALSO[field]) if name in items]
-    if not names:
+    read = {}
+    for name in names:
+        try:
+            read[name] = flags_of(items[name])
+        except DatasetError:
+            if name == field or (besides is None and name == names[-1] and not read):
+                raise
+    if not read:
         return None
-    flags = flags_of(items[names[0]])
-    if names[0] != field:
-        remarks.append(f"no {field}: {names[0]} is read as these")
-    for other in names[1:]:
-        with contextlib.suppress(DatasetError):  # no flags
-            differ = flags_of(items[other]) != flags
-            if besides is not None:
-                differ &= ~besides
-            if differ.any():
-                remarks.append(
-                    f"{names[0]} and {other} differ in {int(differ.sum()):,} rows, first in row "
-                    f"{int(np.argmax(differ))}: {names[0]} is read"
-                )
+    chosen = next(iter(read))
+    if besides is not None and not read[chosen].any():
+        chosen = next((name for name, flags in read.items() if flags.any()), chosen)
+    flags = read.pop(chosen)
+    if chosen != field:
+        remarks.append(f"{f'{field} are all false' if field in read else f'no {field}'}: {chosen} is read as these")
+        read.pop(field, None)
+    for other, others in read.items():
+        differ = others != flags
+        if besides is not None:
+            differ &= ~besides
+        if differ.any():
+            remarks.append(
+                f"{chosen} and {other} differ in {int(differ.sum()):,} rows, first in row {int(np.argmax(differ))}: "
+                f"{chosen} is read"
+            )
     return flags
 
 
