@@ -77,10 +77,10 @@ def scans() -> list[dict[str, Any]]:
                 dh = torch.randn(batch, time_, size, device="cuda").to(dtype)
                 state = torch.zeros(batch, size, device="cuda")
                 reset = torch.rand(batch, time_, device="cuda") < 0.01 if with_resets else None
-                h, _ = cuda.gated_forward(x, state, reset, gates, "g")
+                h, _ = cuda.gated_forward(x, state, reset, gates, "g", False)
 
-                forward = milliseconds(lambda: cuda.gated_forward(x, state, reset, gates, "g"))  # noqa: B023
-                backward = milliseconds(lambda: cuda.gated_backward(dh, state, x, state, reset, h, gates, "g"))  # noqa: B023
+                forward = milliseconds(lambda: cuda.gated_forward(x, state, reset, gates, "g", False))  # noqa: B023
+                backward = milliseconds(lambda: cuda.gated_backward(dh, state, x, state, reset, h, gates, "g", False))  # noqa: B023
                 row = {"B, T, D": ", ".join(map(str, shape)), "type": str(dtype).removeprefix("torch.")}
                 row |= {"gates": gates, "resets": "1 %" if with_resets else "none"}
                 row |= {"forward, µs": 1e3 * forward, "of copy": (x.nbytes + h.nbytes) / forward / rate}

@@ -36,7 +36,7 @@ class MinRNN(Mixer):
         unit_variance: update is √(1 - keep²)·h̃, times i where gates are not normalised, as in RG-LRU (De et al. 2024,
             arXiv 2402.19427): h has the variance of h̃ where steps are independent, however long it keeps.
 
-    With one of the last two, gates and recurrence are no longer one operator, which is slower.
+    With the last one, gates and recurrence are no longer one operator, which is slower.
 
     The state is h [B, expansion·d_model]; with a convolution it is (the convolution's state, h).
     """
@@ -75,17 +75,8 @@ class MinRNN(Mixer):
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Compute keep and update [..., d_inner] of x [..., d_model], at least in float32."""
         projected = linear(self.project, x)
-        if self.unit_variance:
-            keep, update = unit_variance_gates(projected, self.form, self.candidate, self.signed)
-        else:
-            keep, update = activate_gates(projected, self.form, self.candidate)
-            update = 2 * update if self.signed else update
-        return (2 * keep - 1 if self.signed else keep), update
-
-    @property
-    def _is_plain(self) -> bool:
-        """Whether one operator computes gates and recurrence."""
-        return not (self.signed or self.unit_variance)
+        activate = unit_variance_gates if self.unit_variance else activate_gates
+        return activate(projected, self.form, self.candidate, self.signed)
 
     def initial_state(self, batch_size: int) -> State:
         h = self.out.weight.new_zeros(batch_size, self.d_inner)
@@ -107,8 +98,8 @@ class MinRNN(Mixer):
 
         # one operator from the pre-activations to h, unless episodes begin with a learned state
         begins_anew = reset is not None and self.before is not None
-        if self._is_plain and not begins_anew:
-            h, last = gated_scan(self.project(seen), h0, reset, self.form, self.candidate)
+        if not (self.unit_variance or begins_anew):
+            h, last = gated_scan(self.project(seen), h0, reset, self.form, self.candidate, signed=self.signed)
         else:
             keep, update = self.gates(seen)
             if reset is not None and self.before is not None:
@@ -134,11 +125,11 @@ class MinRNN(Mixer):
             seen, recent = self.conv.step(x, recent, reset)
         if reset is not None:
             h = forget(h, reset)
-        if self._is_plain:
-            h = step_gates(linear(self.project, seen), h, self.form, self.candidate)
-        else:
+        if self.unit_variance:
             keep, update = self.gates(seen)
             h = torch.addcmul(update, keep, h.to(update.dtype))
+        else:
+            h = step_gates(linear(self.project, seen), h, self.form, self.candidate, self.signed)
 
         y = self._output(x, h)
         if self.conv is None:

@@ -5,6 +5,7 @@
     (3)  a = f',  b = i'·h̃;     f' = f/(f + i), i' = i/(f + i)        minLSTM, section 3.2; f and i are sigmoids
     (4)  g[t] = dh[t] + a[t+1]·g[t+1]                                 the gradient of h[t], a scan in reverse
     (5)  da[t] = g[t]·h[t-1],  db[t] = g[t],  dh[-1] = a[0]·g[0]
+    (6)  a ← 2a - 1,  b ← 2b                                          signed gates, of equation 2 or 3
 
 The paper is "Were RNNs All We Needed?" (Feng et al. 2024, arXiv 2410.01201). Its algorithm 3 computes the recurrence in
 log space. Here it runs in linear space: in log space a reset is log 0, and float32 loses up to three digits more.
@@ -74,12 +75,13 @@ def gated_scan(
     gates: Gates = "mingru",
     candidate: Candidate = "g",
     backend: str = "auto",
+    signed: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Compute the recurrence of minGRU or minLSTM in one pass: all states h [B, T, D] and the last one [B, D].
 
     ``projected`` holds the pre-activations, which are linear maps of x: [B, T, 2·D] of (gate, candidate) for minGRU
     (equation 2), or [B, T, 3·D] of (forget, input, candidate) for minLSTM (equation 3). ``minlstm_unnormalized`` does
-    not divide f and i by their sum.
+    not divide f and i by their sum. ``signed``: by equation 6, a is between -1 and 1.
 
     h has projected's type. The last state, which is carried on, is at least float32, as all sums are. The rest is as
     for ``linear_scan``. The kernel on the CPU takes pre-activations beyond ±87, where a gate is 0 or 1 to all digits
@@ -97,14 +99,14 @@ def gated_scan(
 
     # equation 2 or 3, then equation 1; the operators do both at once
     if choose_body(backend, projected) == "reference":
-        keep, update = activate_gates(projected, gates, candidate)
+        keep, update = activate_gates(projected, gates, candidate, signed)
         h = reference.linear_scan(keep, update, h0, reset, False)
         # a view of the last state would keep the whole sequence allocated
         return h.to(projected.dtype), h[:, -1].clone()
 
     if h0 is None:
         h0 = projected.new_zeros(batch, size, dtype=dtype)
-    return operators.gated_scan(projected, h0, reset, gates, candidate)
+    return operators.gated_scan(projected, h0, reset, gates, candidate, signed)
 
 
 def check_shapes(x: torch.Size, state: tuple[int, ...], h0: Tensor | None, reset: Tensor | None) -> None:

@@ -218,6 +218,27 @@ def test_a_gate_of_one_has_finite_gradients_under_unit_variance(options):
     assert all(weight.grad.isfinite().all() for weight in mixer.parameters())
 
 
-def test_signed_gates_start_with_the_same_span():
-    span = [2 * torch.sigmoid(remember_bias(9, 50.0, signed=True)) - 1, torch.sigmoid(remember_bias(9, 50.0))]
-    torch.testing.assert_close(*span)
+def test_signed_gates_start_with_the_same_span_but_for_a_sixteenth_that_alternates():
+    weights = 2 * torch.sigmoid(remember_bias(64, 50.0, signed=True)) - 1
+    torch.testing.assert_close(weights[:60], torch.sigmoid(remember_bias(60, 50.0)))
+    torch.testing.assert_close(weights[[60, 63]], torch.tensor([1 / 1.2, 1 / 3]) - 1)
+    assert (remember_bias(15, 50.0, signed=True) > 0).all()  # none of so few
+
+
+def test_a_signed_memory_computes_a_velocity_from_positions():
+    """What has moved by x[t] - x[t-1] while its velocity changed evenly has v[t] = -v[t-1] + 2·(x[t] - x[t-1])."""
+    mixer = MinGRU(2, memory_span=0.0, candidate="identity", signed=True, conv=2)
+    with torch.no_grad():
+        for weight in mixer.parameters():
+            weight.zero_()
+        mixer.conv.weight[0] = 1
+        mixer.conv.weight[1, 0] = -1
+        mixer.project.bias[:2] = 20  # the weight of the memory is -1
+        mixer.project.weight[2:] = torch.eye(2)
+        mixer.out.weight.copy_(torch.eye(2))
+        velocity = torch.randn(3, 50, 1).cumsum(1)
+        velocity[:, 0] = 0
+        position = torch.zeros(3, 50, 1)
+        position[:, 1:] = ((velocity[:, 1:] + velocity[:, :-1]) / 2).cumsum(1)
+        y, _ = mixer(torch.cat([position, torch.zeros_like(position)], -1))
+    torch.testing.assert_close(y[..., :1], velocity, rtol=1e-4, atol=1e-4)

@@ -39,12 +39,12 @@ SCANS = """
 cuda.choose_tile = lambda *_: cuda.Tile(channels=16, blocks=2, steps=STEPS, chunks=-(-T // STEPS))
 cuda.UNROLL_FORWARD = cuda.UNROLL_BACKWARD = 2
 h0, dh, dlast = (torch.randn(shape) for shape in ((B, D), (B, T, D), (B, D)))
-for gates, parts, candidate, reset, dtype in CASES:
+for gates, parts, candidate, signed, reset, dtype in CASES:
     dtype, reset = getattr(torch, dtype), resets if reset else None
     x, dy = (torch.randn(B, T, parts * D) * 4).to(dtype), dh.to(dtype)
-    h, last = cuda.gated_forward(x, h0, reset, gates, candidate)
-    got = h, last, *cuda.gated_backward(dy, dlast, x, h0, reset, h, gates, candidate)
-    compare(dtype, got, lambda x, h0: gated_scan(x, h0, reset, gates, candidate), (x, h0), (dy, dlast))
+    h, last = cuda.gated_forward(x, h0, reset, gates, candidate, signed)
+    got = h, last, *cuda.gated_backward(dy, dlast, x, h0, reset, h, gates, candidate, signed)
+    compare(dtype, got, lambda x, h0: gated_scan(x, h0, reset, gates, candidate, signed=signed), (x, h0), (dy, dlast))
 a, b = torch.rand(B, T, D), torch.randn(B, T, D)
 for reverse in (False, True):
     h = cuda.linear_forward(a, b, h0, resets, reverse)
@@ -69,11 +69,12 @@ for reset in (None, resets):
     compare("selective", got, exact, (u, dt, a, b, c, h0), (dy, dlast))
 """
 CASES = [
-    ("mingru", 2, "g", True, "float32"),
-    ("mingru", 2, "tanh", False, "float32"),
-    ("minlstm", 3, "g", True, "float32"),
-    ("minlstm_unnormalized", 3, "identity", True, "float32"),
-    ("mingru", 2, "g", True, "bfloat16"),
+    ("mingru", 2, "g", False, True, "float32"),
+    ("mingru", 2, "tanh", True, False, "float32"),
+    ("minlstm", 3, "g", False, True, "float32"),
+    ("minlstm_unnormalized", 3, "identity", False, True, "float32"),
+    ("minlstm_unnormalized", 3, "g", True, True, "float32"),
+    ("mingru", 2, "g", False, True, "bfloat16"),
 ]
 
 
@@ -95,8 +96,9 @@ def test_the_kernels_are_the_recurrences_in_the_interpreter(script):
 
 
 GATED = [{"GATES": gates, "PARTS": 2 if gates == 0 else 3} for gates in range(3)]
-FORMS = [form | {"CANDIDATE": 0, "REVERSE": False} for form in GATED]
-FORMS.append({"GATES": 3, "PARTS": 1, "CANDIDATE": 1, "REVERSE": True})
+FORMS = [form | {"CANDIDATE": 0, "SIGNED": False, "REVERSE": False} for form in GATED]
+FORMS.append(FORMS[0] | {"SIGNED": True})
+FORMS.append({"GATES": 3, "PARTS": 1, "CANDIDATE": 1, "SIGNED": False, "REVERSE": True})
 KERNELS = {
     "forward": [form | {"BD": 64, "UNROLL": 8} for form in FORMS],
     "backward": [form | {"BD": 128, "UNROLL": 4} for form in FORMS],

@@ -10,6 +10,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import numba
 import numpy as np
@@ -48,7 +49,7 @@ def why_not() -> str | None:
 
 @operators.gated_scan.register_kernel("cpu")
 def gated_forward(
-    projected: Tensor, h0: Tensor, reset: Tensor | None, gates: str, candidate: str
+    projected: Tensor, h0: Tensor, reset: Tensor | None, gates: str, candidate: str, signed: bool
 ) -> tuple[Tensor, Tensor]:
     batch, time, _ = projected.shape
     h = _empty(batch, time, h0.shape[1])
@@ -58,7 +59,7 @@ def gated_forward(
     start = _as_array(h0)
     mask = _mask(reset, batch, time)
     with _one_kernel(x.size):
-        numba_kernels.gated_forward(x, start, mask, GATES[gates], CANDIDATES[candidate], h.numpy(), last.numpy())
+        numba_kernels.gated_forward(x, start, mask, *_form(gates, candidate, signed), h.numpy(), last.numpy())
     return h.to(projected.dtype), last
 
 
@@ -72,6 +73,7 @@ def gated_backward(
     h: Tensor,
     gates: str,
     candidate: str,
+    signed: bool,
 ) -> tuple[Tensor, Tensor]:
     batch, time, _ = projected.shape
     dx = _empty(*projected.shape)
@@ -82,10 +84,15 @@ def gated_backward(
     inputs = [_as_array(x) for x in (dh, dlast, projected, h0)]
     mask = _mask(reset, batch, time)
     states = _as_array(h)
-    form = (GATES[gates], CANDIDATES[candidate])
+    form = _form(gates, candidate, signed)
     with _one_kernel(dh.numel()):
         numba_kernels.gated_backward(*inputs, mask, states, *form, dx.numpy(), dh0.numpy(), touched.numpy())
     return dx.to(projected.dtype), dh0
+
+
+def _form(gates: str, candidate: str, signed: bool) -> tuple[Any, ...]:
+    """Return the arguments of the kernels that say which recurrence it is."""
+    return GATES[gates], CANDIDATES[candidate], True if signed else None
 
 
 @operators.linear_scan.register_kernel("cpu")

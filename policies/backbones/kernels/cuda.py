@@ -44,12 +44,12 @@ def why_not() -> str | None:
 
 @operators.gated_scan.register_kernel("cuda")
 def gated_forward(
-    projected: Tensor, h0: Tensor, reset: Tensor | None, gates: str, candidate: str
+    projected: Tensor, h0: Tensor, reset: Tensor | None, gates: str, candidate: str, signed: bool
 ) -> tuple[Tensor, Tensor]:
     batch, time, _ = projected.shape
     h = projected.new_empty(batch, time, h0.shape[1])
     last = torch.empty_like(h0, dtype=torch.float32, memory_format=torch.contiguous_format)
-    _forward(*_parts(projected, gates), h0, reset, h, last, _form(gates, candidate))
+    _forward(*_parts(projected, gates), h0, reset, h, last, _form(gates, candidate, signed))
     return h, last
 
 
@@ -63,11 +63,12 @@ def gated_backward(
     h: Tensor,
     gates: str,
     candidate: str,
+    signed: bool,
 ) -> tuple[Tensor, Tensor]:
     dx = torch.empty_like(projected, memory_format=torch.contiguous_format)
     dh0 = torch.empty_like(h0, dtype=torch.float32, memory_format=torch.contiguous_format)
     gradients = (*_parts(dx, gates), dh0)
-    _backward(dh, dlast, *_parts(projected, gates), h0, reset, h, gradients, _form(gates, candidate))
+    _backward(dh, dlast, *_parts(projected, gates), h0, reset, h, gradients, _form(gates, candidate, signed))
     return dx, dh0
 
 
@@ -172,12 +173,13 @@ def _parts(projected: Tensor, gates: str) -> tuple[Tensor, Tensor]:
     return projected, projected[:, :, -size:]
 
 
-def _form(gates: str, candidate: str) -> dict[str, Any]:
-    return {"GATES": GATES[gates], "CANDIDATE": CANDIDATES[candidate], "REVERSE": False, "PARTS": PARTS[gates]}
+def _form(gates: str, candidate: str, signed: bool) -> dict[str, Any]:
+    form = {"GATES": GATES[gates], "CANDIDATE": CANDIDATES[candidate], "SIGNED": signed}
+    return form | {"REVERSE": False, "PARTS": PARTS[gates]}
 
 
 def _linear_form(reverse: bool) -> dict[str, Any]:
-    return {"GATES": kernels.LINEAR, "CANDIDATE": kernels.IDENTITY, "REVERSE": reverse, "PARTS": 1}
+    return {"GATES": kernels.LINEAR, "CANDIDATE": kernels.IDENTITY, "SIGNED": False, "REVERSE": reverse, "PARTS": 1}
 
 
 def _forward(

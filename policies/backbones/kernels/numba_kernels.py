@@ -30,7 +30,7 @@ _TILE = 2**15
 _LINE = 16
 
 f32 = np.float32
-_0, _HALF, _1 = f32(0), f32(0.5), f32(1)
+_0, _HALF, _1, _2 = f32(0), f32(0.5), f32(1), f32(2)
 
 
 @njit(**_INLINE)
@@ -71,10 +71,15 @@ CANDIDATES = {
 
 
 @njit(**_INLINE)
-def _forward_step(gates, candidate, x, c, h):
-    """Compute h [D] and the new carry c [D] from the carry before and the pre-activations x [PARTS · D]."""
+def _forward_step(gates, candidate, signed, x, c, h):
+    """Compute h [D] and the new carry c [D] from the carry before and the pre-activations x [PARTS · D].
+
+    ``signed`` is None or anything else, which numba compiles twice: h = (m·a + 1 - m)·c + m·b, equation 6 with m = 2.
+    """
     scale, threshold, above, below = candidate
     size = len(c)
+    m = _1 if signed is None else _2
+    rest = _1 - m
     v = x[-size:]
     if gates == MINGRU:
         # equation 2: e·z = e^-k/(1 + e^-k) is 1 - z, to all digits
@@ -82,7 +87,7 @@ def _forward_step(gates, candidate, x, c, h):
         for d in range(size):
             e = _exp(-k[d])
             z, s = _1 / (_1 + e), _1 / (_1 + _exp(-scale * v[d]))
-            y = (e * z) * c[d] + z * _candidate(v[d], s, scale, threshold, above, below)
+            y = ((e + rest) * z) * c[d] + (m * z) * _candidate(v[d], s, scale, threshold, above, below)
             c[d] = y
             h[d] = y
     elif gates == MINLSTM:
@@ -92,7 +97,7 @@ def _forward_step(gates, candidate, x, c, h):
             f, i = _1 + _exp(-j[d]), _1 + _exp(-k[d])
             s = _1 / (_1 + _exp(-scale * v[d]))
             r = _1 / (f + i)
-            y = (i * r) * c[d] + (f * r) * _candidate(v[d], s, scale, threshold, above, below)
+            y = ((i + rest * f) * r) * c[d] + (m * f * r) * _candidate(v[d], s, scale, threshold, above, below)
             c[d] = y
             h[d] = y
     else:
@@ -101,13 +106,13 @@ def _forward_step(gates, candidate, x, c, h):
         for d in range(size):
             f, i = _1 + _exp(-j[d]), _1 + _exp(-k[d])
             s = _1 / (_1 + _exp(-scale * v[d]))
-            y = c[d] / f + _candidate(v[d], s, scale, threshold, above, below) / i
+            y = (m / f + rest) * c[d] + m * _candidate(v[d], s, scale, threshold, above, below) / i
             c[d] = y
             h[d] = y
 
 
 @njit(**_INLINE)
-def _backward_step(gates, candidate, x, dh, before, c, dx):
+def _backward_step(gates, candidate, signed, x, dh, before, c, dx):
     """Compute dx [PARTS · D], and in c the gradient of the state ``before``, a·g of equation 4.
 
     On entry c is a[t+1]·g[t+1], so that g = dh + c. The gates are computed again from x. The slope of the candidate is
@@ -115,6 +120,8 @@ def _backward_step(gates, candidate, x, dh, before, c, dx):
     """
     scale, threshold, above, below = candidate
     size = len(c)
+    m = _1 if signed is None else _2
+    rest = _1 - m
     v, dv = x[-size:], dx[-size:]
     if gates == MINGRU:
         # dk = g·(h̃ - h[t-1])·z·(1 - z), where a = 1 - z
@@ -123,11 +130,10 @@ def _backward_step(gates, candidate, x, dh, before, c, dx):
             g = dh[d] + c[d]
             e, u = _exp(-k[d]), _exp(-scale * v[d])
             z, s = _1 / (_1 + e), _1 / (_1 + u)
-            a = e * z
             value = _candidate(v[d], s, scale, threshold, above, below)
-            dk[d] = g * z * a * (value - before[d])
-            dv[d] = g * z * (_1 if v[d] >= threshold else scale * scale * s * s * u)
-            c[d] = a * g
+            dk[d] = g * (m * z) * (e * z) * (value - before[d])
+            dv[d] = g * (m * z) * (_1 if v[d] >= threshold else scale * scale * s * s * u)
+            c[d] = ((e + rest) * z) * g
     elif gates == MINLSTM:
         # With a = f' and z = i' = 1 - f': df' = g·(h[t-1] - h̃). The gates' odds are i/f, so that the slopes of a are
         # a·z·(1 - σ(j)) and -a·z·(1 - σ(k)).
@@ -138,11 +144,11 @@ def _backward_step(gates, candidate, x, dh, before, c, dx):
             f, i, s = _1 + ef, _1 + ei, _1 / (_1 + u)
             r = _1 / (f + i)
             a, z = i * r, f * r
-            q = g * a * z * (before[d] - _candidate(v[d], s, scale, threshold, above, below))
+            q = g * a * (m * z) * (before[d] - _candidate(v[d], s, scale, threshold, above, below))
             dj[d] = q * (ef / f)
             dk[d] = -q * (ei / i)
-            dv[d] = g * z * (_1 if v[d] >= threshold else scale * scale * s * s * u)
-            c[d] = a * g
+            dv[d] = g * (m * z) * (_1 if v[d] >= threshold else scale * scale * s * s * u)
+            c[d] = ((i + rest * f) * r) * g
     else:
         # f and i are the gates themselves, and f·ef = 1 - f
         j, k, dj, dk = x[:size], x[size : 2 * size], dx[:size], dx[size : 2 * size]
@@ -150,10 +156,10 @@ def _backward_step(gates, candidate, x, dh, before, c, dx):
             g = dh[d] + c[d]
             ef, ei, u = _exp(-j[d]), _exp(-k[d]), _exp(-scale * v[d])
             f, i, s = _1 / (_1 + ef), _1 / (_1 + ei), _1 / (_1 + u)
-            dj[d] = g * before[d] * f * f * ef
-            dk[d] = g * _candidate(v[d], s, scale, threshold, above, below) * i * i * ei
-            dv[d] = g * i * (_1 if v[d] >= threshold else scale * scale * s * s * u)
-            c[d] = f * g
+            dj[d] = g * before[d] * (m * f) * f * ef
+            dk[d] = g * _candidate(v[d], s, scale, threshold, above, below) * (m * i) * i * ei
+            dv[d] = g * (m * i) * (_1 if v[d] >= threshold else scale * scale * s * s * u)
+            c[d] = (m * f + rest) * g
 
 
 @njit(**_INLINE)
@@ -171,7 +177,7 @@ def _touch(x, n, first, end):
 
 
 @njit(**_KERNEL)
-def gated_forward(x, h0, reset, gates, candidate, h, last):
+def gated_forward(x, h0, reset, gates, candidate, signed, h, last):
     """Compute equations 1 and 2 or 3: x [B, T, PARTS · D], h0 [B, D], reset [B, T] → h [B, T, D] and last [B, D]."""
     batch, time, _ = h.shape
     for n in prange(batch):
@@ -181,11 +187,11 @@ def gated_forward(x, h0, reset, gates, candidate, h, last):
         for t in range(time):
             if reset[n, t]:
                 c[:] = _0
-            _forward_step(gates, candidate, x[n, t], c, h[n, t])
+            _forward_step(gates, candidate, signed, x[n, t], c, h[n, t])
 
 
 @njit(**_KERNEL)
-def gated_backward(dh, dlast, x, h0, reset, h, gates, candidate, dx, dh0, touched):
+def gated_backward(dh, dlast, x, h0, reset, h, gates, candidate, signed, dx, dh0, touched):
     """Compute the gradients dx and dh0. touched [B] keeps the reads ahead from being optimised away."""
     batch, time, size = h.shape
     rows = max(1, _TILE // x.shape[2])
@@ -203,7 +209,7 @@ def gated_backward(dh, dlast, x, h0, reset, h, gates, candidate, dx, dh0, touche
                     dx[n, t, d] = _0
             for t in range(end - 1, first - 1, -1):
                 before = nothing if reset[n, t] else (h[n, t - 1] if t > 0 else h0[n])
-                _backward_step(gates, candidate, x[n, t], dh[n, t], before, c, dx[n, t])
+                _backward_step(gates, candidate, signed, x[n, t], dh[n, t], before, c, dx[n, t])
                 # no gradient goes back through a reset, not even NaN
                 if reset[n, t]:
                     c[:] = _0

@@ -47,21 +47,28 @@ def linear_scan(a: Tensor, b: Tensor, h0: Tensor | None, reset: Tensor | None, r
     return torch.stack(states, 1)
 
 
-def activate_gates(projected: Tensor, gates: Gates, candidate: Candidate) -> tuple[Tensor, Tensor]:
+def activate_gates(
+    projected: Tensor, gates: Gates, candidate: Candidate, signed: bool = False
+) -> tuple[Tensor, Tensor]:
     """Compute a and b of equation 2 or 3, [..., D] each, from the pre-activations [..., PARTS · D].
 
-    They are at least float32: in bfloat16 a gate of 0.998 would be 1. No digits are lost where a gate is near 1 or
-    both of minLSTM's are closed, since 1 - σ(x) is computed as σ(-x), and f/(f + i) as σ(log f - log i).
+    ``signed`` makes them 2·a - 1 and 2·b, equation 6. They are at least float32: in bfloat16 a gate of 0.998 would be
+    1. No digits are lost where a gate is near 1 or both of minLSTM's are closed, since 1 - σ(x) is computed as σ(-x),
+    and f/(f + i) as σ(log f - log i).
     """
     gate, value = _split(projected, gates, candidate)
     if gates == "minlstm_unnormalized":
-        return torch.sigmoid(gate[0]), torch.sigmoid(gate[1]) * value
-    odds = _odds(gate, gates)
-    return torch.sigmoid(-odds), torch.sigmoid(odds) * value
+        keep, take = torch.sigmoid(gate[0]), torch.sigmoid(gate[1])
+    else:
+        odds = _odds(gate, gates)
+        keep, take = torch.sigmoid(-odds), torch.sigmoid(odds)
+    if signed:
+        return 2 * keep - 1, 2 * take * value
+    return keep, take * value
 
 
 def unit_variance_gates(projected: Tensor, gates: Gates, candidate: Candidate, signed: bool) -> tuple[Tensor, Tensor]:
-    """Compute keep and √(1 - a²)·h̃, where a is keep, or 2·keep - 1 if signed; times i if gates are not normalised."""
+    """Compute a, which is 2·a - 1 if signed, and √(1 - a²)·h̃; times i if gates are not normalised."""
     gate, value = _split(projected, gates, candidate)
     if gates == "minlstm_unnormalized":
         odds = -gate[0]
@@ -70,16 +77,18 @@ def unit_variance_gates(projected: Tensor, gates: Gates, candidate: Candidate, s
         odds = _odds(gate, gates)
     keep, rest = torch.sigmoid(-odds), torch.sigmoid(odds)  # rest is 1 - keep to all digits
     square = 4 * keep * rest if signed else rest * (1 + keep)
-    return keep, square.clamp_min(1e-30).sqrt() * value  # the slope of a root at 0 is infinite
+    return 2 * keep - 1 if signed else keep, square.clamp_min(1e-30).sqrt() * value  # a root's slope at 0 is infinite
 
 
-def step_gates(projected: Tensor, h: Tensor, gates: Gates, candidate: Candidate) -> Tensor:
+def step_gates(projected: Tensor, h: Tensor, gates: Gates, candidate: Candidate, signed: bool = False) -> Tensor:
     """Compute the state after h [B, D] from one step's pre-activations [B, PARTS · D], with fewer calls of PyTorch."""
-    gate, value = _split(projected, gates, candidate)
     if gates == "minlstm_unnormalized":
-        return torch.addcmul(torch.sigmoid(gate[1]) * value, torch.sigmoid(gate[0]), h.to(value.dtype))
-    # the weights of h and h̃ sum to 1: h + σ(odds)·(h̃ - h)
-    return torch.lerp(h.to(value.dtype), value, torch.sigmoid(_odds(gate, gates)))
+        keep, update = activate_gates(projected, gates, candidate, signed)
+        return torch.addcmul(update, keep, h.to(update.dtype))
+    # the weights of h and h̃ sum to 1: h + take·(h̃ - h)
+    gate, value = _split(projected, gates, candidate)
+    take = torch.sigmoid(_odds(gate, gates))
+    return torch.lerp(h.to(value.dtype), value, 2 * take if signed else take)
 
 
 def _split(projected: Tensor, gates: Gates, candidate: Candidate) -> tuple[list[Tensor], Tensor]:

@@ -68,6 +68,17 @@ def _weights(x, y, GATES: tl.constexpr):
 
 
 @triton.jit
+def _signed(keep, take, GATES: tl.constexpr, SIGNED: tl.constexpr):
+    """Compute the weights of h[t-1] and of h̃, by equation 6 where gates are signed."""
+    if not SIGNED:
+        return keep, take
+    elif GATES == MINLSTM_UNNORMALIZED:
+        return 2 * keep - 1, 2 * take
+    else:
+        return keep - take, 2 * take  # they sum to 1 before
+
+
+@triton.jit
 def _activate(v, GATES: tl.constexpr, CANDIDATE: tl.constexpr):
     """Compute the candidate h̃ of v and its slope; see CANDIDATES in reference.py."""
     v = v.to(tl.float32)
@@ -148,7 +159,7 @@ def _load_steps(
 @triton.jit
 def forward(
     x, v, reset, start, h, last, T, D, CHUNK,
-    HAS_RESET: tl.constexpr, GATES: tl.constexpr, CANDIDATE: tl.constexpr, REVERSE: tl.constexpr,
+    HAS_RESET: tl.constexpr, GATES: tl.constexpr, CANDIDATE: tl.constexpr, SIGNED: tl.constexpr, REVERSE: tl.constexpr,
     PARTS: tl.constexpr, UNROLL: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """Compute h [B, T, D] and last [B, D] from the state before each chunk, start [B, chunks, D]."""
@@ -170,6 +181,7 @@ def forward(
             of_gate, of_second_gate, of_value, begins, _, _ = steps[k]
             exists = first + k < stop
             keep, take = _weights(of_gate, of_second_gate, GATES)
+            keep, take = _signed(keep, take, GATES, SIGNED)
             value, _ = _activate(of_value, GATES, CANDIDATE)
             # a reset lets nothing through, not even NaN
             before = tl.where(begins, 0.0, keep * c) if HAS_RESET else keep * c
@@ -183,7 +195,7 @@ def forward(
 @triton.jit
 def backward(
     dh, follows, x, v, reset, h0, h, dx, dv, dh0, T, D, CHUNK,
-    HAS_RESET: tl.constexpr, GATES: tl.constexpr, CANDIDATE: tl.constexpr, REVERSE: tl.constexpr,
+    HAS_RESET: tl.constexpr, GATES: tl.constexpr, CANDIDATE: tl.constexpr, SIGNED: tl.constexpr, REVERSE: tl.constexpr,
     PARTS: tl.constexpr, UNROLL: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """Compute the gradients dx, dv and dh0 (equations 4 and 5), from the last step to the first.
@@ -215,6 +227,7 @@ def backward(
             g = gradient.to(tl.float32) + c
 
             keep, take = _weights(of_gate, of_second_gate, GATES)
+            kept, taken = _signed(keep, take, GATES, SIGNED)
             value, slope = _activate(of_value, GATES, CANDIDATE)
             exists = i >= begin
             mask = _where(exists, inside)
@@ -223,20 +236,22 @@ def backward(
                 tl.store(dx + to, g * before, mask)
                 tl.store(dv + to, g, mask)
             else:
+                of_weights = 2 * g if SIGNED else g
                 if GATES == MINGRU:
-                    tl.store(dx + to, (g * keep * take * (value - before)).to(dx.dtype.element_ty), mask)
+                    tl.store(dx + to, (of_weights * keep * take * (value - before)).to(dx.dtype.element_ty), mask)
                 else:
                     not_f, _ = _sigmoids(of_gate.to(tl.float32))
                     not_i, _ = _sigmoids(of_second_gate.to(tl.float32))
                     if GATES == MINLSTM:
-                        of_odds = g * keep * take * (before - value)
+                        of_odds = of_weights * keep * take * (before - value)
                         of_f, of_i = of_odds * not_f, -of_odds * not_i
                     else:
-                        of_f, of_i = g * before * keep * not_f, g * value * take * not_i
+                        of_f = of_weights * before * keep * not_f
+                        of_i = of_weights * value * take * not_i
                     tl.store(dx + to, of_f.to(dx.dtype.element_ty), mask)
                     tl.store(dx + to + D, of_i.to(dx.dtype.element_ty), mask)
-                tl.store(dv + to, (g * take * slope).to(dv.dtype.element_ty), mask)
-            passed = tl.where(begins, 0.0, keep * g) if HAS_RESET else keep * g
+                tl.store(dv + to, (g * taken * slope).to(dv.dtype.element_ty), mask)
+            passed = tl.where(begins, 0.0, kept * g) if HAS_RESET else kept * g
             c = tl.where(exists, passed, c)
         steps = following
     tl.store(dh0 + n * D + d, c, _where(chunk == 0, inside))
@@ -245,7 +260,7 @@ def backward(
 @triton.jit
 def chunk_effect(
     x, v, reset, dh, products, sums, T, D, CHUNK,
-    HAS_RESET: tl.constexpr, GATES: tl.constexpr, CANDIDATE: tl.constexpr, REVERSE: tl.constexpr,
+    HAS_RESET: tl.constexpr, GATES: tl.constexpr, CANDIDATE: tl.constexpr, SIGNED: tl.constexpr, REVERSE: tl.constexpr,
     BACKWARD: tl.constexpr, PARTS: tl.constexpr, UNROLL: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """Compute what each chunk does to what is carried into it: c becomes products · c + sums, both [B, chunks, D].
@@ -270,6 +285,7 @@ def chunk_effect(
         for k in tl.static_range(UNROLL):
             of_gate, of_second_gate, of_value, begins, gradient, _ = steps[k]
             keep, take = _weights(of_gate, of_second_gate, GATES)
+            keep, take = _signed(keep, take, GATES, SIGNED)
             if HAS_RESET:
                 keep = tl.where(begins, 0.0, keep)
             if BACKWARD:
