@@ -32,7 +32,8 @@ class MinRNN(Mixer):
         highway: y = σ(W_p x)·W_o h + (1 - σ(W_p x))·x.
         signed: keep and update become 2·keep - 1 and 2·update, so that an input can turn h over: the weights of h and
             h̃ still sum to 1, and that of h is between -1 and 1. Without it the parity of long sequences is out of
-            reach, whatever the number of layers (Grazzi et al. 2024, arXiv 2411.12537).
+            reach, whatever the number of layers (Grazzi et al. 2024, arXiv 2411.12537). A sixteenth of the channels
+            starts below 0, see ``remember_bias``.
         unit_variance: update is √(1 - keep²)·h̃, times i where gates are not normalised, as in RG-LRU (De et al. 2024,
             arXiv 2402.19427): h has the variance of h̃ where steps are independent, however long it keeps.
 

@@ -45,7 +45,8 @@ def weights(agent):
     "options",
     [
         {},
-        dict(learning_rate=LinearSchedule(1e-2, 0, 1), clip_range=LinearSchedule(0.3, 0, 1), clip_range_vf=0.2),
+        # not to a range of 0, where rounding says what is clipped
+        dict(learning_rate=LinearSchedule(1e-2, 0, 1), clip_range=LinearSchedule(0.3, 0.1, 1), clip_range_vf=0.2),
         dict(recompute_states=True, ent_coef=0.01),
         dict(batch_size=48),
     ],

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks import associative_recall, language_model, parity, recall, selective_copying
+from benchmarks import associative_recall, language_model, parity, recall, selective_copying, velocity
 from benchmarks.grid import fitting, once, spread
 from benchmarks.tokens import IGNORED, TokenModel, Training
 from unroll.policies.backbones import BACKBONES, make_backbone
@@ -73,6 +73,23 @@ def test_parity_is_that_of_the_ones_so_far():
     bits, targets = parity.draw(64, 9, random())
     for t in range(9):
         assert torch.equal(targets[:, t], bits[:, : t + 1].sum(1) % 2)
+
+
+def test_a_velocity_is_twice_what_was_moved_less_the_velocity_before():
+    moved, v = velocity.draw(8, 50, random())
+    before = torch.cat([torch.zeros(8, 1, 1), v[:, :-1]], 1)
+    torch.testing.assert_close(v, 2 * moved - before)
+    pushes = v - 0.9 * before
+    assert abs(pushes.std() - 1) < 0.1
+    assert abs((pushes[:, 1:] * pushes[:, :-1]).mean()) < 0.2  # one says nothing of the next
+
+
+def test_the_velocity_of_every_backbone_and_of_signed_gates_is_in_a_table(tmp_path, capsys):
+    assert velocity.main(["--output", str(tmp_path), "--updates", "2", "--seeds", "2"]) == 0
+    printed = capsys.readouterr().out
+    for name in (*BACKBONES, "mingru signed", "minlstm signed"):
+        assert f"| {name} |" in printed
+    assert len(json.loads((tmp_path / "results.json").read_text())["rows"]) > len(BACKBONES)
 
 
 def test_the_text_is_split_once_and_nothing_is_lost(tmp_path):
