@@ -91,6 +91,12 @@ def fitting(name: str, **wanted: Any) -> dict[str, Any]:
     return {key: value for key, value in wanted.items() if key in options_of(name)}
 
 
+def with_signed_gates(name: str) -> list[tuple[str, dict[str, Any]]]:
+    """List the backbone, and where it has them the same with signed gates: in words, and the options given."""
+    plain: tuple[str, dict[str, Any]] = (name, {})
+    return [plain, (f"{name} signed", {"signed": True})] if "signed" in options_of(name) else [plain]
+
+
 def listed(values: dict[str, Any]) -> str:
     """Write the help of a flag that stands for several options."""
     parts = []

@@ -18,10 +18,21 @@ from typing import Any
 
 import torch
 
-from benchmarks.grid import Row, duration, fitting, make_parser, once, positive, positives, report, spread
+from benchmarks.grid import (
+    Row,
+    duration,
+    fitting,
+    make_parser,
+    once,
+    positive,
+    positives,
+    report,
+    spread,
+    with_signed_gates,
+)
 from benchmarks.tokens import Batch, TokenModel, Training, accuracy, fit
 from unroll.commands.process import Reporting
-from unroll.policies.backbones import make_backbone, options_of
+from unroll.policies.backbones import make_backbone
 
 BATCH = 64
 D_MODEL = 32
@@ -66,8 +77,7 @@ def run(options: Namespace) -> int:
     settings = {key: getattr(options, key) for key in ("layers", "updates", "minutes", "device", "lengths")}
     rows = []
     for name in options.backbones:
-        for given in ({}, {"signed": True}) if "signed" in options_of(name) else ({},):
-            words = name + " signed" * bool(given)
+        for words, given in with_signed_gates(name):
             results = []
             for seed in range(options.seeds):
                 folder = options.output / words.replace(" ", "-") / f"seed{seed}"

@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.grid import Row, make_parser, once, positive, report, spread
+from benchmarks.grid import Row, make_parser, once, positive, report, spread, with_signed_gates
 from unroll.commands.process import Reporting
 from unroll.policies.actor_critic import Encoder, fill_options
-from unroll.policies.backbones import options_of
+from unroll.policies.backbones.scan import linear_scan
 
 BATCH = 16
 LENGTH = 128
@@ -35,14 +36,10 @@ RATE = 1e-3
 
 def draw(batch: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw displacements and velocities [batch, length, 1]; the body rests before the first step."""
-    noise = torch.randn(length, batch, 1, generator=generator)
-    velocity = torch.zeros(batch, 1)
-    velocities = [velocity]
-    for push in noise:
-        velocity = 0.9 * velocity + push
-        velocities.append(velocity)
-    v = torch.stack(velocities, 1)
-    return (v[:, 1:] + v[:, :-1]) / 2, v[:, 1:]
+    noise = torch.randn(length, batch, 1, generator=generator).transpose(0, 1)
+    velocity = linear_scan(torch.full_like(noise, 0.9), noise)
+    before = F.pad(velocity[:, :-1], (0, 0, 1, 0))
+    return (velocity + before) / 2, velocity
 
 
 def learn(options: Namespace, name: str, given: dict[str, Any], seed: int) -> Row:
@@ -77,8 +74,7 @@ def run(options: Namespace) -> int:
     settings = {key: getattr(options, key) for key in ("layers", "updates", "device")}
     rows = []
     for name in options.backbones:
-        for given in ({}, {"signed": True}) if "signed" in options_of(name) else ({},):
-            words = name + " signed" * bool(given)
+        for words, given in with_signed_gates(name):
             results = []
             for seed in range(options.seeds):
                 folder: Path = options.output / words.replace(" ", "-") / f"seed{seed}"
