@@ -112,6 +112,22 @@ def test_a_signal_after_the_last_step_leaves_only_what_comes_after_it_to_do(monk
     assert metrics("cut") == metrics("whole")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_last_evaluation_leaves_that_to_do(number, monkeypatch, capsys):
+    def send(*_, **__):
+        os.kill(os.getpid(), number)
+        raise AssertionError("went on after the signal")
+
+    arguments = [*TINY, "--env", "TMaze10-v0", "--steps", "32"]
+    with monkeypatch.context() as patch:
+        patch.setattr("unroll.agents.evaluation.scoring.evaluate", send)
+        assert train.main([*arguments, "--run_dir", "cut"]) == 128 + number
+    assert "stopped at step 32; to go on: unroll train --resume true --run_dir cut" in capsys.readouterr().out
+    for folder, more in (("whole", arguments), ("cut", ["--resume", "true"])):
+        finish(folder, *more)
+    assert metrics("cut") == metrics("whole")
+
+
 @pytest.mark.parametrize("backbone", sorted(BACKBONES))
 def test_the_same_seed_gives_the_same_weights_and_metrics_and_so_does_the_saved_config(backbone, capsys):
     ppo = [*TINY, "--env", "CartPoleNoVel-v1", "--steps", "96", "--evaluation.episodes", "1"]

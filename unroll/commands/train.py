@@ -41,25 +41,26 @@ def main(arguments: list[str] | None = None) -> int:
         from unroll.agents.common.callbacks import last_good
 
         run = open_run(config, arguments, stack)
-        with run.progress, run.stop:
+        with run.stop:  # until the last evaluation has ended
             try:
                 # From here it is one call to the agent's update, and one more to its loss.
-                run.agent.learn(
-                    run.steps_left,
-                    run.callbacks,
-                    log_interval=run.config.log_every,
-                    reset_num_timesteps=False,
-                )
+                with run.progress:
+                    run.agent.learn(
+                        run.steps_left,
+                        run.callbacks,
+                        log_interval=run.config.log_every,
+                        reset_num_timesteps=False,
+                    )
             except TrainingError as error:
                 raise TrainingError(f"{error}; {last_good(run.folder)}") from error
             except Exception as error:
                 run.rescue(error)
                 raise
-        try:
-            report.code = run.finish()
-        except EnvError as error:
-            run.rescue(error)
-            raise
+            try:
+                report.code = run.finish()
+            except EnvError as error:
+                run.rescue(error)
+                raise
     return leave(report.code)
 
 
@@ -264,6 +265,8 @@ class Run:
         result = self._last_evaluation()
         if result is not None and self.config.evaluation.video:
             self._film(result)
+        if self.stop.received is not None:  # meanwhile
+            return self._say_stopped(self.stop.received)
 
         watched = "runs" if self.config.run_dir is None else shlex.quote(str(self.folder))
         self.console.print(f"run folder    {self.folder}\nwatch         tensorboard --logdir {watched}")
@@ -360,7 +363,11 @@ class Run:
         from unroll.agents.evaluation.video import try_gif
 
         player = self.training.player()
-        gif = try_gif(player, result, self.console.print) if player else None
+        if player is None:
+            return
+        gif = self.stop.unless_stopped(
+            lambda: try_gif(player, result, self.console.print), at_once=player.lending is None
+        )
         if gif is not None:
             (self.folder / "evaluation.gif").write_bytes(gif)
             self.logger.gif("eval/episode", gif, self.agent.num_timesteps)
