@@ -125,14 +125,26 @@ class SaveCheckpoints(Every):
 
     The last ``keep`` are kept, and ``<run>/checkpoints/best``, the one of the highest score so far. A checkpoint that
     cannot be written, on a full disk, is a warning; for the one at the end see ``check``.
+
+    ``best_score`` is that of the best one that there is. ``old_best`` is the name that it gets when there is a new
+    one, if its score is that of another evaluation, with which no score is compared.
     """
 
-    def __init__(self, run: Path, every: int, keep: int, save: Callable[[Path], Any], best_score: float | None = None):
+    def __init__(
+        self,
+        run: Path,
+        every: int,
+        keep: int,
+        save: Callable[[Path], Any],
+        best_score: float | None = None,
+        old_best: str | None = None,
+    ):
         super().__init__(every, lambda: self._or_warn(self.save))
         self.run = run
         self.folder = run / "checkpoints"
         self.keep = keep
         self.best_score = best_score
+        self.old_best = old_best
         self.begun = False
         self.failed: OSError | None = None
         self._save = save
@@ -173,7 +185,13 @@ class SaveCheckpoints(Every):
             self._or_warn(lambda: self._save_best(score))
 
     def _save_best(self, score: float) -> None:
-        self._save(self.folder / "best")
+        best = self.folder / "best"
+        if self.old_best is not None:
+            kept = self.folder / self.old_best
+            if best.exists() and not kept.exists():  # it is there if this process goes on where another was killed
+                best.rename(kept)
+            self.old_best = None
+        self._save(best)
         self.best_score = score
 
 

@@ -117,6 +117,28 @@ def scores(
     return found
 
 
+def is_played_so(evaluation: dict[str, Any], player: Player) -> bool:
+    """Whether an evaluation has played the episodes that ``evaluate(player)`` would play, in the same way."""
+    played = {
+        "env": player.env_id,
+        "seeds": [player.seed + i for i in range(player.episodes)],
+        "memory": player.facts.get("memory"),
+        "actions": None if player.deterministic else SAMPLED,
+    }
+    if any(evaluation.get(name) != value for name, value in played.items()):
+        return False
+    if evaluation.get("env_kwargs", {}) != player.env_kwargs:
+        return False
+    if ("ablation" in evaluation) != (player.forgetful is not None):
+        return False
+    if [result["target_return"] for result in evaluation["results"]] != player.targets:
+        return False
+
+    # The evaluation names its limit where it has cut an episode.
+    longest = max(length for result in all_results(evaluation) for length in result["lengths"])
+    return longest <= player.max_steps and evaluation.get("max_steps", player.max_steps) == player.max_steps
+
+
 def all_results(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
     """The results of each target, and of the wiped memory if that was played."""
     results = list(evaluation["results"])

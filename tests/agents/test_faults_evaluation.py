@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import fault_envs
 from fake_runs import DECISION as DECISION_RUN
@@ -17,12 +18,15 @@ from ppo_runs import MAZE, NORMALIZED, TINY, agent_of, assert_one_line
 from toy import TINY as DECISION
 from toy import toy_episodes
 from unroll.agents import schemas
+from unroll.agents.common.checkpoint import read_checkpoint
+from unroll.agents.common.logs import read_metrics
+from unroll.agents.evaluation import scoring
 from unroll.agents.evaluation.play import Episode, play
 from unroll.agents.ppo.lending import Lender
 from unroll.agents.ppo.player import PPOActor, ppo_player
 from unroll.agents.ppo.training import PPOTraining
 from unroll.commands import compare, evaluate, record, train
-from unroll.commands.train import drop_other_score
+from unroll.commands.scores import drop_old_score
 from unroll.configs import load_config
 from unroll.envs.datasets.recording import write_hdf5
 from unroll.errors import EnvError
@@ -296,8 +300,95 @@ def test_a_finished_run_is_scored_again_where_its_evaluation_is_another(decision
 )
 def test_a_score_is_dropped_where_another_one_is_asked_for(change, stays, tmp_path):
     run = fake_run(tmp_path / "run", "gru", 0, 5.0, DECISION_RUN)
-    drop_other_score(load_config([*DECISION_RUN, "--backbone.name", "gru", *change], schemas()), run)
+    drop_old_score(load_config([*DECISION_RUN, "--backbone.name", "gru", *change], schemas()), run, learns_on=False)
     assert (run / "evaluation.json").exists() == stays
+
+
+def test_a_finished_run_shows_no_score_of_evaluate_with_other_options(decision, capsys):
+    assert train.main(decision) == 0
+    own = score()
+    for flags in (["--episodes", "1", "--seed", "7"], ["--memory", "window"]):
+        assert evaluate.main(["run", *flags]) == 0
+        capsys.readouterr()
+        assert train.main(["--resume", "true", *RUN]) == 0
+        assert "ToyBox-v0: 2 episodes" in capsys.readouterr().out
+        assert (score()["results"], score()["memory"]) == (own["results"], "carried")
+
+
+def test_a_score_is_the_runs_own_if_it_is_of_the_same_episodes_played_in_the_same_way():
+    agent, config = agent_of("--env", "TMaze10-v0")
+    player = ppo_player(agent, config, False).as_told(config.evaluation)
+    own = scoring.evaluate(player)
+    assert scoring.is_played_so(own, player)
+    (result,) = own["results"]
+    for change in (
+        {"seeds": [7, 8, 9]},
+        {"seeds": own["seeds"][:2]},
+        {"env": "TMaze-v0"},
+        {"env_kwargs": {"length": 3}},
+        {"memory": "window"},
+        {"actions": scoring.SAMPLED},
+        {"max_steps": 50},
+        {"ablation": result},
+        {"results": [result | {"target_return": 3.0}]},
+        {"results": [result, result]},
+    ):
+        assert not scoring.is_played_so(own | change, player), change
+    player.max_steps = max(result["lengths"]) - 1  # an episode would be cut now
+    assert not scoring.is_played_so(own, player)
+
+
+def test_the_best_checkpoint_is_not_chosen_by_scores_of_another_evaluation(monkeypatch, capsys):
+    returns = iter([5.0, 3.0, 1.0, 2.0, 1.5, 9.0])
+    monkeypatch.setattr(scoring, "headline", lambda _: {"eval/return_mean": next(returns)})
+    best, old = (Path("run/checkpoints", name) for name in ("best", "best_until_00000064"))
+    resume = ["--resume", "true", *RUN]
+    assert train.main([*MAZE, "--steps", "64", "--evaluation.every", "32", *RUN]) == 0
+    assert "otherwise" not in capsys.readouterr().out
+
+    # The scores of these steps are lower, and of another evaluation.
+    assert train.main([*resume, "--steps", "128", "--evaluation.seed", "7"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "the run is evaluated otherwise than before" in told
+    assert "checkpoints/best stays until one of them begins a new best, and then as run/checkpoints/best_until_" in told
+    assert read_checkpoint(old)[1]["num_timesteps"] == 32
+    assert read_checkpoint(best)[1]["num_timesteps"] == 128
+
+    # From here on it is the same evaluation again.
+    assert train.main([*resume, "--steps", "160"]) == 0
+    assert read_checkpoint(best)[1]["num_timesteps"] == 128
+    assert train.main([*resume, "--steps", "192", "--evaluation.ablation", "false"]) == 0
+    assert read_checkpoint(best)[1]["num_timesteps"] == 192
+    assert read_checkpoint(old)[1]["num_timesteps"] == 32
+    assert "otherwise" not in capsys.readouterr().out
+
+
+def test_a_finished_run_that_is_scored_anew_keeps_its_best_checkpoint_and_one_score_of_a_step(capsys):
+    assert train.main([*MAZE, "--steps", "64", "--evaluation.every", "32", *RUN]) == 0
+    logged = Path("run/metrics.jsonl").read_text()
+    best = Path("run/checkpoints/best").stat().st_ino
+    resume = ["--resume", "true", *RUN]
+    Path("run/evaluation.json").unlink()
+    assert train.main(resume) == 0
+    assert Path("run/metrics.jsonl").read_text() == logged
+    assert train.main([*resume, "--evaluation.seed", "7"]) == 0
+    assert score()["seeds"] == [7, 8, 9]
+    assert [line["step"] for line in read_metrics(Path("run")) if "eval/return_mean" in line] == [32, 64]
+    events = EventAccumulator("run")
+    events.Reload()
+    assert [event.step for event in events.Scalars("eval/return_mean")] == [32, 64]
+    assert Path("run/checkpoints/best").stat().st_ino == best
+    capsys.readouterr()
+
+
+def test_a_film_of_an_older_checkpoint_or_of_another_evaluation_does_not_stay(capsys):
+    assert train.main([*MAZE, "--steps", "32", *RUN]) == 0
+    film = Path("run/evaluation.gif")
+    for change, stays in ((["--keep", "3"], True), (["--evaluation.seed", "7"], False), (["--steps", "64"], False)):
+        film.write_bytes(b"GIF89a")
+        assert train.main(["--resume", "true", *RUN, *change]) == 0
+        assert film.exists() == stays
+    capsys.readouterr()
 
 
 def test_a_resume_that_is_refused_drops_no_score(monkeypatch, capsys):

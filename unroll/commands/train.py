@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, Any
 from unroll.agents import AGENTS, schemas
 from unroll.agents.algorithm import Algorithm
 from unroll.commands.process import Reporting, give_back_memory, leave, typed
-from unroll.configs import RunConfig, flat, load_config, load_saved, save_config
+from unroll.commands.scores import SCORE, begin_anew, best_so_far, drop_old_score, drop_pictures
+from unroll.configs import RunConfig, flat, load_config, save_config
 from unroll.errors import EnvError, TrainingError, UserError
 from unroll.own import import_backbone, import_environment
-
-SCORE = "eval/return_mean"  # of the highest target: what the best checkpoint is best in
-SCORES_ALIKE = ("every", "n_envs", "reuse_envs", "video")  # fields of an evaluation that no score depends on
 
 if TYPE_CHECKING:  # PyTorch and the rest are imported once the arguments are known to be right
     from rich.console import Console
@@ -111,8 +109,8 @@ def open_run(config: RunConfig, arguments: list[str], stack: contextlib.ExitStac
     if config.track == "wandb":  # before the first event file
         stack.enter_context(tracked(folder, flat(dataclasses.asdict(config)), console.print))
     if config.resume:  # now that nothing refuses it
-        drop_other_score(config, folder)
-    logger = stack.enter_context(contextlib.closing(start_logs(config, algorithm, training, folder)))
+        drop_old_score(config, folder, training.agent.num_timesteps < config.steps)
+    logger = stack.enter_context(contextlib.closing(start_logs(config, algorithm, training, folder, console)))
     return Run(config, algorithm, training, folder, logger, console)
 
 
@@ -140,21 +138,6 @@ def check_steps(config: RunConfig, algorithm: Algorithm, training: Training, con
         )
 
 
-def drop_other_score(config: RunConfig, folder: Path) -> None:
-    """Remove the score of a run that goes on with another evaluation than before: it would pass for one of this.
-
-    It is made anew at the end. Where nothing is to be played any more, it stays.
-    """
-    path = folder / "config.yaml"
-    before = load_saved(path, schemas(), f"unroll train: {path}")
-    old, new = (
-        {name: value for name, value in dataclasses.asdict(each.evaluation).items() if name not in SCORES_ALIKE}
-        for each in (before, config)
-    )
-    if config.evaluation.episodes and old != new:
-        (folder / "evaluation.json").unlink(missing_ok=True)
-
-
 def import_code(config: RunConfig, algorithm: Algorithm, arguments: list[str]) -> None:
     """Import the classes of the user's own that the command line names."""
     import_backbone(arguments, "--backbone.name", config.backbone.name)
@@ -178,14 +161,23 @@ def make_training(config: RunConfig, algorithm: Algorithm, console: Console) -> 
         raise CheckpointError(f"{error}; without {last} the run goes on from {older[-1].name}") from None
 
 
-def start_logs(config: RunConfig, algorithm: Algorithm, training: Training, folder: Path) -> RunLogger:
+def start_logs(
+    config: RunConfig, algorithm: Algorithm, training: Training, folder: Path, console: Console
+) -> RunLogger:
     """Open events and metrics.jsonl, and save the config; a run at its beginning says its hyperparameters."""
     from unroll.agents.common.logs import RunLogger
 
-    save_config(config, folder / "config.yaml")  # first: it says whose folder this is
-    logger = RunLogger(folder, training.agent.num_timesteps)
+    step = training.agent.num_timesteps
+    if not config.resume:
+        save_config(config, folder / "config.yaml")  # first: it says whose folder this is
+    logger = RunLogger(folder, step)
     training.agent.set_logger(logger)
-    if training.agent.num_timesteps:
+    if config.resume:  # the old config tells what is another one now, so it is replaced when that is logged
+        told = begin_anew(config, folder, logger, step)
+        if told:
+            console.print(told)
+        save_config(config, folder / "config.yaml")
+    if step:
         return logger
 
     fields = flat(dataclasses.asdict(config))
@@ -224,19 +216,23 @@ class Run:
 
         # A run that goes on knows its best score, and when it was evaluated last.
         self.logged = read_metrics(folder)
-        evaluated = [line for line in self.logged if SCORE in line]
-        best = max((line[SCORE] for line in evaluated), default=None)
-        last = int(evaluated[-1]["step"]) if evaluated else 0
+        self.scored = [int(line["step"]) for line in self.logged if SCORE in line]
+        last = self.scored[-1] if self.scored else 0
 
         self.stop = StopOnSignal()
         self.progress = ShowProgress(config.steps, console, algorithm.unit, training.progress)
-        self.saving = SaveCheckpoints(folder, config.checkpoint_every, config.keep, training.save, best)
+        self.saving = SaveCheckpoints(
+            folder, config.checkpoint_every, config.keep, training.save, *best_so_far(self.logged)
+        )
         playing = Every(config.evaluation.every, self.evaluate, last)
         # What is saved has been logged. An evaluation comes after it, and may fail.
         self.callbacks: list[BaseCallback] = [self.progress, self.stop, *training.callbacks, self.saving, playing]
 
     def evaluate(self) -> dict[str, Any] | None:
-        """Play the agent as it is now and log its scores; None where there is nowhere to play, or a signal came."""
+        """Play the agent as it is now and log its scores; None where there is nowhere to play, or a signal came.
+
+        A step has one score in the log. One that an earlier process has logged stays, and with it the best checkpoint.
+        """
         from unroll.agents.evaluation import scoring
 
         player = self.training.player()
@@ -250,6 +246,8 @@ class Run:
         give_back_memory()
         if result is None:
             return None
+        if self.agent.num_timesteps in self.scored:
+            return result
         metrics = scoring.headline(result)
         self.saving.save_best(metrics[SCORE])
         for tag, value in metrics.items():
@@ -263,7 +261,7 @@ class Run:
             return self._say_stopped(self.stop.received)
         self._log_costs()
         result = self._last_evaluation()
-        if result is not None and self.config.evaluation.video:
+        if result is not None and self.config.evaluation.video and not (self.folder / "evaluation.gif").exists():
             self._film(result)
         if self.stop.received is not None:  # meanwhile
             return self._say_stopped(self.stop.received)
@@ -347,8 +345,7 @@ class Run:
 
         path = self.folder / "evaluation.json"
         result = None if self.steps_left > 0 else scoring.read_evaluation(path)
-        at = self.agent.num_timesteps
-        if result is not None and result.get(f"{self.algorithm.unit}s", at) == at:
+        if result is not None and self._is_own(result):
             self.console.print(scoring.score_table(result))
             return result
         result = self.evaluate()
@@ -356,8 +353,19 @@ class Run:
             self.console.print(scoring.score_table(result))
             self.saving.check()  # after the table, which would be lost with it
             scoring.write_evaluation(result, path)
+            drop_pictures(self.folder)
         self.saving.check()
         return result
+
+    def _is_own(self, result: dict[str, Any]) -> bool:
+        """Whether an evaluation is that of the last checkpoint as the config says: unroll evaluate may have made it."""
+        from unroll.agents.evaluation import scoring
+
+        at = self.agent.num_timesteps
+        if result.get(f"{self.algorithm.unit}s", at) != at:
+            return False
+        player = self.training.player()
+        return player is None or scoring.is_played_so(result, player)
 
     def _film(self, result: dict[str, Any]) -> None:
         from unroll.agents.evaluation.video import try_gif
