@@ -4,6 +4,7 @@ They are in a file of their own because jsonargparse reads the ``TYPE_CHECKING``
 find plain numbers there.
 """
 
+import hashlib
 from typing import TYPE_CHECKING
 
 from jsonargparse.typing import restricted_number_type
@@ -22,3 +23,10 @@ else:
     Threads = restricted_number_type("Threads", int, [(">=", 0), ("<=", 1 << 10)])
     Seed = restricted_number_type("Seed", int, [(">=", 0), ("<=", (1 << 63) - 1)])
     Rate = restricted_number_type("Rate", float, [(">", 0.0), ("<", float("inf"))])
+
+
+def small_seed(seed: int) -> int:
+    """Return a seed below 2**31, as Stable-Baselines3 takes them: itself, or one made of all bits of a larger one."""
+    if seed < 1 << 31:
+        return seed
+    return int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:4]) >> 1

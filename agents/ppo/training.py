@@ -34,6 +34,7 @@ from unroll.agents.ppo.rollouts import has_masks
 from unroll.agents.ppo.spaces import policy_for
 from unroll.agents.ppo.transfer import take_weights
 from unroll.configs.loading import plain_config, read_config
+from unroll.configs.sizes import small_seed
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.registered import in_words as arguments_in_words
 from unroll.envs.datasets.sources import load_episodes
@@ -235,7 +236,7 @@ def make_ppo(
         UserError: what the config describes cannot be had here; an EnvError for spaces that the agent cannot learn in.
     """
     check_device(config.device)
-    seed = (config.seed if seed is None else seed) % 2**31
+    seed = small_seed(config.seed if seed is None else seed)
     given = env is not None  # then its random numbers stay as they are
     if env is None:
         env = vector_env(config)

@@ -16,7 +16,7 @@ from unroll.agents.evaluation.play import Episode, play
 from unroll.agents.ppo.checkpoint import save_ppo
 from unroll.agents.ppo.config import PPOConfig
 from unroll.agents.ppo.player import PPOActor, ppo_player
-from unroll.agents.ppo.training import load_ppo
+from unroll.agents.ppo.training import load_ppo, make_ppo
 from unroll.commands import evaluate, train
 from unroll.commands import record as collect
 from unroll.configs import load_config, plain_config
@@ -199,6 +199,15 @@ def test_an_agent_is_loaded_from_a_run_by_its_class_and_by_unroll_load():
         assert isinstance(loaded, RecurrentPPO)
         np.testing.assert_array_equal(loaded.predict(observation, deterministic=True)[0], expected)
     assert RecurrentPPO.load(folder, env=agent.env).env is agent.env
+
+
+def test_a_large_seed_is_another_one_than_what_its_last_bits_say():
+    weights = []
+    for seed in (0, 2**31, 2**32):
+        config = load_config([*TINY, "--env", "CartPole-v1", "--seed", str(seed)], schemas())
+        agent = make_ppo(config, pytest.fail)
+        weights.append(torch.nn.utils.parameters_to_vector(agent.policy.parameters()))
+    assert not any(torch.equal(weights[i], weights[i - 1]) for i in range(3))
 
 
 def test_a_zip_of_an_earlier_version_is_one_line(monkeypatch):

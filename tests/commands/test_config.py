@@ -12,6 +12,7 @@ from unroll.agents.decision.config import DecisionConfig
 from unroll.agents.ppo.config import PPOConfig
 from unroll.commands import backbones
 from unroll.configs import load_config, load_saved, plain_config, read_config, save_config, train_parser
+from unroll.configs.sizes import small_seed
 from unroll.policies.backbones import make_backbone
 
 FILES = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
@@ -313,3 +314,10 @@ def test_every_field_has_its_line_in_the_help():
 def test_help_is_quick_because_it_imports_no_torch():
     code = "import sys, unroll.commands.train; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True)
+
+
+def test_large_seeds_are_seeds_of_their_own_and_small_ones_are_themselves():
+    assert [small_seed(seed) for seed in (0, 7, 2**31 - 1)] == [0, 7, 2**31 - 1]
+    large = [small_seed(seed) for seed in (2**31, 2**31 + 7, 2**32, 2**33, 2**63 - 1)]
+    assert all(0 <= seed < 2**31 for seed in large)
+    assert len({*large, 0, 7, 2**31 - 1}) == 8

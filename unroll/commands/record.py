@@ -19,7 +19,7 @@ from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from unroll.commands.evaluate import config_of
 from unroll.commands.process import Reporting, expand_home
 from unroll.configs import Parser
-from unroll.configs.sizes import Seed
+from unroll.configs.sizes import Seed, small_seed
 from unroll.errors import EnvError, one_line
 from unroll.own import import_backbone, import_environment
 from unroll.tables import significant
@@ -160,7 +160,7 @@ def record_learning(options: Namespace, faults: list[EnvError]) -> Episodes:
     if images:
         policy, arguments = policy_for_images(vector.observation_space, options)
     try:
-        agent = algorithm(policy, vector, seed=options.seed % 2**31, device="cpu", **arguments)
+        agent = algorithm(policy, vector, seed=small_seed(options.seed), device="cpu", **arguments)
     except AssertionError as error:  # Stable-Baselines3 says so that an action space does not suit the algorithm
         raise EnvError(f"{options.algorithm} cannot learn in {env_id}: {one_line(error)}") from None
     with keep_what_is_finished(done, faults):
