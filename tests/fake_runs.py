@@ -47,6 +47,8 @@ def fake_run(folder, backbone, seed, score, arguments=PPO, targets=(None,), norm
     for step in np.linspace(100, 1000, 10) if curve else [1000]:
         value = 10 * score * step / 1000
         lines.append({"step": int(step), "eval/normalized_score": value, "eval/return_mean": value / 10})
+        if arguments is PPO:
+            lines[-1]["eval/return_mean_without_memory"] = value / 20
         lines.append({"step": int(step), "perf/train_tokens_per_s": 500.0 + len(backbone), "train/loss": 1.0})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 10')
     return folder

@@ -16,6 +16,7 @@ from unroll.agents.evaluation.video import make_gif
 from unroll.commands import compare
 from unroll.comparison import publish
 from unroll.comparison.markdown import ranking
+from unroll.comparison.runs import read_run
 from unroll.policies.backbones import BACKBONES
 
 SCORES = {"mingru": [9.0, 8, 9, 8.5, 9], "gru": [5.0, 6, 5, 7, 5], "transformer": [8.9, 8, 9.2, 8.6, 9.1]}
@@ -69,9 +70,9 @@ def test_the_report_has_scores_intervals_costs_and_says_who_leads(tmp_path, caps
     assert rows["mingru"]["return_without_memory"] == pytest.approx(np.mean(SCORES["mingru"]) / 2)
     assert rows["mingru"]["step_latency_us"] == 102
     assert rows["mingru"]["train_tokens_per_s"] == 506
-    assert (
-        rows["mingru"]["evaluation_episodes"] == 5 * 10 * 2 * 2
-    )  # seeds, evaluations, with and without memory, episodes
+    assert rows["mingru"]["evaluation_episodes"] == 5 * 2 * (
+        9 * 20 + 2
+    )  # seeds, with and without memory, evaluations while it learned and the last one
     assert "probability_of_improvement" not in rows["gru"]
 
     printed = capsys.readouterr().out
@@ -159,6 +160,16 @@ def test_runs_that_were_not_scored_in_equally_many_episodes_are_not_said_to_be(t
         del result["returns"][1:]
     path.write_text(json.dumps(evaluation))
     assert "the last checkpoint, not all runs in equally many episodes. " in text_of(tmp_path)
+
+
+def test_the_episodes_that_were_played_while_learning_are_counted_as_the_config_says(tmp_path):
+    targets = [*DECISION, "--evaluation.episodes", "5"]
+    fake_run(tmp_path / "run", "gru", 0, 1.0, targets, targets=(1.0, 2.0, 3.0))
+    path = tmp_path / "run/metrics.jsonl"
+    asked = '"eval_targets/return_mean_at_1": 0, "eval_targets/return_mean_at_2": 0, "eval/return_mean"'
+    path.write_text(path.read_text().replace('"eval/return_mean"', asked))
+    # Ten evaluations. The last one was made anew, with two episodes for three targets.
+    assert read_run(tmp_path / "run").episodes_used == 9 * 2 * 5 + 3 * 2
 
 
 @without_pictures

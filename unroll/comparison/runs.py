@@ -19,7 +19,7 @@ import yaml
 from unroll.agents import AGENTS
 from unroll.agents.common.checkpoint import checkpoints
 from unroll.agents.common.logs import read_metrics
-from unroll.agents.evaluation.scoring import highest
+from unroll.agents.evaluation.scoring import all_results, highest
 from unroll.comparison.variants import varied_fields
 from unroll.errors import ComparisonError, one_line
 
@@ -66,10 +66,20 @@ class Run:
 
     @property
     def episodes_used(self) -> int:
-        """The number of episodes that were played to evaluate, while learning and at the end."""
-        evaluations = len(self.curve("eval/return_mean")[0])
-        targets = len(self.evaluation["results"]) + ("ablation" in self.evaluation)
-        return max(1, evaluations) * targets * self.evaluation["episodes"]
+        """The number of episodes that were played to evaluate: the last time as often as its file says.
+
+        While it learned the run played as its config says: unroll evaluate may have replaced the file since.
+        """
+        played = len(all_results(self.evaluation)) * self.evaluation["episodes"]
+        results = {line["step"]: _results_in(line) for line in self.metrics if "eval/return_mean" in line}
+        before = list(results.values())[:-1]
+        return played + sum(before) * self.config["evaluation"]["episodes"]
+
+
+def _results_in(line: dict[str, float]) -> int:
+    """Count the results of an evaluation, by what was logged of it: one for each target, and one without memory."""
+    targets = sum(name.startswith("eval_targets/return_mean_at_") for name in line)
+    return max(1, targets) + ("eval/return_mean_without_memory" in line)
 
 
 def read_run(folder: Path, experiment: str | None = None) -> Run:
