@@ -162,6 +162,27 @@ def test_runs_that_were_not_scored_in_equally_many_episodes_are_not_said_to_be(t
     assert "the last checkpoint, not all runs in equally many episodes. " in text_of(tmp_path)
 
 
+@without_pictures
+def test_all_numbers_of_threads_are_said(tmp_path):
+    fake_run(tmp_path / "a", "gru", 0, 1.0, [*PPO, "--threads", "1"])
+    assert "seed 0; 1 CPU thread for a run." in text_of(tmp_path)
+    fake_run(tmp_path / "b", "gru", 1, 1.0, [*PPO, "--threads", "2"])
+    assert "seeds 0, 1; 1 and 2 CPU threads for a run." in text_of(tmp_path)
+    fake_run(tmp_path / "c", "gru", 2, 1.0)
+    assert "seeds 0 to 2; 1 and 2 and all CPU threads for a run." in text_of(tmp_path)
+
+
+@without_pictures
+def test_rows_of_different_seeds_are_named(tmp_path, capsys):
+    fake_grid(tmp_path, {"mingru": [1.0, 2, 3], "gru": [2.0, 4, 5]})
+    assert "different seeds" not in text_of(tmp_path)
+    shutil.rmtree(tmp_path / "maze/gru/seed1")
+    capsys.readouterr()
+    words = "**The rows have different seeds**: gru 0, 2; mingru 0 to 2. A paired difference rests on those that both"
+    assert words in text_of(tmp_path)
+    assert words in capsys.readouterr().out
+
+
 def test_the_episodes_that_were_played_while_learning_are_counted_as_the_config_says(tmp_path):
     targets = [*DECISION, "--evaluation.episodes", "5"]
     fake_run(tmp_path / "run", "gru", 0, 1.0, targets, targets=(1.0, 2.0, 3.0))

@@ -105,10 +105,17 @@ def conditions(experiment: dict[str, Any]) -> str:
 
 
 def unequal(experiment: dict[str, Any]) -> str:
-    """Say what makes the comparison unfair; nothing if nothing does."""
-    if not experiment["differences"]:
-        return ""
-    return f"**The runs differ beside backbone and seed**: {'; '.join(experiment['differences'])}."
+    """Say what makes the comparison unfair, and that rows have other seeds; nothing if they do not and nothing does."""
+    sentences = []
+    if experiment["differences"]:
+        sentences.append(f"**The runs differ beside backbone and seed**: {'; '.join(experiment['differences'])}.")
+    seeds = {name: listed(row["seeds"]) for name, row in experiment["backbones"].items()}
+    if len(set(seeds.values())) > 1:
+        rows = "; ".join(f"{name} {its}" for name, its in seeds.items())
+        sentences.append(
+            f"**The rows have different seeds**: {rows}. A paired difference rests on those that both rows have."
+        )
+    return " ".join(sentences)
 
 
 def trained(experiment: dict[str, Any]) -> str:
@@ -122,8 +129,16 @@ def trained(experiment: dict[str, Any]) -> str:
     played = task_in_words(experiment["env"], experiment["env_kwargs"])
     return (
         f"{experiment['agent']}, {source}played in {played}. {steps[0].upper()}{steps[1:]}; "
-        f"seed{plural} {listed(seeds)}, {experiment['threads'] or 'all'} CPU thread(s) for a run."
+        f"seed{plural} {listed(seeds)}; {threads_in_words(experiment['threads'])} for a run."
     )
+
+
+def threads_in_words(numbers: list[int]) -> str:
+    """Name all numbers of threads that runs had; 0 are all that there are."""
+    words = [str(number) for number in numbers if number]
+    if 0 in numbers:
+        words.append("all")
+    return f"{' and '.join(words)} CPU thread{'s' if words != ['1'] else ''}"
 
 
 def evaluated(evaluation: dict[str, Any]) -> str:

@@ -80,7 +80,7 @@ def describe(experiment: Experiment, reference: str) -> dict[str, Any]:
         "scale": named(run.evaluation.get("reference") for run in experiment.all_runs),
         "steps": experiment.steps,
         "seeds": sorted({run.seed for run in experiment.all_runs}),
-        "threads": config.get("threads"),
+        "threads": sorted({run.config.get("threads") or 0 for run in experiment.all_runs}),
         "parameters": parameters(experiment),
         "evaluation": {
             "episodes": equal(run.evaluation["episodes"] for run in experiment.all_runs),
