@@ -1,6 +1,7 @@
 """The recorder: an agent of Stable-Baselines3 while it learns, a trained run of ours, and no recording lost."""
 
 import dataclasses
+import signal
 
 import h5py
 import numpy as np
@@ -107,18 +108,25 @@ def test_an_algorithm_that_does_not_suit_the_actions_is_one_line(tmp_path, capsy
     assert "sac cannot learn in CartPole-v1" in capsys.readouterr().err
 
 
-def test_an_interrupted_recording_is_written(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_recording_is_written(number, tmp_path, monkeypatch, capsys):
     def interrupted(self, steps):
         self.env.reset()
         for _ in range(100):
             self.env.step(np.zeros(1, int))
-        raise KeyboardInterrupt
+        signal.raise_signal(number)
 
     monkeypatch.setattr("stable_baselines3.PPO.learn", interrupted)
     output = tmp_path / "x.hdf5"
-    assert collect.main(["--algorithm", "ppo", "--env", "CartPole-v1", "--output", str(output)]) == 0
+    arguments = ["--algorithm", "ppo", "--env", "CartPole-v1", "--output"]
+    assert collect.main([*arguments, str(output)]) == 128 + number
     assert len(load_episodes(str(output))) >= 5
-    capsys.readouterr()
+    assert capsys.readouterr().err == "interrupted: writing the episodes that are finished\n"
+
+    # before the first episode has ended
+    monkeypatch.setattr("stable_baselines3.PPO.learn", lambda self, steps: signal.raise_signal(number))
+    assert collect.main([*arguments, str(tmp_path / "y.hdf5")]) == 128 + number
+    assert "no episode was finished" in capsys.readouterr().err
 
 
 def test_noise_disturbs_what_is_done_and_the_recording_holds_it():

@@ -7,6 +7,7 @@ unroll record --run runs/… --episodes 200 --noise 0.2 --targets 1000 3000 --ou
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import signal
 import sys
@@ -78,14 +79,23 @@ def main(arguments: list[str] | None = None) -> int:
         if any(word.partition("=")[0] == flag for word in arguments):
             there, here = ("--run", "--algorithm") if options.algorithm else ("--algorithm", "--run")
             parser.error(f"{flag} goes with {there}, and means nothing with {here}")
+    ending = Ending()
     with Reporting("unroll record") as report:
         import_backbone(arguments, "--backbone", options.backbone)
         import_environment(arguments, "--env", options.env)
-        record(options, " ".join(["unroll record", *arguments]))
-    return report.code
+        record(options, " ".join(["unroll record", *arguments]), ending)
+    return 128 + ending.signal if ending.signal else report.code
 
 
-def record(options: Namespace, command: str) -> None:
+@dataclasses.dataclass
+class Ending:
+    """What has ended a recording before its time: a fault of the environment, or the signal of this number."""
+
+    fault: EnvError | None = None
+    signal: int = 0
+
+
+def record(options: Namespace, command: str, ending: Ending) -> None:
     """Play, write the episodes, and say what they are."""
     import numpy as np
     import torch
@@ -95,11 +105,10 @@ def record(options: Namespace, command: str) -> None:
 
     torch.set_num_threads(1)  # the fastest for networks this small
     check_output(options.output)  # now, and not after hours of recording
-    faults: list[EnvError] = []  # of an environment that has ended the recording
     if options.run:
-        episodes = record_run(options, faults)
+        episodes = record_run(options, ending)
     else:
-        episodes = record_learning(options, faults)
+        episodes = record_learning(options, ending)
     if options.keep:
         episodes = subset(episodes, options.keep, options.seed)
 
@@ -114,11 +123,11 @@ def record(options: Namespace, command: str) -> None:
         f"{len(episodes):,} episodes, {episodes.n_steps:,} steps, returns {low} … {median} (median) … {high}, "
         f"written to {options.output}"
     )
-    if faults:
-        raise EnvError(f"{faults[0]}; the episodes that were finished before are in {options.output}")
+    if ending.fault:
+        raise EnvError(f"{ending.fault}; the episodes that were finished before are in {options.output}")
 
 
-def record_learning(options: Namespace, faults: list[EnvError]) -> Episodes:
+def record_learning(options: Namespace, ending: Ending) -> Episodes:
     """Record every finished episode of an agent that learns from scratch: from untrained to good, in order.
 
     The agent has Stable-Baselines3's default hyperparameters. On-policy agents see normalised observations and
@@ -163,7 +172,7 @@ def record_learning(options: Namespace, faults: list[EnvError]) -> Episodes:
         agent = algorithm(policy, vector, seed=small_seed(options.seed), device="cpu", **arguments)
     except AssertionError as error:  # Stable-Baselines3 says so that an action space does not suit the algorithm
         raise EnvError(f"{options.algorithm} cannot learn in {env_id}: {one_line(error)}") from None
-    with keep_what_is_finished(done, faults):
+    with keep_what_is_finished(done, ending):
         agent.learn(options.steps)
     return recorded(done, env_id, env_kwargs, limited, f"{env_id} {options.algorithm} replay")
 
@@ -189,7 +198,7 @@ def policy_for_images(space: gym.Space, options: Namespace) -> tuple[str, dict[s
     return policy, arguments
 
 
-def record_run(options: Namespace, faults: list[EnvError]) -> Episodes:
+def record_run(options: Namespace, ending: Ending) -> Episodes:
     """Record a trained run of ours while it plays, as its config says; an agent with targets cycles through them.
 
     The recording holds the environment's own observations and rewards, and the actions that were carried out.
@@ -229,7 +238,7 @@ def record_run(options: Namespace, faults: list[EnvError]) -> Episodes:
     for i in range(options.episodes):
         plan.append(Episode(options.seed + i, player.targets[i % len(player.targets)]))
     torch.manual_seed(options.seed)
-    with keep_what_is_finished(done, faults):
+    with keep_what_is_finished(done, ending):
         together = 1 if player.chained else min(32, player.n_envs)
         play(player.agent, make, plan, together, player.deterministic, max_steps=player.max_steps)
     cut = sum(episode.cut for episode in plan)
@@ -305,12 +314,17 @@ def recorded(
 
 
 @contextlib.contextmanager
-def keep_what_is_finished(done: list[Recorded], faults: list[EnvError]) -> Iterator[None]:
+def keep_what_is_finished(done: list[Recorded], ending: Ending) -> Iterator[None]:
     """Let Ctrl-C, SIGTERM or a fault of an environment end the block; what was recorded so far goes on to be written.
 
-    The fault is appended to ``faults``. It is raised where there is nothing to write.
+    ``ending`` gets the signal or the fault. A fault is raised where there is nothing to write.
     """
-    old = signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def stop(number: int, frame: object) -> None:
+        ending.signal = number
+        raise KeyboardInterrupt
+
+    old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     except KeyboardInterrupt:
@@ -318,9 +332,10 @@ def keep_what_is_finished(done: list[Recorded], faults: list[EnvError]) -> Itera
     except EnvError as error:
         if not done:
             raise
-        faults.append(error)
+        ending.fault = error
     finally:
-        signal.signal(signal.SIGTERM, old)
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 def subset(episodes: Episodes, steps: int, seed: int) -> Episodes:
