@@ -22,8 +22,12 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     name = words[0] if words else "--help"
     if name in COMMANDS:
-        module = importlib.import_module(f"unroll.commands.{name}")
-        return module.main(words[1:])
+        try:
+            module = importlib.import_module(f"unroll.commands.{name}")
+            return module.main(words[1:])
+        except KeyboardInterrupt:  # before the command itself hears it, while it is imported
+            print(f"unroll {name}: interrupted", file=sys.stderr)
+            return 130
     listed = "\n".join(f"  {command:<10} {about}" for command, about in COMMANDS.items())
     if name in ("-h", "--help"):
         print(f"usage: unroll COMMAND ...\n\n{listed}\n\nunroll COMMAND --help explains a command.")

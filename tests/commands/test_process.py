@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from unroll import cli
+
 ROOT = Path(__file__).parents[2]
 KEPT = """
 import sys
@@ -43,3 +45,13 @@ def test_threads_spin_shortly_unless_the_environment_says_otherwise():
     assert output(show).split() == ["10000", "False"]
     assert output(show, GOMP_SPINCOUNT="7").split() == ["7", "False"]
     assert output(show, OMP_WAIT_POLICY="active").split() == ["None", "False"]
+
+
+def test_ctrl_c_while_a_command_is_imported_is_one_line(monkeypatch, capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cli.importlib, "import_module", interrupted)
+        assert cli.main(["train"]) == 130
+    assert capsys.readouterr().err == "unroll train: interrupted\n"
