@@ -229,6 +229,9 @@ def _sha256(content: bytes) -> str:
 def _build(parser: Parser, schema: type[RunConfig], source: list[str] | dict[str, Any]) -> RunConfig:
     """Make a config of arguments, or of plain fields, after every check."""
     if isinstance(source, list):
+        rest = [word for word in source if not word.startswith("--print_config")]
+        if rest != source:  # what a run would refuse is refused before it is printed
+            _build(parser, schema, rest)
         parsed = parser.parse_args(source)
     else:
         parsed = parser.parse_object(as_text(source))

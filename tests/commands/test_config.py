@@ -76,6 +76,16 @@ def test_the_printed_config_of_quoted_texts_is_one_that_is_read_again(name, tmp_
     assert load_config(["--config", str(tmp_path / "printed.yaml")], schemas()) == load_config(arguments, schemas())
 
 
+@pytest.mark.parametrize("text", ["steps: null", "evaluation: {targets: [.nan]}"])
+def test_a_config_that_is_refused_is_not_printed(text, tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(SystemExit) as stopped:
+        load_config(["--config", str(tmp_path / "c.yaml"), "--print_config"], schemas())
+    assert stopped.value.code == 2
+    output, error = capsys.readouterr()
+    assert (output, len(error.splitlines())) == ("", 1)
+
+
 def test_a_list_of_one_and_none_are_read_too():
     ppo = load_config(["--agent", "ppo", "--net_arch", "32"], schemas())
     assert ppo.net_arch == [32]
