@@ -91,6 +91,20 @@ def read_checkpoint(folder: str | Path) -> tuple[dict[str, torch.Tensor], dict[s
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such checkpoint folder")
+    try:
+        return _read_files(folder)
+    except (CheckpointError, FileNotFoundError) as error:
+        if isinstance(error, CheckpointError) and folder.is_dir():
+            raise
+        raise gone(folder) from None
+
+
+def gone(folder: Path) -> CheckpointError:
+    """The error of a checkpoint that is removed while it is read."""
+    return CheckpointError(f"{folder}: was removed while it was read, as a run does that is learning; try again")
+
+
+def _read_files(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     for name in (MANIFEST, TENSORS, STATE):
         if (folder / name).is_symlink():
             raise CheckpointError(f"{folder / name}: a link, where a checkpoint has files of its own")
@@ -148,6 +162,18 @@ def read_state(checkpoint: str | Path) -> dict[str, Any]:
         CheckpointError: it cannot be read.
     """
     return _json(Path(checkpoint) / STATE)
+
+
+def hash_of(checkpoint: Path) -> str:
+    """Return the SHA-256 of a checkpoint's manifest, which stands for all of its bytes.
+
+    Raises:
+        CheckpointError: it has been removed.
+    """
+    try:
+        return _sha256(checkpoint / MANIFEST)
+    except FileNotFoundError:
+        raise gone(checkpoint) from None
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,6 +20,7 @@ from ppo_runs import NORMALIZED, agent_of, assert_one_line, exit_code, saved
 from toy import SMALL, Toy, make_agent, toy_episodes
 from toy import TINY as DECISION
 from unroll.agents import AGENTS, DecisionAgent
+from unroll.agents.common import checkpoint
 from unroll.agents.decision.step import DecisionStep
 from unroll.agents.ppo.player import PPOActor
 from unroll.agents.ppo.step import ActorStep
@@ -501,6 +503,24 @@ def test_what_cannot_be_exported_is_one_line(capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert export.main(["ppo"]) == 2
     assert_one_line(capsys, "pip install 'unroll-rl[export]'")
+
+
+@pytest.mark.parametrize(
+    ("at", "function"),
+    [
+        ("unroll.agents.common.checkpoint.load_file", checkpoint.load_file),
+        ("unroll.export.folder.hash_of", checkpoint.hash_of),
+    ],
+)
+def test_a_checkpoint_that_its_run_removes_meanwhile_is_one_line(at, function, monkeypatch, capsys):
+    def remove_first(*arguments):
+        shutil.rmtree("run/checkpoints/step_00000000")
+        return function(*arguments)
+
+    small_agent().save("run/checkpoints/step_00000000")
+    monkeypatch.setattr(at, remove_first)
+    assert export.main(["run", "--format", "pt2"]) == 2
+    assert_one_line(capsys, "checkpoints/step_00000000: was removed while it was read")
 
 
 def test_a_policy_still_learns_after_its_export():

@@ -12,6 +12,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fake_runs import DECISION, PPO, fake_grid, fake_run
+from unroll.agents.common.run_folder import run_lock
 from unroll.agents.evaluation.video import make_gif
 from unroll.commands import compare
 from unroll.comparison import publish
@@ -486,6 +487,16 @@ def test_a_run_that_was_scored_before_its_end_is_no_finished_one(tmp_path, caplo
     (run / "evaluation.json").write_text(json.dumps(evaluation | {"steps": 1008}))
     rows = report_of(tmp_path)["experiments"]["TMaze10-v0"]["backbones"]
     assert len(rows["gru"]["scores"]) == len(rows["mingru"]["scores"])
+
+
+def test_a_run_that_is_being_trained_is_not_said_to_be_stopped(tmp_path, capsys):
+    run = fake_run(tmp_path / "run", "gru", 0, 1.0, steps=800)
+    (run / "checkpoints/step_00000800").mkdir(parents=True)
+    with run_lock(run):
+        assert f"{run}: is being trained; its last checkpoint is of step 800 of 1,000" in error_of(
+            capsys, "--from", run
+        )
+    assert "stopped at step 800 of 1,000" in error_of(capsys, "--from", run)
 
 
 def test_mistakes_are_one_line(tmp_path, capsys):

@@ -19,6 +19,7 @@ import yaml
 from unroll.agents import AGENTS
 from unroll.agents.common.checkpoint import checkpoints
 from unroll.agents.common.logs import read_metrics
+from unroll.agents.common.run_folder import is_locked
 from unroll.agents.evaluation.scoring import all_results, highest
 from unroll.comparison.variants import varied_fields
 from unroll.errors import ComparisonError, one_line
@@ -130,6 +131,8 @@ def why_unfinished(folder: Path, agent: str, steps: int, evaluation: dict[str, A
     kept = checkpoints(folder)
     last = int(kept[-1].name.removeprefix("step_")) if kept else scored
     where = shlex.quote(str(folder))
+    if last < steps and is_locked(folder):
+        return f"is being trained; its last checkpoint is of {unit} {last:,} of {steps:,}"
     if last < steps:
         return (
             f"stopped at {unit} {last:,} of {steps:,}; unroll train --resume true --run_dir {where} goes on, and with "

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
-from unroll.agents.common.checkpoint import MANIFEST, installed_versions, replace_folder
+from unroll.agents.common.checkpoint import hash_of, installed_versions, replace_folder
 from unroll.agents.common.step import Port, Step
 from unroll.envs.make import ELSEWHERE
 from unroll.envs.tasks import MEMORY_TASKS, NO_VELOCITY_TASKS
@@ -35,9 +34,14 @@ def write_export(step: Step, facts: dict[str, Any], checkpoint: Path, format: Fo
         The largest difference to PyTorch.
 
     Raises:
+        CheckpointError: the checkpoint has been removed.
         ExportError: the step cannot be written, the file computes something else, or the folder is not an export.
     """
     check_free(folder)
+    source = {
+        "checkpoint": checkpoint.name,
+        "manifest_sha256": hash_of(checkpoint),
+    }  # now: a run that learns removes it
     differs = 0.0
 
     # The model is checked in the temporary folder: a wrong export leaves nothing.
@@ -51,7 +55,7 @@ def write_export(step: Step, facts: dict[str, Any], checkpoint: Path, format: Fo
                 f"{format}: the exported policy differs from PyTorch's by {differs:.2g}, nothing is written"
             )
 
-        about = describe(step, facts, checkpoint, format)
+        about = describe(step, facts, source, format)
         about["largest_difference_to_torch"] = differs
         (temporary / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
         (temporary / README).write_text(readme(about))
@@ -77,9 +81,8 @@ def check_free(folder: Path) -> None:
         )
 
 
-def describe(step: Step, facts: dict[str, Any], checkpoint: Path, format: Format) -> dict[str, Any]:
+def describe(step: Step, facts: dict[str, Any], source: dict[str, str], format: Format) -> dict[str, Any]:
     """Return the content of policy.json. Every state begins as zeros."""
-    manifest = (checkpoint / MANIFEST).read_bytes()
     versions = installed_versions()
     if format == "onnx":
         versions |= {name: importlib.metadata.version(name) for name in NEEDED}
@@ -89,7 +92,7 @@ def describe(step: Step, facts: dict[str, Any], checkpoint: Path, format: Format
         "inputs": [entry(port) for port in step.inputs],
         "outputs": [entry(port) for port in step.outputs],
         "state": {port.name: f"next_{port.name}" for port in step.state},
-        "source": {"checkpoint": checkpoint.name, "manifest_sha256": hashlib.sha256(manifest).hexdigest()},
+        "source": source,
         "versions": versions,
     }
 
