@@ -350,7 +350,7 @@ def test_the_best_checkpoint_is_not_chosen_by_scores_of_another_evaluation(monke
     assert train.main([*resume, "--steps", "128", "--evaluation.seed", "7"]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "the run is evaluated otherwise than before" in told
-    assert "checkpoints/best stays until one of them begins a new best, and then as run/checkpoints/best_until_" in told
+    assert "checkpoints/best stays as it is until there is a new best, and as run/checkpoints/best_until_" in told
     assert read_checkpoint(old)[1]["num_timesteps"] == 32
     assert read_checkpoint(best)[1]["num_timesteps"] == 128
 
