@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from unroll.policies.backbones.kernels.reference import Candidate
-from unroll.policies.backbones.minrnn import MinRNN
-from unroll.policies.backbones.remember import remember_bias
+from unroll.policies.backbones.minrnn import MinRNN, Signed
 
 
 class MinGRU(MinRNN):
@@ -30,7 +29,7 @@ class MinGRU(MinRNN):
         conv: int = 0,
         learned_initial_state: bool = False,
         highway: bool = False,
-        signed: bool = False,
+        signed: Signed = False,
         unit_variance: bool = False,
     ):
         super().__init__(
@@ -38,4 +37,4 @@ class MinGRU(MinRNN):
         )
         # 1 - z retains
         with torch.no_grad():
-            self.project.bias[: self.d_inner] = -remember_bias(self.d_inner, memory_span, signed)
+            self.project.bias[: self.d_inner] = -self.remember(memory_span)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from unroll.policies.backbones.kernels.reference import Candidate, Gates
-from unroll.policies.backbones.minrnn import MinRNN
-from unroll.policies.backbones.remember import remember_bias
+from unroll.policies.backbones.minrnn import MinRNN, Signed
 
 
 class MinLSTM(MinRNN):
@@ -32,7 +31,7 @@ class MinLSTM(MinRNN):
         conv: int = 0,
         learned_initial_state: bool = False,
         highway: bool = False,
-        signed: bool = False,
+        signed: Signed = False,
         unit_variance: bool = False,
     ):
         form: Gates = "minlstm" if normalize_gates else "minlstm_unnormalized"
@@ -41,5 +40,5 @@ class MinLSTM(MinRNN):
         )
         # f comes first, then i
         with torch.no_grad():
-            bias = remember_bias(self.d_inner, memory_span, signed)
+            bias = self.remember(memory_span)
             self.project.bias[: 2 * self.d_inner] = torch.cat([bias, -bias])
