@@ -30,7 +30,7 @@ from unroll.policies.value_scale import ValueScale
 PLAIN: dict[str, Any] = {"plain": True, "mlp_ratio": 0.0}
 # Gates of the input alone cannot tell the fourth last step from the fifth: a short convolution can.
 # Nor can they have a velocity from positions: a few channels that may alternate can.
-OWN: dict[str, dict[str, Any]] = dict.fromkeys(["mingru", "minlstm"], {"conv": 4, "signed": "some"})
+OWN: dict[str, dict[str, Any]] = {name: {"conv": 4, "signed": "some"} for name in ("mingru", "minlstm")}
 
 
 def fill_options(backbone: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def of_now(model: nn.Module, tensors: dict[str, Tensor], prefix: str = "") -> di
 
     That is what its modules say in ``of_before``.
     """
-    missing = {}
+    missing: dict[str, Tensor] = {}
     for name, module in model.named_modules():
         if hasattr(module, "of_before"):
             missing |= {f"{prefix}{name}.{key}": value for key, value in module.of_before().items()}

@@ -56,7 +56,7 @@ def take_weights(agent: RecurrentPPO, run: str | Path) -> str:
     early = {name: value for name, value in of_now(agent.policy, {}).items() if name in wanted}
     for name in early.keys() - taken.keys():
         beside = [key for key in wanted if key.startswith(name.rpartition(".")[0] + ".") and key not in early]
-        if all(key in taken for key in beside):
+        if not beside or any(key in taken for key in beside):
             taken[name] = early[name]
     for name, source in taken.items():
         if not bool(torch.isfinite(source).all()):
