@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from unroll.policies.backbones.kernels.reference import Candidate
-from unroll.policies.backbones.minrnn import MinRNN, Signed
+from unroll.policies.backbones.minrnn import MinRNN
+from unroll.policies.backbones.remember import Signed, remember_bias
 
 
 class MinGRU(MinRNN):
@@ -37,4 +38,4 @@ class MinGRU(MinRNN):
         )
         # 1 - z retains
         with torch.no_grad():
-            self.project.bias[: self.d_inner] = -self.remember(memory_span)
+            self.project.bias[: self.d_inner] = -remember_bias(self.d_inner, memory_span, signed)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from unroll.policies.backbones.kernels.reference import Candidate, Gates
-from unroll.policies.backbones.minrnn import MinRNN, Signed
+from unroll.policies.backbones.minrnn import MinRNN
+from unroll.policies.backbones.remember import Signed, remember_bias
 
 
 class MinLSTM(MinRNN):
@@ -40,5 +41,5 @@ class MinLSTM(MinRNN):
         )
         # f comes first, then i
         with torch.no_grad():
-            bias = self.remember(memory_span)
+            bias = remember_bias(self.d_inner, memory_span, signed)
             self.project.bias[: 2 * self.d_inner] = torch.cat([bias, -bias])

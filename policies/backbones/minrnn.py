@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,8 @@ from unroll.policies.backbones.kernels.reference import (
     unit_variance_gates,
 )
 from unroll.policies.backbones.layers import Linear, linear
-from unroll.policies.backbones.remember import FEW, remember_bias
+from unroll.policies.backbones.remember import FEW, Signed
 from unroll.policies.backbones.scan import gated_scan, linear_scan
-
-Signed = Literal[False, True, "some"]
 
 
 class MinRNN(Mixer):
@@ -37,8 +35,8 @@ class MinRNN(Mixer):
         highway: y = σ(W_p x)·W_o h + (1 - σ(W_p x))·x.
         signed: keep and update become 2·keep - 1 and 2·update, so that an input can turn h over: the weights of h and
             h̃ still sum to 1, and that of h is between -1 and 1. Without it the parity of long sequences is out of
-            reach, whatever the number of layers (Grazzi et al. 2024, arXiv 2411.12537). ``some``: in the last sixteenth
-            of the channels alone. There the weight of h starts below 0, see ``remember_bias``.
+            reach, whatever the number of layers (Grazzi et al. 2024, arXiv 2411.12537). A sixteenth of the channels
+            starts below 0, see ``remember_bias``. ``some``: in this sixteenth alone, keep becomes -keep.
         unit_variance: update is √(1 - keep²)·h̃, times i where gates are not normalised, as in RG-LRU (De et al. 2024,
             arXiv 2402.19427): h has the variance of h̃ where steps are independent, however long it keeps.
 
@@ -47,7 +45,7 @@ class MinRNN(Mixer):
     The state is h [B, expansion·d_model]; with a convolution it is (the convolution's state, h).
     """
 
-    reach: Tensor | None  # the m of equation 6 of scan.py [d_inner]; None: 1 everywhere
+    turn: Tensor | None  # s and m of equation 6 of scan.py, [2, d_inner]; None: both are 1
 
     def __init__(
         self,
@@ -68,9 +66,14 @@ class MinRNN(Mixer):
         self.form = form
         self.candidate = candidate
         self.signed = signed
-        self.signed_channels = {False: 0, "some": self.d_inner // FEW, True: self.d_inner}[signed]
-        reach = 1.0 + (torch.arange(self.d_inner) >= self.d_inner - self.signed_channels)
-        self.register_buffer("reach", reach if self.signed_channels else None)
+        turn = None
+        if signed is True or (signed and self.d_inner >= FEW):
+            turn = torch.ones(2, self.d_inner)
+            if signed is True:
+                turn[1] = 2
+            else:
+                turn[0, -(self.d_inner // FEW) :] = -1
+        self.register_buffer("turn", turn)
         self.unit_variance = unit_variance
         self.conv = None
         if conv:
@@ -83,23 +86,11 @@ class MinRNN(Mixer):
         # It starts at random and not at 0, where the gradient of a positive candidate is smallest.
         self.before = nn.Parameter(torch.randn(self.d_inner)) if learned_initial_state else None
 
-    @torch.no_grad()
-    def remember(self, span: float) -> Tensor:
-        """Return the first biases of the gate that keeps, and have W_o read quietly what alternates.
-
-        Where inputs are independent, h has the variance of h̃ times (1 - a)/(1 + a), with a the weight of h: much where
-        a is below 0. Times (1 + a)/(1 - a), such a channel is as loud as one of the weight -a.
-        """
-        bias = remember_bias(self.d_inner, span, self.signed_channels)
-        if not self.unit_variance:
-            self.out.weight.mul_(bias.clamp(max=0).exp())  # e^u is (1 + a)/(1 - a) where a = 2σ(u) - 1
-        return bias
-
     def of_before(self) -> dict[str, Tensor]:
         """Return what state dicts lack that were made when all channels were signed or none."""
-        if self.reach is None:
+        if self.turn is None:
             return {}
-        return {"reach": torch.full_like(self.reach, 2.0 if self.signed is True else 1.0)}
+        return {"turn": self.turn.clone() if self.signed is True else torch.ones_like(self.turn)}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         for name, value in self.of_before().items():
@@ -110,7 +101,7 @@ class MinRNN(Mixer):
         """Compute keep and update [..., d_inner] of x [..., d_model], at least in float32."""
         projected = linear(self.project, x)
         activate = unit_variance_gates if self.unit_variance else activate_gates
-        return activate(projected, self.form, self.candidate, self.reach)
+        return activate(projected, self.form, self.candidate, self.turn)
 
     def initial_state(self, batch_size: int) -> State:
         h = self.out.weight.new_zeros(batch_size, self.d_inner)
@@ -133,7 +124,7 @@ class MinRNN(Mixer):
         # one operator from the pre-activations to h, unless episodes begin with a learned state
         begins_anew = reset is not None and self.before is not None
         if not (self.unit_variance or begins_anew):
-            h, last = gated_scan(self.project(seen), h0, reset, self.form, self.candidate, reach=self.reach)
+            h, last = gated_scan(self.project(seen), h0, reset, self.form, self.candidate, turn=self.turn)
         else:
             keep, update = self.gates(seen)
             if reset is not None and self.before is not None:
@@ -163,7 +154,7 @@ class MinRNN(Mixer):
             keep, update = self.gates(seen)
             h = torch.addcmul(update, keep, h.to(update.dtype))
         else:
-            h = step_gates(linear(self.project, seen), h, self.form, self.candidate, self.reach)
+            h = step_gates(linear(self.project, seen), h, self.form, self.candidate, self.turn)
 
         y = self._output(x, h)
         if self.conv is None:

@@ -161,7 +161,7 @@ def test_a_checkpoint_of_before_has_the_gates_of_then(tmp_path):
     actions, state = agent.predict(observation, deterministic=True)
 
     other = make_ppo(vector(Noise), backbone="mingru", d_model=32)
-    assert (other.policy.encoders[0].backbone.blocks[0].mixer.reach == 2).sum() == 2
+    assert (other.policy.encoders[0].backbone.blocks[0].mixer.turn == -1).sum() == 2
     restore_ppo(other, tmp_path / "agent", *read_ppo(tmp_path / "agent"))
     for one in (other, RecurrentPPO.load(tmp_path / "zip")):
         again, after = one.predict(observation, deterministic=True)

@@ -54,13 +54,13 @@ def test_the_backbone_of_a_decision_agent_begins_actor_and_critic():
 
 
 def test_no_gate_is_signed_where_none_was_in_what_is_taken():
-    """A policy of PPO has signed gates in a sixteenth of the channels, a decision agent in none."""
+    """In a policy of PPO a sixteenth of the channels alternates, in a decision agent none."""
     _, path = decision_checkpoint("mingru", d_model=32)
     agent = ppo("mingru", d_model=32, n_layers=2)
-    reaches = [v for name, v in agent.policy.named_buffers() if name.endswith("reach")]
-    assert all((reach == 2).sum() == 2 for reach in reaches)
+    turns = [v for name, v in agent.policy.named_buffers() if name.endswith("turn")]
+    assert all((turn == -1).sum() == 2 for turn in turns)
     agent.take_weights(path)
-    assert all((reach == 1).all() for reach in reaches)
+    assert all((turn == 1).all() for turn in turns)
 
     narrow = ppo("mingru", d_model=16, n_layers=2)
     with pytest.raises(CheckpointError, match="nothing of it has the shape"):

@@ -6,12 +6,11 @@ import torch.nn.functional as F
 
 from unroll.errors import BackboneError
 from unroll.policies.backbones.gru import GRU
-from unroll.policies.backbones.kernels.reference import activate_gates, positive
+from unroll.policies.backbones.kernels.reference import positive
 from unroll.policies.backbones.lstm import LSTM
 from unroll.policies.backbones.mingru import MinGRU
 from unroll.policies.backbones.minlstm import MinLSTM
 from unroll.policies.backbones.remember import remember_bias
-from unroll.policies.backbones.scan import gated_scan
 
 BOTH = pytest.mark.parametrize("mixer_class", [MinGRU, MinLSTM])
 
@@ -219,44 +218,50 @@ def test_a_gate_of_one_has_finite_gradients_under_unit_variance(options):
     assert all(weight.grad.isfinite().all() for weight in mixer.parameters())
 
 
-@pytest.mark.parametrize("signed", [4, 20, 64])
-def test_signed_gates_start_with_the_same_span_but_for_a_sixteenth_that_alternates(signed):
-    weights = torch.sigmoid(remember_bias(64, 50.0, signed))
-    weights[64 - signed :] = 2 * weights[64 - signed :] - 1
-    torch.testing.assert_close(weights[:60], torch.sigmoid(remember_bias(60, 50.0)))
-    torch.testing.assert_close(weights[[60, 63]], torch.tensor([1 / 1.2, 1 / 3]) - 1)
-    assert (remember_bias(15, 50.0, signed=15) > 0).all()  # none of so few
+def test_signed_gates_start_with_the_same_span_but_for_a_sixteenth_that_alternates():
+    every = 2 * torch.sigmoid(remember_bias(64, 50.0, signed=True)) - 1
+    some = torch.sigmoid(remember_bias(64, 50.0, signed="some"))
+    some[60:] *= -1
+    for weights in (every, some):
+        torch.testing.assert_close(weights[:60], torch.sigmoid(remember_bias(60, 50.0)))
+        torch.testing.assert_close(weights[[60, 63]], torch.tensor([1 / 1.2, 1 / 3]) - 1)
+    for signed in (True, "some"):
+        assert (remember_bias(15, 50.0, signed) >= 0).all()  # none of so few
 
 
 @BOTH
-def test_what_alternates_is_as_loud_at_the_start_as_a_channel_that_keeps_as_much(mixer_class):
-    """The candidate is white noise here, and the gates are the biases alone."""
-    torch.manual_seed(0)
-    mixer = mixer_class(64, candidate="identity", signed="some")
-    torch.manual_seed(0)
-    quieter = mixer.out.weight / mixer_class(64, candidate="identity").out.weight
-    projected = mixer.project.bias.repeat(500, 200, 1)
-    projected[..., -64:] = torch.randn(500, 200, 64)
-    keep, _ = activate_gates(projected[0, 0], mixer.form, "identity", mixer.reach)
-    h, _ = gated_scan(projected, gates=mixer.form, candidate="identity", reach=mixer.reach)
-    loud = h[:, 100:, -4:].std((0, 1)) * quieter.mean(0)[-4:]
-    kept = keep[-4:].abs()
-    assert (keep[-4:] < 0).all()
-    torch.testing.assert_close(loud, ((1 - kept) / (1 + kept)).sqrt(), rtol=0.02, atol=0)
-
-
-@BOTH
-def test_some_channels_are_signed_and_weights_of_before_are_not(mixer_class):
-    """What was made before a part of the channels could be signed acts as it did."""
+def test_some_channels_alternate_and_weights_of_before_do_not(mixer_class):
+    """What was made before acts as it did."""
     plain, some = mixer_class(32), mixer_class(32, signed="some")
     x = 5 * torch.randn(40, 32)
-    own = some.gates(x)
-    assert (own[0][:, -2:] < 0).any()
-    assert (own[0][:, :-2] >= 0).all()
+    keep, _ = some.gates(x)
+    assert (keep[:, -2:] < 0).all()
+    assert (keep[:, :-2] > 0).all()
     some.load_state_dict(plain.state_dict())
     for one, other in zip(some.gates(x), plain.gates(x), strict=True):
         assert torch.equal(one, other)
-    assert mixer_class(15, signed="some").reach is None  # none of so few
+    assert mixer_class(15, signed="some").turn is None  # none of so few
+
+
+@BOTH
+@pytest.mark.parametrize("options", [{}, {"unit_variance": True}])
+def test_a_channel_that_alternates_is_the_mirror_of_one_that_does_not(mixer_class, options):
+    """Of inputs that alternate it makes a sum that alternates."""
+    mixer = mixer_class(16, candidate="identity", signed="some", **options)
+    plain = mixer_class(16, candidate="identity", **options)
+    plain.load_state_dict(mixer.state_dict(), strict=False)
+    with torch.no_grad():
+        for one in (mixer, plain):
+            one.project.weight[: -one.d_inner] = 0
+            one.project.bias[-one.d_inner :] = 0
+            one.out.weight.copy_(torch.eye(16))
+            one.out.bias.zero_()
+    x = torch.randn(3, 50, 16)
+    flip = torch.ones(50, 1)
+    flip[1::2] = -1
+    with torch.no_grad():
+        torch.testing.assert_close(mixer(x * flip)[0][..., -1:], flip * plain(x)[0][..., -1:])
+        torch.testing.assert_close(mixer(x)[0][..., :-1], plain(x)[0][..., :-1])
 
 
 def test_a_signed_memory_computes_a_velocity_from_positions():

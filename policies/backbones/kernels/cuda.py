@@ -44,12 +44,12 @@ def why_not() -> str | None:
 
 @operators.gated_scan.register_kernel("cuda")
 def gated_forward(
-    projected: Tensor, h0: Tensor, reset: Tensor | None, gates: str, candidate: str, reach: Tensor | None
+    projected: Tensor, h0: Tensor, reset: Tensor | None, gates: str, candidate: str, turn: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     batch, time, _ = projected.shape
     h = projected.new_empty(batch, time, h0.shape[1])
     last = torch.empty_like(h0, dtype=torch.float32, memory_format=torch.contiguous_format)
-    _forward(*_parts(projected, gates), h0, reset, reach, h, last, _form(gates, candidate, reach))
+    _forward(*_parts(projected, gates), h0, reset, turn, h, last, _form(gates, candidate, turn))
     return h, last
 
 
@@ -63,12 +63,12 @@ def gated_backward(
     h: Tensor,
     gates: str,
     candidate: str,
-    reach: Tensor | None,
+    turn: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     dx = torch.empty_like(projected, memory_format=torch.contiguous_format)
     dh0 = torch.empty_like(h0, dtype=torch.float32, memory_format=torch.contiguous_format)
     gradients = (*_parts(dx, gates), dh0)
-    _backward(dh, dlast, *_parts(projected, gates), h0, reset, reach, h, gradients, _form(gates, candidate, reach))
+    _backward(dh, dlast, *_parts(projected, gates), h0, reset, turn, h, gradients, _form(gates, candidate, turn))
     return dx, dh0
 
 
@@ -173,8 +173,8 @@ def _parts(projected: Tensor, gates: str) -> tuple[Tensor, Tensor]:
     return projected, projected[:, :, -size:]
 
 
-def _form(gates: str, candidate: str, reach: Tensor | None) -> dict[str, Any]:
-    form = {"GATES": GATES[gates], "CANDIDATE": CANDIDATES[candidate], "SIGNED": reach is not None}
+def _form(gates: str, candidate: str, turn: Tensor | None) -> dict[str, Any]:
+    form = {"GATES": GATES[gates], "CANDIDATE": CANDIDATES[candidate], "SIGNED": turn is not None}
     return form | {"REVERSE": False, "PARTS": PARTS[gates]}
 
 
@@ -187,7 +187,7 @@ def _forward(
     v: Tensor,
     h0: Tensor,
     reset: Tensor | None,
-    reach: Tensor | None,
+    turn: Tensor | None,
     h: Tensor,
     last: Tensor,
     form: dict[str, Any],
@@ -200,12 +200,12 @@ def _forward(
     start = h0.contiguous()
     form = form | {"HAS_RESET": reset is not None, "UNROLL": UNROLL_FORWARD, "BD": tile.channels}
     starts = _starts(x, reset)
-    m = x if reach is None else reach.contiguous()  # a kernel without signed gates reads none
+    signs = x if turn is None else turn.contiguous()  # a kernel without signed gates reads none
     with _on(x):
         if tile.chunks > 1:
-            start = _carry(x, v, starts, m, x, start, (batch, time, size), tile, form | {"BACKWARD": False})
+            start = _carry(x, v, starts, signs, x, start, (batch, time, size), tile, form | {"BACKWARD": False})
         grid = (batch, tile.blocks, tile.chunks)
-        kernels.forward[grid](x, v, starts, m, start, h, last, time, size, tile.steps, **form, num_warps=1)
+        kernels.forward[grid](x, v, starts, signs, start, h, last, time, size, tile.steps, **form, num_warps=1)
 
 
 def _backward(
@@ -215,7 +215,7 @@ def _backward(
     v: Tensor,
     h0: Tensor,
     reset: Tensor | None,
-    reach: Tensor | None,
+    turn: Tensor | None,
     h: Tensor,
     gradients: tuple[Tensor, ...],
     form: dict[str, Any],
@@ -229,11 +229,11 @@ def _backward(
     follows = dlast.contiguous()
     form = form | {"HAS_RESET": reset is not None, "UNROLL": UNROLL_BACKWARD, "BD": tile.channels}
     starts = _starts(x, reset)
-    m = x if reach is None else reach.contiguous()
+    signs = x if turn is None else turn.contiguous()
     with _on(x):
         if tile.chunks > 1:
-            follows = _carry(x, v, starts, m, dh, follows, (batch, time, size), tile, form | {"BACKWARD": True})
-        inputs = (dh, follows, x, v, starts, m, h0.contiguous(), h.contiguous())
+            follows = _carry(x, v, starts, signs, dh, follows, (batch, time, size), tile, form | {"BACKWARD": True})
+        inputs = (dh, follows, x, v, starts, signs, h0.contiguous(), h.contiguous())
         grid = (batch, tile.blocks, tile.chunks)
         kernels.backward[grid](*inputs, *gradients, time, size, tile.steps, **form, num_warps=1)
 
@@ -242,7 +242,7 @@ def _carry(
     x: Tensor,
     v: Tensor,
     starts: Tensor,
-    m: Tensor,
+    signs: Tensor,
     dh: Tensor,
     first: Tensor,
     shape: tuple[int, int, int],
@@ -252,7 +252,7 @@ def _carry(
     """Launch what computes what is carried into each chunk [B, chunks, D], from ``first`` [B, D]."""
     batch, time, size = shape
     products, sums, carried = torch.empty(3, batch, tile.chunks, size, dtype=torch.float32, device=x.device)
-    inputs = (x, v, starts, m, dh, products, sums)
+    inputs = (x, v, starts, signs, dh, products, sums)
     grid = (batch, tile.blocks, tile.chunks)
     kernels.chunk_effect[grid](*inputs, time, size, tile.steps, **form, num_warps=1)
     direction = {"BACKWARD": form["BACKWARD"], "BD": 32}

@@ -83,10 +83,10 @@ CANDIDATES = {
 
 
 @njit(**_INLINE)
-def _forward_step(gates, candidate, reach, x, c, h):
+def _forward_step(gates, candidate, turn, x, c, h):
     """Compute h [D] and the new carry c [D] from the carry before and the pre-activations x [PARTS · D].
 
-    ``reach`` [D] is the m of equation 6, or None for 1 everywhere, which numba compiles by itself.
+    ``turn`` [2, D] has s and m of equation 6, or is None where both are 1, which numba compiles by itself.
     """
     scale, threshold, above, below = candidate
     size = len(c)
@@ -95,41 +95,44 @@ def _forward_step(gates, candidate, reach, x, c, h):
         # equation 2: e·z = e^-k/(1 + e^-k) is 1 - z, to all digits
         k = x[:size]
         for d in range(size):
-            m = _1 if reach is None else reach[d]
+            sign = _1 if turn is None else turn[0, d]
+            m = _1 if turn is None else turn[1, d]
             rest = _1 - m
             e = _exp(-k[d])
             z, s = _1 / (_1 + e), _1 / (_1 + _exp(-scale * v[d]))
-            y = ((e + rest) * z) * c[d] + (m * z) * _candidate(v[d], s, scale, threshold, above, below)
+            y = (sign * (e + rest) * z) * c[d] + (m * z) * _candidate(v[d], s, scale, threshold, above, below)
             c[d] = y
             h[d] = y
     elif gates == MINLSTM:
         # equation 3. f and i are 1 over the gates here, so that the normalised forget gate is i/(f + i).
         j, k = x[:size], x[size : 2 * size]
         for d in range(size):
-            m = _1 if reach is None else reach[d]
+            sign = _1 if turn is None else turn[0, d]
+            m = _1 if turn is None else turn[1, d]
             rest = _1 - m
             o = _both_shut(j[d], k[d])
             f, i = _1 + _exp(-j[d] - o), _1 + _exp(-k[d] - o)
             s = _1 / (_1 + _exp(-scale * v[d]))
             r = _1 / (f + i)
-            y = ((i + rest * f) * r) * c[d] + (m * f * r) * _candidate(v[d], s, scale, threshold, above, below)
+            y = (sign * (i + rest * f) * r) * c[d] + (m * f * r) * _candidate(v[d], s, scale, threshold, above, below)
             c[d] = y
             h[d] = y
     else:
         # equation 3 without normalisation; f and i are 1 over the gates
         j, k = x[:size], x[size : 2 * size]
         for d in range(size):
-            m = _1 if reach is None else reach[d]
+            sign = _1 if turn is None else turn[0, d]
+            m = _1 if turn is None else turn[1, d]
             rest = _1 - m
             f, i = _1 + _exp(-j[d]), _1 + _exp(-k[d])
             s = _1 / (_1 + _exp(-scale * v[d]))
-            y = (m / f + rest) * c[d] + m * _candidate(v[d], s, scale, threshold, above, below) / i
+            y = (sign * (m / f + rest)) * c[d] + m * _candidate(v[d], s, scale, threshold, above, below) / i
             c[d] = y
             h[d] = y
 
 
 @njit(**_INLINE)
-def _backward_step(gates, candidate, reach, x, dh, before, c, dx):
+def _backward_step(gates, candidate, turn, x, dh, before, c, dx):
     """Compute dx [PARTS · D], and in c the gradient of the state ``before``, a·g of equation 4.
 
     On entry c is a[t+1]·g[t+1], so that g = dh + c. The gates are computed again from x. The slope of the candidate is
@@ -142,21 +145,23 @@ def _backward_step(gates, candidate, reach, x, dh, before, c, dx):
         # dk = g·(h̃ - h[t-1])·z·(1 - z), where a = 1 - z
         k, dk = x[:size], dx[:size]
         for d in range(size):
-            m = _1 if reach is None else reach[d]
+            sign = _1 if turn is None else turn[0, d]
+            m = _1 if turn is None else turn[1, d]
             rest = _1 - m
             g = dh[d] + c[d]
             e, u = _exp(-k[d]), _exp(-scale * v[d])
             z, s = _1 / (_1 + e), _1 / (_1 + u)
             value = _candidate(v[d], s, scale, threshold, above, below)
-            dk[d] = g * (m * z) * (e * z) * (value - before[d])
+            dk[d] = g * (m * z) * (e * z) * (value - sign * before[d])
             dv[d] = g * (m * z) * (_1 if v[d] >= threshold else scale * scale * s * s * u)
-            c[d] = ((e + rest) * z) * g
+            c[d] = (sign * (e + rest) * z) * g
     elif gates == MINLSTM:
         # With a = f' and z = i' = 1 - f': df' = g·(h[t-1] - h̃). The gates' odds are i/f, so that the slopes of a are
         # a·z·(1 - σ(j)) and -a·z·(1 - σ(k)).
         j, k, dj, dk = x[:size], x[size : 2 * size], dx[:size], dx[size : 2 * size]
         for d in range(size):
-            m = _1 if reach is None else reach[d]
+            sign = _1 if turn is None else turn[0, d]
+            m = _1 if turn is None else turn[1, d]
             rest = _1 - m
             g = dh[d] + c[d]
             o = _both_shut(j[d], k[d])
@@ -164,24 +169,25 @@ def _backward_step(gates, candidate, reach, x, dh, before, c, dx):
             f, i, s = _1 + ef, _1 + ei, _1 / (_1 + u)
             r = _1 / (f + i)
             a, z = i * r, f * r
-            q = g * a * (m * z) * (before[d] - _candidate(v[d], s, scale, threshold, above, below))
+            q = g * a * (m * z) * (sign * before[d] - _candidate(v[d], s, scale, threshold, above, below))
             dj[d] = q * (ef / f)
             dk[d] = -q * (ei / i)
             dv[d] = g * (m * z) * (_1 if v[d] >= threshold else scale * scale * s * s * u)
-            c[d] = ((i + rest * f) * r) * g
+            c[d] = (sign * (i + rest * f) * r) * g
     else:
         # f and i are the gates themselves, and f·ef = 1 - f
         j, k, dj, dk = x[:size], x[size : 2 * size], dx[:size], dx[size : 2 * size]
         for d in range(size):
-            m = _1 if reach is None else reach[d]
+            sign = _1 if turn is None else turn[0, d]
+            m = _1 if turn is None else turn[1, d]
             rest = _1 - m
             g = dh[d] + c[d]
             ef, ei, u = _exp(-j[d]), _exp(-k[d]), _exp(-scale * v[d])
             f, i, s = _1 / (_1 + ef), _1 / (_1 + ei), _1 / (_1 + u)
-            dj[d] = g * before[d] * (m * f) * f * ef
+            dj[d] = g * (sign * before[d]) * (m * f) * f * ef
             dk[d] = g * _candidate(v[d], s, scale, threshold, above, below) * (m * i) * i * ei
             dv[d] = g * (m * i) * (_1 if v[d] >= threshold else scale * scale * s * s * u)
-            c[d] = (m * f + rest) * g
+            c[d] = (sign * (m * f + rest)) * g
 
 
 @njit(**_INLINE)
@@ -199,7 +205,7 @@ def _touch(x, n, first, end):
 
 
 @njit(**_KERNEL)
-def gated_forward(x, h0, reset, gates, candidate, reach, h, last):
+def gated_forward(x, h0, reset, gates, candidate, turn, h, last):
     """Compute equations 1 and 2 or 3: x [B, T, PARTS · D], h0 [B, D], reset [B, T] → h [B, T, D] and last [B, D]."""
     batch, time, _ = h.shape
     for n in prange(batch):
@@ -209,11 +215,11 @@ def gated_forward(x, h0, reset, gates, candidate, reach, h, last):
         for t in range(time):
             if reset[n, t]:
                 c[:] = _0
-            _forward_step(gates, candidate, reach, x[n, t], c, h[n, t])
+            _forward_step(gates, candidate, turn, x[n, t], c, h[n, t])
 
 
 @njit(**_KERNEL)
-def gated_backward(dh, dlast, x, h0, reset, h, gates, candidate, reach, dx, dh0, touched):
+def gated_backward(dh, dlast, x, h0, reset, h, gates, candidate, turn, dx, dh0, touched):
     """Compute the gradients dx and dh0. touched [B] keeps the reads ahead from being optimised away."""
     batch, time, size = h.shape
     rows = max(1, _TILE // x.shape[2])
@@ -231,7 +237,7 @@ def gated_backward(dh, dlast, x, h0, reset, h, gates, candidate, reach, dx, dh0,
                     dx[n, t, d] = _0
             for t in range(end - 1, first - 1, -1):
                 before = nothing if reset[n, t] else (h[n, t - 1] if t > 0 else h0[n])
-                _backward_step(gates, candidate, reach, x[n, t], dh[n, t], before, c, dx[n, t])
+                _backward_step(gates, candidate, turn, x[n, t], dh[n, t], before, c, dx[n, t])
                 # no gradient goes back through a reset, not even NaN
                 if reset[n, t]:
                     c[:] = _0
