@@ -16,6 +16,8 @@ from unroll.agents.common.machine import machine
 from unroll.errors import BackboneError
 from unroll.files import write_whole
 from unroll.policies.backbones import BACKBONES, options_of
+from unroll.policies.backbones.minrnn import MinRNN
+from unroll.policies.backbones.registry import find_backbone
 from unroll.tables import markdown_table
 
 Row = dict[str, Any]
@@ -93,8 +95,10 @@ def fitting(name: str, **wanted: Any) -> dict[str, Any]:
 
 def with_signed_gates(name: str) -> list[tuple[str, dict[str, Any]]]:
     """List the backbone, and where it has them the same with signed gates: in words, and the options given."""
-    plain: tuple[str, dict[str, Any]] = (name, {})
-    return [plain, (f"{name} signed", {"signed": True})] if "signed" in options_of(name) else [plain]
+    if "signed" not in options_of(name):
+        return [(name, {})]
+    some = [(f"{name} some signed", {"signed": "some"})] if issubclass(find_backbone(name), MinRNN) else []
+    return [(name, {"signed": False}), *some, (f"{name} signed", {"signed": True})]
 
 
 def listed(values: dict[str, Any]) -> str:

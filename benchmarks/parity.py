@@ -4,8 +4,9 @@
 
 A sequence is random bits, and the target of each step is the parity of all bits up to it. No window of the last steps
 says it, and no sum that only fades does: the memory has to be turned over by each one (Grazzi et al. 2024, arXiv
-2411.12537). So minGRU and minLSTM are also learned with ``signed`` gates. Learned are sequences of the first length;
-what is scored are fresh ones of all lengths. Chance is 50 %. There is no MLP, and attention sees the whole sequence.
+2411.12537). So minGRU and minLSTM are also learned with ``signed`` gates, some and all. Learned are sequences of the
+first length; what is scored are fresh ones of all lengths. Chance is 50 %. There is no MLP, and attention sees the
+whole sequence.
 """
 
 from __future__ import annotations

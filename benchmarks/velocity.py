@@ -6,8 +6,8 @@ A body is pushed by a random force that changes from step to step and is even wi
 actions pushes it: v[t] = 0.9·v[t-1] + noise, and what is seen is how far it moved, d[t] = (v[t] + v[t-1])/2. So v[t] =
 2·d[t] - v[t-1], a memory that changes its sign from step to step. A memory that only fades has to add up the last
 displacements that it can tell apart. The network is that of RecurrentPPO's actor up to its latent, with a linear layer
-in the place of the MLP. minGRU and minLSTM are also learned with ``signed`` gates. The error is the mean square in
-percent of the velocity's variance, on fresh sequences.
+in the place of the MLP. minGRU and minLSTM are also learned with ``signed`` gates in some channels, as PPO has them,
+and in all. The error is the mean square in percent of the velocity's variance, on fresh sequences.
 """
 
 from __future__ import annotations

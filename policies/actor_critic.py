@@ -29,7 +29,8 @@ from unroll.policies.value_scale import ValueScale
 # Where the memory reads the features as they are, PPO learns more per step.
 PLAIN: dict[str, Any] = {"plain": True, "mlp_ratio": 0.0}
 # Gates of the input alone cannot tell the fourth last step from the fifth: a short convolution can.
-OWN: dict[str, dict[str, Any]] = {"mingru": {"conv": 4}, "minlstm": {"conv": 4}}
+# Nor can they have a velocity from positions: a few channels that may alternate can.
+OWN: dict[str, dict[str, Any]] = {name: {"conv": 4, "signed": "some"} for name in ("mingru", "minlstm")}
 
 
 def fill_options(backbone: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ GRADIENTS = {torch.float64: 1e-12, torch.float32: 1e-4, torch.bfloat16: 1e-2}
 SIZES = st.one_of(st.sampled_from([1, 2, 15, 16, 17, 33, 64]), st.integers(1, 70))
 
 
-def loop(projected, h0, reset, gates, candidate, signed=False):
+def loop(projected, h0, reset, gates, candidate, turn=None):
     """h [B, T, D] and the last one, one step after the other, as sections 3.1 and 3.2 of arXiv 2410.01201 have them."""
     *gate, value = projected.clamp(-500, 500).chunk(PARTS[gates], -1)  # σ(-500) is no 0 in float64
     if candidate == "g":
@@ -36,8 +36,9 @@ def loop(projected, h0, reset, gates, candidate, signed=False):
         keep, take = torch.sigmoid(gate[0]), torch.sigmoid(gate[1])
         if gates == "minlstm":
             keep, take = keep / (keep + take), take / (keep + take)
-    if signed:
-        keep, take = 2 * keep - 1, 2 * take
+    if turn is not None:
+        sign, m = turn
+        keep, take = sign * (m * keep + 1 - m), m * take
     h = torch.zeros_like(value[:, 0]) if h0 is None else h0
     states = []
     for t in range(projected.shape[1]):
@@ -95,7 +96,7 @@ def cases(draw, gates, dtype=torch.float32):
     candidate = draw(st.sampled_from(["g", "identity", "tanh"]))
     projected = lay_out(draw, batch, time, PARTS[gates] * width, scale=draw(st.sampled_from([1.0, 4.0])))
     if draw(st.booleans()):  # saturated gates
-        projected[..., :-width].uniform_(-60, 60)
+        projected[..., :-width].uniform_(-200, 200)
     h0 = draw(st.sampled_from([None, torch.randn(batch, width), torch.randn(width).expand(batch, width)]))
     never = torch.zeros(batch, time, dtype=torch.bool)
     first = never.clone()
@@ -107,7 +108,8 @@ def cases(draw, gates, dtype=torch.float32):
         dh = torch.ones(1, 1, 1).expand(batch, time, width)
     if h0 is not None and dtype == torch.float64:
         h0 = h0.double()
-    options = dict(gates=gates, candidate=candidate, signed=draw(st.booleans()))
+    turn = draw(st.sampled_from([None, torch.randint(2, (2, width)).float() * torch.tensor([[-2.0], [1.0]]) + 1]))
+    options = dict(gates=gates, candidate=candidate, turn=turn)
     return Case(projected.to(dtype), h0, reset, dh.to(dtype), torch.randn(batch, width), options)
 
 

@@ -57,10 +57,23 @@ def restore(
     ``wanted`` are the policy's tensors, each once.
     """
     weights = {name.removeprefix("policy."): v for name, v in tensors.items() if name.startswith("policy.")}
+    weights = of_now(policy, weights)
     check_tensors(weights, wanted, "weights")
     check_moments(tensors, optimizer)
     policy.load_state_dict(weights, strict=False)  # without the second names of shared weights
     load_optimizer(optimizer, tensors)
+
+
+def of_now(model: nn.Module, tensors: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+    """Add to the tensors of a model, whose names begin with ``prefix``, what early ones lack.
+
+    That is what its modules say in ``of_before``.
+    """
+    missing: dict[str, Tensor] = {}
+    for name, module in model.named_modules():
+        if hasattr(module, "of_before"):
+            missing |= {f"{prefix}{name}.{key}": value for key, value in module.of_before().items()}
+    return missing | tensors
 
 
 def check_goes_on(path: str | Path, optimizer: torch.optim.Optimizer, steps: int) -> None:

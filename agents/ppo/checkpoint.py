@@ -16,13 +16,12 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from unroll.agents.common.checkpoint import optimizer_tensors, write_checkpoint
 from unroll.agents.common.machine import made_here
-from unroll.agents.common.restoring import check_count, check_tensors, of_checkpoint, read_agent, restore
+from unroll.agents.common.restoring import check_count, check_tensors, of_checkpoint, of_now, read_agent, restore
 from unroll.agents.ppo.agent import RecurrentPPO
 from unroll.agents.ppo.anchor import SETTINGS, Anchor
 from unroll.agents.ppo.rollout_state import load_rollout, pack_rollout
 from unroll.errors import TrainingError
 from unroll.policies.actor_critic import RecurrentActorCriticPolicy
-from unroll.policies.value_scale import ValueScale
 
 AGENT = "RecurrentPPO"
 FORMAT = 2  # 1: the backbone's blocks had a norm and a skip, unless told otherwise
@@ -94,7 +93,6 @@ def restore_ppo(agent: RecurrentPPO, path: str | Path, tensors: dict[str, torch.
     with of_checkpoint(path):
         statistics = {name: v for name, v in tensors.items() if name.startswith("normalizer.")}
         check_tensors(statistics, statistics_tensors(agent), "statistics")
-        tensors = with_value_scale(tensors, "policy.")
         restore(agent.policy, agent.policy.optimizer, policy_tensors(agent.policy), tensors)
         restore_statistics(agent, tensors)
         agent.num_timesteps = state["num_timesteps"]
@@ -132,11 +130,12 @@ def _read_anchor(
         raise ValueError(f"kl_coef is {settings['kl_coef']}")
     anchor = Anchor(policy, **{name: settings[name] for name in SETTINGS})
     wanted = _reference_tensors(anchor)
-    if wanted:
-        tensors = with_value_scale(tensors, REFERENCE)
-    check_tensors({name: v for name, v in tensors.items() if name.startswith(REFERENCE)}, wanted, "anchor")
+    found = {name: v for name, v in tensors.items() if name.startswith(REFERENCE)}
+    if anchor.reference is not None:
+        found = of_now(anchor.reference, found, REFERENCE)
+    check_tensors(found, wanted, "anchor")
     for name, value in wanted.items():
-        value.copy_(tensors[name])
+        value.copy_(found[name])
     return anchor
 
 
@@ -145,11 +144,6 @@ def _reference_tensors(anchor: Anchor) -> dict[str, torch.Tensor]:
     if anchor.reference is None:
         return {}
     return {REFERENCE + name: value for name, value in policy_tensors(anchor.reference).items()}
-
-
-def with_value_scale(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """Add to the tensors of a checkpoint the policy's ValueScale, which early ones lack."""
-    return {f"{prefix}value_scale.{name}": value for name, value in ValueScale.of_before().items()} | tensors
 
 
 def policy_tensors(policy: RecurrentActorCriticPolicy) -> dict[str, torch.Tensor]:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from unroll.agents.common.checkpoint import latest_checkpoint, read_checkpoint
-from unroll.agents.common.restoring import of_checkpoint
+from unroll.agents.common.restoring import of_checkpoint, of_now
 from unroll.agents.ppo.agent import RecurrentPPO
-from unroll.agents.ppo.checkpoint import policy_tensors, restore_statistics, statistics_tensors, with_value_scale
+from unroll.agents.ppo.checkpoint import policy_tensors, restore_statistics, statistics_tensors
 from unroll.errors import CheckpointError
 
 BACKBONE = "backbone."  # begins the names of the decision agent's backbone
@@ -33,8 +33,6 @@ def take_weights(agent: RecurrentPPO, run: str | Path) -> str:
     tensors, state = read_checkpoint(checkpoint)
     with of_checkpoint(checkpoint):
         of_ppo, backbone = described(state)
-    if of_ppo:
-        tensors = with_value_scale(tensors, "policy.")
     own = agent.policy.encoder_kwargs["backbone"]
     if backbone != own:
         raise CheckpointError(f"{checkpoint}: its backbone is {backbone}, and the one that is to learn is {own}")
@@ -54,6 +52,12 @@ def take_weights(agent: RecurrentPPO, run: str | Path) -> str:
         raise CheckpointError(
             f"{checkpoint}: nothing of it has the shape of what is in the {part} here; another width?"
         )
+    # What early runs lack, and decision agents: it belongs to the weights beside it.
+    early = {name: value for name, value in of_now(agent.policy, {}).items() if name in wanted}
+    for name in early.keys() - taken.keys():
+        beside = [key for key in wanted if key.startswith(name.rpartition(".")[0] + ".") and key not in early]
+        if not beside or any(key in taken for key in beside):
+            taken[name] = early[name]
     for name, source in taken.items():
         if not bool(torch.isfinite(source).all()):
             raise CheckpointError(f"{checkpoint}: weights {name} are not finite")

@@ -6,7 +6,7 @@ import torch
 
 from unroll.policies.backbones.kernels.reference import Candidate
 from unroll.policies.backbones.minrnn import MinRNN
-from unroll.policies.backbones.remember import remember_bias
+from unroll.policies.backbones.remember import Signed, remember_bias
 
 
 class MinGRU(MinRNN):
@@ -30,7 +30,7 @@ class MinGRU(MinRNN):
         conv: int = 0,
         learned_initial_state: bool = False,
         highway: bool = False,
-        signed: bool = False,
+        signed: Signed = False,
         unit_variance: bool = False,
     ):
         super().__init__(

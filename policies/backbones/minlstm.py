@@ -6,7 +6,7 @@ import torch
 
 from unroll.policies.backbones.kernels.reference import Candidate, Gates
 from unroll.policies.backbones.minrnn import MinRNN
-from unroll.policies.backbones.remember import remember_bias
+from unroll.policies.backbones.remember import Signed, remember_bias
 
 
 class MinLSTM(MinRNN):
@@ -32,7 +32,7 @@ class MinLSTM(MinRNN):
         conv: int = 0,
         learned_initial_state: bool = False,
         highway: bool = False,
-        signed: bool = False,
+        signed: Signed = False,
         unit_variance: bool = False,
     ):
         form: Gates = "minlstm" if normalize_gates else "minlstm_unnormalized"

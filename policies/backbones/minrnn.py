@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +19,7 @@ from unroll.policies.backbones.kernels.reference import (
     unit_variance_gates,
 )
 from unroll.policies.backbones.layers import Linear, linear
+from unroll.policies.backbones.remember import FEW, Signed
 from unroll.policies.backbones.scan import gated_scan, linear_scan
 
 
@@ -33,7 +36,7 @@ class MinRNN(Mixer):
         signed: keep and update become 2·keep - 1 and 2·update, so that an input can turn h over: the weights of h and
             h̃ still sum to 1, and that of h is between -1 and 1. Without it the parity of long sequences is out of
             reach, whatever the number of layers (Grazzi et al. 2024, arXiv 2411.12537). A sixteenth of the channels
-            starts below 0, see ``remember_bias``.
+            starts below 0, see ``remember_bias``. ``some``: in this sixteenth alone, keep becomes -keep.
         unit_variance: update is √(1 - keep²)·h̃, times i where gates are not normalised, as in RG-LRU (De et al. 2024,
             arXiv 2402.19427): h has the variance of h̃ where steps are independent, however long it keeps.
 
@@ -41,6 +44,8 @@ class MinRNN(Mixer):
 
     The state is h [B, expansion·d_model]; with a convolution it is (the convolution's state, h).
     """
+
+    turn: Tensor | None  # s and m of equation 6 of scan.py, [2, d_inner]; None: both are 1
 
     def __init__(
         self,
@@ -51,7 +56,7 @@ class MinRNN(Mixer):
         conv: int,
         learned_initial_state: bool,
         highway: bool,
-        signed: bool,
+        signed: Signed,
         unit_variance: bool,
     ):
         super().__init__()
@@ -61,6 +66,14 @@ class MinRNN(Mixer):
         self.form = form
         self.candidate = candidate
         self.signed = signed
+        turn = None
+        if signed is True or (signed and self.d_inner >= FEW):
+            turn = torch.ones(2, self.d_inner)
+            if signed is True:
+                turn[1] = 2
+            else:
+                turn[0, -(self.d_inner // FEW) :] = -1
+        self.register_buffer("turn", turn)
         self.unit_variance = unit_variance
         self.conv = None
         if conv:
@@ -73,11 +86,22 @@ class MinRNN(Mixer):
         # It starts at random and not at 0, where the gradient of a positive candidate is smallest.
         self.before = nn.Parameter(torch.randn(self.d_inner)) if learned_initial_state else None
 
+    def of_before(self) -> dict[str, Tensor]:
+        """Return what state dicts lack that were made when all channels were signed or none."""
+        if self.turn is None:
+            return {}
+        return {"turn": self.turn.clone() if self.signed is True else torch.ones_like(self.turn)}
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        for name, value in self.of_before().items():
+            state_dict.setdefault(prefix + name, value)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Compute keep and update [..., d_inner] of x [..., d_model], at least in float32."""
         projected = linear(self.project, x)
         activate = unit_variance_gates if self.unit_variance else activate_gates
-        return activate(projected, self.form, self.candidate, self.signed)
+        return activate(projected, self.form, self.candidate, self.turn)
 
     def initial_state(self, batch_size: int) -> State:
         h = self.out.weight.new_zeros(batch_size, self.d_inner)
@@ -100,7 +124,7 @@ class MinRNN(Mixer):
         # one operator from the pre-activations to h, unless episodes begin with a learned state
         begins_anew = reset is not None and self.before is not None
         if not (self.unit_variance or begins_anew):
-            h, last = gated_scan(self.project(seen), h0, reset, self.form, self.candidate, signed=self.signed)
+            h, last = gated_scan(self.project(seen), h0, reset, self.form, self.candidate, turn=self.turn)
         else:
             keep, update = self.gates(seen)
             if reset is not None and self.before is not None:
@@ -130,7 +154,7 @@ class MinRNN(Mixer):
             keep, update = self.gates(seen)
             h = torch.addcmul(update, keep, h.to(update.dtype))
         else:
-            h = step_gates(linear(self.project, seen), h, self.form, self.candidate, self.signed)
+            h = step_gates(linear(self.project, seen), h, self.form, self.candidate, self.turn)
 
         y = self._output(x, h)
         if self.conv is None:

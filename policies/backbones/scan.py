@@ -5,7 +5,7 @@
     (3)  a = f',  b = i'·h̃;     f' = f/(f + i), i' = i/(f + i)        minLSTM, section 3.2; f and i are sigmoids
     (4)  g[t] = dh[t] + a[t+1]·g[t+1]                                 the gradient of h[t], a scan in reverse
     (5)  da[t] = g[t]·h[t-1],  db[t] = g[t],  dh[-1] = a[0]·g[0]
-    (6)  a ← 2a - 1,  b ← 2b                                          signed gates, of equation 2 or 3
+    (6)  a ← s·(m·a + 1 - m),  b ← m·b                                s = 1, m = 2: signed; s = -1, m = 1: alternating
 
 The paper is "Were RNNs All We Needed?" (Feng et al. 2024, arXiv 2410.01201). Its algorithm 3 computes the recurrence in
 log space. Here it runs in linear space: in log space a reset is log 0, and float32 loses up to three digits more.
@@ -75,23 +75,25 @@ def gated_scan(
     gates: Gates = "mingru",
     candidate: Candidate = "g",
     backend: str = "auto",
-    signed: bool = False,
+    turn: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute the recurrence of minGRU or minLSTM in one pass: all states h [B, T, D] and the last one [B, D].
 
     ``projected`` holds the pre-activations, which are linear maps of x: [B, T, 2·D] of (gate, candidate) for minGRU
     (equation 2), or [B, T, 3·D] of (forget, input, candidate) for minLSTM (equation 3). ``minlstm_unnormalized`` does
-    not divide f and i by their sum. ``signed``: by equation 6, a is between -1 and 1.
+    not divide f and i by their sum. ``turn`` [2, D] has s and m of equation 6; None: both are 1.
 
     h has projected's type. The last state, which is carried on, is at least float32, as all sums are. The rest is as
     for ``linear_scan``. The kernel on the CPU takes pre-activations beyond ±87, where a gate is 0 or 1 to all digits
-    of float32, as ±87.
+    of float32, as ±87; of minLSTM's gates, if both are shut, the difference counts.
     """
     if projected.ndim != 3 or projected.shape[2] % PARTS[gates]:
         raise ValueError(f"projected [B, T, {PARTS[gates]}·D] cannot have the shape {tuple(projected.shape)}")
     batch, _, width = projected.shape
     size = width // PARTS[gates]
     check_shapes(projected.shape, (batch, size), h0, reset)
+    if turn is not None and turn.shape != (2, size):
+        raise ValueError(f"turn [2, D] is (2, {size}) here, not {tuple(turn.shape)}")
     # projected keeps its type: the gates and sums are float32 inside
     dtype = torch.promote_types(projected.dtype, torch.float32)
     if h0 is not None:
@@ -99,14 +101,14 @@ def gated_scan(
 
     # equation 2 or 3, then equation 1; the operators do both at once
     if choose_body(backend, projected) == "reference":
-        keep, update = activate_gates(projected, gates, candidate, signed)
+        keep, update = activate_gates(projected, gates, candidate, turn)
         h = reference.linear_scan(keep, update, h0, reset, False)
         # a view of the last state would keep the whole sequence allocated
         return h.to(projected.dtype), h[:, -1].clone()
 
     if h0 is None:
         h0 = projected.new_zeros(batch, size, dtype=dtype)
-    return operators.gated_scan(projected, h0, reset, gates, candidate, signed)
+    return operators.gated_scan(projected, h0, reset, gates, candidate, turn)
 
 
 def check_shapes(x: torch.Size, state: tuple[int, ...], h0: Tensor | None, reset: Tensor | None) -> None:

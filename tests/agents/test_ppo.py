@@ -151,6 +151,24 @@ def test_a_checkpoint_of_before_keeps_the_values_that_it_says(tmp_path):
     torch.testing.assert_close(scale(last(features)), said)
 
 
+def test_a_checkpoint_of_before_has_the_gates_of_then(tmp_path):
+    """None of them was signed. The zip of Stable-Baselines3 brings them too."""
+    agent = make_ppo(vector(Noise), backbone="mingru", backbone_options=dict(signed=False), d_model=32)
+    save_ppo(agent, tmp_path / "agent", {})
+    agent.policy_kwargs["backbone_options"] = {}
+    agent.save(tmp_path / "zip")
+    observation = agent.env.reset()
+    actions, state = agent.predict(observation, deterministic=True)
+
+    other = make_ppo(vector(Noise), backbone="mingru", d_model=32)
+    assert (other.policy.encoders[0].backbone.blocks[0].mixer.turn == -1).sum() == 2
+    restore_ppo(other, tmp_path / "agent", *read_ppo(tmp_path / "agent"))
+    for one in (other, RecurrentPPO.load(tmp_path / "zip")):
+        again, after = one.predict(observation, deterministic=True)
+        assert np.array_equal(again, actions)
+        map_state(torch.testing.assert_close, after, state)
+
+
 def test_a_clipped_value_moves_from_the_first_update_on():
     """There the unit of the values changes, and what is clipped around must be in the new one."""
 

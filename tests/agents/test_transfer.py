@@ -53,6 +53,20 @@ def test_the_backbone_of_a_decision_agent_begins_actor_and_critic():
     agent.learn(16)
 
 
+def test_no_gate_is_signed_where_none_was_in_what_is_taken():
+    """In a policy of PPO a sixteenth of the channels alternates, in a decision agent none."""
+    _, path = decision_checkpoint("mingru", d_model=32)
+    agent = ppo("mingru", d_model=32, n_layers=2)
+    turns = [v for name, v in agent.policy.named_buffers() if name.endswith("turn")]
+    assert all((turn == -1).sum() == 2 for turn in turns)
+    agent.take_weights(path)
+    assert all((turn == 1).all() for turn in turns)
+
+    narrow = ppo("mingru", d_model=16, n_layers=2)
+    with pytest.raises(CheckpointError, match="nothing of it has the shape"):
+        narrow.take_weights(path)
+
+
 def test_ppo_of_a_shorter_corridor_goes_on_in_a_longer_one():
     agent, config = agent_of("--env", "TMaze10-v0", *NORMALIZED)
     saved(agent, config)

@@ -87,7 +87,7 @@ def test_a_velocity_is_twice_what_was_moved_less_the_velocity_before():
 def test_the_velocity_of_every_backbone_and_of_signed_gates_is_in_a_table(tmp_path, capsys):
     assert velocity.main(["--output", str(tmp_path), "--updates", "2", "--seeds", "2"]) == 0
     printed = capsys.readouterr().out
-    for name in (*BACKBONES, "mingru signed", "minlstm signed"):
+    for name in (*BACKBONES, "mingru signed", "minlstm some signed"):
         assert f"| {name} |" in printed
     assert len(json.loads((tmp_path / "results.json").read_text())["rows"]) > len(BACKBONES)
 

@@ -217,11 +217,12 @@ def test_the_operators_keep_the_rules_of_torch_library(gates):
     case = simple(gates)
     h, last = gated_scan(case.projected, case.h0, case.reset, **case.options)
     inputs = case.projected.requires_grad_(), case.h0.requires_grad_()
-    torch.library.opcheck(torch.ops.unroll.gated_scan, (*inputs, case.reset, gates, "g", False))
-    torch.library.opcheck(torch.ops.unroll.gated_scan, (*inputs, None, gates, "g", True))
+    turn = torch.tensor([-1.0, 2.0])[:, None].expand(2, last.shape[1])
+    torch.library.opcheck(torch.ops.unroll.gated_scan, (*inputs, case.reset, gates, "g", None))
+    torch.library.opcheck(torch.ops.unroll.gated_scan, (*inputs, None, gates, "g", turn))
     saved = (case.projected.detach(), case.h0.detach(), case.reset, h)
     torch.library.opcheck(
-        torch.ops.unroll.gated_scan_backward, (case.dh, torch.zeros_like(last), *saved, gates, "g", True)
+        torch.ops.unroll.gated_scan_backward, (case.dh, torch.zeros_like(last), *saved, gates, "g", turn)
     )
 
 

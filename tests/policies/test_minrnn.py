@@ -194,7 +194,7 @@ def test_a_signed_memory_is_turned_over_by_its_input(mixer_class):
 
 
 @BOTH
-@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("signed", [False, "some", True])
 def test_a_memory_of_unit_variance_is_as_large_whatever_it_keeps(mixer_class, signed):
     """The candidate is white noise here, and the gates are the biases alone."""
     torch.manual_seed(0)
@@ -219,10 +219,49 @@ def test_a_gate_of_one_has_finite_gradients_under_unit_variance(options):
 
 
 def test_signed_gates_start_with_the_same_span_but_for_a_sixteenth_that_alternates():
-    weights = 2 * torch.sigmoid(remember_bias(64, 50.0, signed=True)) - 1
-    torch.testing.assert_close(weights[:60], torch.sigmoid(remember_bias(60, 50.0)))
-    torch.testing.assert_close(weights[[60, 63]], torch.tensor([1 / 1.2, 1 / 3]) - 1)
-    assert (remember_bias(15, 50.0, signed=True) > 0).all()  # none of so few
+    every = 2 * torch.sigmoid(remember_bias(64, 50.0, signed=True)) - 1
+    some = torch.sigmoid(remember_bias(64, 50.0, signed="some"))
+    some[60:] *= -1
+    for weights in (every, some):
+        torch.testing.assert_close(weights[:60], torch.sigmoid(remember_bias(60, 50.0)))
+        torch.testing.assert_close(weights[[60, 63]], torch.tensor([1 / 1.2, 1 / 3]) - 1)
+    for signed in (True, "some"):
+        assert (remember_bias(15, 50.0, signed) >= 0).all()  # none of so few
+
+
+@BOTH
+def test_some_channels_alternate_and_weights_of_before_do_not(mixer_class):
+    """What was made before acts as it did."""
+    plain, some = mixer_class(32), mixer_class(32, signed="some")
+    x = 5 * torch.randn(40, 32)
+    keep, _ = some.gates(x)
+    assert (keep[:, -2:] < 0).all()
+    assert (keep[:, :-2] > 0).all()
+    some.load_state_dict(plain.state_dict())
+    for one, other in zip(some.gates(x), plain.gates(x), strict=True):
+        assert torch.equal(one, other)
+    assert mixer_class(15, signed="some").turn is None  # none of so few
+
+
+@BOTH
+@pytest.mark.parametrize("options", [{}, {"unit_variance": True}])
+def test_a_channel_that_alternates_is_the_mirror_of_one_that_does_not(mixer_class, options):
+    """Of inputs that alternate it makes a sum that alternates."""
+    mixer = mixer_class(16, candidate="identity", signed="some", **options)
+    plain = mixer_class(16, candidate="identity", **options)
+    plain.load_state_dict(mixer.state_dict(), strict=False)
+    with torch.no_grad():
+        for one in (mixer, plain):
+            one.project.weight[: -one.d_inner] = 0
+            one.project.bias[-one.d_inner :] = 0
+            one.out.weight.copy_(torch.eye(16))
+            one.out.bias.zero_()
+    x = torch.randn(3, 50, 16)
+    flip = torch.ones(50, 1)
+    flip[1::2] = -1
+    with torch.no_grad():
+        torch.testing.assert_close(mixer(x * flip)[0][..., -1:], flip * plain(x)[0][..., -1:])
+        torch.testing.assert_close(mixer(x)[0][..., :-1], plain(x)[0][..., :-1])
 
 
 def test_a_signed_memory_computes_a_velocity_from_positions():

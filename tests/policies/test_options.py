@@ -21,6 +21,7 @@ OPTIONS = [
     *(("mingru", dict(candidate=candidate)) for candidate in ("identity", "tanh")),
     ("mingru", EVERYTHING | dict(candidate="tanh", memory_span=0.0)),
     ("mingru", dict(signed=True)),
+    ("minlstm", dict(signed="some")),
     ("mingru", EVERYTHING | dict(signed=True, unit_variance=True, candidate="tanh")),
     ("minlstm", dict(unit_variance=True, normalize_gates=False)),
     ("minlstm", EVERYTHING),

@@ -41,10 +41,11 @@ cuda.UNROLL_FORWARD = cuda.UNROLL_BACKWARD = 2
 h0, dh, dlast = (torch.randn(shape) for shape in ((B, D), (B, T, D), (B, D)))
 for gates, parts, candidate, signed, reset, dtype in CASES:
     dtype, reset = getattr(torch, dtype), resets if reset else None
+    turn = torch.randint(2, (2, D)).float() * torch.tensor([[-2.0], [1.0]]) + 1 if signed else None
     x, dy = (torch.randn(B, T, parts * D) * 4).to(dtype), dh.to(dtype)
-    h, last = cuda.gated_forward(x, h0, reset, gates, candidate, signed)
-    got = h, last, *cuda.gated_backward(dy, dlast, x, h0, reset, h, gates, candidate, signed)
-    compare(dtype, got, lambda x, h0: gated_scan(x, h0, reset, gates, candidate, signed=signed), (x, h0), (dy, dlast))
+    h, last = cuda.gated_forward(x, h0, reset, gates, candidate, turn)
+    got = h, last, *cuda.gated_backward(dy, dlast, x, h0, reset, h, gates, candidate, turn)
+    compare(dtype, got, lambda x, h0: gated_scan(x, h0, reset, gates, candidate, turn=turn), (x, h0), (dy, dlast))
 a, b = torch.rand(B, T, D), torch.randn(B, T, D)
 for reverse in (False, True):
     h = cuda.linear_forward(a, b, h0, resets, reverse)
@@ -111,7 +112,7 @@ KERNELS = {
     "selective_forward": [{"BD": 32, "STEPS": 16, "N": 16, "GROUP": 4}],
     "selective_backward": [{"BD": 32, "STEPS": 16, "N": 16, "GROUP": 4}],
 }
-FLOATS = ("h0", "last", "follows", "start", "dh0", "products", "sums", "first", "carried")
+FLOATS = ("h0", "turn", "last", "follows", "start", "dh0", "products", "sums", "first", "carried")
 
 
 @pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")

@@ -49,7 +49,7 @@ def why_not() -> str | None:
 
 @operators.gated_scan.register_kernel("cpu")
 def gated_forward(
-    projected: Tensor, h0: Tensor, reset: Tensor | None, gates: str, candidate: str, signed: bool
+    projected: Tensor, h0: Tensor, reset: Tensor | None, gates: str, candidate: str, turn: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     batch, time, _ = projected.shape
     h = _empty(batch, time, h0.shape[1])
@@ -59,7 +59,7 @@ def gated_forward(
     start = _as_array(h0)
     mask = _mask(reset, batch, time)
     with _one_kernel(x.size):
-        numba_kernels.gated_forward(x, start, mask, *_form(gates, candidate, signed), h.numpy(), last.numpy())
+        numba_kernels.gated_forward(x, start, mask, *_form(gates, candidate, turn), h.numpy(), last.numpy())
     return h.to(projected.dtype), last
 
 
@@ -73,7 +73,7 @@ def gated_backward(
     h: Tensor,
     gates: str,
     candidate: str,
-    signed: bool,
+    turn: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     batch, time, _ = projected.shape
     dx = _empty(*projected.shape)
@@ -84,15 +84,15 @@ def gated_backward(
     inputs = [_as_array(x) for x in (dh, dlast, projected, h0)]
     mask = _mask(reset, batch, time)
     states = _as_array(h)
-    form = _form(gates, candidate, signed)
+    form = _form(gates, candidate, turn)
     with _one_kernel(dh.numel()):
         numba_kernels.gated_backward(*inputs, mask, states, *form, dx.numpy(), dh0.numpy(), touched.numpy())
     return dx.to(projected.dtype), dh0
 
 
-def _form(gates: str, candidate: str, signed: bool) -> tuple[Any, ...]:
+def _form(gates: str, candidate: str, turn: Tensor | None) -> tuple[Any, ...]:
     """Return the arguments of the kernels that say which recurrence it is."""
-    return GATES[gates], CANDIDATES[candidate], True if signed else None
+    return GATES[gates], CANDIDATES[candidate], None if turn is None else _as_array(turn)
 
 
 @operators.linear_scan.register_kernel("cpu")

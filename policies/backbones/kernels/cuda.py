@@ -44,12 +44,12 @@ def why_not() -> str | None:
 
 @operators.gated_scan.register_kernel("cuda")
 def gated_forward(
-    projected: Tensor, h0: Tensor, reset: Tensor | None, gates: str, candidate: str, signed: bool
+    projected: Tensor, h0: Tensor, reset: Tensor | None, gates: str, candidate: str, turn: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     batch, time, _ = projected.shape
     h = projected.new_empty(batch, time, h0.shape[1])
     last = torch.empty_like(h0, dtype=torch.float32, memory_format=torch.contiguous_format)
-    _forward(*_parts(projected, gates), h0, reset, h, last, _form(gates, candidate, signed))
+    _forward(*_parts(projected, gates), h0, reset, turn, h, last, _form(gates, candidate, turn))
     return h, last
 
 
@@ -63,12 +63,12 @@ def gated_backward(
     h: Tensor,
     gates: str,
     candidate: str,
-    signed: bool,
+    turn: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     dx = torch.empty_like(projected, memory_format=torch.contiguous_format)
     dh0 = torch.empty_like(h0, dtype=torch.float32, memory_format=torch.contiguous_format)
     gradients = (*_parts(dx, gates), dh0)
-    _backward(dh, dlast, *_parts(projected, gates), h0, reset, h, gradients, _form(gates, candidate, signed))
+    _backward(dh, dlast, *_parts(projected, gates), h0, reset, turn, h, gradients, _form(gates, candidate, turn))
     return dx, dh0
 
 
@@ -76,7 +76,7 @@ def gated_backward(
 def linear_forward(a: Tensor, b: Tensor, h0: Tensor, reset: Tensor | None, reverse: bool) -> Tensor:
     h = torch.empty_like(b, memory_format=torch.contiguous_format)
     last = torch.empty_like(h0, memory_format=torch.contiguous_format)
-    _forward(a.contiguous(), b.contiguous(), h0, reset, h, last, _linear_form(reverse))
+    _forward(a.contiguous(), b.contiguous(), h0, reset, None, h, last, _linear_form(reverse))
     return h
 
 
@@ -87,7 +87,7 @@ def linear_backward(
     a = a.contiguous()
     gradients = tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (a, a, h0))
     # the gradients do not depend on b, so that a stands in its place
-    _backward(dh, torch.zeros_like(h0), a, a, h0, reset, h, gradients, _linear_form(reverse))
+    _backward(dh, torch.zeros_like(h0), a, a, h0, reset, None, h, gradients, _linear_form(reverse))
     return gradients  # type: ignore[return-value]
 
 
@@ -173,8 +173,8 @@ def _parts(projected: Tensor, gates: str) -> tuple[Tensor, Tensor]:
     return projected, projected[:, :, -size:]
 
 
-def _form(gates: str, candidate: str, signed: bool) -> dict[str, Any]:
-    form = {"GATES": GATES[gates], "CANDIDATE": CANDIDATES[candidate], "SIGNED": signed}
+def _form(gates: str, candidate: str, turn: Tensor | None) -> dict[str, Any]:
+    form = {"GATES": GATES[gates], "CANDIDATE": CANDIDATES[candidate], "SIGNED": turn is not None}
     return form | {"REVERSE": False, "PARTS": PARTS[gates]}
 
 
@@ -183,7 +183,14 @@ def _linear_form(reverse: bool) -> dict[str, Any]:
 
 
 def _forward(
-    x: Tensor, v: Tensor, h0: Tensor, reset: Tensor | None, h: Tensor, last: Tensor, form: dict[str, Any]
+    x: Tensor,
+    v: Tensor,
+    h0: Tensor,
+    reset: Tensor | None,
+    turn: Tensor | None,
+    h: Tensor,
+    last: Tensor,
+    form: dict[str, Any],
 ) -> None:
     """Launch what computes h and the last state."""
     batch, time, size = h.shape
@@ -193,11 +200,12 @@ def _forward(
     start = h0.contiguous()
     form = form | {"HAS_RESET": reset is not None, "UNROLL": UNROLL_FORWARD, "BD": tile.channels}
     starts = _starts(x, reset)
+    signs = x if turn is None else turn.contiguous()  # a kernel without signed gates reads none
     with _on(x):
         if tile.chunks > 1:
-            start = _carry(x, v, starts, x, start, (batch, time, size), tile, form | {"BACKWARD": False})
+            start = _carry(x, v, starts, signs, x, start, (batch, time, size), tile, form | {"BACKWARD": False})
         grid = (batch, tile.blocks, tile.chunks)
-        kernels.forward[grid](x, v, starts, start, h, last, time, size, tile.steps, **form, num_warps=1)
+        kernels.forward[grid](x, v, starts, signs, start, h, last, time, size, tile.steps, **form, num_warps=1)
 
 
 def _backward(
@@ -207,6 +215,7 @@ def _backward(
     v: Tensor,
     h0: Tensor,
     reset: Tensor | None,
+    turn: Tensor | None,
     h: Tensor,
     gradients: tuple[Tensor, ...],
     form: dict[str, Any],
@@ -220,10 +229,11 @@ def _backward(
     follows = dlast.contiguous()
     form = form | {"HAS_RESET": reset is not None, "UNROLL": UNROLL_BACKWARD, "BD": tile.channels}
     starts = _starts(x, reset)
+    signs = x if turn is None else turn.contiguous()
     with _on(x):
         if tile.chunks > 1:
-            follows = _carry(x, v, starts, dh, follows, (batch, time, size), tile, form | {"BACKWARD": True})
-        inputs = (dh, follows, x, v, starts, h0.contiguous(), h.contiguous())
+            follows = _carry(x, v, starts, signs, dh, follows, (batch, time, size), tile, form | {"BACKWARD": True})
+        inputs = (dh, follows, x, v, starts, signs, h0.contiguous(), h.contiguous())
         grid = (batch, tile.blocks, tile.chunks)
         kernels.backward[grid](*inputs, *gradients, time, size, tile.steps, **form, num_warps=1)
 
@@ -232,6 +242,7 @@ def _carry(
     x: Tensor,
     v: Tensor,
     starts: Tensor,
+    signs: Tensor,
     dh: Tensor,
     first: Tensor,
     shape: tuple[int, int, int],
@@ -241,7 +252,7 @@ def _carry(
     """Launch what computes what is carried into each chunk [B, chunks, D], from ``first`` [B, D]."""
     batch, time, size = shape
     products, sums, carried = torch.empty(3, batch, tile.chunks, size, dtype=torch.float32, device=x.device)
-    inputs = (x, v, starts, dh, products, sums)
+    inputs = (x, v, starts, signs, dh, products, sums)
     grid = (batch, tile.blocks, tile.chunks)
     kernels.chunk_effect[grid](*inputs, time, size, tile.steps, **form, num_warps=1)
     direction = {"BACKWARD": form["BACKWARD"], "BD": 32}

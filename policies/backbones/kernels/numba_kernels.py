@@ -56,6 +56,18 @@ def _exp(x):
 
 
 @njit(**_INLINE)
+def _both_shut(j, k):
+    """Compute by how much the pre-activations of minLSTM's gates are raised, so that the lower one is at least -80.
+
+    f/(f + i) depends on their difference alone where both gates are shut; ``_exp`` would make them equal. Where one of
+    them is open, the weight of the other is 0 before and after.
+    """
+    low = j if j < k else k
+    low = f32(-1e7) if low < f32(-1e7) else low  # a float32 beyond has no 80 to spare
+    return f32(-80) - low if low < f32(-80) else _0
+
+
+@njit(**_INLINE)
 def _candidate(v, s, scale, threshold, above, below):
     """Compute the candidate h̃ of v, where s = σ(scale · v). Every activation has this one form, see CANDIDATES."""
     return v + above if v >= threshold else scale * s + below
@@ -71,48 +83,56 @@ CANDIDATES = {
 
 
 @njit(**_INLINE)
-def _forward_step(gates, candidate, signed, x, c, h):
+def _forward_step(gates, candidate, turn, x, c, h):
     """Compute h [D] and the new carry c [D] from the carry before and the pre-activations x [PARTS · D].
 
-    ``signed`` is None or anything else, which numba compiles twice: h = (m·a + 1 - m)·c + m·b, equation 6 with m = 2.
+    ``turn`` [2, D] has s and m of equation 6, or is None where both are 1, which numba compiles by itself.
     """
     scale, threshold, above, below = candidate
     size = len(c)
-    m = _1 if signed is None else _2
-    rest = _1 - m
     v = x[-size:]
     if gates == MINGRU:
         # equation 2: e·z = e^-k/(1 + e^-k) is 1 - z, to all digits
         k = x[:size]
         for d in range(size):
+            sign = _1 if turn is None else turn[0, d]
+            m = _1 if turn is None else turn[1, d]
+            rest = _1 - m
             e = _exp(-k[d])
             z, s = _1 / (_1 + e), _1 / (_1 + _exp(-scale * v[d]))
-            y = ((e + rest) * z) * c[d] + (m * z) * _candidate(v[d], s, scale, threshold, above, below)
+            y = (sign * (e + rest) * z) * c[d] + (m * z) * _candidate(v[d], s, scale, threshold, above, below)
             c[d] = y
             h[d] = y
     elif gates == MINLSTM:
         # equation 3. f and i are 1 over the gates here, so that the normalised forget gate is i/(f + i).
         j, k = x[:size], x[size : 2 * size]
         for d in range(size):
-            f, i = _1 + _exp(-j[d]), _1 + _exp(-k[d])
+            sign = _1 if turn is None else turn[0, d]
+            m = _1 if turn is None else turn[1, d]
+            rest = _1 - m
+            o = _both_shut(j[d], k[d])
+            f, i = _1 + _exp(-j[d] - o), _1 + _exp(-k[d] - o)
             s = _1 / (_1 + _exp(-scale * v[d]))
             r = _1 / (f + i)
-            y = ((i + rest * f) * r) * c[d] + (m * f * r) * _candidate(v[d], s, scale, threshold, above, below)
+            y = (sign * (i + rest * f) * r) * c[d] + (m * f * r) * _candidate(v[d], s, scale, threshold, above, below)
             c[d] = y
             h[d] = y
     else:
         # equation 3 without normalisation; f and i are 1 over the gates
         j, k = x[:size], x[size : 2 * size]
         for d in range(size):
+            sign = _1 if turn is None else turn[0, d]
+            m = _1 if turn is None else turn[1, d]
+            rest = _1 - m
             f, i = _1 + _exp(-j[d]), _1 + _exp(-k[d])
             s = _1 / (_1 + _exp(-scale * v[d]))
-            y = (m / f + rest) * c[d] + m * _candidate(v[d], s, scale, threshold, above, below) / i
+            y = (sign * (m / f + rest)) * c[d] + m * _candidate(v[d], s, scale, threshold, above, below) / i
             c[d] = y
             h[d] = y
 
 
 @njit(**_INLINE)
-def _backward_step(gates, candidate, signed, x, dh, before, c, dx):
+def _backward_step(gates, candidate, turn, x, dh, before, c, dx):
     """Compute dx [PARTS · D], and in c the gradient of the state ``before``, a·g of equation 4.
 
     On entry c is a[t+1]·g[t+1], so that g = dh + c. The gates are computed again from x. The slope of the candidate is
@@ -120,46 +140,54 @@ def _backward_step(gates, candidate, signed, x, dh, before, c, dx):
     """
     scale, threshold, above, below = candidate
     size = len(c)
-    m = _1 if signed is None else _2
-    rest = _1 - m
     v, dv = x[-size:], dx[-size:]
     if gates == MINGRU:
         # dk = g·(h̃ - h[t-1])·z·(1 - z), where a = 1 - z
         k, dk = x[:size], dx[:size]
         for d in range(size):
+            sign = _1 if turn is None else turn[0, d]
+            m = _1 if turn is None else turn[1, d]
+            rest = _1 - m
             g = dh[d] + c[d]
             e, u = _exp(-k[d]), _exp(-scale * v[d])
             z, s = _1 / (_1 + e), _1 / (_1 + u)
             value = _candidate(v[d], s, scale, threshold, above, below)
-            dk[d] = g * (m * z) * (e * z) * (value - before[d])
+            dk[d] = g * (m * z) * (e * z) * (value - sign * before[d])
             dv[d] = g * (m * z) * (_1 if v[d] >= threshold else scale * scale * s * s * u)
-            c[d] = ((e + rest) * z) * g
+            c[d] = (sign * (e + rest) * z) * g
     elif gates == MINLSTM:
         # With a = f' and z = i' = 1 - f': df' = g·(h[t-1] - h̃). The gates' odds are i/f, so that the slopes of a are
         # a·z·(1 - σ(j)) and -a·z·(1 - σ(k)).
         j, k, dj, dk = x[:size], x[size : 2 * size], dx[:size], dx[size : 2 * size]
         for d in range(size):
+            sign = _1 if turn is None else turn[0, d]
+            m = _1 if turn is None else turn[1, d]
+            rest = _1 - m
             g = dh[d] + c[d]
-            ef, ei, u = _exp(-j[d]), _exp(-k[d]), _exp(-scale * v[d])
+            o = _both_shut(j[d], k[d])
+            ef, ei, u = _exp(-j[d] - o), _exp(-k[d] - o), _exp(-scale * v[d])
             f, i, s = _1 + ef, _1 + ei, _1 / (_1 + u)
             r = _1 / (f + i)
             a, z = i * r, f * r
-            q = g * a * (m * z) * (before[d] - _candidate(v[d], s, scale, threshold, above, below))
+            q = g * a * (m * z) * (sign * before[d] - _candidate(v[d], s, scale, threshold, above, below))
             dj[d] = q * (ef / f)
             dk[d] = -q * (ei / i)
             dv[d] = g * (m * z) * (_1 if v[d] >= threshold else scale * scale * s * s * u)
-            c[d] = ((i + rest * f) * r) * g
+            c[d] = (sign * (i + rest * f) * r) * g
     else:
         # f and i are the gates themselves, and f·ef = 1 - f
         j, k, dj, dk = x[:size], x[size : 2 * size], dx[:size], dx[size : 2 * size]
         for d in range(size):
+            sign = _1 if turn is None else turn[0, d]
+            m = _1 if turn is None else turn[1, d]
+            rest = _1 - m
             g = dh[d] + c[d]
             ef, ei, u = _exp(-j[d]), _exp(-k[d]), _exp(-scale * v[d])
             f, i, s = _1 / (_1 + ef), _1 / (_1 + ei), _1 / (_1 + u)
-            dj[d] = g * before[d] * (m * f) * f * ef
+            dj[d] = g * (sign * before[d]) * (m * f) * f * ef
             dk[d] = g * _candidate(v[d], s, scale, threshold, above, below) * (m * i) * i * ei
             dv[d] = g * (m * i) * (_1 if v[d] >= threshold else scale * scale * s * s * u)
-            c[d] = (m * f + rest) * g
+            c[d] = (sign * (m * f + rest)) * g
 
 
 @njit(**_INLINE)
@@ -177,7 +205,7 @@ def _touch(x, n, first, end):
 
 
 @njit(**_KERNEL)
-def gated_forward(x, h0, reset, gates, candidate, signed, h, last):
+def gated_forward(x, h0, reset, gates, candidate, turn, h, last):
     """Compute equations 1 and 2 or 3: x [B, T, PARTS · D], h0 [B, D], reset [B, T] → h [B, T, D] and last [B, D]."""
     batch, time, _ = h.shape
     for n in prange(batch):
@@ -187,11 +215,11 @@ def gated_forward(x, h0, reset, gates, candidate, signed, h, last):
         for t in range(time):
             if reset[n, t]:
                 c[:] = _0
-            _forward_step(gates, candidate, signed, x[n, t], c, h[n, t])
+            _forward_step(gates, candidate, turn, x[n, t], c, h[n, t])
 
 
 @njit(**_KERNEL)
-def gated_backward(dh, dlast, x, h0, reset, h, gates, candidate, signed, dx, dh0, touched):
+def gated_backward(dh, dlast, x, h0, reset, h, gates, candidate, turn, dx, dh0, touched):
     """Compute the gradients dx and dh0. touched [B] keeps the reads ahead from being optimised away."""
     batch, time, size = h.shape
     rows = max(1, _TILE // x.shape[2])
@@ -209,7 +237,7 @@ def gated_backward(dh, dlast, x, h0, reset, h, gates, candidate, signed, dx, dh0
                     dx[n, t, d] = _0
             for t in range(end - 1, first - 1, -1):
                 before = nothing if reset[n, t] else (h[n, t - 1] if t > 0 else h0[n])
-                _backward_step(gates, candidate, signed, x[n, t], dh[n, t], before, c, dx[n, t])
+                _backward_step(gates, candidate, turn, x[n, t], dh[n, t], before, c, dx[n, t])
                 # no gradient goes back through a reset, not even NaN
                 if reset[n, t]:
                     c[:] = _0

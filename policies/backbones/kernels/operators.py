@@ -44,7 +44,7 @@ def refuse_second_derivative(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
 
 @define_operator
 def gated_scan(
-    projected: Tensor, h0: Tensor, reset: Tensor | None, gates: str, candidate: str, signed: bool
+    projected: Tensor, h0: Tensor, reset: Tensor | None, gates: str, candidate: str, turn: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Return h and the last state of minGRU or minLSTM."""
     batch, time, _ = projected.shape
@@ -63,7 +63,7 @@ def gated_scan_backward(
     h: Tensor,
     gates: str,
     candidate: str,
-    signed: bool,
+    turn: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of projected and h0."""
     return projected.new_empty(projected.shape), h0.new_empty(h0.shape, dtype=torch.float32)
@@ -71,14 +71,14 @@ def gated_scan_backward(
 
 def _save_gated(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     # the gates are not saved: the backward kernels compute them again from projected
-    projected, h0, reset, ctx.gates, ctx.candidate, ctx.signed = inputs
-    ctx.save_for_backward(projected, h0, reset, output[0])
+    projected, h0, reset, ctx.gates, ctx.candidate, turn = inputs
+    ctx.save_for_backward(projected, h0, reset, output[0], turn)
 
 
 def _gated_gradients(ctx: Any, dh: Tensor, dlast: Tensor) -> tuple[Any, ...]:
     # equations 4 and 5 of ../scan.py, and the chain rule through the gates
-    projected, h0, reset, h = ctx.saved_tensors
-    form = (ctx.gates, ctx.candidate, ctx.signed)
+    projected, h0, reset, h, turn = ctx.saved_tensors
+    form = (ctx.gates, ctx.candidate, turn)
     dprojected, dh0 = gated_scan_backward(dh, dlast, projected, h0, reset, h, *form)
     return dprojected, dh0, None, None, None, None
 

@@ -48,11 +48,11 @@ def linear_scan(a: Tensor, b: Tensor, h0: Tensor | None, reset: Tensor | None, r
 
 
 def activate_gates(
-    projected: Tensor, gates: Gates, candidate: Candidate, signed: bool = False
+    projected: Tensor, gates: Gates, candidate: Candidate, turn: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Compute a and b of equation 2 or 3, [..., D] each, from the pre-activations [..., PARTS · D].
 
-    ``signed`` makes them 2·a - 1 and 2·b, equation 6. They are at least float32: in bfloat16 a gate of 0.998 would be
+    ``turn`` [2, D] has s and m of equation 6; None: 1. They are at least float32: in bfloat16 a gate of 0.998 would be
     1. No digits are lost where a gate is near 1 or both of minLSTM's are closed, since 1 - σ(x) is computed as σ(-x),
     and f/(f + i) as σ(log f - log i).
     """
@@ -62,13 +62,16 @@ def activate_gates(
     else:
         odds = _odds(gate, gates)
         keep, take = torch.sigmoid(-odds), torch.sigmoid(odds)
-    if signed:
-        return 2 * keep - 1, 2 * take * value
+    if turn is not None:
+        sign, m = turn.unbind()
+        keep, take = sign * (m * keep + (1 - m)), m * take
     return keep, take * value
 
 
-def unit_variance_gates(projected: Tensor, gates: Gates, candidate: Candidate, signed: bool) -> tuple[Tensor, Tensor]:
-    """Compute a, which is 2·a - 1 if signed, and √(1 - a²)·h̃; times i if gates are not normalised."""
+def unit_variance_gates(
+    projected: Tensor, gates: Gates, candidate: Candidate, turn: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Compute a, by equation 6 too where ``turn`` is given, and √(1 - a²)·h̃; times i if gates are not normalised."""
     gate, value = _split(projected, gates, candidate)
     if gates == "minlstm_unnormalized":
         odds = -gate[0]
@@ -76,19 +79,27 @@ def unit_variance_gates(projected: Tensor, gates: Gates, candidate: Candidate, s
     else:
         odds = _odds(gate, gates)
     keep, rest = torch.sigmoid(-odds), torch.sigmoid(odds)  # rest is 1 - keep to all digits
-    square = 4 * keep * rest if signed else rest * (1 + keep)
-    return 2 * keep - 1 if signed else keep, square.clamp_min(1e-30).sqrt() * value  # a root's slope at 0 is infinite
+    square = rest * (1 + keep)
+    if turn is not None:
+        sign, m = turn.unbind()
+        square = m * rest * (m * keep + (2 - m))
+        keep = sign * (m * keep + (1 - m))
+    return keep, square.clamp_min(1e-30).sqrt() * value  # a root's slope at 0 is infinite
 
 
-def step_gates(projected: Tensor, h: Tensor, gates: Gates, candidate: Candidate, signed: bool = False) -> Tensor:
+def step_gates(projected: Tensor, h: Tensor, gates: Gates, candidate: Candidate, turn: Tensor | None = None) -> Tensor:
     """Compute the state after h [B, D] from one step's pre-activations [B, PARTS · D], with fewer calls of PyTorch."""
     if gates == "minlstm_unnormalized":
-        keep, update = activate_gates(projected, gates, candidate, signed)
+        keep, update = activate_gates(projected, gates, candidate, turn)
         return torch.addcmul(update, keep, h.to(update.dtype))
-    # the weights of h and h̃ sum to 1: h + take·(h̃ - h)
+    # the weights of ±h and h̃ sum to 1: h + take·(h̃ - h)
     gate, value = _split(projected, gates, candidate)
     take = torch.sigmoid(_odds(gate, gates))
-    return torch.lerp(h.to(value.dtype), value, 2 * take if signed else take)
+    h = h.to(value.dtype)
+    if turn is None:
+        return torch.lerp(h, value, take)
+    sign, m = turn.unbind()
+    return torch.lerp(sign * h, value, m * take)
 
 
 def _split(projected: Tensor, gates: Gates, candidate: Candidate) -> tuple[list[Tensor], Tensor]:

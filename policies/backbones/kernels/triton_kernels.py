@@ -68,14 +68,14 @@ def _weights(x, y, GATES: tl.constexpr):
 
 
 @triton.jit
-def _signed(keep, take, GATES: tl.constexpr, SIGNED: tl.constexpr):
+def _signed(keep, take, s, m, GATES: tl.constexpr, SIGNED: tl.constexpr):
     """Compute the weights of h[t-1] and of h̃, by equation 6 where gates are signed."""
     if not SIGNED:
         return keep, take
     elif GATES == MINLSTM_UNNORMALIZED:
-        return 2 * keep - 1, 2 * take
+        return s * (m * keep + (1 - m)), m * take
     else:
-        return keep - take, 2 * take  # they sum to 1 before
+        return s * (keep - (m - 1) * take), m * take  # they sum to 1 before
 
 
 @triton.jit
@@ -112,6 +112,15 @@ def _where(condition, inside):
 @triton.jit
 def _load(p, mask):
     return tl.load(p, mask, 0.0).to(tl.float32)
+
+
+@triton.jit
+def _turn(turn, d, D, mask, SIGNED: tl.constexpr):
+    """Load s and m of equation 6, which are 1 where no gate is signed."""
+    if SIGNED:
+        return _load(turn + d, mask), _load(turn + D + d, mask)
+    else:
+        return 1.0, 1.0
 
 
 @triton.jit
@@ -158,7 +167,7 @@ def _load_steps(
 
 @triton.jit
 def forward(
-    x, v, reset, start, h, last, T, D, CHUNK,
+    x, v, reset, turn, start, h, last, T, D, CHUNK,
     HAS_RESET: tl.constexpr, GATES: tl.constexpr, CANDIDATE: tl.constexpr, SIGNED: tl.constexpr, REVERSE: tl.constexpr,
     PARTS: tl.constexpr, UNROLL: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
@@ -168,6 +177,7 @@ def forward(
     inside = d < D
     begin, stop = chunk * CHUNK, tl.minimum((chunk + 1) * CHUNK, T)
 
+    s, m = _turn(turn, d, D, inside, SIGNED)
     c = _load(start + (n * chunks + chunk) * D + d, inside)
     steps = _load_steps(
         x, v, reset, x, x, n, begin, begin, stop, T, D, d, HAS_RESET, GATES, REVERSE, PARTS, False, False, UNROLL
@@ -181,7 +191,7 @@ def forward(
             of_gate, of_second_gate, of_value, begins, _, _ = steps[k]
             exists = first + k < stop
             keep, take = _weights(of_gate, of_second_gate, GATES)
-            keep, take = _signed(keep, take, GATES, SIGNED)
+            keep, take = _signed(keep, take, s, m, GATES, SIGNED)
             value, _ = _activate(of_value, GATES, CANDIDATE)
             # a reset lets nothing through, not even NaN
             before = tl.where(begins, 0.0, keep * c) if HAS_RESET else keep * c
@@ -194,7 +204,7 @@ def forward(
 
 @triton.jit
 def backward(
-    dh, follows, x, v, reset, h0, h, dx, dv, dh0, T, D, CHUNK,
+    dh, follows, x, v, reset, turn, h0, h, dx, dv, dh0, T, D, CHUNK,
     HAS_RESET: tl.constexpr, GATES: tl.constexpr, CANDIDATE: tl.constexpr, SIGNED: tl.constexpr, REVERSE: tl.constexpr,
     PARTS: tl.constexpr, UNROLL: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
@@ -208,6 +218,7 @@ def backward(
     inside = d < D
     begin, stop = chunk * CHUNK, tl.minimum((chunk + 1) * CHUNK, T)
 
+    s, m = _turn(turn, d, D, inside, SIGNED)
     state = _load(h0 + n * D + d, inside)
     c = _load(follows + (n * chunks + chunk) * D + d, inside)
     steps = _load_steps(
@@ -227,7 +238,7 @@ def backward(
             g = gradient.to(tl.float32) + c
 
             keep, take = _weights(of_gate, of_second_gate, GATES)
-            kept, taken = _signed(keep, take, GATES, SIGNED)
+            kept, taken = _signed(keep, take, s, m, GATES, SIGNED)
             value, slope = _activate(of_value, GATES, CANDIDATE)
             exists = i >= begin
             mask = _where(exists, inside)
@@ -236,7 +247,8 @@ def backward(
                 tl.store(dx + to, g * before, mask)
                 tl.store(dv + to, g, mask)
             else:
-                of_weights = 2 * g if SIGNED else g
+                of_weights = m * g if SIGNED else g
+                before = s * before if SIGNED else before
                 if GATES == MINGRU:
                     tl.store(dx + to, (of_weights * keep * take * (value - before)).to(dx.dtype.element_ty), mask)
                 else:
@@ -259,7 +271,7 @@ def backward(
 
 @triton.jit
 def chunk_effect(
-    x, v, reset, dh, products, sums, T, D, CHUNK,
+    x, v, reset, turn, dh, products, sums, T, D, CHUNK,
     HAS_RESET: tl.constexpr, GATES: tl.constexpr, CANDIDATE: tl.constexpr, SIGNED: tl.constexpr, REVERSE: tl.constexpr,
     BACKWARD: tl.constexpr, PARTS: tl.constexpr, UNROLL: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
@@ -272,6 +284,7 @@ def chunk_effect(
     inside = d < D
     begin, stop = chunk * CHUNK, tl.minimum((chunk + 1) * CHUNK, T)
 
+    s, m = _turn(turn, d, D, inside, SIGNED)
     c, product = tl.zeros([BD], tl.float32), tl.full([BD], 1.0, tl.float32)
     at = stop - 1 if BACKWARD else begin
     steps = _load_steps(
@@ -285,7 +298,7 @@ def chunk_effect(
         for k in tl.static_range(UNROLL):
             of_gate, of_second_gate, of_value, begins, gradient, _ = steps[k]
             keep, take = _weights(of_gate, of_second_gate, GATES)
-            keep, take = _signed(keep, take, GATES, SIGNED)
+            keep, take = _signed(keep, take, s, m, GATES, SIGNED)
             if HAS_RESET:
                 keep = tl.where(begins, 0.0, keep)
             if BACKWARD:
