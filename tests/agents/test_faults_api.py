@@ -290,7 +290,9 @@ LENGTHS = np.full(60, LENGTH)
     [
         (dict(lengths=LENGTHS[:30]), r"lengths add up to 360, observations has 720 rows and \d more"),
         (dict(lengths=np.append(LENGTHS, 0)), r"episode 60 has no steps and \d more"),
-        (dict(lengths=LENGTHS * 1.0), "lengths is of float64, not of whole numbers"),
+        (dict(lengths=LENGTHS * 1.0), "lengths is of float64, not of int64"),
+        (dict(lengths=LENGTHS.astype(np.uint8)), "lengths is of uint8, not of int64"),
+        (dict(lengths=LENGTHS.astype(np.uint64)), "lengths is of uint64, not of int64"),
         (dict(rewards=np.ones((720, 1))), "rewards has 2 axes, not 1"),
         (dict(rewards=[1.0] * 720), "rewards is of type list, not an array"),
         (dict(rewards=np.full(720, np.nan)), "rewards is NaN or infinite in 720 rows, first in row 0"),
