@@ -360,6 +360,17 @@ def test_a_state_of_another_number_of_environments_is_refused():
         agent.predict(obs[:2], state)
 
 
+def test_methods_of_the_policy_take_one_row_for_no_other():
+    policy = make_ppo(vector(Noise)).policy
+    obs, state = torch.randn(3, *policy.observation_space.shape), policy.initial_state(3)
+    for method in (policy.predict_values, policy.get_distribution, policy.forward, policy.sample):
+        for wrong in (torch.ones(1), torch.ones(3, 1), torch.tensor(True)):
+            with pytest.raises(ValueError, match=r"^reset \[B\] is bool and \(3,\) here, not torch.bool and \(.*\)$"):
+                method(obs, state, wrong)
+        with pytest.raises(ValueError, match=r"^the state before \[B, …\] has 1 rows, the step 3$"):
+            method(obs, policy.initial_state(1))
+
+
 def test_one_observation_gives_one_action_and_goes_on_from_its_state():
     agent = make_ppo(vector(Noise), backbone="lstm")
     obs = agent.env.reset()
