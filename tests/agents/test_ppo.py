@@ -320,6 +320,18 @@ def test_sizes_that_do_not_fit_are_one_line(sizes, message):
         (dict(max_grad_norm=0), "max_grad_norm: 0 does not conform to restriction v>0"),
         (dict(ent_coef="auto"), "ent_coef is a finite float, not 'auto'"),
         (dict(vf_coef=None), "vf_coef is a finite float, not None"),
+        (dict(gamma=1.5), "gamma: 1.5 does not conform to restriction v>=0 and v<=1"),
+        (dict(gamma=-1), "gamma: -1 does not conform to restriction v>=0 and v<=1"),
+        (dict(gamma="0.99"), "gamma is a finite float, not '0.99'"),
+        (dict(gae_lambda=2.0), "gae_lambda: 2.0 does not conform to restriction v>=0 and v<=1"),
+        (dict(clip_range=-1.0), "clip_range: -1.0 does not conform to restriction v>0"),
+        (dict(clip_range="0.2"), "clip_range is a finite float, not '0.2'"),
+        (dict(clip_range_vf=float("nan")), "clip_range_vf is a finite float, not nan"),
+        (dict(target_kl=-1.0), "target_kl: -1.0 does not conform to restriction v>0"),
+        (dict(advantage_floor=-1.0), "advantage_floor: -1.0 does not conform to restriction v>=0 and v<=1"),
+        (dict(advantage_floor=float("nan")), "advantage_floor is a finite float, not nan"),
+        (dict(normalize_advantage="no"), "normalize_advantage is a bool, not 'no'"),
+        (dict(learning_rate="1e-3"), "learning_rate is a finite float, not '1e-3'"),
     ],
 )
 def test_numbers_that_no_update_can_compute_with_are_one_line(wrong, message, tmp_path):
@@ -328,6 +340,19 @@ def test_numbers_that_no_update_can_compute_with_are_one_line(wrong, message, tm
     make_ppo(vector(Noise), max_grad_norm=float("inf")).save(tmp_path / "agent")
     with pytest.raises(HyperparameterError, match=f"^{message}$"):
         RecurrentPPO.load(tmp_path / "agent", **wrong)
+
+
+@pytest.mark.parametrize("name", ["reset_on_done", "separate_critic"])
+def test_a_word_is_no_yes(name):
+    with pytest.raises(HyperparameterError, match=f"^{name} is a bool, not 'no'$"):
+        RecurrentPPO("MlpPolicy", vector(Noise), policy_kwargs={name: "no"})
+
+
+def test_schedules_may_fall_to_nothing():
+    def falls(left):
+        return 0.1 * left
+
+    make_ppo(vector(Noise), learning_rate=falls, clip_range=falls, clip_range_vf=falls, gamma=1, gae_lambda=0)
 
 
 def test_minibatches_of_unequal_size_are_told_of():
@@ -344,6 +369,17 @@ def test_a_batch_size_that_is_set_between_two_calls_of_learn_counts_as_in_stable
     assert steps == [32] + [8] * 4 + [16] * 2 + [None] * 4
     agent.batch_size = 12
     with pytest.raises(HyperparameterError, match=r"^batch_size 12: a minibatch is whole sequences of 8 steps"):
+        agent.learn(32, reset_num_timesteps=False)
+
+
+def test_a_sequence_length_that_is_set_between_two_calls_of_learn_counts():
+    agent = make_ppo(vector(Noise, 2), n_steps=16, n_epochs=1).learn(32)
+    assert len(agent._states) == 1
+    for agent.sequence_length, states in ((4, 4), (np.int64(8), 2), (None, 1)):
+        agent.learn(32, reset_num_timesteps=False)
+        assert len(agent._states) == states
+    agent.sequence_length = 5
+    with pytest.raises(HyperparameterError, match=r"^sequence_length 5 is not a divisor of n_steps 16$"):
         agent.learn(32, reset_num_timesteps=False)
 
 
