@@ -388,6 +388,18 @@ def test_dropout_is_refused():
         make_ppo(vector(Noise), backbone="transformer", backbone_options={"attention_dropout": 0.1})
 
 
+@pytest.mark.parametrize("action", ["discrete", "box"])
+@pytest.mark.parametrize("observation", ["box", "dict"])
+def test_an_observation_that_is_not_finite_chooses_no_action(observation, action):
+    env = vector(lambda: Noise(observation, action))
+    agent = make_ppo(env, "MultiInputPolicy" if observation == "dict" else "MlpPolicy")
+    obs = env.reset()
+    (obs["a"] if observation == "dict" else obs)[1] = np.nan
+    what = "a" if observation == "dict" else "observation"
+    with pytest.raises(ValueError, match=f"^{what} of environment 1 is not finite, so that no action can be chosen$"):
+        agent.predict(obs)
+
+
 def test_a_state_of_another_number_of_environments_is_refused():
     agent = make_ppo(vector(Noise))
     obs = agent.env.reset()
