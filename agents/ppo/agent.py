@@ -203,8 +203,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         """Settle what no network is built from, and ``load`` may have changed."""
         self.n_steps = settle("n_steps", PositiveInt, self.n_steps)
         self.n_epochs = settle("n_epochs", PositiveInt, self.n_epochs)
-        self.batch_size = settle("batch_size", int | None, self.batch_size)
-        self.sequence_length = settle("sequence_length", PositiveInt | None, self.sequence_length)
+        self._settle_sizes()
         vars(self).update(settle_arguments(PPOConfig, {name: getattr(self, name) for name in AS_IN_CONFIG}))
         # Schedules may say any number.
         if not callable(self.learning_rate):
@@ -213,6 +212,10 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             self.clip_range = settle("clip_range", PositiveFloat, self.clip_range)
         if self.max_grad_norm != math.inf:  # which clips nothing
             self.max_grad_norm = settle("max_grad_norm", PositiveFloat, self.max_grad_norm)
+
+    def _settle_sizes(self) -> None:
+        self.batch_size = settle("batch_size", int | None, self.batch_size)
+        self.sequence_length = settle("sequence_length", PositiveInt | None, self.sequence_length)
 
     def _choose_length(self) -> int:
         """How many steps a sequence has."""
@@ -491,7 +494,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         """
         self._log_interval = log_interval
         # sequence_length, or the batch_size that it follows, may have been set anew since the last call.
-        self._settle_numbers()
+        self._settle_sizes()
         self.steps_of_sequence = self._choose_length()
         self._check_sizes()
         return super().learn(total_timesteps, callback, 1, tb_log_name, reset_num_timesteps, progress_bar)

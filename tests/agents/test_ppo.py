@@ -378,6 +378,8 @@ def test_a_sequence_length_that_is_set_between_two_calls_of_learn_counts():
     for agent.sequence_length, states in ((4, 4), (np.int64(8), 2), (None, 1)):
         agent.learn(32, reset_num_timesteps=False)
         assert len(agent._states) == states
+    agent.batch_size = 8.0  # which the sequences follow
+    assert len(agent.learn(32, reset_num_timesteps=False)._states) == 2
     agent.sequence_length = 5
     with pytest.raises(HyperparameterError, match=r"^sequence_length 5 is not a divisor of n_steps 16$"):
         agent.learn(32, reset_num_timesteps=False)
