@@ -37,3 +37,11 @@ def _check_rows(part: Tensor, n_envs: int) -> Tensor:
     if len(part) != n_envs:
         raise ValueError(f"the state is of {len(part)} environments, the observation of {n_envs}")
     return part
+
+
+def check_finite_inputs(inputs: dict[str, Tensor]) -> None:
+    """Raise ValueError where what a policy is shown is not finite."""
+    for key, value in inputs.items():
+        rows = (~value.isfinite()).reshape(len(value), -1).any(1).nonzero().flatten().tolist()
+        if rows:
+            raise ValueError(f"{key} of environment {rows[0]} is not finite, so that no action can be chosen")

@@ -16,7 +16,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 from torch.distributions import Distribution as Distributions
 
-from unroll.policies.acting import beginnings, check_memory
+from unroll.policies.acting import beginnings, check_finite_inputs, check_memory
 from unroll.policies.backbones import Mixer, State, make_backbone, options_of
 from unroll.policies.backbones.backbone import require, stack_gates
 from unroll.policies.backbones.layers import Linear, linear
@@ -295,7 +295,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 
         Raises:
             ValueError: The state is that of another number of environments, or none that this method has returned;
-                ``episode_start`` is of another number of environments.
+                ``episode_start`` is of another number of environments; an observation is not finite.
         """
         self.set_training_mode(False)
         if isinstance(observation, tuple):
@@ -318,7 +318,11 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             masks = torch.from_numpy(check_masks(action_masks, self.action_space, n_envs)).to(self.device)
 
         with torch.no_grad():
-            distribution, state = self.get_distribution(obs, state, start, masks)
+            try:
+                distribution, state = self.get_distribution(obs, state, start, masks)
+            except ValueError:  # PyTorch's, in several lines, of a distribution with a number that is none
+                check_finite_inputs(obs if isinstance(obs, dict) else {"observation": obs})
+                raise
             chosen = distribution.get_actions(deterministic=deterministic)
         actions = chosen.cpu().numpy().reshape(-1, *self.action_space.shape)  # type: ignore[misc]
         actions = self.to_environment(actions)

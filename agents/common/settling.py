@@ -14,7 +14,9 @@ from unroll.errors import HyperparameterError
 
 
 def settle_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Settle arguments by the annotations of a function. One that it does not know is left for it to refuse.
+    """Settle arguments by the annotations of a function, or of a dataclass, as its fields of the same names.
+
+    One that it does not know is left for it to refuse.
 
     Raises:
         HyperparameterError: a value is not what its annotation says.

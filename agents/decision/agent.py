@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium.spaces import Discrete
-from jsonargparse.typing import NonNegativeInt
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import get_device
@@ -36,6 +36,7 @@ from unroll.agents.decision.recorded import RecordedUpdate
 from unroll.agents.decision.task import (
     OF_THE_DATA,
     as_learned,
+    check_actions,
     check_budget_of,
     check_same_spaces,
     check_state,
@@ -50,15 +51,15 @@ from unroll.envs.datasets.doctor import check_fit
 from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.sampling import Batch, Sampler, make_sampler
 from unroll.errors import HyperparameterError, TrainingError, one_line
-from unroll.policies.acting import beginnings, check_memory
+from unroll.policies.acting import beginnings, check_finite_inputs, check_memory
 from unroll.policies.actions import build_space
 from unroll.policies.backbones import State
 from unroll.policies.decision import DecisionPolicy
 
-# The types of what a policy sees while it acts. A previous action has the type that its environment gives it.
+# The types of what a policy sees while it acts. A previous action is a row of float32 numbers, or a choice.
 INPUT_TYPES = {
     "observation": torch.float32,
-    "previous_action": None,
+    "previous_action": torch.float32,
     "return_to_go": torch.float32,
     "timestep": torch.int64,
 }
@@ -203,6 +204,13 @@ class DecisionAgent:
             "return_to_go": (1,),
             "timestep": (1,),
         }
+        self._input_types = dict(INPUT_TYPES)
+        if self.policy.images is not None:
+            self._input_types["observation"] = torch.uint8
+        if isinstance(kwargs["action_space"], Discrete):
+            self._input_types["previous_action"] = torch.int64
+        if self.env is not None:
+            check_actions("env", self.env.action_space, self.policy.config)
         if episodes is not None:
             fit_statistics(self.policy, episodes)
         self.policy.to(self.device)
@@ -232,22 +240,26 @@ class DecisionAgent:
         self,
         total_timesteps: int,
         callback: BaseCallback | list[BaseCallback] | Any = None,
-        log_interval: int = 100,
+        log_interval: int | None = 100,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> DecisionAgent:
         """Make ``total_timesteps`` gradient updates; ``reset_num_timesteps`` False goes on from those already made.
 
+        ``log_interval`` counts updates. None: only the end is logged, and what callbacks log by ``dump_logs``.
+
         Callbacks hear of every update: ``on_rollout_start`` before it, ``on_step`` after it.
 
         Raises:
-            HyperparameterError: ``total_timesteps`` is no whole number of at least 0.
+            HyperparameterError: ``total_timesteps`` is no whole number of at least 0, or ``log_interval`` none of at
+                least 1.
             TrainingError: a loss or gradient is not finite. On a CPU that is seen before the weights move; on CUDA,
                 which would have to be waited for, when it is logged.
         """
         if self.sampler is None:
             raise ValueError("no episodes to learn from: give them to DecisionAgent(…) or DecisionAgent.load(…)")
         total_timesteps = settle("total_timesteps", NonNegativeInt, total_timesteps)
+        log_interval = settle("log_interval", PositiveInt | None, log_interval)
         if reset_num_timesteps:
             self.num_timesteps = 0
             self._unlogged.clear()
@@ -269,22 +281,33 @@ class DecisionAgent:
                 begin = time.monotonic()
                 self._unlogged.append(update())
 
+                self._learning_time += time.monotonic() - begin
+
                 # Reading the metrics waits for the device, so it is done where a line of the log is due.
                 last = self.num_timesteps == self._total_timesteps
-                due = last or self.num_timesteps % log_interval == 0
-                if due:
-                    means = mean_metrics(self._unlogged)
-                    self._check_finite(means, f"at or before update {self.num_timesteps}")
-                self._learning_time += time.monotonic() - begin
-                if due:
-                    self._log(means, len(self._unlogged))
-                    self._unlogged.clear()
+                if last or (log_interval is not None and self.num_timesteps % log_interval == 0):
+                    self.dump_logs()
 
                 listener.update_locals(locals())
                 if not listener.on_step():
                     break
             listener.on_training_end()
         return self
+
+    def dump_logs(self) -> None:
+        """Log the means of all updates since the last line of the log. Stable-Baselines3's callbacks call it too.
+
+        Raises:
+            TrainingError: one of the numbers is not finite.
+        """
+        if not self._unlogged:
+            return
+        begin = time.monotonic()
+        means = mean_metrics(self._unlogged)
+        self._check_finite(means, f"at or before update {self.num_timesteps}")
+        self._learning_time += time.monotonic() - begin
+        self._log(means, len(self._unlogged))
+        self._unlogged.clear()
 
     def begin_update(self) -> Batch:
         """Draw batch ``num_timesteps``, and set all else that differs from one update to the next."""
@@ -354,7 +377,7 @@ class DecisionAgent:
 
         Raises:
             ValueError: the state or ``episode_start`` is that of another number of environments; the observation is
-                none of such an environment, or not finite.
+                none of such an environment, as one of another number of choices, or not finite.
         """
         if self.policy.training:  # setting it again would visit every module at every step
             self.policy.eval()
@@ -363,6 +386,7 @@ class DecisionAgent:
 
         if state is None:
             state = self.policy.initial_state(n_envs)
+            self._check_none_yet(inputs)
         check_memory(state, n_envs)
         start = None  # in nearly every step no episode begins, and nothing is to be forgotten
         begins = beginnings(episode_start, n_envs)
@@ -382,11 +406,7 @@ class DecisionAgent:
                 f"the observation is no dict of {', '.join(INPUT_TYPES)}; make_vec_env(…, target_return=…) makes "
                 "environments that show one"
             )
-        inputs = {}
-        for key, dtype in INPUT_TYPES.items():
-            if key == "observation" and self.policy.images is not None:
-                dtype = torch.uint8
-            inputs[key] = torch.as_tensor(observation[key], dtype=dtype, device=self.device)
+        inputs = {key: torch.as_tensor(observation[key]) for key in INPUT_TYPES}
         single = inputs["observation"].ndim == 1
         if single:
             inputs = {key: value[None] for key, value in inputs.items()}
@@ -395,9 +415,33 @@ class DecisionAgent:
         for key, shape in self._input_shapes.items():
             if inputs[key].shape != (n_envs, *shape):
                 raise ValueError(f"{key} is {tuple(inputs[key].shape)}, where {(n_envs, *shape)} belongs")
+        n = self._choices_seen
+        if n is not None:
+            check_choices(inputs["previous_action"], n)
+        check_range("timestep", inputs["timestep"].long(), 0, math.inf, "where 0 or more belongs")
+        inputs = {key: value.to(self.device, self._input_types[key]) for key, value in inputs.items()}
         for key in ("return_to_go", "timestep"):
             inputs[key] = inputs[key].squeeze(-1)
         return inputs, single
+
+    @property
+    def _choices_seen(self) -> int | None:
+        """How many choices there are, where the policy sees the one before; None where actions are continuous."""
+        space = self.policy_kwargs["action_space"]
+        seen = isinstance(space, Discrete) and "previous_action" in self.policy.embed
+        return int(space.n) if seen else None
+
+    def _check_none_yet(self, inputs: dict[str, Tensor]) -> None:
+        """Raise ValueError where an episode begins after a choice: what it shows is "none yet" of fewer choices."""
+        n = self._choices_seen
+        if n is None:
+            return
+        begins = inputs["timestep"] == 0
+        shown = torch.where(begins, inputs["previous_action"], n)
+        what = (
+            f"where an environment of the {n} choices that the agent has learned shows {n} at timestep 0, for none yet"
+        )
+        check_range("previous_action", shown, n, n, what)
 
     def save(self, path: str | Path) -> None:
         """Write a checkpoint folder (see agents/common/checkpoint.py) that acts and learns on by itself.
@@ -528,12 +572,19 @@ def check_policy_kwargs(given: Mapping[str, Any], own: Mapping[str, Any]) -> Non
             raise HyperparameterError(f"policy_kwargs: {name} is not taken here, it is set by {source}")
 
 
-def check_finite_inputs(inputs: dict[str, Tensor]) -> None:
-    """Raise ValueError where what a policy is shown is not finite."""
-    for key, value in inputs.items():
-        rows = (~value.isfinite()).reshape(len(value), -1).any(1).nonzero().flatten().tolist()
-        if rows:
-            raise ValueError(f"{key} of environment {rows[0]} is not finite, so that no action can be chosen")
+def check_choices(previous: Tensor, n: int) -> None:
+    """Raise ValueError where these are no choices of n, or n for none yet."""
+    what = f"where an agent of {n} choices is shown 0 to {n - 1}, and {n} for none yet"
+    if previous.is_floating_point() or previous.dtype == torch.bool:
+        raise ValueError(f"previous_action is of {previous.dtype}, {what}")
+    check_range("previous_action", previous.long(), 0, n, what)
+
+
+def check_range(name: str, shown: Tensor, low: float, high: float, what: str) -> None:
+    """Raise ValueError where a number [B, …] that a policy is shown is not within these bounds."""
+    rows = ((shown < low) | (shown > high)).flatten().nonzero().flatten().tolist()
+    if rows:
+        raise ValueError(f"{name} of environment {rows[0]} is {shown.flatten()[rows[0]].item()}, {what}")
 
 
 def own_rows(batch: dict[str, Tensor]) -> dict[str, Tensor]:

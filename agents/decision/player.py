@@ -7,6 +7,7 @@ from typing import Any, Literal
 import gymnasium as gym
 
 from unroll.agents.decision.agent import DecisionAgent
+from unroll.agents.decision.task import check_actions
 from unroll.agents.evaluation.player import Player
 from unroll.envs.datasets.conversion import FLOAT32_MAX
 from unroll.envs.datasets.images import check_parts, parts_in_words, parts_of
@@ -15,8 +16,7 @@ from unroll.envs.make import make_env
 from unroll.envs.own import registered_id
 from unroll.envs.spaces import in_words
 from unroll.envs.wrappers import for_decisions
-from unroll.errors import EnvError, HyperparameterError, one_line
-from unroll.policies.actions import build_space
+from unroll.errors import EnvError, HyperparameterError
 from unroll.policies.decision import UNLIMITED
 from unroll.tables import decimals
 
@@ -137,14 +137,7 @@ def check_spaces(env_id: str, env_kwargs: dict[str, Any], config: dict[str, Any]
     if trained is not None and shown != check_parts(trained):
         observed = parts_in_words(shown) if shown else in_words(env.observation_space)
         raise EnvError(f"{env_id} observes {observed}, the policy was trained on {parts_in_words(trained)}")
-    space = build_space(config["action_space"])
-    same = (
-        isinstance(actions, gym.spaces.Box) and isinstance(space, gym.spaces.Box) and actions.low.size == space.low.size
-    )
-    if isinstance(space, gym.spaces.Discrete):
-        same = actions == space
-    if not same:
-        raise EnvError(f"{env_id} takes actions of {one_line(actions)}, the policy was trained on {one_line(space)}")
+    check_actions(env_id, actions, config)
 
 
 def learned_returns(agent: DecisionAgent) -> list[float] | None:

@@ -19,7 +19,7 @@ from unroll.envs.datasets.episodes import Episodes
 from unroll.envs.datasets.images import Parts, check_parts, parts_in_words, row_bytes
 from unroll.envs.datasets.registered import is_env_id, known_env, not_plain
 from unroll.envs.datasets.statistics import moments
-from unroll.errors import DatasetError, one_line
+from unroll.errors import DatasetError, EnvError, one_line
 from unroll.policies.actions import build_space, describe_whole
 from unroll.policies.backbones import count_parameters
 from unroll.policies.decision import DecisionPolicy
@@ -90,6 +90,16 @@ def _spread(n: int, width: int) -> np.ndarray | slice:
     if n * width <= WHOLE:
         return slice(None)
     return np.linspace(0, n - 1, SAMPLED).astype(np.int64)
+
+
+def check_actions(env_name: str, actions: gym.Space, config: dict[str, Any]) -> None:
+    """Raise EnvError unless an environment takes the actions that the policy of this config chooses."""
+    space = build_space(config["action_space"])
+    same = actions == space
+    if isinstance(actions, gym.spaces.Box) and isinstance(space, gym.spaces.Box):
+        same = actions.low.size == space.low.size  # bounds may differ, as a dataset's are often guessed
+    if not same:
+        raise EnvError(f"{env_name} takes actions of {one_line(actions)}, the policy was trained on {one_line(space)}")
 
 
 def check_same_data(episodes: Episodes, task: dict[str, Any]) -> None:

@@ -23,7 +23,8 @@ from unroll.agents.common.distributed import world
 from unroll.agents.common.guards import check_device, check_finite, memory_guard
 from unroll.agents.common.machine import set_products
 from unroll.agents.common.recorded import Metrics
-from unroll.agents.common.settling import plain, settle
+from unroll.agents.common.settling import plain, settle, settle_arguments
+from unroll.agents.ppo.config import PPOConfig, PretrainConfig
 from unroll.agents.ppo.foreign import check_zip
 from unroll.agents.ppo.gradients import Parts, clip_gradients, parameters_of
 from unroll.agents.ppo.loss import PPOLoss, warn_of_ratio
@@ -44,6 +45,19 @@ Self = TypeVar("Self", bound="RecurrentPPO")
 MINIBATCHES = 4  # of a rollout, unless a batch_size says otherwise
 SEQUENCES = 8  # at least, of the rollout of a single environment; minibatches of one are no fair sample
 SHORTEST = 16  # steps that such a sequence has
+# Arguments of the agent and of its policy that are bounded as the fields of the config that have their names.
+AS_IN_CONFIG = (
+    "gamma",
+    "gae_lambda",
+    "ent_coef",
+    "vf_coef",
+    "target_kl",
+    "normalize_advantage",
+    "advantage_floor",
+    "recompute_states",
+    "cuda_graph",
+)
+OF_POLICY = ("reset_on_done", "separate_critic")
 # Arguments that a loaded agent cannot change: they made its weights, or are arguments of ``load``.
 FIXED = {"self", "policy", "env", "device", "policy_kwargs", "backbone", "use_sde", "_init_setup_model"}
 
@@ -128,6 +142,8 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         if backbone is not None and policy_kwargs.setdefault("backbone", backbone) != backbone:
             raise HyperparameterError(f"backbone is {backbone}, and {policy_kwargs['backbone']} in policy_kwargs")
         policy_kwargs = policy_kwargs_of(policy, policy_kwargs)
+        given = {name: policy_kwargs[name] for name in OF_POLICY if name in policy_kwargs}
+        policy_kwargs |= settle_arguments(PPOConfig, given)
         super().__init__(
             policy,
             env,
@@ -172,6 +188,8 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             self.clip_range = FloatSchedule(self.clip_range)
             if isinstance(self.clip_range_vf, float | int) and self.clip_range_vf <= 0:
                 raise HyperparameterError(f"clip_range_vf {self.clip_range_vf}: must be positive, None for no clipping")
+            if self.clip_range_vf is not None and not callable(self.clip_range_vf):
+                self.clip_range_vf = settle("clip_range_vf", float, self.clip_range_vf)
             if self.clip_range_vf is not None:
                 self.clip_range_vf = FloatSchedule(self.clip_range_vf)
             self.steps_of_sequence = self._choose_length()
@@ -185,12 +203,19 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         """Settle what no network is built from, and ``load`` may have changed."""
         self.n_steps = settle("n_steps", PositiveInt, self.n_steps)
         self.n_epochs = settle("n_epochs", PositiveInt, self.n_epochs)
-        self.batch_size = settle("batch_size", int | None, self.batch_size)
-        self.sequence_length = settle("sequence_length", PositiveInt | None, self.sequence_length)
-        self.ent_coef = settle("ent_coef", float, self.ent_coef)
-        self.vf_coef = settle("vf_coef", float, self.vf_coef)
+        self._settle_sizes()
+        vars(self).update(settle_arguments(PPOConfig, {name: getattr(self, name) for name in AS_IN_CONFIG}))
+        # Schedules may say any number.
+        if not callable(self.learning_rate):
+            self.learning_rate = settle("learning_rate", float, self.learning_rate)
+        if not callable(self.clip_range):
+            self.clip_range = settle("clip_range", PositiveFloat, self.clip_range)
         if self.max_grad_norm != math.inf:  # which clips nothing
             self.max_grad_norm = settle("max_grad_norm", PositiveFloat, self.max_grad_norm)
+
+    def _settle_sizes(self) -> None:
+        self.batch_size = settle("batch_size", int | None, self.batch_size)
+        self.sequence_length = settle("sequence_length", PositiveInt | None, self.sequence_length)
 
     def _choose_length(self) -> int:
         """How many steps a sequence has."""
@@ -420,20 +445,25 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         self.logger.record("time/train_fps", int(steps / seconds))
         self.logger.record("perf/train_tokens_per_s", tokens / seconds)
 
-    def pretrain(self: Self, episodes: Episodes, updates: int = 3000, **options: Any) -> Self:
+    def pretrain(
+        self: Self, episodes: Episodes, updates: int = 3000, *, log_interval: int = 100, **options: Any
+    ) -> Self:
         """Learn from recorded episodes what to do, before ``learn`` goes on with the same weights and statistics.
 
         The environments begin anew afterwards. The options are those of ``unroll.agents.ppo.pretraining.pretrain``:
         batch_size, context, learning_rate, top_fraction, critic_first, kl_coef, kl_steps, log_interval.
 
         Raises:
-            UserError: the episodes are of other spaces, or the agent is one that cannot learn from them.
+            UserError: the episodes are of other spaces, or the agent is one that cannot learn from them, or an option
+                is out of its bounds, which are those of the config.
         """
+        options = settle_arguments(PretrainConfig, {"updates": updates, **options})
+        log_interval = settle("log_interval", PositiveInt, log_interval)
         if not hasattr(self, "_logger"):
             self._logger = configure_logger(self.verbose, self.tensorboard_log, "pretraining")
         self.interrupted = False
         self._last_obs = None
-        pretrain(self, episodes, updates, **options)
+        pretrain(self, episodes, log_interval=log_interval, **options)
         return self
 
     def take_weights(self, run: str | Path) -> str:
@@ -463,6 +493,10 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         would.
         """
         self._log_interval = log_interval
+        # sequence_length, or the batch_size that it follows, may have been set anew since the last call.
+        self._settle_sizes()
+        self.steps_of_sequence = self._choose_length()
+        self._check_sizes()
         return super().learn(total_timesteps, callback, 1, tb_log_name, reset_num_timesteps, progress_bar)
 
     @property

@@ -48,7 +48,7 @@ from unroll.errors import one_line
 
 log = logging.getLogger(__name__)
 
-FORMAT = 8  # part of every entry's name: entries of another format are not looked at
+FORMAT = 9  # part of every entry's name: entries of another format are not looked at
 
 # The fields of Episodes that are arrays, and those of them with a fixed type and number of axes.
 ARRAYS = ("observations", "actions", "rewards", "lengths", "terminated", "truncated", "final_observations")

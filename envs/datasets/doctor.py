@@ -132,7 +132,7 @@ def _malformed(episodes: Episodes) -> list[str]:
         "observations": (2, "biuf"),
         "actions": (2, "biuf") if row else (1, "iu"),
         "rewards": (1, "biuf"),
-        "lengths": (1, "iu"),
+        "lengths": (1, "i"),  # with int64, NumPy makes floats of uint64
         "terminated": (1, "b"),
         "truncated": (1, "b"),
         "final_observations": (2, "biuf"),
@@ -146,8 +146,10 @@ def _malformed(episodes: Episodes) -> list[str]:
         elif values.ndim != axes:
             found.append(f"{name} has {values.ndim} axes, not {axes}")
         elif values.dtype.kind not in kinds:
-            wanted = {"b": "true or false", "iu": "whole numbers", "biuf": "numbers"}[kinds]
+            wanted = {"b": "true or false", "iu": "whole numbers", "biuf": "numbers", "i": "int64"}[kinds]
             found.append(f"{name} is of {values.dtype}, not of {wanted}")
+        elif episodes.parts is not None and "observations" in name and values.dtype != np.uint8:
+            found.append(f"{name} is of {values.dtype}; with parts it is bytes (uint8), a pixel from 0 to 255")
     return found
 
 

@@ -32,6 +32,9 @@ class Episodes:
     Observations with images are rows of bytes, and ``parts`` says what is where in them (see
     images.py). All other observations are rows of float32 numbers.
 
+    An agent keeps a copy of arrays in RAM. Of episodes with images it keeps none on a CPU, as that
+    would be too large: these must not be changed while it learns.
+
     Arrays that are large compared to RAM are memory-mapped (see cache.py). Code that needs
     all of their values reads them in blocks (see statistics.py).
     """
@@ -236,7 +239,9 @@ class Episodes:
         for group in groups:
             best = group[np.argsort(-returns[group], kind="stable")]
             steps = np.cumsum(self.lengths[best])
-            last = best[int(np.searchsorted(steps, fraction * steps[-1]))]
+            # 0.07 · 20,000 is 1400.0000000000002, for which no further episode is taken.
+            wanted = round(fraction * int(steps[-1]), 6)
+            last = best[int(np.searchsorted(steps, wanted))]
             chosen.append(best[returns[best] >= returns[last]])
         episodes = np.concatenate(chosen)
         return self if len(episodes) >= len(self) else self.select(episodes)

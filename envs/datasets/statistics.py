@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 
 BLOCK = 1 << 25  # bytes that are looked at together
-TOLERANCE = 1e-3  # how far an action may lie outside of its box
+TOLERANCE = 1e-3  # how far an action may lie outside of its box, in units of half the space between the bounds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +115,12 @@ def _outside(actions: np.ndarray, space: gym.spaces.Box | gym.spaces.Discrete) -
     """Mark the actions that are not in their space, [N] bool."""
     if isinstance(space, gym.spaces.Discrete):
         return np.asarray((actions < 0) | (actions >= space.n))
-    return np.any((actions < space.low - TOLERANCE) | (actions > space.high + TOLERANCE), axis=1)
+    low = space.low.astype(np.float64)
+    high = space.high.astype(np.float64)
+    # An action at a bound may have been rounded to float32.
+    rounding = np.finfo(np.float32).eps * np.maximum(np.abs(low), np.abs(high))
+    room = TOLERANCE * (high - low) / 2 + rounding
+    return np.any((actions < low - room) | (actions > high + room), axis=1)
 
 
 def find_outside(actions: np.ndarray, space: gym.spaces.Box | gym.spaces.Discrete) -> tuple[int, int]:

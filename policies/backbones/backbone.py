@@ -47,8 +47,22 @@ def forget(x: Tensor, reset: Tensor) -> Tensor:
     """Return x [B, …] with zeros in the rows where ``reset`` [B] is true.
 
     Rows are filled and not multiplied by 0, because 0 · NaN would be NaN.
+
+    Raises:
+        ValueError: ``reset`` is of another number of rows, or not bool. One row would be taken for all.
     """
+    if reset.shape != x.shape[:1] or reset.dtype != torch.bool:
+        raise ValueError(f"reset [B] is bool and {tuple(x.shape[:1])} here, not {reset.dtype} and {tuple(reset.shape)}")
     return x.masked_fill(reset.reshape(-1, *[1] * (x.ndim - 1)), 0)
+
+
+def check_rows(state: State, n: int) -> None:
+    """Raise ValueError unless each tensor of the state before a step has ``n`` rows. One row would be taken for all."""
+    if not isinstance(state, Tensor):
+        for part in state:
+            check_rows(part, n)
+    elif state.shape[0] != n:
+        raise ValueError(f"the state before [B, …] has {state.shape[0]} rows, the step {n}")
 
 
 class Memory(nn.Module, ABC):
@@ -154,6 +168,7 @@ class ResidualStack(Backbone):
         return normed(self.norm, x), tuple(after)
 
     def step(self, x: Tensor, state: State, reset: Tensor | None = None) -> tuple[Tensor, State]:
+        check_rows(state, x.shape[0])
         after = []
         for block, before in zip(self._blocks(), state, strict=True):
             mixed, next_state = block.mixer.step(normed(block.mixer_norm, x), before, reset)

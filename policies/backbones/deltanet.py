@@ -31,6 +31,10 @@ class DeltaNet(Mixer):
         signed: β goes to 2, so that a step can turn over what is stored under its key (Grazzi et al. 2024, arXiv
             2411.12537).
 
+    Numbers that are not finite are an exception. In one ``forward`` they reach all steps of their row that are computed
+    side by side, earlier ones and those behind a reset too, because in a product of matrices 0 · NaN is NaN. A memory
+    is emptied where the first step begins an episode.
+
     The state is (the convolution's state, S [B, n_heads, channels of a key, channels of a value]).
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ def match_parameters(name: str, parameters: int, n_layers: int = 3, **options: A
         BackboneError: There is no such size (the message has the nearest that there are), or a name or option is
             wrong.
     """
+    require(isinstance(parameters, Real), f"match_parameters is a number, not {parameters!r}")
     require(
         1 <= parameters <= MAX_PARAMETERS,
         f"match_parameters must be from 1 to {MAX_PARAMETERS:,}, not {parameters:,}",

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from unroll.policies.backbones.attention import WindowedAttention
-from unroll.policies.backbones.backbone import Backbone, State, require, stack_gates
+from unroll.policies.backbones.backbone import Backbone, State, check_rows, require, stack_gates
 from unroll.policies.backbones.fused_rnn import LSTMKernel
 from unroll.policies.backbones.layers import Dropout, Linear, drop, linear, norm
 from unroll.policies.backbones.lstm import initial_lstm_state, lstm_gates, run_lstm, start_remembering, step_lstm
@@ -90,6 +90,7 @@ class SHARNN(Backbone):
         return x, tuple(after)
 
     def step(self, x: Tensor, state: State, reset: Tensor | None = None) -> tuple[Tensor, State]:
+        check_rows(state, x.shape[0])
         after = []
         for layer, before in zip(self._layers(), state, strict=True):
             x, next_state = layer.step(x, before, reset)

@@ -31,6 +31,19 @@ def weights(agent):
     return torch.cat([parameter.detach().flatten() for parameter in agent.policy.parameters()])
 
 
+@pytest.mark.parametrize("name", ["observations", "final_observations"])
+@pytest.mark.parametrize("as_given", [lambda rows: rows / np.float32(255), lambda rows: rows.astype(np.int64)])
+def test_pictures_of_ones_own_are_bytes(name, as_given):
+    """Others were divided by 255 once more, and what was learned from was nearly black."""
+    episodes = record("image")
+    wrong = dataclasses.replace(episodes, **{name: as_given(getattr(episodes, name))})
+    message = rf"^.*: {name} is of (float32|int64); with parts it is bytes \(uint8\), a pixel from 0 to 255$"
+    with pytest.raises(DatasetError, match=message):
+        make_agent(wrong)
+    with pytest.raises(DatasetError, match=message):
+        make_agent(episodes).set_episodes(wrong)
+
+
 @pytest.mark.parametrize("tokens", ["fused", "interleaved"])
 @pytest.mark.parametrize("backbone", ["mingru", "lstm", "transformer", "mamba"])
 def test_acting_is_training(backbone, tokens):

@@ -6,7 +6,9 @@ from typing import ClassVar
 import gymnasium as gym
 import numpy as np
 import pytest
+from stable_baselines3.common.callbacks import LogEveryNTimesteps
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import configure
 
 from toy import LENGTH, make_agent, toy_episodes
 from unroll.agents import DecisionAgent, RecurrentPPO
@@ -18,7 +20,7 @@ from unroll.commands import train
 from unroll.envs import Episodes
 from unroll.envs.datasets import doctor
 from unroll.envs.make import make_env, make_vec_env
-from unroll.errors import BackboneError, DatasetError, HyperparameterError
+from unroll.errors import BackboneError, DatasetError, EnvError, HyperparameterError
 from unroll.policies.decision import DecisionPolicy
 
 
@@ -108,6 +110,26 @@ def test_what_is_no_number_of_updates_is_refused_before_anything_is_learned(tota
     with pytest.raises(HyperparameterError, match="total_timesteps"):
         agent.learn(total)
     assert agent.num_timesteps == 1
+
+
+@pytest.mark.parametrize("log_interval", [0, -1, 2.5, "10"])
+def test_what_is_no_number_of_updates_between_two_lines_of_the_log_is_refused(log_interval):
+    with pytest.raises(HyperparameterError, match=r"^log_interval"):
+        make_agent(toy_episodes(2)).learn(1, log_interval=log_interval)
+
+
+def test_without_a_log_interval_callbacks_log_and_the_end(tmp_path):
+    logged = []
+    for interval, callback in ((None, None), (None, LogEveryNTimesteps(2)), (2, None)):
+        agent = make_agent(toy_episodes(2), env=make_vec_env("ToyBox-v0", target_return=0.0))
+        agent.set_logger(configure(str(tmp_path), ["csv"]))
+        agent.learn(5, callback, log_interval=interval)
+        agent.logger.close()
+        rows = (tmp_path / "progress.csv").read_text().splitlines()
+        loss = rows[0].split(",").index("train/loss")
+        logged.append([row.split(",")[loss] for row in rows[1:]])
+    assert [len(losses) for losses in logged] == [1, 3, 3]
+    assert logged[1] == logged[2]
 
 
 def test_a_config_settles_its_own_fields_as_well():
@@ -256,6 +278,77 @@ def test_what_is_no_observation_of_these_environments_chooses_no_action(acting, 
         agent.predict(observation | wrong, state)
 
 
+def test_a_previous_action_is_of_any_kind_of_float(acting):
+    agent, observation, _ = acting
+    wider = {key: value.astype(np.float64) for key, value in observation.items()}
+    np.testing.assert_array_equal(agent.predict(wider)[0], agent.predict(observation)[0])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            {"previous_action": [7, 3]},
+            "previous_action of environment 0 is 7, where an agent of 3 choices is shown 0 to 2, .*",
+        ),
+        ({"previous_action": [3, -1]}, "previous_action of environment 1 is -1, where an .*, and 3 for none yet"),
+        ({"previous_action": [1.0, 1.0]}, r"previous_action is of torch\.float\d\d, where an agent of 3 choices is .*"),
+        ({"previous_action": [True, False]}, r"previous_action is of torch\.bool, where an agent of 3 choices is .*"),
+        (
+            {"previous_action": [3, 2]},
+            "previous_action of environment 1 is 2, where an environment of the 3 .* at timestep 0, .*",
+        ),
+        ({"timestep": [[-1], [0]]}, "timestep of environment 0 is -1, where 0 or more belongs"),
+    ],
+)
+def test_what_is_no_choice_or_no_timestep_chooses_no_action(wrong, message):
+    agent = make_agent(toy_episodes(4, discrete=True), timestep_embedding=True)
+    observation = make_vec_env("ToyDiscrete-v0", 2, target_return=5.0).reset()
+    agent.predict(observation)
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        agent.predict(observation | {key: np.array(value) for key, value in wrong.items()})
+    for dtype in (np.uint8, np.int32, np.uint64):
+        agent.predict(observation | {"previous_action": np.array([3, 3], dtype)})
+
+
+class Choices(gym.Env):
+    """Has as many choices as it is told."""
+
+    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+
+    def __init__(self, n):
+        self.action_space = gym.spaces.Discrete(n)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), 1.0, False, False, {}
+
+
+if "UnrollChoices-v0" not in gym.registry:
+    gym.register("UnrollChoices-v0", Choices, max_episode_steps=4)
+
+
+def test_an_agent_plays_no_environment_of_another_number_of_choices(tmp_path):
+    episodes = toy_episodes(4, discrete=True)
+    agent = make_agent(episodes)
+    agent.save(tmp_path / "run")
+    for n in (2, 3, 4):
+        env = make_vec_env("UnrollChoices-v0", env_kwargs={"n": n}, target_return=0.0)
+        if n == 3:
+            evaluate_policy(make_agent(episodes, env=env), env, n_eval_episodes=1)
+            continue
+        with pytest.raises(ValueError, match=rf"^previous_action of environment 0 is {n}, where an .* 3 choices .*$"):
+            evaluate_policy(agent, env, n_eval_episodes=1)
+        message = rf"^env takes actions of Discrete\({n}\), the policy was trained on Discrete\(3\)$"
+        with pytest.raises(EnvError, match=message):
+            make_agent(episodes, env=env)
+        with pytest.raises(EnvError, match=message):
+            DecisionAgent.load(tmp_path / "run", env=env, device="cpu")
+
+
 @pytest.mark.parametrize("discrete", [False, True])
 def test_an_agent_that_follows_a_return_is_asked_for_a_number(discrete):
     agent = make_agent(toy_episodes(4, discrete), condition="return")
@@ -290,7 +383,9 @@ LENGTHS = np.full(60, LENGTH)
     [
         (dict(lengths=LENGTHS[:30]), r"lengths add up to 360, observations has 720 rows and \d more"),
         (dict(lengths=np.append(LENGTHS, 0)), r"episode 60 has no steps and \d more"),
-        (dict(lengths=LENGTHS * 1.0), "lengths is of float64, not of whole numbers"),
+        (dict(lengths=LENGTHS * 1.0), "lengths is of float64, not of int64"),
+        (dict(lengths=LENGTHS.astype(np.uint8)), "lengths is of uint8, not of int64"),
+        (dict(lengths=LENGTHS.astype(np.uint64)), "lengths is of uint64, not of int64"),
         (dict(rewards=np.ones((720, 1))), "rewards has 2 axes, not 1"),
         (dict(rewards=[1.0] * 720), "rewards is of type list, not an array"),
         (dict(rewards=np.full(720, np.nan)), "rewards is NaN or infinite in 720 rows, first in row 0"),

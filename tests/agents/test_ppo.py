@@ -338,6 +338,18 @@ def test_sizes_that_do_not_fit_are_one_line(sizes, message):
         (dict(max_grad_norm=0), "max_grad_norm: 0 does not conform to restriction v>0"),
         (dict(ent_coef="auto"), "ent_coef is a finite float, not 'auto'"),
         (dict(vf_coef=None), "vf_coef is a finite float, not None"),
+        (dict(gamma=1.5), "gamma: 1.5 does not conform to restriction v>=0 and v<=1"),
+        (dict(gamma=-1), "gamma: -1 does not conform to restriction v>=0 and v<=1"),
+        (dict(gamma="0.99"), "gamma is a finite float, not '0.99'"),
+        (dict(gae_lambda=2.0), "gae_lambda: 2.0 does not conform to restriction v>=0 and v<=1"),
+        (dict(clip_range=-1.0), "clip_range: -1.0 does not conform to restriction v>0"),
+        (dict(clip_range="0.2"), "clip_range is a finite float, not '0.2'"),
+        (dict(clip_range_vf=float("nan")), "clip_range_vf is a finite float, not nan"),
+        (dict(target_kl=-1.0), "target_kl: -1.0 does not conform to restriction v>0"),
+        (dict(advantage_floor=-1.0), "advantage_floor: -1.0 does not conform to restriction v>=0 and v<=1"),
+        (dict(advantage_floor=float("nan")), "advantage_floor is a finite float, not nan"),
+        (dict(normalize_advantage="no"), "normalize_advantage is a bool, not 'no'"),
+        (dict(learning_rate="1e-3"), "learning_rate is a finite float, not '1e-3'"),
     ],
 )
 def test_numbers_that_no_update_can_compute_with_are_one_line(wrong, message, tmp_path):
@@ -346,6 +358,19 @@ def test_numbers_that_no_update_can_compute_with_are_one_line(wrong, message, tm
     make_ppo(vector(Noise), max_grad_norm=float("inf")).save(tmp_path / "agent")
     with pytest.raises(HyperparameterError, match=f"^{message}$"):
         RecurrentPPO.load(tmp_path / "agent", **wrong)
+
+
+@pytest.mark.parametrize("name", ["reset_on_done", "separate_critic"])
+def test_a_word_is_no_yes(name):
+    with pytest.raises(HyperparameterError, match=f"^{name} is a bool, not 'no'$"):
+        RecurrentPPO("MlpPolicy", vector(Noise), policy_kwargs={name: "no"})
+
+
+def test_schedules_may_fall_to_nothing():
+    def falls(left):
+        return 0.1 * left
+
+    make_ppo(vector(Noise), learning_rate=falls, clip_range=falls, clip_range_vf=falls, gamma=1, gae_lambda=0)
 
 
 def test_minibatches_of_unequal_size_are_told_of():
@@ -365,9 +390,34 @@ def test_a_batch_size_that_is_set_between_two_calls_of_learn_counts_as_in_stable
         agent.learn(32, reset_num_timesteps=False)
 
 
+def test_a_sequence_length_that_is_set_between_two_calls_of_learn_counts():
+    agent = make_ppo(vector(Noise, 2), n_steps=16, n_epochs=1).learn(32)
+    assert len(agent._states) == 1
+    for agent.sequence_length, states in ((4, 4), (np.int64(8), 2), (None, 1)):
+        agent.learn(32, reset_num_timesteps=False)
+        assert len(agent._states) == states
+    agent.batch_size = 8.0  # which the sequences follow
+    assert len(agent.learn(32, reset_num_timesteps=False)._states) == 2
+    agent.sequence_length = 5
+    with pytest.raises(HyperparameterError, match=r"^sequence_length 5 is not a divisor of n_steps 16$"):
+        agent.learn(32, reset_num_timesteps=False)
+
+
 def test_dropout_is_refused():
     with pytest.raises(BackboneError, match=r"attention_dropout must be 0 in PPO, not 0\.1"):
         make_ppo(vector(Noise), backbone="transformer", backbone_options={"attention_dropout": 0.1})
+
+
+@pytest.mark.parametrize("action", ["discrete", "box"])
+@pytest.mark.parametrize("observation", ["box", "dict"])
+def test_an_observation_that_is_not_finite_chooses_no_action(observation, action):
+    env = vector(lambda: Noise(observation, action))
+    agent = make_ppo(env, "MultiInputPolicy" if observation == "dict" else "MlpPolicy")
+    obs = env.reset()
+    (obs["a"] if observation == "dict" else obs)[1] = np.nan
+    what = "a" if observation == "dict" else "observation"
+    with pytest.raises(ValueError, match=f"^{what} of environment 1 is not finite, so that no action can be chosen$"):
+        agent.predict(obs)
 
 
 def test_a_state_of_another_number_of_environments_is_refused():
@@ -376,6 +426,17 @@ def test_a_state_of_another_number_of_environments_is_refused():
     _, state = agent.predict(obs)
     with pytest.raises(ValueError, match="the state is of 3 environments, the observation of 2"):
         agent.predict(obs[:2], state)
+
+
+def test_methods_of_the_policy_take_one_row_for_no_other():
+    policy = make_ppo(vector(Noise)).policy
+    obs, state = torch.randn(3, *policy.observation_space.shape), policy.initial_state(3)
+    for method in (policy.predict_values, policy.get_distribution, policy.forward, policy.sample):
+        for wrong in (torch.ones(1), torch.ones(3, 1), torch.tensor(True)):
+            with pytest.raises(ValueError, match=r"^reset \[B\] is bool and \(3,\) here, not torch.bool and \(.*\)$"):
+                method(obs, state, wrong)
+        with pytest.raises(ValueError, match=r"^the state before \[B, …\] has 1 rows, the step 3$"):
+            method(obs, policy.initial_state(1))
 
 
 def test_one_observation_gives_one_action_and_goes_on_from_its_state():

@@ -488,6 +488,35 @@ def test_what_cannot_be_learned_from_is_one_line(arguments, expected, capsys):
     assert not Path("run").exists()
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (dict(learning_rate=-1e-3), r"learning_rate: -0.001 does not conform to restriction v>0.0 and v<inf"),
+        (dict(learning_rate=float("nan")), "learning_rate is a finite float, not nan"),
+        (dict(updates=-5), "updates: -5 does not conform to restriction v>0"),
+        (dict(updates=2.5), "updates is an int, not 2.5"),
+        (dict(batch_size=0), r"batch_size: 0 does not conform to restriction v>=1 and v<=\d+"),
+        (dict(context=-3), r"context: -3 does not conform to restriction v>=1 and v<=\d+"),
+        (dict(kl_coef=float("nan")), "kl_coef is a finite float, not nan"),
+        (dict(kl_coef=-0.2), "kl_coef: -0.2 does not conform to restriction v>=0"),
+        (dict(kl_steps=-1), "kl_steps: -1 does not conform to restriction v>=0"),
+        (dict(critic_first="all"), "critic_first is an int, not 'all'"),
+        (dict(log_interval=0), "log_interval: 0 does not conform to restriction v>0"),
+    ],
+)
+def test_what_a_pretraining_cannot_compute_with_is_one_line_and_nothing_is_learned(wrong, message):
+    agent = make_ppo(vector(Recall))
+    before = agent.policy.state_dict()
+    before = {name: value.clone() for name, value in before.items()}
+    with pytest.raises(HyperparameterError, match=f"^{message}$"):
+        agent.pretrain(recall_episodes(8), **{"updates": 2, "batch_size": 4, **wrong})
+    assert all(torch.equal(value, before[name]) for name, value in agent.policy.state_dict().items())
+
+
+def test_a_number_of_updates_of_a_pretraining_may_be_a_whole_float():
+    make_ppo(vector(Recall)).pretrain(recall_episodes(8), np.float32(2), batch_size=4.0, kl_steps=1e6)
+
+
 def test_what_an_agent_cannot_learn_from_is_an_error():
     episodes = recall_episodes(8)
     image = make_ppo(DummyVecEnv([lambda: Noise("image", "discrete")]), "CnnPolicy")

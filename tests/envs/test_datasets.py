@@ -66,6 +66,11 @@ def test_of_equal_returns_none_is_left_out_for_its_place_in_the_file(make_episod
     assert dataclasses.replace(episodes, rewards=np.zeros(20, np.float32)).top(0.1).n_steps == 20
 
 
+@pytest.mark.parametrize(("fraction", "n"), [(0.07, 7), (0.14, 14), (0.55, 55), (0.071, 8), (0.1, 10), (1.0, 100)])
+def test_a_share_takes_no_episode_by_a_rounding(make_episodes, fraction, n):
+    assert len(make_episodes([200] * 100).top(fraction)) == n
+
+
 @pytest.mark.parametrize("fraction", [0, -1, 1.5])
 def test_impossible_fractions_are_refused(make_episodes, fraction):
     with pytest.raises(ValueError, match="top fraction"):

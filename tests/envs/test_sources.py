@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ from unroll.commands.inspect import main
 from unroll.envs import load_episodes
 from unroll.envs.datasets.doctor import problems
 from unroll.envs.datasets.sources import SOURCES
+from unroll.envs.datasets.statistics import find_outside
 from unroll.errors import DatasetError
 
 
@@ -83,6 +85,21 @@ def test_widths_that_the_environment_does_not_have_are_named(fields, write):
     path = write(fields | {"observations": np.zeros((12, 4))}, env="CartPole-v1")
     with pytest.raises(DatasetError, match=r"actions is Box\(-1, 1, 2 wide\), CartPole-v1's are Discrete\(2\)"):
         load_episodes(str(path))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "inside", "outside"),
+    [
+        (-1.0, 1.0, 1.0009, 1.0011),
+        (-1e-4, 1e-4, 1.0009e-4, 1.01e-4),
+        (-1000.0, 1000.0, 1000.9, 1001.1),
+        (0.1, 0.1, 0.1, 0.1001),  # no choice, and 0.1 is rounded
+    ],
+)
+def test_what_an_action_may_be_off_by_is_a_share_of_its_range(low, high, inside, outside):
+    space = gym.spaces.Box(low, high, (1,))
+    assert find_outside(np.array([[low], [inside]]), space)[0] == 0
+    assert find_outside(np.array([[inside], [outside], [low - (outside - high)]]), space) == (2, 1)
 
 
 def test_actions_outside_of_the_space_are_counted(fields, write):

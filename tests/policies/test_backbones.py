@@ -123,6 +123,19 @@ def test_a_reset_of_another_shape_or_type_is_one_line_in_all_of_them(name, dtype
 
 
 @pytest.mark.parametrize("name", BACKBONES)
+def test_one_row_of_a_reset_or_a_state_is_not_taken_for_all_in_a_step(name):
+    backbone, x = make_backbone(name, 16, 2), torch.randn(3, 16)
+    state = backbone.initial_state(3)
+    never = torch.zeros(3, dtype=torch.bool)
+    for wrong in (never[:1], never[:, None], never[None], never.float(), never.byte()):
+        with pytest.raises(ValueError, match=r"^reset \[B\] is bool and \(3,\) here, not torch\.\w+ and \(\d,.*\)$"):
+            backbone.step(x, state, wrong)
+    for n in (1, 4):
+        with pytest.raises(ValueError, match=rf"^the state before \[B, …\] has {n} rows, the step 3$"):
+            backbone.step(x, backbone.initial_state(n), never)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
 def test_a_batch_without_rows_may_have_resets(name):
     backbone = make_backbone(name, 16, 1)
     y, state = backbone(torch.randn(0, 5, 16), None, torch.zeros(0, 5, dtype=torch.bool))

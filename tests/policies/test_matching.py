@@ -52,6 +52,12 @@ def test_the_size_of_a_plain_width_gives_that_width_and_no_option(name):
     assert match_parameters(name, size(name, 128, 3, {})) == (128, {})
 
 
+@pytest.mark.parametrize("parameters", ["5", None])
+def test_what_is_no_number_of_parameters_is_one_line(parameters):
+    with pytest.raises(BackboneError, match=f"^match_parameters is a number, not {parameters!r}$"):
+        match_parameters("mingru", parameters)
+
+
 def test_options_that_are_given_stay():
     d_model, options = match_parameters("mingru", 200_000, expansion=2.0, mlp_ratio=0.0)
     assert options == {"expansion": 2.0, "mlp_ratio": 0.0}
