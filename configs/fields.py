@@ -77,3 +77,7 @@ class RunConfig:
     def faults(self) -> Iterator[str]:
         """Yield a line for each value that its type lets pass and that makes no sense."""
         yield from ()
+
+    def name_what_changed(self) -> bool:
+        """Name, in the config of a run, what it left to a default that has changed since; return whether that is so."""
+        return False

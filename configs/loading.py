@@ -159,6 +159,8 @@ def _resumed(
     # What the flags change is seen by building both.
     before = _build(parser, type(config), ["--config", str(saved)])
     now = _build(parser, type(config), ["--config", str(saved), *arguments])
+    if before.name_what_changed():
+        now.name_what_changed()
     if now.backbone != before.backbone:
         with contextlib.suppress(BackboneError):  # what is not known is another one
             now = settled(now)
@@ -170,7 +172,7 @@ def _resumed(
 
 
 def read_config(fields: dict[str, Any], schemas: Schemas, source: str) -> RunConfig:
-    """Make a config of the fields that ``plain_config`` gave, as strictly as of a file.
+    """Make a config of the fields that ``plain_config`` gave of a run, as strictly as of a file.
 
     ``source`` begins the line of an error.
     """
@@ -178,7 +180,9 @@ def read_config(fields: dict[str, Any], schemas: Schemas, source: str) -> RunCon
     if agent not in schemas:
         Parser(prog=source).error(f"agent {agent!r}: expected one of {', '.join(schemas)}")
     _check_groups(fields, Parser(prog=source))
-    return _build(train_parser(schemas, agent, source), schemas[agent], fields)
+    config = _build(train_parser(schemas, agent, source), schemas[agent], fields)
+    config.name_what_changed()
+    return config
 
 
 def plain_config(config: RunConfig) -> dict[str, Any]:
@@ -211,7 +215,9 @@ def save_config(config: RunConfig, path: Path) -> None:
 def load_saved(path: Path, schemas: Schemas, prog: str) -> RunConfig:
     """Read the config that ``save_config`` wrote. A file that was cut or changed since ends the program."""
     check_saved(path, Parser(prog=prog))
-    return load_config(["--config", str(path)], schemas, prog)
+    config = load_config(["--config", str(path)], schemas, prog)
+    config.name_what_changed()
+    return config
 
 
 def check_saved(path: Path, parser: Parser) -> None:

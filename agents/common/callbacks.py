@@ -186,12 +186,15 @@ class SaveCheckpoints(Every):
 
     def _save_best(self, score: float) -> None:
         best = self.folder / "best"
-        if self.old_best is not None:
-            kept = self.folder / self.old_best
-            if best.exists() and not kept.exists():  # it is there if this process goes on where another was killed
-                best.rename(kept)
-            self.old_best = None
-        self._save(best)
+        if self.old_best is None or not best.exists():
+            self._save(best)
+        else:
+            # The new one is written first: where the disk is full, the old one stays what it is.
+            new = self.folder / "new_best"
+            self._save(new)
+            best.rename(self.folder / self.old_best)
+            new.rename(best)
+        self.old_best = None
         self.best_score = score
 
 

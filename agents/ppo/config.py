@@ -160,3 +160,10 @@ class PPOConfig(RunConfig):
     """rollouts between two points in TensorBoard and metrics.jsonl"""
     checkpoint_every: PositiveInt = 50_000
     """environment steps between two checkpoints, at the next update"""
+
+    def name_what_changed(self) -> bool:
+        # A run's options are all named. Those of before have no signed gates.
+        changed = self.backbone.name in ("mingru", "minlstm") and "signed" not in self.backbone.options
+        if changed:
+            self.backbone.options = {**self.backbone.options, "signed": False}
+        return changed

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from unroll.agents.common.checkpoint import latest_checkpoint, read_checkpoint
-from unroll.agents.common.restoring import of_checkpoint, of_now
+from unroll.agents.common.restoring import of_checkpoint
 from unroll.agents.ppo.agent import RecurrentPPO
 from unroll.agents.ppo.checkpoint import policy_tensors, restore_statistics, statistics_tensors
 from unroll.errors import CheckpointError
+from unroll.policies.backbones.minrnn import MinRNN, turns
+from unroll.policies.value_scale import ValueScale
 
 BACKBONE = "backbone."  # begins the names of the decision agent's backbone
 
@@ -38,6 +40,8 @@ def take_weights(agent: RecurrentPPO, run: str | Path) -> str:
         raise CheckpointError(f"{checkpoint}: its backbone is {backbone}, and the one that is to learn is {own}")
 
     found = {name.removeprefix("policy."): tensor for name, tensor in tensors.items() if name.startswith("policy.")}
+    if of_ppo:  # early ones lack it
+        found = {f"value_scale.{name}": value for name, value in ValueScale.of_before().items()} | found
     wanted = policy_tensors(agent.policy)
     if not of_ppo:
         wanted = {name: tensor for name, tensor in wanted.items() if f".{BACKBONE}" in name}
@@ -47,17 +51,12 @@ def take_weights(agent: RecurrentPPO, run: str | Path) -> str:
         source = found.get(name if of_ppo else BACKBONE + name.partition(f".{BACKBONE}")[2])
         if source is not None and source.shape == wanted[name].shape:
             taken[name] = source
+    _take_turns(agent, taken, signed_in(state), checkpoint)
     part = "policy" if of_ppo else "backbones"
     if not taken:
         raise CheckpointError(
             f"{checkpoint}: nothing of it has the shape of what is in the {part} here; another width?"
         )
-    # What early runs lack, and decision agents: it belongs to the weights beside it.
-    early = {name: value for name, value in of_now(agent.policy, {}).items() if name in wanted}
-    for name in early.keys() - taken.keys():
-        beside = [key for key in wanted if key.startswith(name.rpartition(".")[0] + ".") and key not in early]
-        if not beside or any(key in taken for key in beside):
-            taken[name] = early[name]
     for name, source in taken.items():
         if not bool(torch.isfinite(source).all()):
             raise CheckpointError(f"{checkpoint}: weights {name} are not finite")
@@ -78,6 +77,35 @@ def described(state: dict[str, Any]) -> tuple[bool, str]:
     if state["agent"] == "DecisionAgent":
         return False, str(state["policy"]["backbone"])
     raise ValueError(f"of {state['agent']}, which has no backbone to take")
+
+
+def signed_in(state: dict[str, Any]) -> Any:
+    """Return the option ``signed`` of a checkpoint's backbone; false where it has none."""
+    if state["agent"] == "RecurrentPPO":
+        return state["config"]["backbone"].get("options", {}).get("signed", False)
+    return (state["policy"].get("backbone_options") or {}).get("signed", False)
+
+
+def _take_turns(agent: RecurrentPPO, taken: dict[str, Tensor], signed: Any, checkpoint: Path) -> None:
+    """Take with the weights of gates what signs they have, which early runs and decision agents may not hold.
+
+    Raises:
+        CheckpointError: they are signed, and those of the agent are not.
+    """
+    for name, module in agent.policy.named_modules():
+        if not isinstance(module, MinRNN):
+            continue
+        if f"{name}.project.weight" not in taken:
+            taken.pop(f"{name}.turn", None)
+        elif module.turn is not None:
+            given = turns(module.d_inner, signed)
+            taken.setdefault(f"{name}.turn", torch.ones_like(module.turn) if given is None else given)
+        elif turns(module.d_inner, signed) is not None:
+            word = str(signed).lower()
+            raise CheckpointError(
+                f"{checkpoint}: its gates are signed ({word}), and those that are to learn are not: "
+                f"--backbone.options '{{signed: {word}}}'"
+            )
 
 
 def _take_statistics(agent: RecurrentPPO, tensors: dict[str, Tensor]) -> str:

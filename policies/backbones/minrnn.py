@@ -23,6 +23,18 @@ from unroll.policies.backbones.remember import FEW, Signed
 from unroll.policies.backbones.scan import gated_scan, linear_scan
 
 
+def turns(channels: int, signed: Signed) -> Tensor | None:
+    """Return s and m of equation 6 of scan.py, [2, channels]; None where both are 1 everywhere."""
+    if not signed or (signed == "some" and channels < FEW):
+        return None
+    turn = torch.ones(2, channels)
+    if signed == "some":
+        turn[0, -(channels // FEW) :] = -1
+    else:
+        turn[1] = 2
+    return turn
+
+
 class MinRNN(Mixer):
     """h[t] = keep(x)·h[t-1] + update(x);  y = W_o h ("Were RNNs All We Needed?", Feng et al. 2024, arXiv 2410.01201).
 
@@ -66,14 +78,8 @@ class MinRNN(Mixer):
         self.form = form
         self.candidate = candidate
         self.signed = signed
-        turn = None
-        if signed is True or (signed and self.d_inner >= FEW):
-            turn = torch.ones(2, self.d_inner)
-            if signed is True:
-                turn[1] = 2
-            else:
-                turn[0, -(self.d_inner // FEW) :] = -1
-        self.register_buffer("turn", turn)
+        require(signed in (False, True) or signed == "some", f"signed is false, true or some, not {signed!r}")
+        self.register_buffer("turn", turns(self.d_inner, signed))
         self.unit_variance = unit_variance
         self.conv = None
         if conv:
@@ -90,11 +96,13 @@ class MinRNN(Mixer):
         """Return what state dicts lack that were made when all channels were signed or none."""
         if self.turn is None:
             return {}
-        return {"turn": self.turn.clone() if self.signed is True else torch.ones_like(self.turn)}
+        before = turns(self.d_inner, True) if self.signed is True else None
+        return {"turn": torch.ones(2, self.d_inner) if before is None else before}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        for name, value in self.of_before().items():
-            state_dict.setdefault(prefix + name, value)
+        if f"{prefix}project.weight" in state_dict:  # the gates that it belongs to
+            for name, value in self.of_before().items():
+                state_dict.setdefault(prefix + name, value)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:

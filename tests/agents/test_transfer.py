@@ -62,9 +62,28 @@ def test_no_gate_is_signed_where_none_was_in_what_is_taken():
     agent.take_weights(path)
     assert all((turn == 1).all() for turn in turns)
 
+    signed = ppo("mingru", d_model=32, n_layers=2, backbone_options={"signed": True})
+    signed.take_weights(path)
+    assert all((v == 1).all() for name, v in signed.policy.named_buffers() if name.endswith("turn"))
+
+    wide = ppo("mingru", d_model=32, n_layers=2, backbone_options={"expansion": 2.0})
+    wide.take_weights(path)  # not the gates
+    assert all((v == -1).sum() == 4 for name, v in wide.policy.named_buffers() if name.endswith("turn"))
+
     narrow = ppo("mingru", d_model=16, n_layers=2)
     with pytest.raises(CheckpointError, match="nothing of it has the shape"):
         narrow.take_weights(path)
+
+
+def test_signed_gates_do_not_become_others():
+    agent, config = agent_of("--env", "TMaze10-v0", "--backbone.d_model", "32", "--backbone.options", "{signed: true}")
+    saved(agent, config)
+    other, _ = agent_of("--env", "TMaze10-v0", "--backbone.d_model", "32")
+    other.take_weights("checkpoint")
+    assert all((v[1] == 2).all() for name, v in other.policy.named_buffers() if name.endswith("turn"))
+    plain, _ = agent_of("--env", "TMaze10-v0", "--backbone.d_model", "32", "--backbone.options", "{signed: false}")
+    with pytest.raises(CheckpointError, match=r"its gates are signed \(true\), and those that are to learn are not"):
+        plain.take_weights("checkpoint")
 
 
 def test_ppo_of_a_shorter_corridor_goes_on_in_a_longer_one():

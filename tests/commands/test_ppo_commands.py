@@ -1,5 +1,6 @@
 """train.py and evaluate.py on a run of RecurrentPPO."""
 
+import hashlib
 import json
 import os
 import signal
@@ -17,7 +18,8 @@ from unroll.agents import AGENTS, schemas
 from unroll.agents.common.checkpoint import latest_checkpoint, read_checkpoint
 from unroll.commands import evaluate, train
 from unroll.commands import record as collect
-from unroll.configs import load_config
+from unroll.configs import load_config, load_saved
+from unroll.configs.loading import CHECKSUM
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +41,7 @@ def test_a_run_leaves_its_config_metrics_checkpoints_events_and_evaluation(tmp_p
     ]
     kept = load_config(["--config", str(run / "config.yaml")], schemas())
     assert kept == AGENTS["ppo"].settled(load_config(arguments, schemas()))
-    assert kept.backbone.options == {"plain": True, "mlp_ratio": 0.0, "conv": 4}
+    assert kept.backbone.options == {"plain": True, "mlp_ratio": 0.0, "conv": 4, "signed": "some"}
 
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in metrics if "time/fps" in line] == [32, 64, 96, 128, 160]
@@ -158,6 +160,25 @@ def test_the_command_that_began_a_run_goes_on_with_it(flags, capsys):
         with pytest.raises(SystemExit):
             train.main([*again, *change])
         assert_one_line(capsys, "cannot be changed")
+
+
+def test_a_run_of_before_goes_on_without_signed_gates_with_the_command_that_began_it(capsys):
+    """Its config does not name them: there were none by default."""
+    arguments = [*TINY, "--env", "TMaze10-v0", "--steps", "64", "--evaluation.episodes", "0", "--run_dir", "run"]
+    options = ["--backbone.d_model", "32", "--backbone.options"]
+    assert train.main([*arguments, *options, "{expansion: 1.5, signed: false}"]) == 0
+    path = Path("run/config.yaml")
+    text = path.read_text().partition("\n")[2]
+    assert "    signed: false\n" in text
+    text = text.replace("    signed: false\n", "")
+    path.write_text(f"{CHECKSUM}{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
+
+    assert train.main([*arguments, *options, "{expansion: 1.5}", "--resume", "true"]) == 0
+    assert load_saved(path, schemas(), "test").backbone.options["signed"] is False
+    assert "signed: false" in path.read_text()
+    with pytest.raises(SystemExit):
+        train.main([*arguments, *options, "{expansion: 1.5, signed: some}", "--resume", "true"])
+    assert_one_line(capsys, "cannot be changed")
 
 
 @pytest.mark.parametrize(

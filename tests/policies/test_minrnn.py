@@ -244,6 +244,15 @@ def test_some_channels_alternate_and_weights_of_before_do_not(mixer_class):
 
 
 @BOTH
+def test_weights_that_do_not_hold_the_gates_leave_their_signs(mixer_class):
+    some = mixer_class(32, signed="some")
+    some.load_state_dict({"out.bias": torch.ones(32)}, strict=False)
+    assert (some.turn == -1).sum() == 2
+    with pytest.raises(BackboneError, match="signed is false, true or some, not 'all'"):
+        mixer_class(32, signed="all")
+
+
+@BOTH
 @pytest.mark.parametrize("options", [{}, {"unit_variance": True}])
 def test_a_channel_that_alternates_is_the_mirror_of_one_that_does_not(mixer_class, options):
     """Of inputs that alternate it makes a sum that alternates."""

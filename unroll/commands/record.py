@@ -324,7 +324,8 @@ def keep_what_is_finished(done: list[Recorded], ending: Ending) -> Iterator[None
         ending.signal = number
         raise KeyboardInterrupt
 
-    old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
+    old = {number: signal.signal(number, stop) for number in heard}
     try:
         yield
     except KeyboardInterrupt:

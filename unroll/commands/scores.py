@@ -48,23 +48,23 @@ def is_evaluated_otherwise(config: RunConfig, folder: Path, but: tuple[str, ...]
     return old != new
 
 
-def begin_anew(config: RunConfig, folder: Path, logger: RunLogger, step: int) -> str | None:
-    """Log that a run that goes on at ``step`` is evaluated otherwise from here on, and return the line that says it.
-
-    None where there is nothing to say: the evaluation is that of before, or nothing has been scored by another one.
-    """
+def scores_begin_anew(config: RunConfig, folder: Path) -> bool:
+    """Whether a run that goes on has scores, and is evaluated otherwise from here on."""
     from unroll.agents.common.logs import read_metrics
 
     if not config.evaluation.episodes or best_so_far(read_metrics(folder))[0] is None:
-        return None
-    if not is_evaluated_otherwise(config, folder, but=("ablation",)):  # the score has nothing to do with that one
-        return None
+        return False
+    return is_evaluated_otherwise(config, folder, but=("ablation",))  # the score has nothing to do with that one
+
+
+def begin_anew(folder: Path, logger: RunLogger, step: int) -> str:
+    """Log that a run that goes on at ``step`` is evaluated otherwise from here on, and return the line that says it."""
     logger.record(ANEW, 1.0, exclude="tensorboard")
     logger.dump(step)
     kept = folder / "checkpoints" / name_of_old_best(step)
     return (
         "note: the run is evaluated otherwise than before, so its scores from here on are not compared with those of "
-        f"before; checkpoints/best stays as it is until there is a new best, and as {kept} from then on"
+        f"before; checkpoints/best stays until one of them begins a new best, and then as {kept}"
     )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from unroll.agents import AGENTS, schemas
 from unroll.agents.algorithm import Algorithm
 from unroll.commands.process import Reporting, give_back_memory, leave, typed
-from unroll.commands.scores import SCORE, begin_anew, best_so_far, drop_old_score, drop_pictures
+from unroll.commands.scores import SCORE, begin_anew, best_so_far, drop_old_score, drop_pictures, scores_begin_anew
 from unroll.configs import RunConfig, flat, load_config, save_config
 from unroll.errors import EnvError, TrainingError, UserError
 from unroll.own import import_backbone, import_environment
@@ -170,10 +170,11 @@ def start_logs(
     step = training.agent.num_timesteps
     if not config.resume:
         save_config(config, folder / "config.yaml")  # first: it says whose folder this is
+    anew = config.resume and scores_begin_anew(config, folder)  # by all that is logged, and not only up to here
     logger = RunLogger(folder, step)
     training.agent.set_logger(logger)
     if config.resume:  # the old config tells what is another one now, so it is replaced when that is logged
-        told = begin_anew(config, folder, logger, step)
+        told = begin_anew(folder, logger, step) if anew else None
         if told:
             console.print(told)
         save_config(config, folder / "config.yaml")
@@ -221,9 +222,8 @@ class Run:
 
         self.stop = StopOnSignal()
         self.progress = ShowProgress(config.steps, console, algorithm.unit, training.progress)
-        self.saving = SaveCheckpoints(
-            folder, config.checkpoint_every, config.keep, training.save, *best_so_far(self.logged)
-        )
+        best = best_so_far(self.logged) if (folder / "checkpoints" / "best").exists() else (None, None)
+        self.saving = SaveCheckpoints(folder, config.checkpoint_every, config.keep, training.save, *best)
         playing = Every(config.evaluation.every, self.evaluate, last)
         # What is saved has been logged. An evaluation comes after it, and may fail.
         self.callbacks: list[BaseCallback] = [self.progress, self.stop, *training.callbacks, self.saving, playing]
@@ -352,8 +352,8 @@ class Run:
         if result is not None:
             self.console.print(scoring.score_table(result))
             self.saving.check()  # after the table, which would be lost with it
-            scoring.write_evaluation(result, path)
             drop_pictures(self.folder)
+            scoring.write_evaluation(result, path)
         self.saving.check()
         return result
 

@@ -130,6 +130,7 @@ class Cell:
         if not path.is_file():
             return
         saved = load_config(["--config", str(path)], schemas(), f"unroll compare: {path}")
+        saved.name_what_changed()
         there = flat(plain_config(saved))
         for key, wanted in flat(plain_config(self.config)).items():
             if key in (*MAY_DIFFER, "experiment"):
