@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from toy import LENGTH, TINY, toy_episodes
+from unroll.agents.common.callbacks import SaveCheckpoints
 from unroll.agents.common.checkpoint import checkpoints, read_checkpoint, write_checkpoint
 from unroll.agents.common.logs import AppendingFile, RunLogger
 from unroll.commands import train
@@ -228,3 +230,25 @@ def test_a_last_checkpoint_that_cannot_be_written_is_an_error_after_the_evaluati
     assert train.main(["--resume", "true", "--run_dir", "run"]) == 0
     assert Path("run/evaluation.json").is_file()
     capsys.readouterr()
+
+
+def test_a_full_disk_leaves_the_best_checkpoint_of_another_evaluation(tmp_path):
+    folder = tmp_path / "checkpoints"
+    (folder / "best").mkdir(parents=True)
+    (folder / "best" / "old").touch()
+    full = True
+
+    def save(path):
+        if full:
+            raise OSError(28, "No space left on device")
+        path.mkdir()
+
+    saving = SaveCheckpoints(tmp_path, 10, 2, save, None, "best_until_00000064")
+    saving.model = SimpleNamespace(num_timesteps=64)
+    saving.save_best(1.0)
+    assert [path.name for path in folder.iterdir()] == ["best"]
+    full = False
+    saving.save_best(2.0)
+    assert sorted(path.name for path in folder.iterdir()) == ["best", "best_until_00000064"]
+    assert (folder / "best_until_00000064" / "old").exists()
+    assert saving.best_score == 2.0

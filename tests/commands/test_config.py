@@ -138,7 +138,16 @@ def test_the_agent_is_chosen_by_a_flag_or_by_a_file(tmp_path):
 
 
 def test_a_saved_ppo_config_is_the_same_config_and_is_resumed_without_naming_the_agent(tmp_path):
-    arguments = ["--agent", "ppo", "--net_arch", "[8, 4]", "--target_kl", "0.1", "--backbone.options.expansion", "2"]
+    arguments = [
+        "--agent",
+        "ppo",
+        "--net_arch",
+        "[8, 4]",
+        "--target_kl",
+        "0.1",
+        "--backbone.options",
+        "{expansion: 2, signed: some}",
+    ]
     config = load_config([*arguments, "--run_dir", str(tmp_path)], schemas())
     save_config(config, tmp_path / "config.yaml")
     assert load_config(["--config", str(tmp_path / "config.yaml")], schemas()) == load_config(arguments, schemas())

@@ -64,7 +64,7 @@ def begin_anew(folder: Path, logger: RunLogger, step: int) -> str:
     kept = folder / "checkpoints" / name_of_old_best(step)
     return (
         "note: the run is evaluated otherwise than before, so its scores from here on are not compared with those of "
-        f"before; checkpoints/best stays until one of them begins a new best, and then as {kept}"
+        f"before; checkpoints/best stays as it is until there is a new best, and as {kept} from then on"
     )
 
 
