@@ -11,8 +11,10 @@ from unroll.errors import BackboneError
 from unroll.policies.backbones.backbone import require
 from unroll.policies.backbones.registry import make_backbone, options_of
 
-# The share by which a number of parameters may be missed.
-TOLERANCE = 0.02
+# The share by which a number of parameters is missed without a word, and that by which it may be missed at all: the
+# widths of a small backbone without an MLP lie up to 12 % apart, and nothing makes up the rest.
+CLOSE = 0.02
+TOLERANCE = 0.1
 
 # With more parameters a matrix would have more elements than can be counted.
 MAX_PARAMETERS = 10**15
@@ -22,10 +24,11 @@ GAP = 4096
 
 
 def match_parameters(name: str, parameters: int, n_layers: int = 3, **options: Any) -> tuple[int, dict[str, Any]]:
-    """Find (d_model, options) with which the backbone has ``parameters`` parameters, within 2 %.
+    """Find (d_model, options) with which the backbone has ``parameters`` parameters.
 
     The width is the one whose number is nearest. ``mlp_ratio`` makes up for the rest, if the backbone has that option
-    and it was neither given nor 0: the MLP gets the number of channels that comes nearest.
+    and it was neither given nor 0: the MLP gets the number of channels that comes nearest. With it a number is met
+    within 2 %, without it within 10.
 
     Raises:
         BackboneError: There is no such size (the message has the nearest that there are), or a name or option is
@@ -56,12 +59,21 @@ def match_parameters(name: str, parameters: int, n_layers: int = 3, **options: A
     reached = []
     for width, _ in sorted(around, key=lambda found: abs(found[1] - parameters)):
         matched = _fit_mlp(name, width, parameters, n_layers, options)
-        n = count_parameters(name, width, n_layers, matched)
-        if abs(n - parameters) <= TOLERANCE * parameters:
-            return width, matched
-        reached.append(f"{n:,} at d_model {width}")
-    nearest = ", ".join(reached)
+        reached.append((width, matched, count_parameters(name, width, n_layers, matched)))
+    for share in (CLOSE, TOLERANCE):
+        for width, matched, n in reached:
+            if abs(n - parameters) <= share * parameters:
+                return width, matched
+    nearest = ", ".join(f"{n:,} at d_model {width}" for width, _, n in reached)
     raise BackboneError(f"{name}, n_layers {n_layers}: cannot have {parameters:,} parameters; the nearest: {nearest}")
+
+
+def missed(wanted: int, found: int) -> str:
+    """Say by how much a number of parameters was missed; nothing where it is close."""
+    share = (found - wanted) / wanted
+    if abs(share) <= CLOSE:
+        return ""
+    return f"{found:,} parameters, {abs(share):.1%} {'more' if share > 0 else 'fewer'} than {wanted:,}"
 
 
 def count_parameters(name: str, d_model: int, n_layers: int, options: dict[str, Any]) -> int:

@@ -18,6 +18,7 @@ from toy import TINY, toy_episodes
 from unroll import cli
 from unroll.agents import schemas
 from unroll.commands import compare, evaluate, record, share
+from unroll.comparison import plan
 from unroll.configs import load_config
 from unroll.envs.datasets.recording import write_hdf5
 
@@ -105,14 +106,28 @@ def test_a_training_command_parses(command, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("unroll compare")])
-def test_a_comparing_command_parses(command, monkeypatch, tmp_path):
+def test_a_comparing_command_makes_its_grid(command, monkeypatch, tmp_path):
+    """All rows of it can have the parameters of the first one."""
     monkeypatch.chdir(tmp_path)
-    parser = compare.make_parser()
-    own, flags = compare.split(parser, module(command)[1])
-    options = parser.parse_args(own)
-    assert options.folders or options.config
-    for path in options.config or []:
-        load_config(["--config", path, *flags], schemas())
+    sys.modules.pop("my_module", None)
+    (tmp_path / "my_module.py").write_text("from unroll.policies.backbones.gru import GRU as Leaky\n")
+    grids = []
+
+    def make_grid(options, flags, arguments, *_):
+        options.jobs = 1
+        grids.append(plan.plan(options, flags, arguments))
+        return 0
+
+    monkeypatch.setattr(plan, "steps_in", lambda *_: 1)  # of --minutes, which trains to know
+    monkeypatch.setattr(compare, "compare", make_grid)
+    monkeypatch.setattr(compare, "submit_workers", make_grid)
+    monkeypatch.setattr(compare, "report_only", lambda *_: grids.append(True))
+    try:
+        assert compare.main(module(command)[1]) == 0
+        assert all(grids)
+        assert grids
+    finally:
+        sys.modules.pop("my_module", None)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from unroll.configs import BackboneConfig, load_config
 from unroll.envs.datasets.recording import write_hdf5
 from unroll.errors import BackboneError
 from unroll.policies import backbones
+from unroll.policies.actor_critic import fill_options
 from unroll.policies.backbones import BACKBONES, make_backbone, match_parameters, options_of
-from unroll.policies.backbones.matching import GAP, count_parameters
+from unroll.policies.backbones.matching import GAP, count_parameters, missed
 
 every_backbone = pytest.mark.parametrize("name", BACKBONES)
 
@@ -50,6 +51,23 @@ def test_the_width_is_the_one_that_comes_nearest_by_itself(name):
 @every_backbone
 def test_the_size_of_a_plain_width_gives_that_width_and_no_option(name):
     assert match_parameters(name, size(name, 128, 3, {})) == (128, {})
+
+
+@every_backbone
+def test_in_a_policy_of_ppo_all_backbones_are_comparable_to_each(name):
+    """There the width is all that can be chosen, so that a number is missed by some."""
+    parameters = count_parameters(name, 64, 1, fill_options(name, {}))
+    for other in BACKBONES:
+        options = fill_options(other, {})
+        d_model, matched = match_parameters(other, parameters, 1, **options)
+        assert matched == options
+        assert abs(count_parameters(other, d_model, 1, options) - parameters) <= 0.1 * parameters
+
+
+def test_by_how_much_a_number_is_missed_is_said_where_it_is_not_close():
+    assert missed(1000, 1020) == missed(1000, 980) == ""
+    assert missed(12_800, 12_480) == "12,480 parameters, 2.5% fewer than 12,800"
+    assert missed(1000, 1100) == "1,100 parameters, 10.0% more than 1,000"
 
 
 @pytest.mark.parametrize("parameters", ["5", None])

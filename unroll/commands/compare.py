@@ -175,7 +175,7 @@ def compare(options: Namespace, flags: list[str], arguments: list[str], command:
 
     from unroll.commands.console import Output
     from unroll.comparison.live import Show
-    from unroll.comparison.plan import plan
+    from unroll.comparison.plan import missed_sizes, plan
     from unroll.comparison.workers import Stopped, Workers
 
     console = Output()
@@ -183,6 +183,8 @@ def compare(options: Namespace, flags: list[str], arguments: list[str], command:
 
     # Train what no command has finished yet.
     cells = plan(options, flags, arguments)
+    for note in missed_sizes(cells):
+        console.print(f"note: {note}")
     workers = Workers(cells, options.jobs)
     try:
         with Show(workers, console) as show:

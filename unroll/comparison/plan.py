@@ -15,8 +15,9 @@ from unroll.configs import RunConfig, load_config
 from unroll.errors import ComparisonError
 from unroll.own import import_environment
 from unroll.policies.backbones import import_own
-from unroll.policies.backbones.matching import count_parameters
+from unroll.policies.backbones.matching import count_parameters, missed
 
+MATCH = "--backbone.match_parameters"
 TAKEN = {"compare", "figures", "workers"}  # folders of the report and of submitit among those of the experiments
 
 
@@ -66,10 +67,23 @@ def train_arguments(
     words = ["--config", path, *flags, "--experiment", experiment, "--seed", str(seed)]
     words += ["--threads", str(threads), *variant.words]
     if parameters:
-        words += ["--backbone.match_parameters", str(parameters)]
+        words += [MATCH, str(parameters)]
     if options.video and seed == 0:
         words += ["--evaluation.video", "true"]
     return words
+
+
+def missed_sizes(cells: list[Cell]) -> list[str]:
+    """Say which rows have not quite the number of parameters that they were to have."""
+    found = []
+    for cell in cells:
+        if cell.seed == 0 and MATCH in cell.arguments:
+            backbone = cell.config.backbone
+            wanted = int(cell.arguments[cell.arguments.index(MATCH) + 1])
+            n = count_parameters(backbone.name, backbone.d_model, backbone.n_layers, backbone.options)
+            if missed(wanted, n):
+                found.append(f"{cell.experiment}, {cell.backbone}: {missed(wanted, n)}; no width is nearer")
+    return found
 
 
 def make_cell(
