@@ -8,6 +8,7 @@ import io
 import math
 import time
 import warnings
+from collections import deque
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -203,6 +204,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         """Settle what no network is built from, and ``load`` may have changed."""
         self.n_steps = settle("n_steps", PositiveInt, self.n_steps)
         self.n_epochs = settle("n_epochs", PositiveInt, self.n_epochs)
+        self._stats_window_size = settle("stats_window_size", PositiveInt, self._stats_window_size)
         self._settle_sizes()
         vars(self).update(settle_arguments(PPOConfig, {name: getattr(self, name) for name in AS_IN_CONFIG}))
         # Schedules may say any number.
@@ -552,6 +554,8 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             return agent
         check_zip(path)
         policy_kwargs = kwargs.pop("policy_kwargs", None)  # as given to the constructor, which may have named them anew
+        if "stats_window_size" in kwargs:  # the library's own name of it
+            kwargs["_stats_window_size"] = kwargs.pop("stats_window_size")
         try:
             loaded = super().load(path, env, device, **kwargs)
         except ModuleNotFoundError as error:
@@ -561,6 +565,10 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
                 f"load({path}): policy_kwargs {policy_kwargs} are not those in the zip, {loaded.policy_kwargs}"
             )
         loaded.leave_to_vec_normalize()
+        for name in ("ep_info_buffer", "ep_success_buffer"):  # of a zip of another window
+            episodes = getattr(loaded, name)
+            if episodes is not None:
+                setattr(loaded, name, deque(episodes, loaded._stats_window_size))
         return loaded
 
     @classmethod

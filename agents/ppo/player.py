@@ -6,7 +6,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from unroll.agents.evaluation.player import Player
 from unroll.agents.ppo.agent import RecurrentPPO
@@ -70,12 +70,12 @@ class MaskedPredictor:
     """RecurrentPPO for Stable-Baselines3's ``evaluate_policy(MaskedPredictor(agent, env), env)``, which knows no masks.
 
     It asks ``env`` for its ``action_masks()`` before every action. sb3-contrib's own evaluation for masks hands no
-    state back, so that a memory would be empty at every step.
+    state back, so that a memory would be empty at every step. As for ``evaluate_policy``, ``env`` may be a single one.
     """
 
-    def __init__(self, agent: RecurrentPPO, env: VecEnv):
+    def __init__(self, agent: RecurrentPPO, env: VecEnv | gym.Env):
         self.agent = agent
-        self.env = env
+        self.env = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
 
     def predict(
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False

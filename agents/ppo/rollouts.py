@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import math
 import time
 import warnings
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -228,14 +230,15 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
                 self._last_obs = copy.deepcopy(self._last_obs)  # environments may write into what they gave
                 action_masks = self._ask_masks(env, masks)
                 obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
-                actions, values, log_probs = self._act(obs_tensor, action_masks)
+                with self._memory_goes_back():
+                    actions, values, log_probs = self._act(obs_tensor, action_masks)
 
-                # One step of the environments.
-                clipped_actions = self.policy.to_environment(actions)
-                new_obs, rewards, dones, infos = env.step(clipped_actions)
-                self.num_timesteps += env.num_envs * world.size
-                check_rewards(rewards, env, self.num_timesteps, normalizer)
-                check_observations(new_obs, env, self.num_timesteps, normalizer)
+                    # One step of the environments.
+                    clipped_actions = self.policy.to_environment(actions)
+                    new_obs, rewards, dones, infos = env.step(clipped_actions)
+                    self.num_timesteps += env.num_envs * world.size
+                    check_rewards(rewards, env, self.num_timesteps, normalizer)
+                    check_observations(new_obs, env, self.num_timesteps, normalizer)
                 rewards = np.array(rewards, np.float32)  # the value of a truncation is added; theirs may be integers
 
                 over = dones
@@ -314,6 +317,16 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
             self._explain_distribution(error)
             raise
         return actions.cpu().numpy(), values, log_probs
+
+    @contextlib.contextmanager
+    def _memory_goes_back(self) -> Iterator[None]:
+        """Where a step fails, let the memory be what it was: learning may go on, and show it the observation again."""
+        before = self._state
+        try:
+            yield
+        except BaseException:
+            self._state = before
+            raise
 
     def _explain_distribution(self, error: ValueError) -> None:
         """Raise TrainingError if PyTorch's distributions were given NaN."""
@@ -402,6 +415,12 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
             warnings.warn(
                 "the agent learned under action masks, and predict was given none: pass action_masks=, or for "
                 "evaluate_policy wrap the agent in unroll.agents.ppo.player.MaskedPredictor",
+                stacklevel=2,
+            )
+        if state is None and episode_start is not None and not np.all(episode_start):
+            warnings.warn(
+                "predict was given state None in the middle of an episode, so the memory is empty: hand the state that "
+                "it returned to the next call (sb3-contrib's evaluation for masks does not: see MaskedPredictor)",
                 stacklevel=2,
             )
         return self.policy.predict(observation, state, episode_start, deterministic, action_masks)

@@ -56,8 +56,13 @@ def collect_on_device(
         if step % agent.steps_of_sequence == 0:
             rollout.states.append(rollout.memory())
 
-        with torch.inference_mode():
-            seen = rollout.step()
+        try:
+            with torch.inference_mode():
+                seen = rollout.step()
+        except BaseException:  # the steps before it were taken, and learning may go on
+            if step:
+                rollout.leave()
+            raise
         agent.num_timesteps += env.num_envs
 
         callback.update_locals(
@@ -114,7 +119,7 @@ class TensorRollout:
         self.buffer.see(self.observations, self.starts)
 
         # One step of the policy. The memory is emptied where an episode begins.
-        actions, log_probs, self.state = self.agent.policy.sample(self.observations, self.state, self.reset())
+        actions, log_probs, state = self.agent.policy.sample(self.observations, self.state, self.reset())
         actions = actions.reshape(-1, *self.agent.action_space.shape)  # type: ignore[misc]
         taken = self.to_environment(actions)
 
@@ -130,6 +135,7 @@ class TensorRollout:
             new = self.normalizer.observe(new)
             last = None if last is None else self.normalizer.observe(last)
 
+        self.state = state
         self.buffer.act(actions, log_probs, raw, rewards)
         self.cuts.append(truncated & ~terminated)
         self.last_observations.append(None if last is None else last.clone())

@@ -464,7 +464,7 @@ def test_every_backbone_learns_to_recall_what_it_saw_first(backbone):
 
     class Forgetful:
         def predict(self, observation, state=None, episode_start=None, deterministic=True):
-            return agent.predict(observation, None, episode_start, deterministic)[0], None
+            return agent.predict(observation, None, None, deterministic)[0], None
 
     assert evaluate_policy(Forgetful(), env, n_eval_episodes=100)[0] < 0.8
 
