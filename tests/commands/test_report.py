@@ -378,6 +378,17 @@ def test_what_decision_agents_were_asked_for_is_shown_with_what_they_got(tmp_pat
     assert (tmp_path / "figures" / experiment["dataset"].rpartition(":")[2] / "4_asked.png").is_file()
 
 
+@without_pictures
+def test_what_rows_of_different_targets_got_stands_under_the_target(tmp_path):
+    fake_grid(tmp_path, {"mingru": [1.0, 2, 3]}, arguments=DECISION, targets=(4.0, 8.0))
+    fake_grid(tmp_path, {"gru": [5.0, 6, 7]}, arguments=DECISION, targets=(8.0, 9.0))
+    fake_grid(tmp_path, {"lstm": [5.0, 6, 7]}, arguments=DECISION)
+    table = text_of(tmp_path).partition("by the return that was asked for:\n\n")[2].splitlines()[:5]
+    assert table[0] == "| backbone | 4 | 8 | 9 |"
+    assert sorted(table[2:4]) == ["| gru | – | 6.00 | 7.00 |", "| mingru | 2.00 | 3.00 | – |"]
+    assert table[4] == ""  # a row that was asked for nothing has nothing to say
+
+
 def test_tensorboard_shows_means_under_the_tags_of_the_runs(tmp_path, capsys):
     fake_grid(tmp_path, SCORES)
     frames = np.random.default_rng(0).integers(256, size=(3, 16, 16, 3), dtype=np.uint8)

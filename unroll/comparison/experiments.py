@@ -127,23 +127,16 @@ class Experiment:
     def calibration(self, backbone: str) -> list[tuple[float, list[float]]]:
         """Return (the return that was asked for, the mean return of each seed), for agents that can be asked.
 
-        A target return that some seed was not asked for is left out.
+        A target return that some seed of the row was not asked for is left out.
         """
-        targets = [result["target_return"] for result in self.first.evaluation["results"]]
-        if None in targets:
-            return []
-
         # The mean return by target, for each seed.
         achieved: list[dict[float, float]] = []
         for run in self.runs[backbone]:
             results = run.evaluation["results"]
             achieved.append({result["target_return"]: result["return_mean"] for result in results})
 
-        pairs = []
-        for target in targets:
-            if all(target in returns for returns in achieved):
-                pairs.append((target, [returns[target] for returns in achieved]))
-        return pairs
+        shared = [target for target in achieved[0] if all(target in returns for returns in achieved)]
+        return [(target, [returns[target] for returns in achieved]) for target in shared if target is not None]
 
     def differences(self) -> list[str]:
         """Say in what the runs differ beside seed, backbone and the fields in its label.

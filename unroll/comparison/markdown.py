@@ -212,16 +212,24 @@ def cost_table(experiment: dict[str, Any]) -> str:
 
 
 def calibration_table(experiment: dict[str, Any]) -> str:
-    """Write the mean return for each return that was asked for."""
+    """Write the mean return for each return that was asked for. Not every row was asked for all of them."""
+    asked = {name: dict(row["calibration"]) for name, row in experiment["backbones"].items() if row["calibration"]}
+    targets = sorted({target for returns in asked.values() for target in returns})
     rows = []
-    for name, row in experiment["backbones"].items():
+    for name, returns in asked.items():
         cells = {"backbone": name}
-        for target, returns in row["calibration"]:
-            reached = sum(returns) / len(returns)
-            digits = 0 if abs(reached) >= 100 else None
-            cells[exact(target)] = number(reached, digits)
+        for target in targets:
+            cells[exact(target)] = reached_cell(returns.get(target))
         rows.append(cells)
     return table(rows)
+
+
+def reached_cell(returns: list[float] | None) -> str:
+    """Write the mean of what the seeds reached; None: they were not asked."""
+    if returns is None:
+        return NOTHING
+    reached = sum(returns) / len(returns)
+    return number(reached, 0 if abs(reached) >= 100 else None)
 
 
 def overall_table(report: dict[str, Any]) -> str:
