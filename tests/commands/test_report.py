@@ -544,6 +544,14 @@ def test_no_two_of_eight_rows_have_one_colour(variants):
     assert found["mingru"] == figures.colours({"backbones": dict.fromkeys(BACKBONES)})["mingru"]
 
 
+def test_a_row_that_was_asked_for_nothing_is_not_in_the_picture_of_the_others():
+    figures = pytest.importorskip("unroll.comparison.figures")
+    rows = {"gru": {"calibration": []}, "mingru": {"calibration": [(4.0, [1.0, 2.0]), (8.0, [3.0, 4.0])]}}
+    ax = Figure().subplots()
+    figures.calibration(ax, {"backbones": rows})
+    assert ax.get_legend_handles_labels()[1] == ["mingru"]
+
+
 def test_two_seeds_have_no_band():
     figures = pytest.importorskip("unroll.comparison.figures")
     low, middle, high = figures.band(np.array([[1.0, 2.0], [3.0, 2.0]]))
