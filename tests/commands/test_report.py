@@ -349,6 +349,7 @@ def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path, capsys):
     assert 'config: dataset is "p/data.hdf5", "q/data.hdf5"' in capsys.readouterr().out
 
 
+@without_pictures
 def test_experiments_with_normalised_scores_are_put_together(tmp_path):
     fake_grid(tmp_path, SCORES)
     other = ["--agent", "ppo", "--env", "TMaze20-v0", "--steps", "1000"]
@@ -358,7 +359,12 @@ def test_experiments_with_normalised_scores_are_put_together(tmp_path):
     report = report_of(tmp_path)
     assert set(report["experiments"]) == {"TMaze10-v0", "TMaze20-v0"}
     assert report["overall"]["mingru"]["mean"] == pytest.approx(np.mean(SCORES["mingru"]) * 7.5)
-    assert "All experiments together" in (tmp_path / "comparison.md").read_text()
+    assert "Not in this table" not in (tmp_path / "comparison.md").read_text()
+    shutil.rmtree(tmp_path / "far/gru")
+    assert "gru" not in report_of(tmp_path)["overall"]
+    text = (tmp_path / "comparison.md").read_text()
+    assert "All experiments together" in text
+    assert "Not in this table: gru, which has no run in TMaze20-v0." in text
 
 
 @without_pictures

@@ -244,7 +244,10 @@ def overall_table(report: dict[str, Any]) -> str:
             **paired_cell(row, report["reference"]),
         }
         rows.append(cells)
-    return "Normalised scores of the runs of all experiments.\n\n" + table(without_empty(rows))
+    words = "Normalised scores of the runs of all experiments, which weigh the same."
+    for name, missing in report["not_overall"].items():
+        words += f" Not in this table: {name}, which has no run in {', '.join(missing)}."
+    return f"{words}\n\n{table(without_empty(rows))}"
 
 
 def explanation(report: dict[str, Any]) -> str:

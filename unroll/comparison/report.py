@@ -63,6 +63,9 @@ def make_report(
     normalized = all(e.kind == "normalized_score" for e in experiments)
     if len(experiments) > 1 and everywhere and normalized:
         report["overall"] = overall(experiments, everywhere, reference)
+        report["not_overall"] = {
+            name: [e.name for e in experiments if name not in e.runs] for name in names if name not in everywhere
+        }
     return report
 
 
@@ -177,7 +180,7 @@ def overall(experiments: list[Experiment], backbones: list[str], reference: str)
 
 
 def averages(scores: Scores) -> dict[str, Any]:
-    """Return the interquartile mean and the mean over all runs of all tasks, with their intervals."""
+    """Return the interquartile mean and the mean over all tasks, which weigh the same, with their intervals."""
     middle, middle_interval = aggregate(iqm, scores)
     average, average_interval = aggregate(mean, scores)
     return {
