@@ -25,6 +25,7 @@ from torch.utils.tensorboard import SummaryWriter
 from unroll.files import write_whole
 
 log = logging.getLogger(__name__)
+ANEW = "eval/anew"  # a line of metrics.jsonl: scores after it are not those of the evaluation before it
 FIRST_OF_ALL = -(2**63)  # no step is before this one; those of a pretraining are negative
 
 

@@ -16,8 +16,9 @@ from unroll.agents.common.run_folder import run_lock
 from unroll.agents.evaluation.video import make_gif
 from unroll.commands import compare
 from unroll.comparison import publish
+from unroll.comparison.experiments import group
 from unroll.comparison.markdown import ranking
-from unroll.comparison.runs import read_run
+from unroll.comparison.runs import find_runs, read_run
 from unroll.policies.backbones import BACKBONES
 
 SCORES = {"mingru": [9.0, 8, 9, 8.5, 9], "gru": [5.0, 6, 5, 7, 5], "transformer": [8.9, 8, 9.2, 8.6, 9.1]}
@@ -423,6 +424,35 @@ def test_tensorboard_shows_means_under_the_tags_of_the_runs(tmp_path, capsys):
     assert f"tensorboard --logdir {tmp_path / 'compare'}\n" in printed
     assert "pinnedCards" in link
     assert "eval%2Fnormalized_score" in link
+
+
+def log_lines(run, *lines):
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@without_pictures
+def test_scores_of_an_evaluation_of_before_are_no_part_of_the_curve(tmp_path):
+    run = fake_run(tmp_path / "run", "gru", 0, 1.0)
+    before = [{"step": step, "eval/return_mean": 1.0, "train/loss": 1.0} for step in (100, 200)]
+    log_lines(run, *before, {"step": 200, "eval/anew": 1.0}, {"step": 300, "eval/return_mean": 5.0, "train/loss": 1.0})
+    found = read_run(run)
+    assert [list(part) for part in found.curve("eval/return_mean")] == [[300], [5]]
+    assert list(found.curve("train/loss")[0]) == [100, 200, 300]
+    report_of(tmp_path)
+    shown = EventAccumulator(str(tmp_path / "compare/TMaze10-v0/gru"))
+    shown.Reload()
+    assert "eval/return_mean" in shown.Tags()["scalars"]
+    assert "eval/anew" not in shown.Tags()["scalars"]
+
+
+def test_a_curve_reaches_as_far_as_all_runs_of_its_row(tmp_path):
+    for seed, steps in {0: [0, 1000, 2000], 1: [100, 200, 400, 500], 2: [50, 200, 450]}.items():
+        run = fake_run(tmp_path / f"{seed}", "gru", seed, 1.0)
+        log_lines(run, *({"step": step, "train/loss": step / 10} for step in steps))
+    (experiment,) = group(find_runs([tmp_path]))
+    steps, values = experiment.curves("gru", "train/loss")
+    assert steps.tolist() == [100, 200, 400]
+    np.testing.assert_allclose(values, [[10, 20, 40]] * 3)
 
 
 def test_a_report_can_be_made_again(tmp_path):

@@ -101,15 +101,18 @@ class Experiment:
     def curves(self, backbone: str, tag: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the steps [N] and the values [seeds, N] of a metric.
 
-        The steps are those of the backbone's shortest run, and the other runs are interpolated to them. Both arrays
-        are empty if a run has no such metric.
+        The steps lie where all runs of the backbone have the metric: from the last one's first step to the shortest
+        one's end. The run that has most of them there gives them, and the others are interpolated. There are none if a
+        run has no such metric.
         """
         curves = [run.curve(tag) for run in self.runs[backbone]]
         if any(len(steps) == 0 for steps, _ in curves):
             return np.empty(0), np.empty((0, 0))
 
-        # Of runs with equally many points, the one that ends first is the shortest.
-        grid = min((steps for steps, _ in curves), key=lambda steps: (len(steps), steps[-1]))
+        # Beyond its ends a run would be held level, which it never was.
+        begin = max(steps[0] for steps, _ in curves)
+        end = min(steps[-1] for steps, _ in curves)
+        grid = max((steps[(begin <= steps) & (steps <= end)] for steps, _ in curves), key=len)
         return grid, np.array([np.interp(grid, steps, values) for steps, values in curves])
 
     def median(self, backbone: str, tag: str) -> float | None:

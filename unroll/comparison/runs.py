@@ -18,7 +18,7 @@ import yaml
 
 from unroll.agents import AGENTS
 from unroll.agents.common.checkpoint import checkpoints
-from unroll.agents.common.logs import read_metrics
+from unroll.agents.common.logs import ANEW, read_metrics
 from unroll.agents.common.run_folder import is_locked
 from unroll.agents.evaluation.scoring import all_results, highest
 from unroll.comparison.variants import varied_fields
@@ -49,8 +49,14 @@ class Run:
         return float(self.result[kind])
 
     def curve(self, tag: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return the steps and the values of a metric. A step that was logged twice has its last value."""
-        points = {line["step"]: line[tag] for line in self.metrics if tag in line}
+        """Return the steps and the values of a metric. A step that was logged twice has its last value.
+
+        Scores are those of the last evaluation that the run had: what another one gave is not the same curve.
+        """
+        lines = self.metrics
+        if tag.startswith(("eval/", "eval_targets/")):
+            lines = lines[max((i for i, line in enumerate(lines) if ANEW in line), default=0) :]
+        points = {line["step"]: line[tag] for line in lines if tag in line}
         return np.array(list(points)), np.array(list(points.values()))
 
     def median(self, tag: str) -> float | None:
