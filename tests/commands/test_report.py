@@ -536,6 +536,28 @@ def test_a_run_that_was_scored_before_its_end_is_no_finished_one(tmp_path, caplo
     assert len(rows["gru"]["scores"]) == len(rows["mingru"]["scores"])
 
 
+@without_pictures
+def test_runs_that_failed_or_are_unfinished_are_named(tmp_path, capsys):
+    fake_grid(tmp_path, {"gru": [1.0, 2, 3, 4]})
+    row = tmp_path / "maze/gru"
+    for seed in (0, 1):
+        (row / f"seed{seed}/evaluation.json").unlink()
+    (row / "seed0/wandb").mkdir()  # holds a file of this name, and no run
+    shutil.copy(row / "seed0/config.yaml", row / "seed0/wandb")
+    (tmp_path / "maze/lstm/seed0").mkdir(parents=True)
+    (tmp_path / "maze/lstm/seed0/.lock").touch()
+    with run_lock(row / "seed1"):
+        lines = text_of(tmp_path).splitlines()
+    told = [line for line in lines if "not compared" in line]
+    assert told == [
+        f"* **not compared**: {row}/seed0: has no evaluation.json: it was stopped, or has failed",
+        f"* **not compared**: {row}/seed1: is being trained",
+        f"* **not compared**: {tmp_path}/maze/lstm/seed0: is empty: its run failed before it began",
+    ]
+    assert told[0] in capsys.readouterr().out
+    assert "has no evaluation.json" in error_of(capsys, "--from", row / "seed0")
+
+
 def test_a_run_that_is_being_trained_is_not_said_to_be_stopped(tmp_path, capsys):
     run = fake_run(tmp_path / "run", "gru", 0, 1.0, steps=800)
     (run / "checkpoints/step_00000800").mkdir(parents=True)
