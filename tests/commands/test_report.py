@@ -376,6 +376,19 @@ def test_returns_are_compared_where_there_is_no_scale(tmp_path):
     assert experiment["backbones"]["gru"]["scores"] == SCORES["gru"]
 
 
+@without_pictures
+def test_the_return_without_memory_is_given_where_all_seeds_of_a_row_have_one(tmp_path):
+    fake_grid(tmp_path, {"gru": [1.0, 2], "mingru": [4.0, 6]})
+    path = tmp_path / "maze/gru/seed1/evaluation.json"
+    evaluation = json.loads(path.read_text())
+    del evaluation["ablation"]
+    path.write_text(json.dumps(evaluation))
+    (experiment,) = report_of(tmp_path)["experiments"].values()
+    rows = experiment["backbones"]
+    assert rows["gru"]["return_without_memory"] is None
+    assert rows["mingru"]["return_without_memory"] == 2.5
+
+
 def test_what_decision_agents_were_asked_for_is_shown_with_what_they_got(tmp_path):
     report = report_of(fake_grid(tmp_path, SCORES, arguments=DECISION, targets=(4.0, 8.0)))
     (experiment,) = report["experiments"].values()

@@ -162,11 +162,13 @@ def row(experiment: Experiment, backbone: str, reference: str) -> dict[str, Any]
 
 
 def without_memory(runs: list[Run]) -> float | None:
-    """Return the mean return of PPO's agents with the memory wiped before every step; None for other agents."""
-    wiped = [run.evaluation["ablation"]["return_mean"] for run in runs if "ablation" in run.evaluation]
-    if not wiped:
+    """Return the mean return of PPO's agents with the memory wiped before every step.
+
+    None where some run has none: the mean of others stands beside it.
+    """
+    if any("ablation" not in run.evaluation for run in runs):
         return None
-    return statistics.mean(wiped)
+    return statistics.mean(run.evaluation["ablation"]["return_mean"] for run in runs)
 
 
 def overall(experiments: list[Experiment], backbones: list[str], reference: str) -> Rows:
