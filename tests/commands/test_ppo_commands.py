@@ -49,7 +49,7 @@ def test_a_run_leaves_its_config_metrics_checkpoints_events_and_evaluation(tmp_p
     assert updates == [2, 4, 6, 8, 10]  # the last one too
     evaluated = [line for line in metrics if "eval/return_mean" in line]
     assert [line["step"] for line in evaluated] == [96, 160]
-    assert {"eval/return_mean_without_memory", "perf/step_latency_us"} <= set(evaluated[-1])
+    assert {"eval/return_mean_without_memory", "perf/step_latency_us", "perf/evaluation_episodes"} <= set(evaluated[-1])
 
     events = EventAccumulator(str(run))
     events.Reload()

@@ -46,6 +46,10 @@ def text_of(top):
     return (top / "comparison.md").read_text()
 
 
+def log_lines(run, *lines):
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
 def error_of(capsys, *arguments):
     """The one line that a mistake gets."""
     try:
@@ -193,6 +197,15 @@ def test_the_episodes_that_were_played_while_learning_are_counted_as_the_config_
     path.write_text(path.read_text().replace('"eval/return_mean"', asked))
     # Ten evaluations. The last one was made anew, with two episodes for three targets.
     assert read_run(tmp_path / "run").episodes_used == 9 * 2 * 5 + 3 * 2
+
+
+def test_the_episodes_that_were_played_while_learning_are_those_that_each_evaluation_logged(tmp_path):
+    run = fake_run(tmp_path / "run", "gru", 0, 1.0, [*DECISION, "--evaluation.episodes", "50"])
+    counts = {100: 4.0, 200: 4.0, 300: 50.0, 400: 50.0}  # the number was changed between two of them
+    log_lines(
+        run, *({"step": step, "eval/return_mean": 1.0, "perf/evaluation_episodes": n} for step, n in counts.items())
+    )
+    assert read_run(run).episodes_used == 4 + 4 + 50 + 2
 
 
 @without_pictures
@@ -437,10 +450,6 @@ def test_tensorboard_shows_means_under_the_tags_of_the_runs(tmp_path, capsys):
     assert f"tensorboard --logdir {tmp_path / 'compare'}\n" in printed
     assert "pinnedCards" in link
     assert "eval%2Fnormalized_score" in link
-
-
-def log_lines(run, *lines):
-    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 @without_pictures

@@ -75,12 +75,15 @@ class Run:
     def episodes_used(self) -> int:
         """The number of episodes that were played to evaluate: the last time as often as its file says.
 
-        While it learned the run played as its config says: unroll evaluate may have replaced the file since.
+        While it learned the run played as its log says: unroll evaluate may have replaced the file since. Logs of
+        before do not say it, and the config does, as it is now.
         """
         played = len(all_results(self.evaluation)) * self.evaluation["episodes"]
-        results = {line["step"]: _results_in(line) for line in self.metrics if "eval/return_mean" in line}
-        before = list(results.values())[:-1]
-        return played + sum(before) * self.config["evaluation"]["episodes"]
+        counts = {line["step"]: self._episodes_in(line) for line in self.metrics if "eval/return_mean" in line}
+        return int(played + sum(list(counts.values())[:-1]))
+
+    def _episodes_in(self, line: dict[str, float]) -> float:
+        return line.get("perf/evaluation_episodes", _results_in(line) * self.config["evaluation"]["episodes"])
 
 
 def _results_in(line: dict[str, float]) -> int:
