@@ -169,6 +169,18 @@ def test_runs_that_were_not_scored_in_equally_many_episodes_are_not_said_to_be(t
 
 
 @without_pictures
+def test_drawn_actions_and_a_memory_that_is_not_carried_are_said(tmp_path):
+    drawn = {"actions": "actions drawn from the policy", "memory": "window"}
+    fake_run(tmp_path / "a", "gru", 0, 1.0, **drawn)
+    fake_run(tmp_path / "b", "gru", 1, 1.0, **drawn)
+    assert "(from 7), memory: window, actions drawn from the policy. " in text_of(tmp_path)
+    fake_run(tmp_path / "c", "gru", 2, 1.0)
+    told = text_of(tmp_path)
+    assert "(from 7). " in told
+    assert 'evaluation: memory is "carried", "window"; evaluation: actions is "actions drawn from' in told
+
+
+@without_pictures
 def test_all_numbers_of_threads_are_said(tmp_path):
     fake_run(tmp_path / "a", "gru", 0, 1.0, [*PPO, "--threads", "1"])
     assert "seed 0; 1 CPU thread for a run." in text_of(tmp_path)

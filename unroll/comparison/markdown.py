@@ -153,11 +153,16 @@ def evaluated(evaluation: dict[str, Any]) -> str:
     same = ""
     if evaluation["first_seed"] is not None:
         same = f", the same reset seeds for every run (from {evaluation['first_seed']:,})"
+    how = ""
+    if evaluation["memory"] not in (None, "carried"):
+        how += f", memory: {evaluation['memory']}"
+    if evaluation["actions"]:  # the likeliest ones are the rule
+        how += f", {evaluation['actions']}"
     cut = ""
     if evaluation["cut"]:
         after = f" after {evaluation['max_steps']:,} steps" if evaluation["max_steps"] else ""
         cut = f" {evaluation['cut']:,} of {evaluation['played']:,} episodes were cut{after}."
-    return f"Evaluated: the last checkpoint, {episodes}{asked}{same}.{cut}"
+    return f"Evaluated: the last checkpoint, {episodes}{asked}{same}{how}.{cut}"
 
 
 def score_table(experiment: dict[str, Any], reference: str) -> str:
