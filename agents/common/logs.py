@@ -91,6 +91,11 @@ class RunLogger(Logger):
         self.record("hparams", HParam(plain, dict.fromkeys(metrics, 0.0)), exclude=("json",))
         self.dump(0)
 
+    def write(self, values: dict[str, float], step: int) -> None:
+        """Write a line at once, without what was recorded for the next one: a run that was stopped makes that again."""
+        for output in self.output_formats:
+            output.write(values, dict.fromkeys(values, ()), step)
+
     def text(self, tag: str, markdown: str, step: int) -> None:
         self.writer.add_text(tag, markdown, step)
 

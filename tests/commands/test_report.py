@@ -489,6 +489,14 @@ def test_a_curve_reaches_as_far_as_all_runs_of_its_row(tmp_path):
     np.testing.assert_allclose(values, [[10, 20, 40]] * 3)
 
 
+def test_the_memory_of_a_run_is_the_most_that_one_of_its_processes_had(tmp_path):
+    run = fake_run(tmp_path / "run", "gru", 0, 1.0)
+    peaks = ((400, 500.0), (1000, 900.0), (1000, 200.0))  # the last one only evaluated
+    log_lines(run, *({"step": step, "perf/peak_memory_mb": peak, "perf/parameters": 5.0} for step, peak in peaks))
+    assert read_run(run).cost("perf/peak_memory_mb") == 900
+    assert read_run(run).cost("perf/parameters") == 5
+
+
 def test_a_report_can_be_made_again(tmp_path):
     fake_grid(tmp_path, SCORES)
     first = report_of(tmp_path)

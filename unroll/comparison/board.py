@@ -22,8 +22,8 @@ from unroll.agents.common.logs import ANEW, write_gif
 from unroll.comparison.experiments import Experiment
 from unroll.comparison.figures import band
 from unroll.comparison.markdown import explanation, overview, ranking
-from unroll.comparison.report import MEMORY, PARAMETERS, SPEED
-from unroll.comparison.runs import Run
+from unroll.comparison.report import PARAMETERS, SPEED
+from unroll.comparison.runs import MEMORY, Run
 from unroll.errors import ComparisonError
 
 FOLDER = "compare"
@@ -118,7 +118,7 @@ def _write_medians(writer: SummaryWriter, experiment: Experiment, backbone: str)
     # Two points make a line.
     last_step = experiment.runs[backbone][0].config["steps"]
     for tag in MEDIANS:
-        value = experiment.median(backbone, tag)
+        value = experiment.cost(backbone, tag)
         if tag == LATENCY:
             value = experiment.latency(backbone)
         if value is not None:

@@ -115,10 +115,9 @@ class Experiment:
         grid = max((steps[(begin <= steps) & (steps <= end)] for steps, _ in curves), key=len)
         return grid, np.array([np.interp(grid, steps, values) for steps, values in curves])
 
-    def median(self, backbone: str, tag: str) -> float | None:
-        """Return the median over seeds of each run's median; None if no run has the metric."""
-        medians = [run.median(tag) for run in self.runs[backbone]]
-        known = [value for value in medians if value is not None]
+    def cost(self, backbone: str, tag: str) -> float | None:
+        """Return the median over seeds of what each run cost; None if no run has the metric."""
+        known = [value for run in self.runs[backbone] if (value := run.cost(tag)) is not None]
         if not known:
             return None
         return float(np.median(known))

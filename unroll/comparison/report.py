@@ -10,7 +10,7 @@ import numpy as np
 
 from unroll.agents.evaluation.scoring import cut_and_played
 from unroll.comparison.experiments import Experiment
-from unroll.comparison.runs import Run
+from unroll.comparison.runs import MEMORY, Run
 from unroll.comparison.statistics import (
     FEWEST,
     Interval,
@@ -24,7 +24,6 @@ from unroll.comparison.statistics import (
 from unroll.comparison.variants import check_reference
 
 SPEED = "perf/train_tokens_per_s"
-MEMORY = "perf/peak_memory_mb"
 PARAMETERS = "perf/parameters"
 
 Rows = dict[str, dict[str, Any]]  # a row of the report for each backbone
@@ -129,7 +128,7 @@ def cuts(experiment: Experiment) -> dict[str, Any]:
 
 def parameters(experiment: Experiment) -> list[float] | None:
     """Return the smallest and the largest number of parameters that a run has; None if no run logged it."""
-    sizes = [size for run in experiment.all_runs if (size := run.median(PARAMETERS))]
+    sizes = [size for run in experiment.all_runs if (size := run.cost(PARAMETERS))]
     return [min(sizes), max(sizes)] if sizes else None
 
 
@@ -148,10 +147,10 @@ def row(experiment: Experiment, backbone: str, reference: str) -> dict[str, Any]
         **averages([scores]),
         "return_without_memory": without_memory(runs),
         "calibration": experiment.calibration(backbone),
-        "train_tokens_per_s": experiment.median(backbone, SPEED),
+        "train_tokens_per_s": experiment.cost(backbone, SPEED),
         "step_latency_us": experiment.latency(backbone),
-        "peak_memory_mb": experiment.median(backbone, MEMORY),
-        "parameters": experiment.median(backbone, PARAMETERS),
+        "peak_memory_mb": experiment.cost(backbone, MEMORY),
+        "parameters": experiment.cost(backbone, PARAMETERS),
         "d_model": equal(run.config["backbone"]["d_model"] for run in runs),
         "evaluation_episodes": sum(run.episodes_used for run in runs),
     }

@@ -25,6 +25,7 @@ from unroll.comparison.variants import varied_fields
 from unroll.errors import ComparisonError, one_line
 
 log = logging.getLogger(__name__)
+MEMORY = "perf/peak_memory_mb"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +60,12 @@ class Run:
         points = {line["step"]: line[tag] for line in lines if tag in line}
         return np.array(list(points)), np.array(list(points.values()))
 
-    def median(self, tag: str) -> float | None:
-        """Return the median of a metric over the run; None if it was never logged."""
-        _, values = self.curve(tag)
-        if len(values) == 0:
+    def cost(self, tag: str) -> float | None:
+        """Return the median of what the run logged; of memory the most that any of its processes had. None: nothing."""
+        values = [line[tag] for line in self.metrics if tag in line]
+        if not values:
             return None
-        return float(np.median(values))
+        return max(values) if tag == MEMORY else float(np.median(values))
 
     @property
     def key(self) -> tuple[str, str, int]:
