@@ -181,6 +181,22 @@ def test_environments_that_cannot_be_saved_begin_anew_and_a_line_says_so(capsys)
         assert expected in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("of_before", [False, True])
+def test_means_over_finished_episodes_go_on_where_environments_cannot_be_saved(of_before):
+    def episodes():
+        return read_checkpoint(latest_checkpoint("run"))[1]["rollout"]["dict"]["episodes"]["list"]
+
+    finish("run", *TINY, "--env", "ToyUnknown-v0", "--steps", "64")
+    known = episodes()
+    assert known
+    if of_before:  # such a checkpoint had nothing of them
+        tensors, state = read_checkpoint(latest_checkpoint("run"))
+        shutil.rmtree("run/checkpoints")
+        write_checkpoint("run/checkpoints/step_00000064", tensors, state | {"rollout": None})
+    finish("run", "--resume", "true", "--steps", "96")
+    assert (episodes()[: len(known)] == known) != of_before
+
+
 def test_the_share_of_episodes_that_succeeded_goes_on():
     arguments = [*TINY, "--env", "ToySaved-v0"]
     finish("whole", *arguments, "--steps", "192")
