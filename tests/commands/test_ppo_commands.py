@@ -59,6 +59,7 @@ def test_a_run_leaves_its_config_metrics_checkpoints_events_and_evaluation(tmp_p
     evaluation = json.loads((run / "evaluation.json").read_text())
     (result,) = evaluation["results"]
     assert (evaluation["env"], evaluation["steps"], evaluation["memory"]) == ("TMaze10-v0", 160, "carried")
+    assert evaluation["device"] == "cpu"
     assert result["target_return"] is None
     assert len(result["returns"]) == len(evaluation["ablation"]["returns"]) == 3
     assert evaluation["ablation"]["return_mean"] == pytest.approx(np.mean(evaluation["ablation"]["returns"]))

@@ -181,6 +181,16 @@ def test_drawn_actions_and_a_memory_that_is_not_carried_are_said(tmp_path):
 
 
 @without_pictures
+def test_all_devices_are_said_where_they_are_known(tmp_path):
+    fake_run(tmp_path / "a", "gru", 0, 1.0, device="cpu")
+    assert "(from 7), on cpu. " in text_of(tmp_path)
+    fake_run(tmp_path / "b", "gru", 1, 1.0, device="NVIDIA H100")
+    assert "(from 7), on NVIDIA H100 and cpu. " in text_of(tmp_path)
+    fake_run(tmp_path / "c", "gru", 2, 1.0)
+    assert "(from 7). " in text_of(tmp_path)
+
+
+@without_pictures
 def test_all_numbers_of_threads_are_said(tmp_path):
     fake_run(tmp_path / "a", "gru", 0, 1.0, [*PPO, "--threads", "1"])
     assert "seed 0; 1 CPU thread for a run." in text_of(tmp_path)

@@ -158,6 +158,8 @@ def evaluated(evaluation: dict[str, Any]) -> str:
         how += f", memory: {evaluation['memory']}"
     if evaluation["actions"]:  # the likeliest ones are the rule
         how += f", {evaluation['actions']}"
+    if evaluation["devices"]:
+        how += f", on {' and '.join(evaluation['devices'])}"
     cut = ""
     if evaluation["cut"]:
         after = f" after {evaluation['max_steps']:,} steps" if evaluation["max_steps"] else ""

@@ -90,6 +90,7 @@ def describe(experiment: Experiment, reference: str) -> dict[str, Any]:
             "targets": [result["target_return"] for result in evaluation["results"]],
             "memory": equal(run.evaluation.get("memory") for run in experiment.all_runs),
             "actions": equal(run.evaluation.get("actions") for run in experiment.all_runs),
+            "devices": devices(experiment),
             **cuts(experiment),
         },
         "differences": experiment.differences(),
@@ -113,6 +114,12 @@ def common_kwargs(experiment: Experiment) -> dict[str, Any]:
     given = [run.evaluation.get("env_kwargs") or {} for run in experiment.all_runs]
     missing = object()
     return {key: value for key, value in given[0].items() if all(one.get(key, missing) == value for one in given)}
+
+
+def devices(experiment: Experiment) -> list[str]:
+    """Name the devices on which the runs were evaluated; evaluations of before do not say it, and then none is."""
+    found = {run.evaluation.get("device") for run in experiment.all_runs}
+    return [] if None in found else sorted(found)
 
 
 def cuts(experiment: Experiment) -> dict[str, Any]:
