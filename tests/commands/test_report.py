@@ -231,6 +231,20 @@ def test_the_episodes_that_were_played_while_learning_are_those_that_each_evalua
 
 
 @without_pictures
+def test_a_run_that_went_on_with_more_steps_has_another_schedule_and_is_named(tmp_path):
+    def learned(seed, *rates):
+        run = fake_run(tmp_path / f"{seed}", "gru", seed, 1.0)
+        log_lines(run, *({"step": 250 * i, "train/learning_rate": rate} for i, rate in enumerate(rates)))
+
+    learned(0, 1e-3, 7.5e-4, 5e-4)
+    learned(1, 1e-3, 7.5e-4, 5e-4)
+    assert "differ beside" not in text_of(tmp_path)
+    learned(2, 1e-3, 5e-4, 5e-4)  # made for 500 steps at first
+    told = "differ beside backbone and seed**: train/learning_rate at step 250 is 0.00075, 0.0005."
+    assert told in text_of(tmp_path)
+
+
+@without_pictures
 def test_runs_of_one_row_whose_backbones_differ_are_named(tmp_path):
     sizes = {0: [], 1: ["--backbone.d_model", "32"], 2: ["--backbone.options.expansion", "2"]}
     for seed, words in sizes.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
@@ -25,6 +26,7 @@ SET_BY = {
     "evaluation.episodes": "seeds",
     "reset_on_done": "memory",
 }
+SCHEDULED = ("train/learning_rate", "train/clip_range")  # what may fall over a run
 TAGS = {"normalized_score": "eval/normalized_score", "return_mean": "eval/return_mean"}
 
 
@@ -154,7 +156,10 @@ class Experiment:
         lines = _differences("config: {}", configs)
         for label, runs in self.runs.items():
             lines += _differences(f"config: {{}} of {label}", [_sizes(run.config) for run in runs])
-        return [*lines, *_differences("evaluation: {}", evaluations)]
+        lines += _differences("evaluation: {}", evaluations)
+        for tag in SCHEDULED:
+            lines += _schedules(tag, self.all_runs)
+        return lines
 
 
 def _differences(words: str, records: list[dict[str, Any]]) -> list[str]:
@@ -165,6 +170,21 @@ def _differences(words: str, records: list[dict[str, Any]]) -> list[str]:
         if len(seen) > 1:
             lines.append(f"{words.format(key)} is {', '.join(_shortened(value) for value in seen)}")
     return lines
+
+
+def _schedules(tag: str, runs: list[Run]) -> list[str]:
+    """Say where runs of one config had different values of what falls over a run, as where one went on with more steps.
+
+    The config says how many steps it had at the end, and the log by which schedule it learned before.
+    """
+    seen: dict[tuple[str, float], float] = {}
+    for run in runs:
+        config = json.dumps(_compared_config(run.config, set()))
+        for step, value in zip(*run.curve(tag), strict=True):
+            known = seen.setdefault((config, step), value)
+            if not math.isclose(value, known, rel_tol=1e-6, abs_tol=1e-12):  # the last digits depend on the machine
+                return [f"{tag} at step {step:,} is {known:.3g}, {value:.3g}"]
+    return []
 
 
 def _shortened(value: str) -> str:
