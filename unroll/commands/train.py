@@ -310,6 +310,7 @@ class Run:
             self.saving.save()
         except (OSError, UserError) as error:
             return f"which could not be saved ({error}); {last_good(self.folder)}"
+        self._log_costs()
         return f"saved at {self.agent.num_timesteps}; to go on: {self._again()}"
 
     def _again(self) -> str:

@@ -118,8 +118,9 @@ def common_kwargs(experiment: Experiment) -> dict[str, Any]:
 
 def devices(experiment: Experiment) -> list[str]:
     """Name the devices on which the runs were evaluated; evaluations of before do not say it, and then none is."""
-    found = {run.evaluation.get("device") for run in experiment.all_runs}
-    return [] if None in found else sorted(found)
+    if any("device" not in run.evaluation for run in experiment.all_runs):
+        return []
+    return sorted({run.evaluation["device"] for run in experiment.all_runs})
 
 
 def cuts(experiment: Experiment) -> dict[str, Any]:
