@@ -25,6 +25,7 @@ from torch.utils.tensorboard import SummaryWriter
 from unroll.files import write_whole
 
 log = logging.getLogger(__name__)
+ANEW = "eval/anew"  # a line of metrics.jsonl: scores after it are not those of the evaluation before it
 FIRST_OF_ALL = -(2**63)  # no step is before this one; those of a pretraining are negative
 
 
@@ -89,6 +90,11 @@ class RunLogger(Logger):
             plain[key] = value if isinstance(value, bool | int | float | str) else str(value)
         self.record("hparams", HParam(plain, dict.fromkeys(metrics, 0.0)), exclude=("json",))
         self.dump(0)
+
+    def write(self, values: dict[str, float], step: int) -> None:
+        """Write a line at once, without what was recorded for the next one: a run that was stopped makes that again."""
+        for output in self.output_formats:
+            output.write(values, dict.fromkeys(values, ()), step)
 
     def text(self, tag: str, markdown: str, step: int) -> None:
         self.writer.add_text(tag, markdown, step)

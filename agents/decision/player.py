@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import gymnasium as gym
 
+from unroll.agents.common.machine import device_name
 from unroll.agents.decision.agent import DecisionAgent
 from unroll.agents.decision.task import check_actions
 from unroll.agents.evaluation.player import Player
@@ -73,6 +74,7 @@ def decision_player(
             "learned_returns": learned_returns(agent),
             "updates": agent.num_timesteps,
             "memory": memory,
+            "device": device_name(agent.device),
         },
         targets=asked,
         reference=(task["reference_returns"], task["reference_name"]) if known else (None, None),

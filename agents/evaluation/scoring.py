@@ -171,7 +171,10 @@ def highest(evaluation: dict[str, Any]) -> dict[str, Any]:
 
 def headline(evaluation: dict[str, Any]) -> dict[str, float]:
     """The scalars of an evaluation under TensorBoard's tags: the highest target's, then each target's own."""
-    scalars = {"perf/step_latency_us": evaluation["step_latency_us"]}
+    scalars = {
+        "perf/step_latency_us": evaluation["step_latency_us"],
+        "perf/evaluation_episodes": float(cut_and_played(evaluation)[1]),
+    }
     for result in sorted(evaluation["results"], key=lambda result: result["target_return"] or 0):
         for tag in ("return_mean", "normalized_score"):
             if result[tag] is None:

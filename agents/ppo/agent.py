@@ -298,6 +298,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             if recorded is not None:
                 recorded.begin(sequences, settings)
             epochs: list[list[Metrics]] = []
+            learned = 0
             while len(epochs) < self.n_epochs and not self._diverged(epochs):
                 # From the second epoch on, the stored states are those of an older policy.
                 if self.recompute_states and epochs:
@@ -312,17 +313,18 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
                         return
                     if recorded is not None and recorded.fits(rows):
                         epochs[-1].append(recorded(rows))
-                        continue
-                    try:
-                        loss, metrics = self._loss(sequences.select(rows), **settings, weight=weight)
-                    except ValueError as error:
-                        self._explain_distribution(error)
-                        raise
-                    epochs[-1].append(metrics)
-                    if self._diverged(epochs):
-                        break
+                    else:
+                        try:
+                            loss, metrics = self._loss(sequences.select(rows), **settings, weight=weight)
+                        except ValueError as error:
+                            self._explain_distribution(error)
+                            raise
+                        epochs[-1].append(metrics)
+                        if self._diverged(epochs):
+                            break
 
-                    self._descend(loss, metrics, parts)
+                        self._descend(loss, metrics, parts)
+                    learned += sequences.size_of(rows, weight)
                 self._n_updates += 1
 
             if recorded is not None:
@@ -331,7 +333,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             self._log_update(epochs, settings)
             for name, metric in metrics_of_memory.items():
                 self.logger.record(f"train/{name}", metric)
-            self._log_speed(time.perf_counter() - began, sum(map(len, epochs)))
+            self._log_speed(time.perf_counter() - began, learned)
             self.between_updates = True
 
     def _descend(self, loss: Tensor, metrics: Metrics, parts: Parts) -> None:
@@ -439,13 +441,12 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         if settings["clip_range_vf"] is not None:
             self.logger.record("train/clip_range_vf", settings["clip_range_vf"])
 
-    def _log_speed(self, seconds: float, minibatches: int) -> None:
-        """Log how fast the rollout was and this update."""
+    def _log_speed(self, seconds: float, learned: int) -> None:
+        """Log how fast the rollout was and this update, which learned from so many sequences."""
         steps = self.n_steps * self.n_envs * world.size
-        tokens = minibatches * self._sequences_per_minibatch * self.steps_of_sequence
         self.logger.record("time/rollout_fps", int(steps / self._rollout_seconds))
         self.logger.record("time/train_fps", int(steps / seconds))
-        self.logger.record("perf/train_tokens_per_s", tokens / seconds)
+        self.logger.record("perf/train_tokens_per_s", learned * self.steps_of_sequence / seconds)
 
     def pretrain(
         self: Self, episodes: Episodes, updates: int = 3000, *, log_interval: int = 100, **options: Any

@@ -111,12 +111,7 @@ def resume_ppo(agent: RecurrentPPO, path: str | Path, tensors: dict[str, torch.T
     restore_ppo(agent, path, tensors, state)
     with of_checkpoint(path):
         agent.anchor = _read_anchor(agent.policy, tensors, state.get("anchor"))
-    if state.get("rollout") is None:
-        agent._last_obs = None
-        return False
-    with of_checkpoint(path):
-        load_rollout(agent, state["rollout"], tensors)
-    return True
+        return load_rollout(agent, state.get("rollout"), tensors)
 
 
 def _read_anchor(

@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
+from unroll.agents.common.machine import device_name
 from unroll.agents.evaluation.player import Player
 from unroll.agents.ppo.agent import RecurrentPPO
 from unroll.agents.ppo.config import PPOConfig
@@ -126,7 +127,12 @@ def ppo_player(
         show=show,
         images=True,
         env_kwargs=own,
-        facts={"agent": "RecurrentPPO", "steps": agent.num_timesteps, "memory": "carried" if forgets else ONE_CHAIN},
+        facts={
+            "agent": "RecurrentPPO",
+            "steps": agent.num_timesteps,
+            "memory": "carried" if forgets else ONE_CHAIN,
+            "device": device_name(agent.device),
+        },
         chained=not forgets,
         reference=(None, None) if own else reference_returns(env_id),  # arguments may change what is paid
         forgetful=PPOActor(agent, normalizer, forget=True) if ablation else None,

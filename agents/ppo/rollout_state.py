@@ -23,37 +23,46 @@ NAME = "rollout"
 def pack_rollout(agent: RecurrentPPO, tensors: dict[str, torch.Tensor]) -> Any:
     """The state between two rollouts as JSON, with its numbers in ``tensors``.
 
-    None: the environments cannot be saved, or have not begun.
+    Of environments that cannot be saved, or have not begun, it is the returns and successes of finished episodes, from
+    which means are logged.
     """
-    env = agent.env
-    if env is None or agent._last_obs is None or agent._state is None:
-        return None
-    environments = _save_environments(env)
-    if environments is None:
-        return None
-    normalizer = agent.get_vec_normalize_env()
-    value = {
-        "environments": environments,
-        "observations": _of_all(agent._last_obs),
-        "episode_starts": _of_all(agent._last_episode_starts),
-        "memory": _of_all(agent._state),
-        "returns": _of_all(None if normalizer is None else normalizer.returns),
+    value: dict[str, Any] = {
         "episodes": list(agent.ep_info_buffer or []),
         "successes": [float(success) for success in agent.ep_success_buffer or []],
-        "random": random_state(agent.device),
     }
-    if agent.anchor is not None:
-        value["anchor"] = _of_all(agent.anchor.memory)
+    env = agent.env
+    environments = None
+    if env is not None and agent._last_obs is not None and agent._state is not None:
+        environments = _save_environments(env)
+    if environments is not None:
+        normalizer = agent.get_vec_normalize_env()
+        value |= {
+            "environments": environments,
+            "observations": _of_all(agent._last_obs),
+            "episode_starts": _of_all(agent._last_episode_starts),
+            "memory": _of_all(agent._state),
+            "returns": _of_all(None if normalizer is None else normalizer.returns),
+            "random": random_state(agent.device),
+        }
+        if agent.anchor is not None:
+            value["anchor"] = _of_all(agent.anchor.memory)
     return split(value, NAME, tensors)
 
 
-def load_rollout(agent: RecurrentPPO, packed: Any, tensors: dict[str, torch.Tensor]) -> None:
+def load_rollout(agent: RecurrentPPO, packed: Any, tensors: dict[str, torch.Tensor]) -> bool:
     """Put back what ``pack_rollout`` gave, in environments that were made alike.
+
+    False: they could not be saved, so that new episodes begin.
 
     Raises:
         KeyError, TypeError, ValueError, RuntimeError, AttributeError: it is of other environments.
     """
-    value = join(packed, tensors)
+    value = {} if packed is None else join(packed, tensors)  # checkpoints of before may have nothing
+    agent.ep_info_buffer = deque(value.get("episodes", []), maxlen=agent._stats_window_size)
+    agent.ep_success_buffer = deque(value.get("successes", []), maxlen=agent._stats_window_size)
+    if "environments" not in value:
+        agent._last_obs = None
+        return False
     env = agent.env
     assert env is not None
     own = world.share(env.num_envs * world.size)
@@ -72,12 +81,11 @@ def load_rollout(agent: RecurrentPPO, packed: Any, tensors: dict[str, torch.Tens
     if agent.anchor is not None and value.get("anchor") is not None:
         agent.anchor.memory = map_state(_same_shape, _rows(value["anchor"], own, agent.device), begun)
 
-    # Running sums, finished episodes, and the next random numbers.
+    # Running sums, and the next random numbers.
     if normalizer is not None:
         normalizer.returns = check_batch(value["returns"][own], np.array(0.0), env.num_envs)
-    agent.ep_info_buffer = deque(value["episodes"], maxlen=agent._stats_window_size)
-    agent.ep_success_buffer = deque(value.get("successes", []), maxlen=agent._stats_window_size)
     set_random_state(value["random"], agent.device)
+    return True
 
 
 def _save_environments(env: VecEnv) -> Any:

@@ -122,6 +122,14 @@ class Sequences:
                 rows = drawn[:1]
             yield rows.to(self.reset.device), weight
 
+    def size_of(self, rows: Tensor | slice, weight: float) -> int:
+        """The number of sequences of a minibatch, of all processes, by what ``minibatches`` gives this one.
+
+        A process that yields one with weight 0 has none to tell by; the first never does.
+        """
+        own = len(self) if isinstance(rows, slice) else len(rows)
+        return round(own * world.size / weight) if weight else 0
+
 
 def make_sequences(
     buffer: RolloutBuffer,

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from toy import TINY, make_agent, toy_episodes
 from unroll.agents import DecisionAgent, RecurrentPPO
 from unroll.agents.common.checkpoint import checkpoints, read_checkpoint
 from unroll.agents.common.guards import check_device, is_out_of_memory
+from unroll.agents.common.machine import peak_memory_mb
 from unroll.commands import train
 from unroll.envs import make_vec_env
 from unroll.envs.datasets.recording import write_hdf5
@@ -183,3 +186,14 @@ print(*said, products_are_rounded())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True", "True", "False", "True"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux says it")
+def test_the_peak_of_the_memory_is_not_that_of_the_program_that_started_this_one(monkeypatch):
+    resource = pytest.importorskip("resource")
+    inherited = types.SimpleNamespace(ru_maxrss=10**9)
+    monkeypatch.setattr(resource, "getrusage", lambda _: inherited)
+    agent = types.SimpleNamespace(device=torch.device("cpu"))
+    assert 50 < peak_memory_mb(agent) < 10**5
+    monkeypatch.setattr(Path, "exists", lambda _: False)  # other systems say nothing else
+    assert peak_memory_mb(agent) > 10**5

@@ -378,6 +378,17 @@ def test_minibatches_of_unequal_size_are_told_of():
         make_ppo(vector(Noise), sequence_length=4, batch_size=20)
 
 
+@pytest.mark.filterwarnings("ignore:the rollout's 12 sequences")
+def test_the_speed_counts_the_steps_that_were_learned_from(monkeypatch):
+    learned = []
+    monkeypatch.setattr(RecurrentPPO, "_log_speed", lambda self, _, sequences: learned.append(sequences))
+    make_ppo(vector(Noise, 3), sequence_length=4, batch_size=20, n_epochs=2).learn(48)
+    assert learned == [2 * (5 + 5 + 2)]
+    # The minibatch that tells that the policy is too far from the one that acted is not learned from.
+    make_ppo(vector(Noise, 3), sequence_length=4, batch_size=16, target_kl=1e-9, learning_rate=0.1).learn(48)
+    assert learned[1:] == [4]
+
+
 def test_a_batch_size_that_is_set_between_two_calls_of_learn_counts_as_in_stable_baselines3():
     agent = make_ppo(vector(Noise, 2), batch_size=32, sequence_length=8, n_epochs=1).learn(32)
     steps = []

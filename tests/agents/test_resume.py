@@ -98,6 +98,8 @@ def test_a_signal_anywhere_leaves_a_run_that_goes_on_to_the_same_bits(moment, mo
     assert latest_checkpoint("cut").name == f"step_{stopped:08d}"
     assert_same(whole, finish("cut", "--resume", "true"))
     assert metrics("cut") == metrics("whole")
+    # Each process says what it had of the memory.
+    assert [line["step"] for line in read_metrics(Path("cut")) if "perf/peak_memory_mb" in line] == [stopped, 192]
 
 
 def test_a_signal_after_the_last_step_leaves_only_what_comes_after_it_to_do(monkeypatch):
@@ -106,9 +108,11 @@ def test_a_signal_after_the_last_step_leaves_only_what_comes_after_it_to_do(monk
     with monkeypatch.context() as patch:
         patch.setattr(StopOnSignal, "_on_step", stop_at(6))
         assert train.main([*arguments, "--run_dir", "cut"]) == 143
+    (learned,) = [line for line in read_metrics(Path("cut")) if "perf/peak_memory_mb" in line]
     for folder, more in (("whole", arguments), ("cut", ["--resume", "true"])):
         finish(folder, *more)
         assert [line["step"] for line in read_metrics(Path(folder)) if "perf/parameters" in line] == [6]
+    assert learned in read_metrics(Path("cut"))  # and not what the process had that only evaluated
     assert metrics("cut") == metrics("whole")
 
 
@@ -175,6 +179,22 @@ def test_environments_that_cannot_be_saved_begin_anew_and_a_line_says_so(capsys)
         capsys.readouterr()
         finish(env_id, "--resume", "true", "--steps", "128")
         assert expected in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("of_before", [False, True])
+def test_means_over_finished_episodes_go_on_where_environments_cannot_be_saved(of_before):
+    def episodes():
+        return read_checkpoint(latest_checkpoint("run"))[1]["rollout"]["dict"]["episodes"]["list"]
+
+    finish("run", *TINY, "--env", "ToyUnknown-v0", "--steps", "64")
+    known = episodes()
+    assert known
+    if of_before:  # such a checkpoint had nothing of them
+        tensors, state = read_checkpoint(latest_checkpoint("run"))
+        shutil.rmtree("run/checkpoints")
+        write_checkpoint("run/checkpoints/step_00000064", tensors, state | {"rollout": None})
+    finish("run", "--resume", "true", "--steps", "96")
+    assert (episodes()[: len(known)] == known) != of_before
 
 
 def test_the_share_of_episodes_that_succeeded_goes_on():

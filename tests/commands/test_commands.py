@@ -70,7 +70,7 @@ def test_a_run_leaves_its_config_metrics_checkpoints_events_and_evaluation(datas
     assert "_hparams_/experiment" in events.summary_metadata  # in the run's own file
 
     evaluation = json.loads((run / "evaluation.json").read_text())
-    assert {"env", "versions", "episodes", "seeds", "results"} <= set(evaluation)
+    assert {"env", "versions", "episodes", "seeds", "results", "device"} <= set(evaluation)
     assert len(evaluation["results"]) == 3
     for result in evaluation["results"]:
         assert len(result["returns"]) == 3

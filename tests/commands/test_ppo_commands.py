@@ -49,7 +49,7 @@ def test_a_run_leaves_its_config_metrics_checkpoints_events_and_evaluation(tmp_p
     assert updates == [2, 4, 6, 8, 10]  # the last one too
     evaluated = [line for line in metrics if "eval/return_mean" in line]
     assert [line["step"] for line in evaluated] == [96, 160]
-    assert {"eval/return_mean_without_memory", "perf/step_latency_us"} <= set(evaluated[-1])
+    assert {"eval/return_mean_without_memory", "perf/step_latency_us", "perf/evaluation_episodes"} <= set(evaluated[-1])
 
     events = EventAccumulator(str(run))
     events.Reload()
@@ -59,6 +59,7 @@ def test_a_run_leaves_its_config_metrics_checkpoints_events_and_evaluation(tmp_p
     evaluation = json.loads((run / "evaluation.json").read_text())
     (result,) = evaluation["results"]
     assert (evaluation["env"], evaluation["steps"], evaluation["memory"]) == ("TMaze10-v0", 160, "carried")
+    assert evaluation["device"] == "cpu"
     assert result["target_return"] is None
     assert len(result["returns"]) == len(evaluation["ablation"]["returns"]) == 3
     assert evaluation["ablation"]["return_mean"] == pytest.approx(np.mean(evaluation["ablation"]["returns"]))

@@ -16,8 +16,9 @@ from unroll.agents.common.run_folder import run_lock
 from unroll.agents.evaluation.video import make_gif
 from unroll.commands import compare
 from unroll.comparison import publish
+from unroll.comparison.experiments import group
 from unroll.comparison.markdown import ranking
-from unroll.comparison.runs import read_run
+from unroll.comparison.runs import find_runs, read_run
 from unroll.policies.backbones import BACKBONES
 
 SCORES = {"mingru": [9.0, 8, 9, 8.5, 9], "gru": [5.0, 6, 5, 7, 5], "transformer": [8.9, 8, 9.2, 8.6, 9.1]}
@@ -43,6 +44,10 @@ def report_of(top, *arguments):
 def text_of(top):
     report_of(top)
     return (top / "comparison.md").read_text()
+
+
+def log_lines(run, *lines):
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def error_of(capsys, *arguments):
@@ -164,6 +169,28 @@ def test_runs_that_were_not_scored_in_equally_many_episodes_are_not_said_to_be(t
 
 
 @without_pictures
+def test_drawn_actions_and_a_memory_that_is_not_carried_are_said(tmp_path):
+    drawn = {"actions": "actions drawn from the policy", "memory": "window"}
+    fake_run(tmp_path / "a", "gru", 0, 1.0, **drawn)
+    fake_run(tmp_path / "b", "gru", 1, 1.0, **drawn)
+    assert "(from 7), memory: window, actions drawn from the policy. " in text_of(tmp_path)
+    fake_run(tmp_path / "c", "gru", 2, 1.0)
+    told = text_of(tmp_path)
+    assert "(from 7). " in told
+    assert 'evaluation: memory is "carried", "window"; evaluation: actions is "actions drawn from' in told
+
+
+@without_pictures
+def test_all_devices_are_said_where_they_are_known(tmp_path):
+    fake_run(tmp_path / "a", "gru", 0, 1.0, device="cpu")
+    assert "(from 7), on cpu. " in text_of(tmp_path)
+    fake_run(tmp_path / "b", "gru", 1, 1.0, device="NVIDIA H100")
+    assert "(from 7), on NVIDIA H100 and cpu. " in text_of(tmp_path)
+    fake_run(tmp_path / "c", "gru", 2, 1.0)
+    assert "(from 7). " in text_of(tmp_path)
+
+
+@without_pictures
 def test_all_numbers_of_threads_are_said(tmp_path):
     fake_run(tmp_path / "a", "gru", 0, 1.0, [*PPO, "--threads", "1"])
     assert "seed 0; 1 CPU thread for a run." in text_of(tmp_path)
@@ -192,6 +219,29 @@ def test_the_episodes_that_were_played_while_learning_are_counted_as_the_config_
     path.write_text(path.read_text().replace('"eval/return_mean"', asked))
     # Ten evaluations. The last one was made anew, with two episodes for three targets.
     assert read_run(tmp_path / "run").episodes_used == 9 * 2 * 5 + 3 * 2
+
+
+def test_the_episodes_that_were_played_while_learning_are_those_that_each_evaluation_logged(tmp_path):
+    run = fake_run(tmp_path / "run", "gru", 0, 1.0, [*DECISION, "--evaluation.episodes", "50"])
+    counts = {100: 4.0, 200: 4.0, 300: 50.0, 400: 50.0}  # the number was changed between two of them
+    log_lines(
+        run, *({"step": step, "eval/return_mean": 1.0, "perf/evaluation_episodes": n} for step, n in counts.items())
+    )
+    assert read_run(run).episodes_used == 4 + 4 + 50 + 2
+
+
+@without_pictures
+def test_a_run_that_went_on_with_more_steps_has_another_schedule_and_is_named(tmp_path):
+    def learned(seed, *rates):
+        run = fake_run(tmp_path / f"{seed}", "gru", seed, 1.0)
+        log_lines(run, *({"step": 250 * i, "train/learning_rate": rate} for i, rate in enumerate(rates)))
+
+    learned(0, 1e-3, 7.5e-4, 5e-4)
+    learned(1, 1e-3, 7.5e-4, 5e-4)
+    assert "differ beside" not in text_of(tmp_path)
+    learned(2, 1e-3, 5e-4, 5e-4)  # made for 500 steps at first
+    told = "differ beside backbone and seed**: train/learning_rate at step 250 is 0.00075, 0.0005."
+    assert told in text_of(tmp_path)
 
 
 @without_pictures
@@ -349,6 +399,7 @@ def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path, capsys):
     assert 'config: dataset is "p/data.hdf5", "q/data.hdf5"' in capsys.readouterr().out
 
 
+@without_pictures
 def test_experiments_with_normalised_scores_are_put_together(tmp_path):
     fake_grid(tmp_path, SCORES)
     other = ["--agent", "ppo", "--env", "TMaze20-v0", "--steps", "1000"]
@@ -358,7 +409,12 @@ def test_experiments_with_normalised_scores_are_put_together(tmp_path):
     report = report_of(tmp_path)
     assert set(report["experiments"]) == {"TMaze10-v0", "TMaze20-v0"}
     assert report["overall"]["mingru"]["mean"] == pytest.approx(np.mean(SCORES["mingru"]) * 7.5)
-    assert "All experiments together" in (tmp_path / "comparison.md").read_text()
+    assert "Not in this table" not in (tmp_path / "comparison.md").read_text()
+    shutil.rmtree(tmp_path / "far/gru")
+    assert "gru" not in report_of(tmp_path)["overall"]
+    text = (tmp_path / "comparison.md").read_text()
+    assert "All experiments together" in text
+    assert "Not in this table: gru, which has no run in TMaze20-v0." in text
 
 
 @without_pictures
@@ -369,6 +425,19 @@ def test_returns_are_compared_where_there_is_no_scale(tmp_path):
     assert experiment["backbones"]["gru"]["scores"] == SCORES["gru"]
 
 
+@without_pictures
+def test_the_return_without_memory_is_given_where_all_seeds_of_a_row_have_one(tmp_path):
+    fake_grid(tmp_path, {"gru": [1.0, 2], "mingru": [4.0, 6]})
+    path = tmp_path / "maze/gru/seed1/evaluation.json"
+    evaluation = json.loads(path.read_text())
+    del evaluation["ablation"]
+    path.write_text(json.dumps(evaluation))
+    (experiment,) = report_of(tmp_path)["experiments"].values()
+    rows = experiment["backbones"]
+    assert rows["gru"]["return_without_memory"] is None
+    assert rows["mingru"]["return_without_memory"] == 2.5
+
+
 def test_what_decision_agents_were_asked_for_is_shown_with_what_they_got(tmp_path):
     report = report_of(fake_grid(tmp_path, SCORES, arguments=DECISION, targets=(4.0, 8.0)))
     (experiment,) = report["experiments"].values()
@@ -376,6 +445,17 @@ def test_what_decision_agents_were_asked_for_is_shown_with_what_they_got(tmp_pat
     assert gru["calibration"] == [[4.0, SCORES["gru"]], [8.0, [score + 1 for score in SCORES["gru"]]]]
     assert gru["scores"] == [10 * (score + 1) for score in SCORES["gru"]]  # at the highest target
     assert (tmp_path / "figures" / experiment["dataset"].rpartition(":")[2] / "4_asked.png").is_file()
+
+
+@without_pictures
+def test_what_rows_of_different_targets_got_stands_under_the_target(tmp_path):
+    fake_grid(tmp_path, {"mingru": [1.0, 2, 3]}, arguments=DECISION, targets=(4.0, 8.0))
+    fake_grid(tmp_path, {"gru": [5.0, 6, 7]}, arguments=DECISION, targets=(8.0, 9.0))
+    fake_grid(tmp_path, {"lstm": [5.0, 6, 7]}, arguments=DECISION)
+    table = text_of(tmp_path).partition("by the return that was asked for:\n\n")[2].splitlines()[:5]
+    assert table[0] == "| backbone | 4 | 8 | 9 |"
+    assert sorted(table[2:4]) == ["| gru | – | 6.00 | 7.00 |", "| mingru | 2.00 | 3.00 | – |"]
+    assert table[4] == ""  # a row that was asked for nothing has nothing to say
 
 
 def test_tensorboard_shows_means_under_the_tags_of_the_runs(tmp_path, capsys):
@@ -406,6 +486,39 @@ def test_tensorboard_shows_means_under_the_tags_of_the_runs(tmp_path, capsys):
     assert f"tensorboard --logdir {tmp_path / 'compare'}\n" in printed
     assert "pinnedCards" in link
     assert "eval%2Fnormalized_score" in link
+
+
+@without_pictures
+def test_scores_of_an_evaluation_of_before_are_no_part_of_the_curve(tmp_path):
+    run = fake_run(tmp_path / "run", "gru", 0, 1.0)
+    before = [{"step": step, "eval/return_mean": 1.0, "train/loss": 1.0} for step in (100, 200)]
+    log_lines(run, *before, {"step": 200, "eval/anew": 1.0}, {"step": 300, "eval/return_mean": 5.0, "train/loss": 1.0})
+    found = read_run(run)
+    assert [list(part) for part in found.curve("eval/return_mean")] == [[300], [5]]
+    assert list(found.curve("train/loss")[0]) == [100, 200, 300]
+    report_of(tmp_path)
+    shown = EventAccumulator(str(tmp_path / "compare/TMaze10-v0/gru"))
+    shown.Reload()
+    assert "eval/return_mean" in shown.Tags()["scalars"]
+    assert "eval/anew" not in shown.Tags()["scalars"]
+
+
+def test_a_curve_reaches_as_far_as_all_runs_of_its_row(tmp_path):
+    for seed, steps in {0: [0, 1000, 2000], 1: [100, 200, 400, 500], 2: [50, 200, 450]}.items():
+        run = fake_run(tmp_path / f"{seed}", "gru", seed, 1.0)
+        log_lines(run, *({"step": step, "train/loss": step / 10} for step in steps))
+    (experiment,) = group(find_runs([tmp_path]))
+    steps, values = experiment.curves("gru", "train/loss")
+    assert steps.tolist() == [100, 200, 400]
+    np.testing.assert_allclose(values, [[10, 20, 40]] * 3)
+
+
+def test_the_memory_of_a_run_is_the_most_that_one_of_its_processes_had(tmp_path):
+    run = fake_run(tmp_path / "run", "gru", 0, 1.0)
+    peaks = ((400, 500.0), (1000, 900.0), (1000, 200.0))  # the last one only evaluated
+    log_lines(run, *({"step": step, "perf/peak_memory_mb": peak, "perf/parameters": 5.0} for step, peak in peaks))
+    assert read_run(run).cost("perf/peak_memory_mb") == 900
+    assert read_run(run).cost("perf/parameters") == 5
 
 
 def test_a_report_can_be_made_again(tmp_path):
@@ -489,6 +602,28 @@ def test_a_run_that_was_scored_before_its_end_is_no_finished_one(tmp_path, caplo
     assert len(rows["gru"]["scores"]) == len(rows["mingru"]["scores"])
 
 
+@without_pictures
+def test_runs_that_failed_or_are_unfinished_are_named(tmp_path, capsys):
+    fake_grid(tmp_path, {"gru": [1.0, 2, 3, 4]})
+    row = tmp_path / "maze/gru"
+    for seed in (0, 1):
+        (row / f"seed{seed}/evaluation.json").unlink()
+    (row / "seed0/wandb").mkdir()  # holds a file of this name, and no run
+    shutil.copy(row / "seed0/config.yaml", row / "seed0/wandb")
+    (tmp_path / "maze/lstm/seed0").mkdir(parents=True)
+    (tmp_path / "maze/lstm/seed0/.lock").touch()
+    with run_lock(row / "seed1"):
+        lines = text_of(tmp_path).splitlines()
+    told = [line for line in lines if "not compared" in line]
+    assert told == [
+        f"* **not compared**: {row}/seed0: has no evaluation.json: it was stopped, or has failed",
+        f"* **not compared**: {row}/seed1: is being trained",
+        f"* **not compared**: {tmp_path}/maze/lstm/seed0: is empty: its run failed before it began",
+    ]
+    assert told[0] in capsys.readouterr().out
+    assert "has no evaluation.json" in error_of(capsys, "--from", row / "seed0")
+
+
 def test_a_run_that_is_being_trained_is_not_said_to_be_stopped(tmp_path, capsys):
     run = fake_run(tmp_path / "run", "gru", 0, 1.0, steps=800)
     (run / "checkpoints/step_00000800").mkdir(parents=True)
@@ -531,6 +666,14 @@ def test_no_two_of_eight_rows_have_one_colour(variants):
     assert found.keys() == rows.keys()
     assert len(set(found.values())) == len(rows)
     assert found["mingru"] == figures.colours({"backbones": dict.fromkeys(BACKBONES)})["mingru"]
+
+
+def test_a_row_that_was_asked_for_nothing_is_not_in_the_picture_of_the_others():
+    figures = pytest.importorskip("unroll.comparison.figures")
+    rows = {"gru": {"calibration": []}, "mingru": {"calibration": [(4.0, [1.0, 2.0]), (8.0, [3.0, 4.0])]}}
+    ax = Figure().subplots()
+    figures.calibration(ax, {"backbones": rows})
+    assert ax.get_legend_handles_labels()[1] == ["mingru"]
 
 
 def test_two_seeds_have_no_band():

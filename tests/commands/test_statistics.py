@@ -29,10 +29,27 @@ def test_runs_are_drawn_within_their_task():
     assert aggregate(mean, tasks) == (50, (50, 50))  # drawn from all ten the mean would vary
 
 
-def test_tasks_may_have_different_numbers_of_runs():
-    value, (low, high) = aggregate(mean, [np.array([1.0, 2, 3]), np.array([10.0, 11, 12, 13])])
-    assert value == pytest.approx(52 / 7)
+def test_tasks_of_different_numbers_of_runs_weigh_the_same():
+    tasks = [np.array([1.0, 2, 3]), np.array([10.0, 11, 12, 13])]
+    value, (low, high) = aggregate(mean, tasks)
+    assert value == pytest.approx((2 + 11.5) / 2)
     assert low < value < high
+    # Of seven parts one is left out at either end: of 1, which has 7/6, a sixth is kept, and of 13 nothing, of 12 3/4.
+    assert aggregate(iqm, tasks)[0] == pytest.approx((1 / 6 + (2 + 3) * 7 / 6 + (10 + 11) * 7 / 8 + 12 * 3 / 4) / 5)
+
+
+def test_a_backbone_that_is_ahead_in_every_task_is_ahead_in_all_together():
+    easy, hard = np.full(5, 90.0), np.full(5, 10.0)
+    for statistic in (iqm, mean):
+        ahead, _ = aggregate(statistic, [easy[:3] + 1, hard + 1])
+        behind, _ = aggregate(statistic, [easy, hard[:3]])
+        assert ahead == pytest.approx(51)
+        assert behind == pytest.approx(50)
+
+
+def test_equal_weights_change_nothing():
+    drawn = np.random.default_rng(0).normal(size=(3, 10))
+    np.testing.assert_allclose(iqm(drawn, np.full(10, 0.1)), iqm(drawn))
 
 
 def test_no_interval_is_given_for_fewer_than_three_seeds():

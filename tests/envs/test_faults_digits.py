@@ -122,6 +122,7 @@ def test_every_target_has_a_tag_of_its_own():
     tags = headline(evaluation(*(result(target, 1.0) for target in targets)))
     shown = [tag.rpartition("_at_")[2] for tag in tags if tag.startswith("eval_targets/")]
     assert sorted(shown) == sorted(["1234567", "1234568", "1234569", "3600", "0.0213"])
+    assert tags["perf/evaluation_episodes"] == 5 * 2
 
 
 def test_the_table_shows_small_returns_and_tells_large_targets_apart():

@@ -264,9 +264,10 @@ def report_only(options: Namespace, command: str) -> None:
     from unroll.comparison.runs import find_runs
 
     console = Output()
-    runs = find_runs(Path(folder) for folder in options.folders)
+    left_out: dict[str, str] = {}
+    runs = find_runs((Path(folder) for folder in options.folders), left_out)
     output = Path(options.output or options.folders[0])
-    write(options, runs, output, {"command": command, "tuning": options.tuning}, console)
+    write(options, runs, output, {"command": command, "tuning": options.tuning, "failed": left_out}, console)
 
 
 def write(options: Namespace, runs: list[Run], output: Path, facts: dict[str, Any], console: Console) -> None:

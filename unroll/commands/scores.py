@@ -13,7 +13,6 @@ if TYPE_CHECKING:  # PyTorch is imported once the arguments are known to be righ
     from unroll.agents.common.logs import RunLogger
 
 SCORE = "eval/return_mean"  # of the highest target: what the best checkpoint is best in
-ANEW = "eval/anew"  # a line of metrics.jsonl: scores after it are not those of the evaluation before it
 SCORES_ALIKE = ("every", "n_envs", "reuse_envs", "video")  # fields of an evaluation that no score depends on
 MADE_OF_IT = ("evaluation.png", "evaluation.gif")  # pictures that stand beside evaluation.json
 
@@ -59,6 +58,8 @@ def scores_begin_anew(config: RunConfig, folder: Path) -> bool:
 
 def begin_anew(folder: Path, logger: RunLogger, step: int) -> str:
     """Log that a run that goes on at ``step`` is evaluated otherwise from here on, and return the line that says it."""
+    from unroll.agents.common.logs import ANEW
+
     logger.record(ANEW, 1.0, exclude="tensorboard")
     logger.dump(step)
     kept = folder / "checkpoints" / name_of_old_best(step)
@@ -73,6 +74,8 @@ def best_so_far(logged: list[dict[str, float]]) -> tuple[float | None, str | Non
 
     The second is the name that its best checkpoint gets, which is one of another evaluation; None where it is not.
     """
+    from unroll.agents.common.logs import ANEW
+
     scores: list[float] = []
     old = None
     for line in logged:

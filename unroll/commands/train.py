@@ -257,9 +257,9 @@ class Run:
 
     def finish(self) -> int:
         """Evaluate what was learned, and say what came of it and what to type next. Returns the exit code."""
+        self._log_costs()
         if self.stop.received is not None:
             return self._say_stopped(self.stop.received)
-        self._log_costs()
         result = self._last_evaluation()
         if result is not None and self.config.evaluation.video and not (self.folder / "evaluation.gif").exists():
             self._film(result)
@@ -310,6 +310,7 @@ class Run:
             self.saving.save()
         except (OSError, UserError) as error:
             return f"which could not be saved ({error}); {last_good(self.folder)}"
+        self._log_costs()
         return f"saved at {self.agent.num_timesteps}; to go on: {self._again()}"
 
     def _again(self) -> str:
@@ -331,13 +332,18 @@ class Run:
         return f" {flag} {name}" if ":" in name else ""
 
     def _log_costs(self) -> None:
-        """Log what the agent costs, unless an earlier process did. One that was stopped after its last step did not."""
+        """Log what the agent costs, stopped or not, unless an earlier process did and nothing was learned since.
+
+        Each process has a memory of its own, and one that only evaluates has less.
+        """
         from unroll.agents.common.machine import count_parameters, peak_memory_mb
 
         if self.steps_left > 0 or not any("perf/parameters" in line for line in self.logged):
-            self.logger.record("perf/parameters", count_parameters(self.agent))
-            self.logger.record("perf/peak_memory_mb", peak_memory_mb(self.agent))
-            self.logger.dump(self.agent.num_timesteps)
+            costs = {
+                "perf/parameters": float(count_parameters(self.agent)),
+                "perf/peak_memory_mb": peak_memory_mb(self.agent),
+            }
+            self.logger.write(costs, self.agent.num_timesteps)
 
     def _last_evaluation(self) -> dict[str, Any] | None:
         """Score the last checkpoint, unless a finished run is "resumed" and it has been scored before."""

@@ -18,12 +18,12 @@ from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from unroll.agents.common.logs import write_gif
+from unroll.agents.common.logs import ANEW, write_gif
 from unroll.comparison.experiments import Experiment
 from unroll.comparison.figures import band
 from unroll.comparison.markdown import explanation, overview, ranking
-from unroll.comparison.report import MEMORY, PARAMETERS, SPEED
-from unroll.comparison.runs import Run
+from unroll.comparison.report import PARAMETERS, SPEED
+from unroll.comparison.runs import MEMORY, Run
 from unroll.errors import ComparisonError
 
 FOLDER = "compare"
@@ -118,7 +118,7 @@ def _write_medians(writer: SummaryWriter, experiment: Experiment, backbone: str)
     # Two points make a line.
     last_step = experiment.runs[backbone][0].config["steps"]
     for tag in MEDIANS:
-        value = experiment.median(backbone, tag)
+        value = experiment.cost(backbone, tag)
         if tag == LATENCY:
             value = experiment.latency(backbone)
         if value is not None:
@@ -132,7 +132,7 @@ def _logged(runs: Iterable[Run], beginnings: tuple[str, ...]) -> list[str]:
     for run in runs:
         for line in run.metrics:
             tags.update(tag for tag in line if tag.startswith(beginnings))
-    return sorted(tags)
+    return sorted(tags - {ANEW})  # which is a mark, and no metric
 
 
 def _write_curve(writer: SummaryWriter, tag: str, steps: np.ndarray, values: np.ndarray) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
@@ -25,6 +26,7 @@ SET_BY = {
     "evaluation.episodes": "seeds",
     "reset_on_done": "memory",
 }
+SCHEDULED = ("train/learning_rate", "train/clip_range")  # what may fall over a run
 TAGS = {"normalized_score": "eval/normalized_score", "return_mean": "eval/return_mean"}
 
 
@@ -101,21 +103,23 @@ class Experiment:
     def curves(self, backbone: str, tag: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the steps [N] and the values [seeds, N] of a metric.
 
-        The steps are those of the backbone's shortest run, and the other runs are interpolated to them. Both arrays
-        are empty if a run has no such metric.
+        The steps lie where all runs of the backbone have the metric: from the last one's first step to the shortest
+        one's end. The run that has most of them there gives them, and the others are interpolated. There are none if a
+        run has no such metric.
         """
         curves = [run.curve(tag) for run in self.runs[backbone]]
         if any(len(steps) == 0 for steps, _ in curves):
             return np.empty(0), np.empty((0, 0))
 
-        # Of runs with equally many points, the one that ends first is the shortest.
-        grid = min((steps for steps, _ in curves), key=lambda steps: (len(steps), steps[-1]))
+        # Beyond its ends a run would be held level, which it never was.
+        begin = max(steps[0] for steps, _ in curves)
+        end = min(steps[-1] for steps, _ in curves)
+        grid = max((steps[(begin <= steps) & (steps <= end)] for steps, _ in curves), key=len)
         return grid, np.array([np.interp(grid, steps, values) for steps, values in curves])
 
-    def median(self, backbone: str, tag: str) -> float | None:
-        """Return the median over seeds of each run's median; None if no run has the metric."""
-        medians = [run.median(tag) for run in self.runs[backbone]]
-        known = [value for value in medians if value is not None]
+    def cost(self, backbone: str, tag: str) -> float | None:
+        """Return the median over seeds of what each run cost; None if no run has the metric."""
+        known = [value for run in self.runs[backbone] if (value := run.cost(tag)) is not None]
         if not known:
             return None
         return float(np.median(known))
@@ -127,23 +131,16 @@ class Experiment:
     def calibration(self, backbone: str) -> list[tuple[float, list[float]]]:
         """Return (the return that was asked for, the mean return of each seed), for agents that can be asked.
 
-        A target return that some seed was not asked for is left out.
+        A target return that some seed of the row was not asked for is left out.
         """
-        targets = [result["target_return"] for result in self.first.evaluation["results"]]
-        if None in targets:
-            return []
-
         # The mean return by target, for each seed.
         achieved: list[dict[float, float]] = []
         for run in self.runs[backbone]:
             results = run.evaluation["results"]
             achieved.append({result["target_return"]: result["return_mean"] for result in results})
 
-        pairs = []
-        for target in targets:
-            if all(target in returns for returns in achieved):
-                pairs.append((target, [returns[target] for returns in achieved]))
-        return pairs
+        shared = [target for target in achieved[0] if all(target in returns for returns in achieved)]
+        return [(target, [returns[target] for returns in achieved]) for target in shared if target is not None]
 
     def differences(self) -> list[str]:
         """Say in what the runs differ beside seed, backbone and the fields in its label.
@@ -159,7 +156,10 @@ class Experiment:
         lines = _differences("config: {}", configs)
         for label, runs in self.runs.items():
             lines += _differences(f"config: {{}} of {label}", [_sizes(run.config) for run in runs])
-        return [*lines, *_differences("evaluation: {}", evaluations)]
+        lines += _differences("evaluation: {}", evaluations)
+        for tag in SCHEDULED:
+            lines += _schedules(tag, self.all_runs)
+        return lines
 
 
 def _differences(words: str, records: list[dict[str, Any]]) -> list[str]:
@@ -170,6 +170,21 @@ def _differences(words: str, records: list[dict[str, Any]]) -> list[str]:
         if len(seen) > 1:
             lines.append(f"{words.format(key)} is {', '.join(_shortened(value) for value in seen)}")
     return lines
+
+
+def _schedules(tag: str, runs: list[Run]) -> list[str]:
+    """Say where runs of one config had different values of what falls over a run, as where one went on with more steps.
+
+    The config says how many steps it had at the end, and the log by which schedule it learned before.
+    """
+    seen: dict[tuple[str, float], float] = {}
+    for run in runs:
+        config = json.dumps(_compared_config(run.config, set()))
+        for step, value in zip(*run.curve(tag), strict=True):
+            known = seen.setdefault((config, step), value)
+            if not math.isclose(value, known, rel_tol=1e-6, abs_tol=1e-12):  # the last digits depend on the machine
+                return [f"{tag} at step {step:,} is {known:.3g}, {value:.3g}"]
+    return []
 
 
 def _shortened(value: str) -> str:

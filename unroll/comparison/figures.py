@@ -100,7 +100,7 @@ def painters(experiment: Experiment, report: dict[str, Any]) -> dict[str, Painte
     if experiment.curve_tag:
         pictures["2_learning"] = lambda ax: learning(ax, experiment, report)
     pictures["3_profile"] = lambda ax: profiles(ax, experiment, report)
-    if experiment.calibration(next(iter(experiment.runs))):
+    if any(row["calibration"] for row in report["backbones"].values()):
         pictures["4_asked"] = lambda ax: calibration(ax, report)
 
     # A cost that hardly differs has nothing to show.
@@ -172,6 +172,8 @@ def calibration(ax: Axes, report: dict[str, Any]) -> None:
     """Draw the return that was achieved over the return that was asked for."""
     colour = colours(report)
     for name, row in report["backbones"].items():
+        if not row["calibration"]:  # its seeds share no target, or were asked for nothing
+            continue
         targets = [target for target, _ in row["calibration"]]
         achieved = np.array([returns for _, returns in row["calibration"]]).T  # [seeds, targets]
         draw_curve(ax, targets, achieved, name, colour[name], marker="o", ms=4)

@@ -153,11 +153,18 @@ def evaluated(evaluation: dict[str, Any]) -> str:
     same = ""
     if evaluation["first_seed"] is not None:
         same = f", the same reset seeds for every run (from {evaluation['first_seed']:,})"
+    how = ""
+    if evaluation["memory"] not in (None, "carried"):
+        how += f", memory: {evaluation['memory']}"
+    if evaluation["actions"]:  # the likeliest ones are the rule
+        how += f", {evaluation['actions']}"
+    if evaluation["devices"]:
+        how += f", on {' and '.join(evaluation['devices'])}"
     cut = ""
     if evaluation["cut"]:
         after = f" after {evaluation['max_steps']:,} steps" if evaluation["max_steps"] else ""
         cut = f" {evaluation['cut']:,} of {evaluation['played']:,} episodes were cut{after}."
-    return f"Evaluated: the last checkpoint, {episodes}{asked}{same}.{cut}"
+    return f"Evaluated: the last checkpoint, {episodes}{asked}{same}{how}.{cut}"
 
 
 def score_table(experiment: dict[str, Any], reference: str) -> str:
@@ -212,16 +219,24 @@ def cost_table(experiment: dict[str, Any]) -> str:
 
 
 def calibration_table(experiment: dict[str, Any]) -> str:
-    """Write the mean return for each return that was asked for."""
+    """Write the mean return for each return that was asked for. Not every row was asked for all of them."""
+    asked = {name: dict(row["calibration"]) for name, row in experiment["backbones"].items() if row["calibration"]}
+    targets = sorted({target for returns in asked.values() for target in returns})
     rows = []
-    for name, row in experiment["backbones"].items():
+    for name, returns in asked.items():
         cells = {"backbone": name}
-        for target, returns in row["calibration"]:
-            reached = sum(returns) / len(returns)
-            digits = 0 if abs(reached) >= 100 else None
-            cells[exact(target)] = number(reached, digits)
+        for target in targets:
+            cells[exact(target)] = reached_cell(returns.get(target))
         rows.append(cells)
     return table(rows)
+
+
+def reached_cell(returns: list[float] | None) -> str:
+    """Write the mean of what the seeds reached; None: they were not asked."""
+    if returns is None:
+        return NOTHING
+    reached = sum(returns) / len(returns)
+    return number(reached, 0 if abs(reached) >= 100 else None)
 
 
 def overall_table(report: dict[str, Any]) -> str:
@@ -236,7 +251,10 @@ def overall_table(report: dict[str, Any]) -> str:
             **paired_cell(row, report["reference"]),
         }
         rows.append(cells)
-    return "Normalised scores of the runs of all experiments.\n\n" + table(without_empty(rows))
+    words = "Normalised scores of the runs of all experiments, which weigh the same."
+    for name, missing in report["not_overall"].items():
+        words += f" Not in this table: {name}, which has no run in {', '.join(missing)}."
+    return f"{words}\n\n{table(without_empty(rows))}"
 
 
 def explanation(report: dict[str, Any]) -> str:
@@ -259,7 +277,7 @@ def explanation(report: dict[str, Any]) -> str:
         f"mean difference to the reference's run of the same seed{saw}. "
         "(After Agarwal et al. 2021, arXiv:2108.13264.)",
         "Speed is the median of what the runs measured while they trained, beside whatever else the machine did; a "
-        "step is one environment's. Memory is the most that the run's process had.",
+        "step is one environment's. Memory is the most that a process of the run had.",
         f"Hyperparameters: {tuning}.",
     ]
     if report.get("command"):

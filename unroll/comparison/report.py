@@ -10,7 +10,7 @@ import numpy as np
 
 from unroll.agents.evaluation.scoring import cut_and_played
 from unroll.comparison.experiments import Experiment
-from unroll.comparison.runs import Run
+from unroll.comparison.runs import MEMORY, Run
 from unroll.comparison.statistics import (
     FEWEST,
     Interval,
@@ -24,7 +24,6 @@ from unroll.comparison.statistics import (
 from unroll.comparison.variants import check_reference
 
 SPEED = "perf/train_tokens_per_s"
-MEMORY = "perf/peak_memory_mb"
 PARAMETERS = "perf/parameters"
 
 Rows = dict[str, dict[str, Any]]  # a row of the report for each backbone
@@ -63,6 +62,9 @@ def make_report(
     normalized = all(e.kind == "normalized_score" for e in experiments)
     if len(experiments) > 1 and everywhere and normalized:
         report["overall"] = overall(experiments, everywhere, reference)
+        report["not_overall"] = {
+            name: [e.name for e in experiments if name not in e.runs] for name in names if name not in everywhere
+        }
     return report
 
 
@@ -86,7 +88,9 @@ def describe(experiment: Experiment, reference: str) -> dict[str, Any]:
             "episodes": equal(run.evaluation["episodes"] for run in experiment.all_runs),
             "first_seed": equal(run.evaluation["seeds"] for run in experiment.all_runs) and evaluation["seeds"][0],
             "targets": [result["target_return"] for result in evaluation["results"]],
-            "memory": evaluation.get("memory"),
+            "memory": equal(run.evaluation.get("memory") for run in experiment.all_runs),
+            "actions": equal(run.evaluation.get("actions") for run in experiment.all_runs),
+            "devices": devices(experiment),
             **cuts(experiment),
         },
         "differences": experiment.differences(),
@@ -112,6 +116,13 @@ def common_kwargs(experiment: Experiment) -> dict[str, Any]:
     return {key: value for key, value in given[0].items() if all(one.get(key, missing) == value for one in given)}
 
 
+def devices(experiment: Experiment) -> list[str]:
+    """Name the devices on which the runs were evaluated; evaluations of before do not say it, and then none is."""
+    if any("device" not in run.evaluation for run in experiment.all_runs):
+        return []
+    return sorted({run.evaluation["device"] for run in experiment.all_runs})
+
+
 def cuts(experiment: Experiment) -> dict[str, Any]:
     """Count the episodes of all runs that were cut; ``max_steps`` is None if they were not cut after as many steps."""
     counts = [cut_and_played(run.evaluation) for run in experiment.all_runs]
@@ -125,7 +136,7 @@ def cuts(experiment: Experiment) -> dict[str, Any]:
 
 def parameters(experiment: Experiment) -> list[float] | None:
     """Return the smallest and the largest number of parameters that a run has; None if no run logged it."""
-    sizes = [size for run in experiment.all_runs if (size := run.median(PARAMETERS))]
+    sizes = [size for run in experiment.all_runs if (size := run.cost(PARAMETERS))]
     return [min(sizes), max(sizes)] if sizes else None
 
 
@@ -144,10 +155,10 @@ def row(experiment: Experiment, backbone: str, reference: str) -> dict[str, Any]
         **averages([scores]),
         "return_without_memory": without_memory(runs),
         "calibration": experiment.calibration(backbone),
-        "train_tokens_per_s": experiment.median(backbone, SPEED),
+        "train_tokens_per_s": experiment.cost(backbone, SPEED),
         "step_latency_us": experiment.latency(backbone),
-        "peak_memory_mb": experiment.median(backbone, MEMORY),
-        "parameters": experiment.median(backbone, PARAMETERS),
+        "peak_memory_mb": experiment.cost(backbone, MEMORY),
+        "parameters": experiment.cost(backbone, PARAMETERS),
         "d_model": equal(run.config["backbone"]["d_model"] for run in runs),
         "evaluation_episodes": sum(run.episodes_used for run in runs),
     }
@@ -159,11 +170,13 @@ def row(experiment: Experiment, backbone: str, reference: str) -> dict[str, Any]
 
 
 def without_memory(runs: list[Run]) -> float | None:
-    """Return the mean return of PPO's agents with the memory wiped before every step; None for other agents."""
-    wiped = [run.evaluation["ablation"]["return_mean"] for run in runs if "ablation" in run.evaluation]
-    if not wiped:
+    """Return the mean return of PPO's agents with the memory wiped before every step.
+
+    None where some run has none: the mean of others stands beside it.
+    """
+    if any("ablation" not in run.evaluation for run in runs):
         return None
-    return statistics.mean(wiped)
+    return statistics.mean(run.evaluation["ablation"]["return_mean"] for run in runs)
 
 
 def overall(experiments: list[Experiment], backbones: list[str], reference: str) -> Rows:
@@ -177,7 +190,7 @@ def overall(experiments: list[Experiment], backbones: list[str], reference: str)
 
 
 def averages(scores: Scores) -> dict[str, Any]:
-    """Return the interquartile mean and the mean over all runs of all tasks, with their intervals."""
+    """Return the interquartile mean and the mean over all tasks, which weigh the same, with their intervals."""
     middle, middle_interval = aggregate(iqm, scores)
     average, average_interval = aggregate(mean, scores)
     return {

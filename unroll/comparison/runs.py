@@ -18,13 +18,14 @@ import yaml
 
 from unroll.agents import AGENTS
 from unroll.agents.common.checkpoint import checkpoints
-from unroll.agents.common.logs import read_metrics
-from unroll.agents.common.run_folder import is_locked
+from unroll.agents.common.logs import ANEW, read_metrics
+from unroll.agents.common.run_folder import LOCK, is_locked
 from unroll.agents.evaluation.scoring import all_results, highest
 from unroll.comparison.variants import varied_fields
 from unroll.errors import ComparisonError, one_line
 
 log = logging.getLogger(__name__)
+MEMORY = "perf/peak_memory_mb"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,16 +50,22 @@ class Run:
         return float(self.result[kind])
 
     def curve(self, tag: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return the steps and the values of a metric. A step that was logged twice has its last value."""
-        points = {line["step"]: line[tag] for line in self.metrics if tag in line}
+        """Return the steps and the values of a metric. A step that was logged twice has its last value.
+
+        Scores are those of the last evaluation that the run had: what another one gave is not the same curve.
+        """
+        lines = self.metrics
+        if tag.startswith(("eval/", "eval_targets/")):
+            lines = lines[max((i for i, line in enumerate(lines) if ANEW in line), default=0) :]
+        points = {line["step"]: line[tag] for line in lines if tag in line}
         return np.array(list(points)), np.array(list(points.values()))
 
-    def median(self, tag: str) -> float | None:
-        """Return the median of a metric over the run; None if it was never logged."""
-        _, values = self.curve(tag)
-        if len(values) == 0:
+    def cost(self, tag: str) -> float | None:
+        """Return the median of what the run logged; of memory the most that any of its processes had. None: nothing."""
+        values = [line[tag] for line in self.metrics if tag in line]
+        if not values:
             return None
-        return float(np.median(values))
+        return max(values) if tag == MEMORY else float(np.median(values))
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -69,12 +76,15 @@ class Run:
     def episodes_used(self) -> int:
         """The number of episodes that were played to evaluate: the last time as often as its file says.
 
-        While it learned the run played as its config says: unroll evaluate may have replaced the file since.
+        While it learned the run played as its log says: unroll evaluate may have replaced the file since. Logs of
+        before do not say it, and the config does, as it is now.
         """
         played = len(all_results(self.evaluation)) * self.evaluation["episodes"]
-        results = {line["step"]: _results_in(line) for line in self.metrics if "eval/return_mean" in line}
-        before = list(results.values())[:-1]
-        return played + sum(before) * self.config["evaluation"]["episodes"]
+        counts = {line["step"]: self._episodes_in(line) for line in self.metrics if "eval/return_mean" in line}
+        return int(played + sum(list(counts.values())[:-1]))
+
+    def _episodes_in(self, line: dict[str, float]) -> float:
+        return line.get("perf/evaluation_episodes", _results_in(line) * self.config["evaluation"]["episodes"])
 
 
 def _results_in(line: dict[str, float]) -> int:
@@ -181,39 +191,40 @@ def _not_finished(folder: Path, why: str) -> ComparisonError:
     return ComparisonError(f"{folder}: not a finished run of unroll train: {why} in its config or evaluation")
 
 
-def find_runs(folders: Iterable[Path]) -> list[Run]:
-    """Read all finished runs in and below the folders. Of others that have been evaluated a line is logged.
+def find_runs(folders: Iterable[Path], left_out: dict[str, str] | None = None) -> list[Run]:
+    """Read all finished runs in and below the folders. Of others a line is logged.
+
+    Args:
+        left_out: gets these lines, by folder.
 
     Raises:
         ComparisonError: a folder holds none, or two runs have the same experiment, backbone and seed.
     """
     finished: list[Run] = []
-    left_out: list[str] = []  # a grid may still be running
+    left_out = {} if left_out is None else left_out  # a grid may still be running
     read: set[Path] = set()
     for top in folders:
-        # A run is finished once it has been evaluated.
-        found = sorted(Path(where) for where, _, files in os.walk(top) if "evaluation.json" in files)
+        found = _run_folders(top)
         if not found:
-            unscored = _without_evaluation(top)
-            if unscored is not None:
-                raise ComparisonError(
-                    f"{unscored}: was trained with evaluation.episodes 0 and has no score; unroll evaluate {unscored} "
-                    "--episodes 20 gives it one"
-                )
             raise ComparisonError(f"{top}: no finished run in it, which would be a folder with an evaluation.json")
         for folder in found:
             if folder.resolve() in read:  # one of the folders may be within another
                 continue
             read.add(folder.resolve())
+            # A run is finished once it has been evaluated.
+            if not (folder / "evaluation.json").exists():
+                left_out[str(folder)] = _why_unscored(folder)
+                continue
             run = read_run(folder)
             unfinished = why_unfinished(folder, run.config["agent"], int(run.config["steps"]), run.evaluation)
             if unfinished is not None:
-                left_out.append(f"{folder}: {unfinished}")
+                left_out[str(folder)] = unfinished
                 continue
             finished.append(run)
-    if not finished and left_out:
-        raise ComparisonError(left_out[0])
-    for line in left_out:
+    lines = [f"{folder}: {why}" for folder, why in left_out.items()]
+    if not finished and lines:
+        raise ComparisonError(lines[0])
+    for line in lines:
         log.warning("left out: %s", line)
     runs: dict[tuple[str, str, int], Run] = {}
     for run in _told_apart(finished):
@@ -226,16 +237,30 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
     return list(runs.values())
 
 
-def _without_evaluation(top: Path) -> Path | None:
-    """The first run in and below a folder that was trained without evaluations."""
-    for where, _, files in sorted(os.walk(top)):
-        if "config.yaml" not in files:
-            continue
-        with contextlib.suppress(ComparisonError):
-            evaluation = _read(Path(where, "config.yaml"), yaml.safe_load).get("evaluation")
-            if isinstance(evaluation, dict) and evaluation.get("episodes") == 0:
-                return Path(where)
-    return None
+def _run_folders(top: Path) -> list[Path]:
+    """The folders of runs in and below a folder: finished, unfinished, and of a run that failed before it began."""
+    found: list[Path] = []
+    for where, below, files in sorted(os.walk(top)):
+        begun = "config.yaml" in files and not set(found) & set(Path(where).parents)  # trackers write such files too
+        if begun or "evaluation.json" in files or (files == [LOCK] and not below):
+            found.append(Path(where))
+    return found
+
+
+def _why_unscored(folder: Path) -> str:
+    """Say why the run in a folder has no evaluation."""
+    if is_locked(folder):
+        return "is being trained"
+    if not (folder / "config.yaml").is_file():
+        return "is empty: its run failed before it began"
+    with contextlib.suppress(ComparisonError):
+        evaluation = _read(folder / "config.yaml", yaml.safe_load).get("evaluation")
+        if isinstance(evaluation, dict) and evaluation.get("episodes") == 0:
+            return (
+                f"was trained with evaluation.episodes 0 and has no score; unroll evaluate {shlex.quote(str(folder))} "
+                "--episodes 20 gives it one"
+            )
+    return "has no evaluation.json: it was stopped, or has failed"
 
 
 def _read(path: Path, parse: Any) -> Any:

@@ -20,32 +20,42 @@ COVERED = 0.95
 QUANTILES = ((1 - COVERED) / 2, (1 + COVERED) / 2)
 
 
-def iqm(values: np.ndarray) -> np.ndarray:
+def iqm(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Return the interquartile mean over the last axis.
 
-    That is the mean of the middle half: a quarter of the values, rounded down, is left out at either end.
+    That is the mean of the middle half: a quarter of the values, rounded down, is left out at either end. With
+    ``weights`` [N], whose sum is 1, as much of the weight is left out, which may cut a value in part.
     """
-    cut = values.shape[-1] // 4
-    middle = np.sort(values, axis=-1)[..., cut : values.shape[-1] - cut]
-    return middle.mean(-1)
+    n = values.shape[-1]
+    cut = n // 4
+    if weights is None:
+        return np.sort(values, axis=-1)[..., cut : n - cut].mean(-1)
+    order = np.argsort(values, axis=-1)
+    ends = np.cumsum(n * weights[order], axis=-1)
+    kept = np.diff(np.clip(ends, cut, n - cut), prepend=cut)
+    return (np.take_along_axis(values, order, -1) * kept).sum(-1) / (n - 2 * cut)
 
 
-def mean(values: np.ndarray) -> np.ndarray:
+def mean(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Return the mean over the last axis."""
-    return values.mean(-1)
+    return np.average(values, axis=-1, weights=weights)
 
 
-def aggregate(statistic: Callable[[np.ndarray], np.ndarray], scores: Scores) -> tuple[float, Interval | None]:
+def aggregate(statistic: Callable[..., np.ndarray], scores: Scores) -> tuple[float, Interval | None]:
     """Return ``statistic`` over all runs of all tasks, and its interval.
 
-    The interval is None where a task has too few runs.
+    Every task has the same weight, and every run of it an equal part: a backbone that lacks runs of an easy task is no
+    worse for that. The interval is None where a task has too few runs.
     """
-    value = float(statistic(np.concatenate(scores)))
+    weights = None
+    if len({len(task) for task in scores}) > 1:
+        weights = np.concatenate([np.full(len(task), 1 / len(task) / len(scores)) for task in scores])
+    value = float(statistic(np.concatenate(scores), weights))
     if fewest(scores) < FEWEST:
         return value, None
 
     # The statistic of each sample, which has as many runs of each task as there are.
-    return value, _interval(statistic(_redraw_all(scores, SAMPLES)))
+    return value, _interval(statistic(_redraw_all(scores, SAMPLES), weights))
 
 
 def probability_of_improvement(scores: Scores, reference: Scores) -> tuple[float, Interval | None]:
