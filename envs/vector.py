@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
@@ -172,6 +174,7 @@ def serve(theirs: Connection, ours: Connection, env_fn: CloudpickleWrapper) -> N
     # environments to finish the step and to save, so it alone decides when they end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=end_after_parent, daemon=True).start()
     try:
         _worker(theirs, ours, env_fn)
     except Exception as error:
@@ -182,3 +185,12 @@ def serve(theirs: Connection, ours: Connection, env_fn: CloudpickleWrapper) -> N
         with contextlib.suppress(OSError):  # the parent is gone
             theirs.send(last)
         sys.exit(1)
+
+
+def end_after_parent() -> None:
+    """End this process some seconds after its parent, also where an environment hangs in a step."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    time.sleep(PATIENCE)
+    os._exit(1)

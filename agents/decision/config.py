@@ -188,7 +188,8 @@ class DecisionConfig(RunConfig, Hyperparameters):
         weights = self.dataset_weights
         if n == 0:
             yield "dataset is a list of none"
-        if weights is not None and (n == 1 or len(weights) != n or not all(map(math.isfinite, weights))):
+        counted = self.resume or (n > 1 and weights is not None and len(weights) == n)  # a run knows its datasets
+        if weights is not None and not (counted and all(map(math.isfinite, weights))):
             yield f"dataset_weights {weights}: as many finite numbers as there are datasets, which are {n}"
         targets = self.evaluation.targets
         if targets is not None and not (targets and all(map(math.isfinite, targets))):

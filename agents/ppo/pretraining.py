@@ -135,10 +135,7 @@ def check_episodes(agent: RecurrentPPO, episodes: Episodes) -> Episodes:
     same = own == actions
     if isinstance(actions, spaces.Box) and isinstance(own, spaces.Box):
         same = own.low.size == actions.low.size  # bounds may differ, as a dataset's are often guessed
-    if episodes.parts is not None:
-        raise DatasetError(
-            f"{episodes.name} observes {parts_in_words(episodes.parts)}; pretraining needs rows of numbers"
-        )
+    refuse_parts(episodes)
     if not same or space.shape != (episodes.observation_dim,):
         raise DatasetError(
             f"{episodes.name} observes {episodes.observation_dim} numbers and takes actions of {in_words(own)}; the "
@@ -147,14 +144,30 @@ def check_episodes(agent: RecurrentPPO, episodes: Episodes) -> Episodes:
     return episodes
 
 
-def as_observed(episodes: Episodes, previous_action: bool, previous_reward: bool) -> Episodes:
-    """Return the episodes with the observations that ``make_env`` with these arguments would have shown."""
+def refuse_parts(episodes: Episodes) -> None:
+    """Raise DatasetError for episodes of images."""
+    if episodes.parts is not None:
+        raise DatasetError(
+            f"{episodes.name} observes {parts_in_words(episodes.parts)}; pretraining needs rows of numbers"
+        )
+
+
+def as_observed(episodes: Episodes, space: spaces.Space, previous_action: bool, previous_reward: bool) -> Episodes:
+    """Return the episodes with the observations that ``make_env`` with these arguments would have shown.
+
+    ``space`` is that of the agent's actions: an environment takes and shows what lies within its bounds.
+    """
     if not (previous_action or previous_reward):
         return episodes
+    refuse_parts(episodes)
     starts = episodes.starts
     parts = [np.asarray(episodes.observations)]
     if previous_action:
         actions = np.roll(np.asarray(episodes.actions), 1, 0)
+        if isinstance(space, spaces.Box) and space.low.size == actions.shape[1]:
+            actions = np.clip(actions, space.low.reshape(-1), space.high.reshape(-1))
+            if space.dtype.kind in "iu":
+                actions = np.rint(actions)
         actions[starts] = 0
         if isinstance(episodes.action_space, spaces.Discrete):
             none = int(episodes.action_space.n)

@@ -87,8 +87,9 @@ class PPOTraining:
         here = described(self.name, config.env_kwargs)
         if recorded != here:
             self._tell(f"note: {episodes.name} was recorded in {recorded}, and PPO goes on in {here}")
-        counted = episodes.counted_as(self.agent.action_space)
-        episodes = as_observed(counted, config.previous_action, config.previous_reward)
+        space = self.agent.action_space
+        counted = episodes.counted_as(space)
+        episodes = as_observed(counted, space, config.previous_action, config.previous_reward)
         check_episodes(self.agent, episodes).top(config.pretrain.top_fraction)
         return episodes
 

@@ -201,7 +201,9 @@ def check_output(output: str) -> None:
         try:
             parse_dataset_id(name)
         except (ValueError, TypeError):
-            raise DatasetError(f"{output}: a Minari id reads namespace/name-v0, e.g. hopper/mine-v0") from None
+            raise DatasetError(
+                f"{output}: a Minari id reads namespace/name-v0, e.g. hopper/mine-v0, with two letters or more in front"
+            ) from None
         if (root / name).exists():
             raise DatasetError(f"{output}: exists in {root}; choose another version")
         return

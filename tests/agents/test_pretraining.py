@@ -1,5 +1,6 @@
 """Behaviour from a dataset, then PPO: what is cloned, what PPO goes on with, and what keeps it from being undone."""
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -429,7 +430,36 @@ def test_what_wrappers_show_of_the_step_before_is_made_of_the_data(env_id, flags
         actions.seed(0)
         recorded.append(record(env, lambda seen: actions.sample(), 3))
     plain, shown = recorded
-    np.testing.assert_array_equal(as_observed(plain, *flags).observations, shown.observations)
+    np.testing.assert_array_equal(as_observed(plain, actions, *flags).observations, shown.observations)
+
+
+def test_of_actions_beyond_the_bounds_what_the_environment_took_is_shown():
+    def play(env, actions):
+        seen, _ = env.reset(seed=0)
+        return np.array([seen, *(env.step(action)[0] for action in actions)])[:-1]
+
+    drawn = np.random.default_rng(0).normal(0, 2.5, (30, 1)).astype(np.float32)
+    taken = np.clip(drawn, -2, 2)
+    plain = make_env("Pendulum-v1")
+    space = plain.action_space
+    recorded = Episodes(
+        observations=play(plain, taken),
+        actions=drawn,
+        rewards=np.zeros(30, np.float32),
+        lengths=np.array([30]),
+        terminated=np.array([False]),
+        truncated=np.array([True]),
+        action_space=gym.spaces.Box(-9, 9, (1,)),
+        name="drawn",
+    )
+    shown = play(make_env("Pendulum-v1", previous_action=True), taken)
+    np.testing.assert_allclose(as_observed(recorded, space, True, False).observations, shown, atol=1e-6)
+
+
+def test_images_are_told_of_where_the_step_before_is_to_be_shown_too():
+    episodes = dataclasses.replace(recall_episodes(8), parts={"": (1, 1, 3)}, known_statistics=None)
+    with pytest.raises(DatasetError, match="pretraining needs rows of numbers"):
+        as_observed(episodes, gym.spaces.Discrete(2), True, True)
 
 
 def test_a_run_with_the_wrappers_is_pretrained(capsys):

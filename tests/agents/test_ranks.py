@@ -21,7 +21,7 @@ from unroll.agents.common.logs import read_metrics
 from unroll.agents.ppo.sequences import Sequences
 from unroll.commands import train
 from unroll.envs.datasets.recording import write_hdf5
-from unroll.errors import TrainingError
+from unroll.errors import EnvError, TrainingError
 
 PPO = [*TINY, "--env", "TMaze10-v0", "--normalize_reward", "true", "--previous_reward", "true", "--threads", "1"]
 DECISION = [
@@ -92,6 +92,17 @@ def test_the_death_of_a_process_ends_the_job_with_a_line():
     output, _ = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "unroll train: rank 0 lost another one; --resume true goes on" in output
+
+
+def test_an_environment_that_fails_in_another_process_is_told_with_its_traceback(capsys, monkeypatch):
+    follower = object.__new__(train.Follower)
+    error = EnvError("environment 0 (R-v0): RuntimeError: boom")
+    error.details = "Traceback: all of it"
+    monkeypatch.setattr(World, "rank", 1)
+    with pytest.raises(EnvError, match=r"^rank 1: environment 0 \(R-v0\): RuntimeError: boom$"):
+        follower.rescue(error)
+    assert capsys.readouterr().err == "Traceback: all of it\n"
+    assert follower.rescue(RuntimeError("lost another one")) is None
 
 
 def test_a_process_that_fails_beside_others_is_not_ended_before_it_has_said_why(monkeypatch):

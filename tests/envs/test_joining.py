@@ -177,6 +177,10 @@ def test_a_run_of_two_datasets_goes_on_and_is_evaluated(two, tmp_path, capsys):
 
     # A run that stopped half-way ends with the same weights.
     assert train.main([*flags, "--steps", "3", "--run_dir", "again"]) == 0
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        train.main(["--resume", "true", "--run_dir", "again", "--steps", "6", "--dataset_weights", "1", "1"])
+    assert "dataset_weights of a run that goes on cannot be changed from [1.0, 3.0] to" in capsys.readouterr().err
     assert train.main(["--resume", "true", "--run_dir", "again", "--steps", "6"]) == 0
     whole = DecisionAgent.load("whole/checkpoints/step_00000006", device="cpu")
     again = DecisionAgent.load("again/checkpoints/step_00000006", device="cpu")

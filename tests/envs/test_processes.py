@@ -203,9 +203,23 @@ while True:
 """
 
 
+HANGING = """
+import numpy as np
+from unroll.envs import make_vec_env
+import fragile
+vector = make_vec_env("Fragile-v0", 2, processes=True)
+vector.reset()
+vector.step_async(np.array([0, 4]))
+print("ready", flush=True)
+vector.step_wait()
+"""
+
+
 @linux
-def test_no_process_is_left_when_their_parent_is_killed():
-    process = leader("-c", STEPPING)
+@pytest.mark.parametrize("script", [STEPPING, HANGING])
+def test_no_process_is_left_when_their_parent_is_killed(script, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
+    process = leader("-c", script)
     assert process.stdout.readline() == "ready\n"
     assert len(group(process.pid)) >= 4
     process.kill()

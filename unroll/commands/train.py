@@ -405,7 +405,17 @@ class Follower:
         self.callbacks: list[BaseCallback] = [self.stop, *training.callbacks]
 
     def rescue(self, error: Exception) -> None:
-        """Do nothing: the first process saves."""
+        """Say which process it was, whose environments are numbered from 0 too. The first one saves.
+
+        Raises:
+            EnvError: what an environment of this process did.
+        """
+        from unroll.agents.common.distributed import world
+
+        if isinstance(error, EnvError):
+            if error.details:
+                print(error.details, file=sys.stderr)
+            raise EnvError(f"rank {world.rank}: {error}") from error
 
     def finish(self) -> int:
         """The exit code."""

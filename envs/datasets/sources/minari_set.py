@@ -79,7 +79,7 @@ def _check_id(dataset_id: str) -> None:
     try:
         parse_dataset_id(dataset_id)
     except (ValueError, TypeError):  # TypeError: no version
-        form = "a Minari id reads namespace/name-v0, e.g. D4RL/door/human-v2"
+        form = "a Minari id reads namespace/name-v0, e.g. D4RL/door/human-v2, with namespaces of two letters or more"
         raise DatasetError(f"minari:{dataset_id}: {form}") from None
 
 
