@@ -80,6 +80,8 @@ def is_locked(folder: Path) -> bool:
             return False
     except Timeout:
         return True
+    except PermissionError:  # a run of somebody else, of which it cannot be known
+        return False
 
 
 def _lock(folder: Path) -> FileLock:

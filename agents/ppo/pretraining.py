@@ -164,7 +164,7 @@ def as_observed(episodes: Episodes, space: spaces.Space, previous_action: bool, 
     parts = [np.asarray(episodes.observations)]
     if previous_action:
         actions = np.roll(np.asarray(episodes.actions), 1, 0)
-        if isinstance(space, spaces.Box) and space.low.size == actions.shape[1]:
+        if isinstance(space, spaces.Box) and actions.shape[1:] == (space.low.size,):
             actions = np.clip(actions, space.low.reshape(-1), space.high.reshape(-1))
             if space.dtype.kind in "iu":
                 actions = np.rint(actions)

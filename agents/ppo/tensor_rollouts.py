@@ -7,6 +7,7 @@ on the host, where callbacks, checkpoints and evaluations find it under the same
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,7 @@ def collect_on_device(
             with torch.inference_mode():
                 seen = rollout.step()
         except BaseException:  # the steps before it were taken, and learning may go on
-            if step:
+            with contextlib.suppress(Exception):  # the first error is told
                 rollout.leave()
             raise
         agent.num_timesteps += env.num_envs
@@ -225,6 +226,10 @@ class TensorRollout:
     @torch.no_grad()
     def leave(self) -> None:
         """Copy to the host what the next rollout begins with, after one that was not played to its end."""
+        if not self.buffer.pos:
+            return
+        begun = -(-self.buffer.pos // self.agent.steps_of_sequence)
+        del self.states[begun:]  # of a sequence whose first step failed
         self.think()
         self._put_back(to_host(self._progress(*self._sums())))
 

@@ -27,8 +27,8 @@ def match_parameters(name: str, parameters: int, n_layers: int = 3, **options: A
     """Find (d_model, options) with which the backbone has ``parameters`` parameters.
 
     The width is the one whose number is nearest. ``mlp_ratio`` makes up for the rest, if the backbone has that option
-    and it was neither given nor 0: the MLP gets the number of channels that comes nearest. With it a number is met
-    within 2 %, without it within 10.
+    and it was neither given nor 0: the MLP gets the number of channels that comes nearest. A number is met within 2 %
+    where these allow it, and within 10 elsewhere.
 
     Raises:
         BackboneError: There is no such size (the message has the nearest that there are), or a name or option is

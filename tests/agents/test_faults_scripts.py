@@ -73,11 +73,13 @@ def test_a_step_that_is_interrupted_is_seen_once_by_the_memory():
     map_state(torch.testing.assert_close, agent._state, remembered(agent, env.shown[:-1]))
 
 
-def test_an_interrupted_rollout_of_tensors_goes_on_where_it_was():
+@pytest.mark.parametrize("length", [5, 10])
+def test_an_interrupted_rollout_of_tensors_goes_on_where_it_was(length):
     def agent_of(n_steps, fails):
         env = FailsAsTensors(2)
         env.left = fails
-        return make_ppo(TensorVector(env), n_steps=n_steps, batch_size=n_steps, n_epochs=1, learning_rate=0.0)
+        sizes = dict(n_steps=n_steps, batch_size=n_steps, sequence_length=min(length, n_steps))
+        return make_ppo(TensorVector(env), **sizes, n_epochs=1, learning_rate=0.0)
 
     agent = agent_of(10, fails=6)
     with pytest.raises(KeyboardInterrupt):
@@ -89,6 +91,13 @@ def test_an_interrupted_rollout_of_tensors_goes_on_where_it_was():
     map_state(torch.testing.assert_close, agent._state, undisturbed._state)
     agent.learn(20, reset_num_timesteps=False)
     assert agent.num_timesteps == 30
+
+
+def test_an_error_in_the_first_step_of_a_rollout_of_tensors_is_told_as_it_is():
+    env = FailsAsTensors(2)
+    env.left = 1
+    with pytest.raises(KeyboardInterrupt):
+        make_ppo(TensorVector(env), n_steps=10).learn(20)
 
 
 class Masked(gym.Env):

@@ -462,6 +462,11 @@ def test_images_are_told_of_where_the_step_before_is_to_be_shown_too():
         as_observed(episodes, gym.spaces.Discrete(2), True, True)
 
 
+def test_choices_for_an_environment_of_continuous_actions_are_one_line(capsys):
+    assert train.main(maze_run("--env", "Pendulum-v1", "--previous_action", "true", "--run_dir", "run")) == 2
+    assert_one_line(capsys, "takes actions of Discrete(4); the environment observes")
+
+
 def test_a_run_with_the_wrappers_is_pretrained(capsys):
     finish("run", *maze_run("--steps", "32", "--previous_action", "true", "--previous_reward", "true"))
     capsys.readouterr()

@@ -12,6 +12,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fake_runs import DECISION, PPO, fake_grid, fake_run
+from unroll.agents.common import run_folder
 from unroll.agents.common.run_folder import run_lock
 from unroll.agents.evaluation.video import make_gif
 from unroll.commands import compare
@@ -501,6 +502,33 @@ def test_scores_of_an_evaluation_of_before_are_no_part_of_the_curve(tmp_path):
     shown.Reload()
     assert "eval/return_mean" in shown.Tags()["scalars"]
     assert "eval/anew" not in shown.Tags()["scalars"]
+
+
+def test_a_finished_run_that_is_scored_anew_keeps_its_curve(tmp_path):
+    run = fake_run(tmp_path / "run", "gru", 0, 1.0)
+    scores = [{"step": step, "eval/return_mean": 1.0, "perf/evaluation_episodes": 6.0} for step in (100, 200, 300)]
+    log_lines(run, *scores, {"step": 300, "eval/anew": 1.0})  # the new score has no line: the step has one
+    found = read_run(run)
+    assert list(found.curve("eval/return_mean")[0]) == [100, 200, 300]
+    assert found.episodes_used == 3 * 6 + 2 * 2
+
+
+def test_what_is_no_config_of_a_run_hides_no_run(tmp_path):
+    fake_run(tmp_path / "runs/one", "gru", 0, 1.0)
+    (fake_run(tmp_path / "runs/two", "gru", 1, 1.0) / "evaluation.json").unlink()
+    (tmp_path / "config.yaml").write_text("grid: mine\n")
+    left_out = {}
+    assert len(find_runs([tmp_path], left_out)) == 1
+    assert list(left_out) == [str(tmp_path / "runs/two")]
+
+
+def test_a_run_whose_lock_may_not_be_read_is_not_said_to_be_trained(tmp_path, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / run_folder.LOCK).touch()
+    monkeypatch.setattr(run_folder, "_lock", refuse)
+    assert not run_folder.is_locked(tmp_path)
 
 
 def test_a_curve_reaches_as_far_as_all_runs_of_its_row(tmp_path):

@@ -10,6 +10,7 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from unroll.errors import ComparisonError, one_line
 
 log = logging.getLogger(__name__)
 MEMORY = "perf/peak_memory_mb"
+SCORE = "eval/return_mean"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +56,20 @@ class Run:
 
         Scores are those of the last evaluation that the run had: what another one gave is not the same curve.
         """
-        lines = self.metrics
-        if tag.startswith(("eval/", "eval_targets/")):
-            lines = lines[max((i for i, line in enumerate(lines) if ANEW in line), default=0) :]
+        lines = self.metrics[self._anew :] if tag.startswith(("eval/", "eval_targets/")) else self.metrics
         points = {line["step"]: line[tag] for line in lines if tag in line}
         return np.array(list(points)), np.array(list(points.values()))
+
+    @cached_property
+    def _anew(self) -> int:
+        """The line from which on scores are those of the last evaluation of which any was logged."""
+        last = max(self._scored, default=0)
+        return max((i for i, line in enumerate(self.metrics) if ANEW in line and i < last), default=0)
+
+    @property
+    def _scored(self) -> list[int]:
+        """The lines that have a score."""
+        return [i for i, line in enumerate(self.metrics) if SCORE in line]
 
     def cost(self, tag: str) -> float | None:
         """Return the median of what the run logged; of memory the most that any of its processes had. None: nothing."""
@@ -80,8 +91,10 @@ class Run:
         before do not say it, and the config does, as it is now.
         """
         played = len(all_results(self.evaluation)) * self.evaluation["episodes"]
-        counts = {line["step"]: self._episodes_in(line) for line in self.metrics if "eval/return_mean" in line}
-        return int(played + sum(list(counts.values())[:-1]))
+        counts = {line["step"]: self._episodes_in(line) for line in self.metrics if SCORE in line}
+        # The last logged one is that of the file, but where a finished run was scored anew, which is not logged.
+        again = any(ANEW in line for line in self.metrics[max(self._scored, default=0) :])
+        return int(played + sum(list(counts.values())[: None if again else -1]))
 
     def _episodes_in(self, line: dict[str, float]) -> float:
         return line.get("perf/evaluation_episodes", _results_in(line) * self.config["evaluation"]["episodes"])
@@ -241,10 +254,19 @@ def _run_folders(top: Path) -> list[Path]:
     """The folders of runs in and below a folder: finished, unfinished, and of a run that failed before it began."""
     found: list[Path] = []
     for where, below, files in sorted(os.walk(top)):
-        begun = "config.yaml" in files and not set(found) & set(Path(where).parents)  # trackers write such files too
+        folder = Path(where)
+        begun = "config.yaml" in files and not set(found) & set(folder.parents) and _is_of_a_run(folder / "config.yaml")
         if begun or "evaluation.json" in files or (files == [LOCK] and not below):
-            found.append(Path(where))
+            found.append(folder)
     return found
+
+
+def _is_of_a_run(config: Path) -> bool:
+    """Whether a config is that of a run: trackers and others write files of that name too."""
+    try:
+        return {"agent", "backbone", "seed"} <= _read(config, yaml.safe_load).keys()
+    except ComparisonError:
+        return True  # a damaged one is told of
 
 
 def _why_unscored(folder: Path) -> str:
