@@ -417,13 +417,14 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
                 "evaluate_policy wrap the agent in unroll.agents.ppo.player.MaskedPredictor",
                 stacklevel=2,
             )
+        chosen = self.policy.predict(observation, state, episode_start, deterministic, action_masks)
         if state is None and episode_start is not None and not np.all(episode_start):
             warnings.warn(
                 "predict was given state None in the middle of an episode, so the memory is empty: hand the state that "
                 "it returned to the next call (sb3-contrib's evaluation for masks does not: see MaskedPredictor)",
                 stacklevel=2,
             )
-        return self.policy.predict(observation, state, episode_start, deterministic, action_masks)
+        return chosen
 
     def _excluded_save_params(self) -> list[str]:
         own = ["_state", "_states", "_action_masks", "_learned_from", "anchor", "shown"]

@@ -98,8 +98,6 @@ def test_a_signal_anywhere_leaves_a_run_that_goes_on_to_the_same_bits(moment, mo
     assert latest_checkpoint("cut").name == f"step_{stopped:08d}"
     assert_same(whole, finish("cut", "--resume", "true"))
     assert metrics("cut") == metrics("whole")
-    # Each process says what it had of the memory.
-    assert [line["step"] for line in read_metrics(Path("cut")) if "perf/peak_memory_mb" in line] == [stopped, 192]
 
 
 def test_a_signal_after_the_last_step_leaves_only_what_comes_after_it_to_do(monkeypatch):

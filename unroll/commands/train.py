@@ -257,7 +257,8 @@ class Run:
 
     def finish(self) -> int:
         """Evaluate what was learned, and say what came of it and what to type next. Returns the exit code."""
-        self._log_costs()
+        if self.agent.num_timesteps >= self.config.steps:  # also where a signal came after the last one
+            self._log_costs()
         if self.stop.received is not None:
             return self._say_stopped(self.stop.received)
         result = self._last_evaluation()
@@ -310,7 +311,6 @@ class Run:
             self.saving.save()
         except (OSError, UserError) as error:
             return f"which could not be saved ({error}); {last_good(self.folder)}"
-        self._log_costs()
         return f"saved at {self.agent.num_timesteps}; to go on: {self._again()}"
 
     def _again(self) -> str:
@@ -332,9 +332,9 @@ class Run:
         return f" {flag} {name}" if ":" in name else ""
 
     def _log_costs(self) -> None:
-        """Log what the agent costs, stopped or not, unless an earlier process did and nothing was learned since.
+        """Log what the agent costs, unless an earlier process did and nothing was learned since.
 
-        Each process has a memory of its own, and one that only evaluates has less.
+        A process that only evaluates has less memory than one that learned.
         """
         from unroll.agents.common.machine import count_parameters, peak_memory_mb
 

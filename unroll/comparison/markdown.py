@@ -277,7 +277,7 @@ def explanation(report: dict[str, Any]) -> str:
         f"mean difference to the reference's run of the same seed{saw}. "
         "(After Agarwal et al. 2021, arXiv:2108.13264.)",
         "Speed is the median of what the runs measured while they trained, beside whatever else the machine did; a "
-        "step is one environment's. Memory is the most that a process of the run had.",
+        "step is one environment's. Memory is the most that the run's process had.",
         f"Hyperparameters: {tuning}.",
     ]
     if report.get("command"):
