@@ -188,9 +188,10 @@ class DecisionConfig(RunConfig, Hyperparameters):
         weights = self.dataset_weights
         if n == 0:
             yield "dataset is a list of none"
-        counted = self.resume or (n > 1 and weights is not None and len(weights) == n)  # a run knows its datasets
-        if weights is not None and not (counted and all(map(math.isfinite, weights))):
-            yield f"dataset_weights {weights}: as many finite numbers as there are datasets, which are {n}"
+        if weights is not None:
+            counted = self.resume or 1 < n == len(weights)  # a run that goes on knows its datasets
+            if not (counted and all(map(math.isfinite, weights))):
+                yield f"dataset_weights {weights}: as many finite numbers as there are datasets, which are {n}"
         targets = self.evaluation.targets
         if targets is not None and not (targets and all(map(math.isfinite, targets))):
             yield f"targets {targets}: one finite number or more is needed, or none for the default"

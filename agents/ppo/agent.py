@@ -314,15 +314,11 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
                     if recorded is not None and recorded.fits(rows):
                         epochs[-1].append(recorded(rows))
                     else:
-                        try:
+                        with self._distribution_explained():
                             loss, metrics = self._loss(sequences.select(rows), **settings, weight=weight)
-                        except ValueError as error:
-                            self._explain_distribution(error)
-                            raise
                         epochs[-1].append(metrics)
                         if self._diverged(epochs):
                             break
-
                         self._descend(loss, metrics, parts)
                     learned += sequences.size_of(rows, weight)
                 self._n_updates += 1

@@ -306,16 +306,15 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
     def _act(self, obs_tensor: Any, action_masks: torch.Tensor | None) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
         """Make one step of the policy: actions as it counts them, values and log-probabilities."""
         assert self._last_episode_starts is not None
-        try:
-            with torch.no_grad():
-                reset = self._reset(self._last_episode_starts)
+        with self._distribution_explained(), torch.no_grad():
+            reset = self._reset(self._last_episode_starts)
+            try:
                 actions, values, log_probs, self._state = self.policy(
                     obs_tensor, self._state, reset, action_masks=action_masks
                 )
-        except ValueError as error:
-            check_sizes(self._last_obs, self.env, self.num_timesteps)
-            self._explain_distribution(error)
-            raise
+            except ValueError:
+                check_sizes(self._last_obs, self.env, self.num_timesteps)
+                raise
         return actions.cpu().numpy(), values, log_probs
 
     @contextlib.contextmanager
@@ -328,10 +327,15 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
             self._state = before
             raise
 
-    def _explain_distribution(self, error: ValueError) -> None:
-        """Raise TrainingError if PyTorch's distributions were given NaN."""
-        if "to satisfy the constraint" in str(error):
-            raise TrainingError(not_finite("the distribution of actions is not finite", *self._when())) from error
+    @contextlib.contextmanager
+    def _distribution_explained(self) -> Iterator[None]:
+        """Raise TrainingError where PyTorch's distributions were given NaN."""
+        try:
+            yield
+        except ValueError as error:
+            if "to satisfy the constraint" in str(error):
+                raise TrainingError(not_finite("the distribution of actions is not finite", *self._when())) from error
+            raise
 
     def _when(self) -> tuple[str, float]:
         return f"at step {self.num_timesteps}", self.policy.optimizer.param_groups[0]["lr"]
